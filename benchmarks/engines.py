@@ -1,0 +1,72 @@
+"""Generation engines: one interface over vLLM, transformers and any OpenAI-compatible server."""
+
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from benchmarks.generation import Decoding, Engine, Generation, Request
+from benchmarks.local_engines import TransformersEngine, VLLMEngine, has_vllm
+from benchmarks.models import model_fingerprint
+from benchmarks.server_engine import OpenAIEngine
+from rewards import InputError
+
+__all__ = [
+    "Decoding",
+    "Engine",
+    "EngineName",
+    "Generation",
+    "OpenAIEngine",
+    "Request",
+    "TransformersEngine",
+    "VLLMEngine",
+    "has_vllm",
+    "model_fingerprint",
+    "open_engine",
+]
+
+EngineName: TypeAlias = Literal["auto", "vllm", "transformers", "openai"]
+ENGINES: Final = ("auto", "vllm", "transformers", "openai")
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+
+
+def open_engine(
+    name: EngineName,
+    model: str | Path,
+    adapter: Path | None = None,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    seed: int = 0,
+    base_url: str | None = None,
+) -> Engine:
+    """Open a generation engine.
+
+    Args:
+        name: `auto` takes vLLM where it is installed and transformers elsewhere; `Engine.facts` says which.
+        model: a model folder or hub id; for `openai` the name the server knows the model by.
+        adapter: a PEFT LoRA adapter of that model.
+        revision: the model's revision on the hub.
+        dtype: `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`.
+        max_model_len: tokens that vLLM makes room for per sequence; None for the model's own context.
+        seed: engine seed of vLLM (requests bring their own).
+        base_url: the OpenAI-compatible server's URL, with its `/v1`.
+
+    Raises:
+        InputError: an argument is unknown, does not fit the engine, or names something that is not there.
+        CheckError: vLLM does not start.
+    """
+    if name not in ENGINES:
+        raise InputError(f"engine: {name!r} is unknown; use one of {', '.join(ENGINES)}")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    if name == "openai":
+        if base_url is None:
+            raise InputError("engine: openai needs base_url, such as http://localhost:8000/v1")
+        if adapter is not None or revision is not None:
+            raise InputError("engine: openai takes no adapter or revision; let the server load it and give its name")
+        return OpenAIEngine(base_url, str(model))
+    if base_url is not None:
+        raise InputError(f"base_url: is for engine: openai, not {name}; leave it out")
+    if name == "transformers" or (name == "auto" and not has_vllm()):
+        return TransformersEngine(model, adapter, revision=revision, dtype=dtype)
+    return VLLMEngine(model, adapter, revision=revision, dtype=dtype, max_model_len=max_model_len, seed=seed)

@@ -1,0 +1,207 @@
+"""Model and adapter folders: find them, fingerprint them, and refuse what does not fit together before it is loaded."""
+
+import hashlib
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rewards import InputError
+
+_TAIL: Final = 1 << 20
+_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+# Keys of config.json that change when the same weights are saved again.
+_VOLATILE: Final = ("_name_or_path", "_model_name_or_path", "transformers_version")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on disk.
+
+    Attributes:
+        path: the folder with `config.json`, the tokenizer and `*.safetensors`.
+        name: what the user called it: a hub id, or the folder's name.
+        revision: the hub's commit; None for a plain folder.
+    """
+
+    path: Path
+    name: str
+    revision: str | None
+
+
+def resolve_model(model: str | Path, revision: str | None = None) -> ModelFolder:
+    """Return the folder of a model given as a folder or as a hub id (downloaded where it is not in the cache).
+
+    Args:
+        model: a folder, or `organisation/name` on the Hugging Face hub.
+        revision: branch, tag or commit on the hub; must be None for a folder.
+
+    Raises:
+        InputError: there is no such folder and no such model on the hub, or the folder holds no safetensors weights.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(f"{model}: is a folder and has no revision {revision!r}; leave model_revision out")
+        folder = ModelFolder(path, path.resolve().name, None)
+    elif isinstance(model, Path) or not _HUB_ID.fullmatch(model) or path.parent.is_dir():
+        raise InputError(
+            f"{model}: no such model folder; give a folder with config.json and *.safetensors, or a hub id"
+        )
+    else:
+        folder = _download(model, revision)
+    if not (folder.path / "config.json").is_file():
+        raise InputError(f"{model}: holds no config.json; give the folder of a model")
+    if not any(folder.path.glob("*.safetensors")):
+        raise InputError(f"{model}: holds no *.safetensors; other weight formats are not read, save it as safetensors")
+    return folder
+
+
+def _download(model: str, revision: str | None) -> ModelFolder:
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(
+            model, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+        )
+    except Exception as error:  # the hub client raises its own, its HTTP client's and the system's errors
+        raise InputError(
+            f"{model}: no such folder, and the hub does not give it ({type(error).__name__}); check the name, the "
+            "network and HF_TOKEN, or give a folder"
+        ) from error
+    return ModelFolder(Path(path), model, Path(path).name)
+
+
+def model_fingerprint(path: Path) -> str:
+    """Return a SHA-256 that tells models apart without reading all of their weights.
+
+    It covers `config.json` (without the path and version that saving again changes) and of each `*.safetensors` its
+    name, size, header and last MiB.
+
+    Args:
+        path: a model folder.
+
+    Raises:
+        InputError: `config.json` or a safetensors header does not read.
+    """
+    config = {key: value for key, value in read_json(path / "config.json").items() if key not in _VOLATILE}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for file in sorted(path.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"\n{file.name}\n{size}\n".encode())
+        digest.update(_header_bytes(file))
+        with file.open("rb") as weights:
+            weights.seek(max(0, size - _TAIL))
+            digest.update(weights.read())
+    return digest.hexdigest()
+
+
+def adapter_sha256(path: Path) -> str:
+    """Return the SHA-256 of an adapter's configuration and weights (`adapter_config.json`, `*.safetensors`).
+
+    The base model's path in the configuration is left out: the same adapter has the same hash on every machine.
+    """
+    config = read_json(path / "adapter_config.json")
+    config.pop("base_model_name_or_path", None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for file in sorted(path.glob("*.safetensors")):
+        digest.update(f"\n{file.name}\n".encode())
+        with file.open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    return digest.hexdigest()
+
+
+def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
+    """Refuse an adapter folder that is not a LoRA adapter of `base`; only headers are read.
+
+    Where the adapter carries a `synthpert.json`, its `base_fingerprint` must be that of `base`. Shapes are compared
+    module by module, except for quantised bases and fused experts, whose files are laid out otherwise.
+
+    Returns:
+        The adapter's configuration.
+
+    Raises:
+        InputError: a file is missing or does not read, or the adapter was trained on another base model.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"{adapter}: holds no adapter_config.json; give the folder of a PEFT adapter")
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{adapter}: holds no adapter_model.safetensors; other weight formats are not read")
+    config = read_json(adapter / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{adapter}: is a {config.get('peft_type')} adapter; only LORA is supported")
+    marks = adapter / "synthpert.json"
+    if marks.is_file():
+        wanted = read_json(marks).get("base_fingerprint")
+        found = model_fingerprint(base)
+        if wanted is not None and wanted != found:
+            raise InputError(
+                f"{adapter}: is an adapter of another base model (fingerprint {str(wanted)[:12]}…, {base} has "
+                f"{found[:12]}…); give the base it was trained on"
+            )
+    if "quantization_config" not in read_json(base / "config.json"):
+        _check_shapes(adapter, weights, base)
+    return config
+
+
+def _check_shapes(adapter: Path, weights: Path, base: Path) -> None:
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for file in base.glob("*.safetensors"):
+        for name, shape in _tensor_shapes(file).items():
+            shapes.setdefault(_module(name.removesuffix(".weight")), set()).add(shape)
+    lora = _tensor_shapes(weights)
+    for name, a_shape in lora.items():
+        if not name.endswith(".lora_A.weight") or ".experts." in name:
+            continue
+        module = _module(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
+        b_shape = lora.get(name.replace(".lora_A.", ".lora_B."), ())
+        found = shapes.get(module)
+        if found is None and module == "lm_head":
+            found = {shape for key, all_of in shapes.items() if key.endswith("embed_tokens") for shape in all_of}
+        # A Conv1D weight (GPT-2) lies transposed.
+        wanted = (b_shape[0], a_shape[1]) if len(a_shape) == 2 and len(b_shape) == 2 else None
+        if not found or wanted is None or not ({wanted, wanted[::-1]} & found):
+            has = f"has {min(found)} there" if found else "has no such module"
+            raise InputError(
+                f"{adapter}: is an adapter of another base model: {module} needs {wanted}, {base} {has}; give the base "
+                "it was trained on"
+            )
+
+
+def _module(name: str) -> str:
+    """A module's name from its layer number on: wrappers (`model.`, `language_model.`) differ between versions."""
+    return name[name.rindex("layers.") :] if "layers." in name else name
+
+
+def _header_bytes(file: Path) -> bytes:
+    with file.open("rb") as weights:
+        start = weights.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        header = weights.read(length) if length < 1 << 30 else b""
+    if not length or len(header) != length:
+        raise InputError(f"{file}: is no whole safetensors file; copy or download it again")
+    return header
+
+
+def _tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        header = json.loads(_header_bytes(file))
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: its safetensors header does not read; copy or download it again") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object from a file; an unreadable or other one is an `InputError` that names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: does not read as JSON ({' '.join(str(error).split())}); restore it") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return value

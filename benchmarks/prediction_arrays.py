@@ -1,0 +1,193 @@
+"""A system's predictions as arrays: checked once, samples combined, one row an item and one column a training run.
+
+Several samples of an item: probabilities are averaged over the samples that have them; the answer is the majority
+vote of the samples answered, ties going to the higher mean probability, then to the order of `rewards.LABELS`.
+An item whose every sample is an `error` is unscorable; one unscorable in one run is left out in all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rewards import LABELS, InputError, Label, Status
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.intp]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
+UP, DOWN, NONE = (LABELS.index(label) for label in (Label.UP, Label.DOWN, Label.NONE))
+NO_ANSWER: Final = len(LABELS)
+PROBABILITIES: Final = ("p_up", "p_down", "p_none")  # in the order of `rewards.LABELS`
+NEEDED: Final = ("item_id", "cell_line", "pert", "gene", "label", "answer", "status")
+
+
+@dataclass(frozen=True)
+class PredictionArrays:
+    """A system's predictions: N items, K training runs, samples already combined.
+
+    Attributes:
+        item_id: (N,) unique ids.
+        line, pert, gene: (N,) categories.
+        label: (N,) true label as a position in `rewards.LABELS`.
+        seeds: the K training runs.
+        answer: (K, N) label answered, `NO_ANSWER` for none.
+        prob: (K, N, 3) probabilities over `rewards.LABELS`; NaN for an item without a score.
+        scorable: (N,) False where some run has nothing but errors for the item.
+    """
+
+    item_id: "pd.Index[Any]"
+    line: pd.Categorical
+    pert: pd.Categorical
+    gene: pd.Categorical
+    label: Ints
+    seeds: tuple[int, ...]
+    answer: Ints
+    prob: Floats
+    scorable: Bools
+
+    def take(self, at: Ints) -> "PredictionArrays":
+        """Return the items at positions `at`, in that order."""
+        return PredictionArrays(
+            self.item_id[at],
+            self.line[at],
+            self.pert[at],
+            self.gene[at],
+            self.label[at],
+            self.seeds,
+            self.answer[:, at],
+            self.prob[:, at],
+            self.scorable[at],
+        )
+
+
+def prediction_arrays(predictions: pd.DataFrame, name: str = "predictions") -> PredictionArrays:
+    """Check a predictions frame and combine its samples.
+
+    Args:
+        predictions: one row per item, sample and training run. Columns `item_id, cell_line, pert, gene, label,
+            answer, status`; where they are absent, `sample` and `seed` are 0 and `p_up, p_down, p_none` are
+            unknown (all three or none of them).
+        name: what to call the frame in errors.
+
+    Returns:
+        The predictions as arrays; items in the order of their first row.
+
+    Raises:
+        InputError: a column or value is missing, a label, answer or status is unknown, an item occurs twice in one
+            sample of one run or is described in two ways, a run lacks an item, an answer does not go with its
+            status, or probabilities are not a distribution.
+    """
+    missing = [column for column in NEEDED if column not in predictions]
+    if missing:
+        raise InputError(f"{name}: no column {', '.join(missing)}; a predictions frame needs {', '.join(NEEDED)}")
+    if predictions.empty:
+        raise InputError(f"{name}: no rows; evaluate at least one item")
+
+    codes, ids = pd.factorize(predictions["item_id"])
+    _refuse(codes < 0, predictions, name, "item_id is missing")
+    item, item_id = codes.astype(np.intp), pd.Index(ids)
+    n = len(item_id)
+    seeds, run = np.unique(_integers(predictions, "seed", name), return_inverse=True)
+    cell, n_cells = run * n + item, len(seeds) * n
+    sample = _integers(predictions, "sample", name)
+    twice = pd.DataFrame({"cell": cell, "sample": sample}).duplicated().to_numpy()
+    _refuse(twice, predictions, name, "the item occurs twice in one sample of one run (seed)")
+    absent = np.flatnonzero(np.bincount(cell, minlength=n_cells) == 0)
+    if absent.size:
+        at_run, at_item = divmod(int(absent[0]), n)
+        raise InputError(f"{name}: seed {seeds[at_run]} lacks item {item_id[at_item]!r}; every run needs every item")
+
+    label = _positions(predictions, "label", LABELS, name)
+    _refuse(label < 0, predictions, name, "label is missing")
+    status = _positions(predictions, "status", tuple(Status), name)
+    _refuse(status < 0, predictions, name, "status is missing")
+    answer = _positions(predictions, "answer", LABELS, name)
+    answered = status == tuple(Status).index(Status.ANSWERED)
+    _refuse((answer >= 0) != answered, predictions, name, "answer must be set exactly where status is 'answered'")
+
+    first = np.empty(n, dtype=np.intp)
+    first[item[::-1]] = np.arange(len(item) - 1, -1, -1)
+    _refuse(label != label[first][item], predictions, name, "the item has another label in an earlier row")
+    described = {}
+    for column in ("cell_line", "pert", "gene"):
+        value, names = pd.factorize(predictions[column])
+        _refuse(value < 0, predictions, name, f"{column} is missing")
+        _refuse(value != value[first][item], predictions, name, f"the item has another {column} in an earlier row")
+        described[column] = pd.Categorical.from_codes(value[first], categories=pd.Index(names))
+
+    prob = _mean_probabilities(predictions, name, answered, cell, n_cells)
+    heard = np.bincount(cell[status != tuple(Status).index(Status.ERROR)], minlength=n_cells) > 0
+    return PredictionArrays(
+        item_id=item_id,
+        line=described["cell_line"],
+        pert=described["pert"],
+        gene=described["gene"],
+        label=label[first],
+        seeds=tuple(int(seed) for seed in seeds),
+        answer=_vote(cell[answered], answer[answered], prob).reshape(len(seeds), n),
+        prob=prob.reshape(len(seeds), n, len(LABELS)),
+        scorable=np.asarray(heard.reshape(len(seeds), n).all(axis=0)),
+    )
+
+
+def _refuse(wrong: Bools, frame: pd.DataFrame, name: str, problem: str) -> None:
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f"{name}, row {row} (item {frame['item_id'].iloc[row]!r}): {problem}; mend the row")
+
+
+def _integers(frame: pd.DataFrame, column: str, name: str) -> npt.NDArray[np.int64]:
+    if column not in frame:
+        return np.zeros(len(frame), dtype=np.int64)
+    values = frame[column]
+    _refuse(values.isna().to_numpy(), frame, name, f"{column} is missing")
+    if not pd.api.types.is_integer_dtype(values.dtype):
+        raise InputError(f"{name}: column {column} is {values.dtype}, not whole numbers; convert it")
+    return values.to_numpy(dtype=np.int64)
+
+
+def _positions(frame: pd.DataFrame, column: str, allowed: Sequence[str], name: str) -> Ints:
+    """Position of each value in `allowed`; -1 where it is missing."""
+    codes, found = pd.factorize(frame[column])
+    spelt = [str(value) for value in found]
+    for code, value in enumerate(spelt):
+        if value not in allowed:
+            choices = ", ".join(repr(str(choice)) for choice in allowed)
+            _refuse(codes == code, frame, name, f"{column} {value!r} is unknown; use one of {choices}")
+    # The last entry is where the code -1 of a missing value points.
+    lookup = np.array([*(allowed.index(value) for value in spelt), -1], dtype=np.intp)
+    return lookup[codes]
+
+
+def _mean_probabilities(frame: pd.DataFrame, name: str, answered: Bools, cell: Ints, n_cells: int) -> Floats:
+    """(n_cells, 3) mean over an item's samples that have probabilities; NaN where none has."""
+    present = [column for column in PROBABILITIES if column in frame]
+    if not present:
+        return np.full((n_cells, len(LABELS)), np.nan)
+    if len(present) < len(PROBABILITIES):
+        raise InputError(f"{name}: column {present[0]} without all of {', '.join(PROBABILITIES)}; give all or none")
+    prob = np.column_stack([frame[column].to_numpy(dtype=np.float64, na_value=np.nan) for column in PROBABILITIES])
+    unknown = np.isnan(prob)
+    scored = ~unknown.any(axis=1)
+    _refuse(~scored & ~unknown.all(axis=1), frame, name, "some of p_up, p_down, p_none are NaN; give all or none")
+    _refuse(scored & ~answered, frame, name, "probabilities without an answer; p_* must be NaN there")
+    outside = scored & np.asarray(((prob < 0) | (prob > 1)).any(axis=1))
+    _refuse(outside, frame, name, "a probability is not within 0 to 1")
+    _refuse(scored & (np.abs(prob.sum(axis=1) - 1) > 1e-3), frame, name, "p_up + p_down + p_none is not 1")
+    n_scored = np.bincount(cell[scored], minlength=n_cells)
+    total = np.column_stack([np.bincount(cell[scored], weights=p[scored], minlength=n_cells) for p in prob.T])
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / n_scored[:, None])
+
+
+def _vote(cell: Ints, answer: Ints, prob: Floats) -> Ints:
+    """(n_cells,) majority of the answers in each cell."""
+    votes = np.bincount(cell * len(LABELS) + answer, minlength=prob.size).reshape(prob.shape)
+    # A vote weighs 1 and the probability at most 1/2: it decides only between equal numbers of votes.
+    majority: Ints = np.argmax(votes + 0.5 * np.nan_to_num(prob), axis=1)
+    majority[votes.sum(axis=1) == 0] = NO_ANSWER
+    return majority

@@ -1,0 +1,447 @@
+"""Predictions on disk: one Parquet row per item and sample, appended durably, with the run's facts beside them."""
+
+import errno
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from rewards import LABELS, CheckError, InputError, Status
+
+PROBABILITIES: Final = ("p_up", "p_down", "p_none")  # in the order of `rewards.LABELS`
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("cell_line", pa.string(), nullable=False),
+        pa.field("pert", pa.string(), nullable=False),
+        pa.field("gene", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("completion", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("p_up", pa.float64()),
+        pa.field("p_down", pa.float64()),
+        pa.field("p_none", pa.float64()),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+    ]
+)
+COLUMNS: Final[list[str]] = list(SCHEMA.names)
+_FACTS_KEY: Final = b"synthpert"
+_ERRORS_KEY: Final = b"synthpert_errors"
+_FULL: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+def check_predictions(frame: pd.DataFrame, where: str = "predictions") -> None:
+    """Hold a predictions frame against the schema's promises.
+
+    Args:
+        frame: columns as in `SCHEMA`; other columns are not allowed.
+        where: what to call the frame in an error (a file).
+
+    Raises:
+        InputError: a column is missing or unknown, a label, answer or status is unknown, `answer` is set where the
+            status is not `answered` or the other way round, probabilities do not add up to 1, or an
+            (item, sample, seed) occurs twice. Names the first such row, counted from 0.
+    """
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    unknown = [str(name) for name in frame.columns if name not in COLUMNS]
+    if missing or unknown:
+        problem = f"no column {missing[0]!r}" if missing else f"unknown column {unknown[0]!r}"
+        raise InputError(f"{where}: {problem}; predictions have the columns {', '.join(COLUMNS)}")
+
+    labels = [str(label) for label in LABELS]
+    answered = (frame["status"] == Status.ANSWERED.value).to_numpy(dtype=bool)
+    given = frame["answer"].notna().to_numpy()
+    p = frame[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    scored = ~np.isnan(p).any(axis=1)
+    with np.errstate(invalid="ignore"):
+        outside = scored & ((p < 0).any(axis=1) | (p > 1).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > 1e-6))
+    for wrong, problem in (
+        (~frame["label"].isin(labels).to_numpy(), "label is not one of rewards.LABELS"),
+        (~frame["status"].isin([str(status) for status in Status]).to_numpy(), "status is not one of rewards.Status"),
+        (given & ~frame["answer"].isin(labels).to_numpy(), "answer is not one of rewards.LABELS"),
+        (given != answered, "an answer goes with the status answered, and only with it"),
+        (scored & ~answered, "probabilities go with the status answered only"),
+        (~scored & ~np.isnan(p).all(axis=1), "either all three probabilities or none"),
+        (outside, "probabilities must lie in [0, 1] and add up to 1"),
+        (frame.duplicated(["item_id", "sample", "seed"]).to_numpy(), "item, sample and seed occur twice"),
+    ):
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise InputError(f"{where}: row {row} ({frame['item_id'].iloc[row]}): {problem}; correct the row")
+
+
+def write_predictions(frame: pd.DataFrame, path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a predictions frame with its run's facts; the file takes its name only when it is whole.
+
+    Args:
+        frame: as `check_predictions` wants it.
+        path: the Parquet file; replaced if it is there.
+        facts: JSON-able facts of the run. Never a secret.
+
+    Raises:
+        InputError: the frame breaks the schema.
+        CheckError: the disk is full or refuses the file.
+    """
+    check_predictions(frame, str(path))
+    _write_table(_to_table(frame, str(path)), path, facts, {})
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a predictions file.
+
+    Returns:
+        One row per item × sample with the columns of `SCHEMA`: text as pandas `str` (missing where there is none),
+        probabilities float64 (NaN where not answered).
+
+    Raises:
+        InputError: the file is missing, no Parquet file, or breaks the schema.
+    """
+    frame: pd.DataFrame = _read_table(path).to_pandas()
+    check_predictions(frame, str(path))
+    return frame
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return the run's facts that a predictions file carries.
+
+    Raises:
+        InputError: the file is missing, no Parquet file, or carries no facts.
+    """
+    with _readable(path):
+        metadata = pq.read_schema(path).metadata or {}
+    if _FACTS_KEY not in metadata:
+        raise InputError(f"{path}: holds no facts of its run; it is not a predictions file of synthpert")
+    facts: dict[str, Any] = json.loads(metadata[_FACTS_KEY])
+    return facts
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the keys, dotted where nested, whose values differ between two runs' facts."""
+    keys: list[str] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            keys += [f"{key}.{inner}" for inner in changed_keys(a, b)]
+        elif a != b or (key in old) != (key in new):
+            keys.append(key)
+    return keys
+
+
+class PredictionLog:
+    """Predictions of one run, appended in numbered parts that survive a kill, merged into one file at the end.
+
+    A part is written under a temporary name, flushed to disk and renamed, so that a part that has its name is whole.
+    The folder is locked while the log is open: two processes never append to one run.
+
+    Args:
+        run_dir: the run's folder; made if it is not there.
+        facts: JSON-able facts of the run; a log that was begun under other facts is refused.
+
+    Raises:
+        InputError: the folder holds predictions of another run (the keys that differ are named), a part does not
+            read, or another process is writing here.
+        CheckError: the folder cannot be written.
+    """
+
+    def __init__(self, run_dir: Path, facts: Mapping[str, Any]) -> None:
+        self.path: Final = run_dir / "predictions.parquet"
+        self._parts_dir = run_dir / "predictions.parts"
+        # Facts are compared as they come back from the file: tuples and lists are alike there.
+        self._facts: dict[str, Any] = json.loads(_facts_json(facts))
+        self._lock: int | None = None
+        if self.path.exists():
+            self._refuse_other(read_facts(self.path), self.path)
+        with _writable(self._parts_dir):
+            self._parts_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self._parts_dir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise InputError(f"{run_dir}: another process is writing predictions here; wait for it") from None
+        try:
+            for torn in self._parts_dir.glob("*.partial"):
+                torn.unlink()
+            for part in self._parts_dir.glob("part-*.parquet"):
+                self._refuse_other(read_facts(part), part)
+        except BaseException:
+            self.close()
+            raise
+
+    def _refuse_other(self, facts: Mapping[str, Any], path: Path) -> None:
+        keys = changed_keys({**facts, "errors": None}, {**self._facts, "errors": None})
+        if keys:
+            raise InputError(
+                f"{path}: is of a run with other {', '.join(keys)}; go on with the same settings or choose another run folder"
+            )
+
+    def _part(self, number: int) -> Path:
+        return self._parts_dir / f"part-{number:06d}.parquet"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the merged file is there."""
+        return self.path.exists()
+
+    def parts(self) -> set[int]:
+        """Return the numbers of the parts that are on disk."""
+        return {int(path.stem.removeprefix("part-")) for path in self._parts_dir.glob("part-*.parquet")}
+
+    def append(self, number: int, frame: pd.DataFrame, errors: Mapping[str, int] | None = None) -> None:
+        """Write part `number`, to last: when this returns, a kill or a power cut does not lose it.
+
+        Args:
+            number: which part of the run this is, from 0.
+            frame: its rows, with the columns of `SCHEMA`.
+            errors: how often each error message occurred among its rows.
+
+        Raises:
+            CheckError: the disk is full or refuses the file. The parts written before stay.
+        """
+        path = self._part(number)
+        check_predictions(frame, str(path))
+        _write_table(_to_table(frame, str(path)), path, self._facts, errors or {})
+
+    def finish(self, n_rows: int) -> Path:
+        """Merge all parts into `predictions.parquet`, remove them, and return its path.
+
+        The facts in the file gain `errors`: how often each error message occurred.
+
+        Args:
+            n_rows: how many rows the parts must hold together.
+
+        Raises:
+            InputError: a part does not read or breaks the schema.
+            CheckError: rows are missing, or the disk is full (the parts stay).
+        """
+        if not self.path.exists():
+            numbers = sorted(self.parts())
+            tables = [_read_table(self._part(number)) for number in numbers]
+            found = sum(table.num_rows for table in tables)
+            if found != n_rows:
+                raise CheckError(
+                    f"{self._parts_dir}: holds {found} of {n_rows} rows; run the evaluation again to fill the rest"
+                )
+            errors: Counter[str] = Counter()
+            for table in tables:
+                errors.update(json.loads((table.schema.metadata or {}).get(_ERRORS_KEY, b"{}")))
+            merged = pa.concat_tables([table.cast(SCHEMA) for table in tables]) if tables else SCHEMA.empty_table()
+            check_predictions(merged.to_pandas(), str(self._parts_dir))
+            _write_table(merged, self.path, {**self._facts, "errors": dict(errors)}, {})
+        for part in self._parts_dir.glob("part-*.parquet"):
+            part.unlink()
+        (self._parts_dir / "lock").unlink(missing_ok=True)
+        self._parts_dir.rmdir()
+        self.close()
+        return self.path
+
+    def close(self) -> None:
+        """Give the folder free; parts stay."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def import_predictions(path: Path, items: pd.DataFrame, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Read predictions made elsewhere and join them to their labels.
+
+    Args:
+        path: a `.csv`, `.jsonl` or `.parquet` file with `pert`, `gene`, `cell_line` and an `answer` (a label as spelt
+            in `rewards.LABELS`, or empty for none: status `malformed`), the three scores `p_up`, `p_down`, `p_none`,
+            or both. Scores must add up to 1 within 0.01 and are then normalised; where there is no `answer`, it is
+            the label with the highest score, the first of `rewards.LABELS` on a tie. `sample`, `seed` and
+            `completion` are read where there.
+        items: labels, with `item_id`, `cell_line`, `pert`, `gene`, `label`.
+        columns: our column name -> the file's, where they differ.
+
+    Returns:
+        A predictions frame in the file's order; `completion_tokens` 0 and `finish_reason` `imported`.
+
+    Raises:
+        InputError: the file does not read or is of another format (pickles are never opened), a column is missing, a
+            row names an unknown item, label or score, or an item twice. Rows are counted as lines, the header being 1
+            (CSV), from 1 (JSONL), or from 0 (Parquet).
+    """
+    table, first = _read_foreign(path)
+    for ours, theirs in (columns or {}).items():
+        if theirs not in table:
+            raise InputError(f"{path}: no column {theirs!r} (for {ours}); it has {', '.join(map(str, table.columns))}")
+    table = table.drop(columns=[c for c in (columns or {}) if c in table]).rename(
+        columns={theirs: ours for ours, theirs in (columns or {}).items()}
+    )
+    has_scores = all(name in table for name in PROBABILITIES)
+    for name in ("pert", "gene", "cell_line"):
+        if name not in table:
+            raise InputError(f"{path}: no column {name!r}; rename it or map it, columns: {{{name}: THEIRS}}")
+    if "answer" not in table and not has_scores:
+        raise InputError(
+            f"{path}: neither a column 'answer' nor all of {', '.join(PROBABILITIES)}; predictions need one"
+        )
+
+    def refuse(wrong: Any, problem: str) -> None:
+        rows = np.flatnonzero(np.asarray(wrong, dtype=bool))
+        if rows.size:
+            raise InputError(f"{path}, row {int(rows[0]) + first}: {problem}; correct the row")
+
+    key = [table[name].astype("str") for name in ("cell_line", "pert", "gene")]
+    item_id = key[0].str.lower() + "|" + key[1] + "|" + key[2]
+    at = pd.Index(items["item_id"].astype("str")).get_indexer(pd.Index(item_id))
+    refuse(at < 0, "no such item (cell_line, pert, gene) among the labels")
+    known = items.iloc[at].reset_index(drop=True)
+    frame = pd.DataFrame(
+        {name: known[name].astype("str") for name in ("item_id", "cell_line", "pert", "gene", "label")}
+    )
+    for name in ("sample", "seed"):
+        numbers = pd.to_numeric(table[name], errors="coerce") if name in table else pd.Series(0, index=frame.index)
+        refuse(numbers.isna() | (numbers % 1 != 0) | (numbers < 0), f"{name} is not a whole number")
+        frame[name] = numbers.to_numpy(dtype=np.int64)
+    frame["completion"] = table["completion"].to_numpy(dtype=object) if "completion" in table else None
+
+    labels = np.array([str(label) for label in LABELS], dtype=object)
+    p = np.full((len(frame), 3), np.nan)
+    if has_scores:
+        p = table[list(PROBABILITIES)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+        unscored = table[list(PROBABILITIES)].isna().all(axis=1).to_numpy()
+        refuse(~unscored & ~np.isfinite(p).all(axis=1), "a score is not a number")
+        with np.errstate(invalid="ignore"):
+            total = p.sum(axis=1, keepdims=True)
+            refuse((p < 0).any(axis=1) | (np.abs(total[:, 0] - 1) > 0.01), "scores must be 0 or above and add up to 1")
+        p = p / total
+    if "answer" in table:
+        text = table["answer"].astype(object).where(table["answer"].notna(), None)
+        answer = np.array([value.strip() if isinstance(value, str) else value for value in text], dtype=object)
+        answer[answer == ""] = None
+        refuse([value is not None and value not in labels for value in answer], "answer is not one of rewards.LABELS")
+    else:
+        best = np.where(np.isnan(p), -1.0, p).argmax(axis=1)
+        answer = labels[best]
+        answer[np.isnan(p).any(axis=1)] = None
+    answered = np.array([value is not None for value in answer], dtype=bool)
+    frame["answer"] = answer
+    frame["status"] = np.where(answered, Status.ANSWERED.value, Status.MALFORMED.value)
+    for column, name in enumerate(PROBABILITIES):
+        frame[name] = np.where(answered, p[:, column], np.nan)
+    frame["completion_tokens"] = 0
+    frame["finish_reason"] = "imported"
+    refuse(frame.duplicated(["item_id", "sample", "seed"]), "the item, sample and seed occurred in an earlier row")
+    return frame[COLUMNS]
+
+
+def _read_foreign(path: Path) -> tuple[pd.DataFrame, int]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a CSV, JSONL or Parquet file of predictions")
+    suffix = path.suffix.lower()
+    frame: pd.DataFrame
+    with _readable(path):
+        if suffix == ".csv":
+            # Text columns stay text: the gene NA is a gene, not a missing value.
+            convert = pa.csv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True)
+            header = pa.csv.open_csv(path).schema.names
+            convert.column_types = {name: pa.string() for name in header}
+            table, first = pa.csv.read_csv(path, convert_options=convert), 2
+        elif suffix in (".jsonl", ".ndjson"):
+            table, first = pa.json.read_json(path), 1
+        elif suffix == ".parquet":
+            table, first = pq.read_table(path), 0
+        else:
+            raise InputError(
+                f"{path}: {suffix or 'no suffix'} is not read; use .csv, .jsonl or .parquet (never pickles)"
+            )
+        frame = table.to_pandas()
+        return frame, first
+
+
+def _facts_json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _to_table(frame: pd.DataFrame, where: str) -> pa.Table:
+    columns = []
+    for field in SCHEMA:
+        values = frame[field.name]
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            values = values.astype("str")
+        try:
+            array = pa.Array.from_pandas(values, type=field.type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"{where}: column {field.name} is not {field.type}: {_one_line(error)}") from None
+        if not field.nullable and array.null_count:
+            raise InputError(f"{where}: column {field.name} has {array.null_count} missing values; fill them")
+        columns.append(array)
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _write_table(table: pa.Table, path: Path, facts: Mapping[str, Any], errors: Mapping[str, int]) -> None:
+    metadata = {_FACTS_KEY: _facts_json(facts), _ERRORS_KEY: _facts_json(errors)}
+    partial = path.with_name(path.name + ".partial")
+    with _writable(path):
+        try:
+            with partial.open("wb") as file:
+                pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name is on disk too
+        finally:
+            os.close(folder)
+
+
+def _read_table(path: Path) -> pa.Table:
+    with _readable(path):
+        table = pq.read_table(path)
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; it is not a predictions file of synthpert")
+    return table
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({_one_line(error)}); remove it and make it again") from None
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            remedy = "free some space and run again: finished parts are kept"
+        else:
+            remedy = "make the folder writable and run again"
+        raise CheckError(f"{path}: cannot be written ({error.strerror or _one_line(error)}); {remedy}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

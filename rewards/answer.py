@@ -1,0 +1,119 @@
+"""The one parser of completions: what a model answered, and whether it answered at all."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rewards.labels import LABELS, Label
+
+
+class Status(StrEnum):
+    """What became of a completion. Only `ERROR` is unscorable: the others are the model's own doing."""
+
+    ANSWERED = "answered"
+    MALFORMED = "malformed"
+    INCOMPLETE = "incomplete"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One parsed completion.
+
+    Attributes:
+        label: the label given; None unless `status` is `ANSWERED`.
+        status: what became of the completion.
+        think: the reasoning between the think tags; None if there is no such pair.
+    """
+
+    label: Label | None
+    status: Status
+    think: str | None
+
+
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_WELL_FORMED = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL | re.IGNORECASE)
+# Longest label first: "not differentially expressed" is consumed whole, so no part of it is read again.
+_WHOLE_LABEL = re.compile(
+    r"(?<![\w-])(?P<negated>(?:not|no|neither|nor|never|without)\s+(?:be\s+|being\s+|significantly\s+)?)?"
+    + "(?P<label>"
+    + "|".join(re.escape(label).replace(r"\ ", r"\s+") for label in sorted(LABELS, key=len, reverse=True))
+    + r")(?![\w-])",
+    re.IGNORECASE,
+)
+
+
+def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
+    """Read the label out of a completion `<think>…</think><answer>LABEL</answer>`.
+
+    Labels are read whole, never as substrings: "not upregulated" is not "upregulated". Two different labels in
+    one answer are no answer.
+
+    Args:
+        completion: the model's text; None where there is none because the request failed.
+        strict: True asks for exactly one pair of each tag, nothing outside them, and the label exactly as spelt
+            in `LABELS` (white space around it is allowed). False also reads other letter case, a label within a
+            sentence, a missing think block, and text without answer tags that names one label after the
+            reasoning.
+
+    Returns:
+        An `Answer`. `error` for None; `incomplete` where the text stops before its answer is closed;
+        `malformed` for any other text without one label.
+    """
+    if completion is None:
+        return Answer(None, Status.ERROR, None)
+    return _parse_strict(completion) if strict else _parse_lenient(completion)
+
+
+def _parse_strict(text: str) -> Answer:
+    match = _WELL_FORMED.fullmatch(text)
+    if match and all(text.count(tag) == 1 for tag in TAGS):
+        answer = match["answer"].strip()
+        if answer in LABELS:
+            return Answer(Label(answer), Status.ANSWERED, match["think"].strip())
+    return Answer(None, _failure(text), _think(text))
+
+
+def _parse_lenient(text: str) -> Answer:
+    answers = _ANSWER.findall(text)
+    if answers:
+        found = {label for answer in answers for label in _whole_labels(answer)}
+    elif _failure(text) is Status.INCOMPLETE:
+        found = set()
+    else:
+        found = _whole_labels(re.split("</think>", text, flags=re.IGNORECASE)[-1])
+    if len(found) == 1:
+        (label,) = found
+        if label is not None:
+            return Answer(label, Status.ANSWERED, _think(text))
+    return Answer(None, _failure(text), _think(text))
+
+
+def _whole_labels(text: str) -> set[Label | None]:
+    """Labels named in `text`; a negated one counts as None, so that it can never be the single label found."""
+    found: set[Label | None] = set()
+    for match in _WHOLE_LABEL.finditer(text):
+        label = Label(" ".join(match["label"].lower().split()))
+        found.add(None if match["negated"] else label)
+    return found
+
+
+def _failure(text: str) -> Status:
+    """Why a text holds no answer: it stops inside an open tag or right after its reasoning, or it is malformed."""
+    lowered = text.lower()
+    if "</answer>" in lowered:
+        return Status.MALFORMED
+    opened = max(lowered.rfind("<think>"), lowered.rfind("<answer>"))
+    if opened >= 0 and ("<answer>" in lowered or "</think>" not in lowered):
+        return Status.INCOMPLETE
+    tail = lowered.rsplit("</think>", 1)[-1].strip() if "</think>" in lowered else None
+    if tail is not None and "<answer>".startswith(tail):
+        return Status.INCOMPLETE
+    return Status.MALFORMED
+
+
+def _think(text: str) -> str | None:
+    match = _THINK.search(text)
+    return match[1].strip() if match else None

@@ -1,0 +1,247 @@
+"""Stage one: supervised fine-tuning of a LoRA adapter on reasoning traces (TRL's `SFTTrainer`)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.chat import prefilled_think, render_prompt
+from benchmarks.models import adapter_sha256, check_adapter, model_fingerprint, resolve_model
+from benchmarks.runs import disk_errors, file_sha256, open_run
+from rewards import CheckError, InputError
+from rewards.answer import TAGS
+from sft.config import ConfigSource, parse_config, resolved
+from sft.traces import Trace, read_traces
+
+ADAPTER: Final = "adapter"
+ITEMS: Final = "items.txt"
+IGNORE: Final = -100  # the label of a token that is not learnt
+
+
+@dataclass
+class SFTArguments:
+    """Our own keys of an SFT configuration; all others are TRL's."""
+
+    traces: str = field(metadata={"help": "JSONL file of traces to train on"})
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tokenised trace: T tokens, of which the last C are the completion with its end-of-turn token.
+
+    Attributes:
+        input_ids: (T,) token ids.
+        completion_mask: (T,) 1 where a token is learnt.
+    """
+
+    input_ids: list[int]
+    completion_mask: list[int]
+
+
+def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
+    """Run stage one.
+
+    Args:
+        config: a YAML file or mapping with `traces` and any key of TRL's SFTConfig and ModelConfig; `output_dir` is
+            the run folder.
+        overrides: command-line words `--key value`.
+
+    Returns:
+        The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt` (the items trained on), `log.jsonl`.
+
+    Raises:
+        InputError: bad configuration, traces, model, or a run folder of another configuration.
+        CheckError: a token that must be learnt is masked, or the disk is full.
+    """
+    from transformers import set_seed
+    from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+
+    ours, args, model_args = parse_config(config, overrides, (SFTArguments, SFTConfig, ModelConfig))
+    if not model_args.use_peft:
+        raise InputError("use_peft: must be true; stage one trains a LoRA adapter, which stage two starts from")
+    if args.max_length is None:
+        raise InputError("max_length: must be set; it is the longest example in tokens (the paper: 2048)")
+    run = open_run(Path(args.output_dir), "sft", resolved(ours, args, model_args))
+    if run.done:
+        return run.path
+    base = resolve_model(model_args.model_name_or_path, _revision(model_args))
+    traces_path = Path(ours.traces)
+    traces = read_traces(traces_path)
+    tokenizer = load_tokenizer(base.path)
+    examples = [tokenize_trace(tokenizer, trace, args.max_length) for trace in traces]
+
+    set_seed(args.seed)  # before the adapter is made, so that one seed gives one adapter
+    model = load_base(base.path, model_args, args)
+    trainer = SFTTrainer(
+        model=model,
+        args=trainer_arguments(args, run.path),
+        train_dataset=_dataset(examples),
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+        callbacks=[],
+    )
+    check_labels(trainer, tokenizer, examples)
+    with disk_errors(run.path):
+        result = trainer.train(resume_from_checkpoint=last_checkpoint(run.path))
+        save_adapter(trainer, run.path / ADAPTER, base.path)
+        (run.path / ITEMS).write_text("".join(f"{trace.item_id}\n" for trace in traces), encoding="utf-8")
+        write_log(trainer, run.path)
+    run.finish(
+        base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},
+        adapter_sha256=adapter_sha256(run.path / ADAPTER),
+        traces={"file": traces_path.name, "sha256": file_sha256(traces_path), "rows": len(traces)},
+        teachers=sorted({trace.teacher for trace in traces}),
+        tokens=sum(len(example.input_ids) for example in examples),
+        learnt_tokens=sum(sum(example.completion_mask) for example in examples),
+        steps=trainer.state.global_step,
+        train_loss=result.training_loss,
+        first_loss=_losses(trainer)[0],
+        last_loss=_losses(trainer)[-1],
+    )
+    return run.path
+
+
+def tokenize_trace(tokenizer: Any, trace: Trace, max_length: int) -> Example:
+    """Tokenise a trace exactly as generation would see it: prompt ids, then the completion's, then end of turn.
+
+    The prompt comes from the chat template with its generation prompt; where that already opens the think block, the
+    completion goes on inside it. The template's rendering of past turns is not used: many drop the reasoning.
+
+    Raises:
+        InputError: the example has more or fewer than one pair of each tag, is longer than `max_length`, or does not
+            read back as prompt + completion.
+    """
+    prompt = render_prompt(tokenizer, trace.prompt)
+    prefill = prefilled_think(prompt)
+    completion = trace.completion
+    if prefill:
+        completion = completion.removeprefix(prefill.strip()).lstrip()
+    for tag in TAGS:
+        if (found := (prefill + completion).count(tag)) != 1:
+            raise InputError(f"{trace.item_id}: {found} times {tag} in its example, not once; mend or remove the trace")
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    completion_ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    if tokenizer.decode(completion_ids, clean_up_tokenization_spaces=False) != completion:
+        raise InputError(f"{trace.item_id}: its completion does not survive the tokenizer; mend or remove the trace")
+    input_ids = [*prompt_ids, *completion_ids, tokenizer.eos_token_id]
+    if len(input_ids) > max_length:
+        raise InputError(
+            f"{trace.item_id}: {len(input_ids)} tokens, more than max_length {max_length}; its end would not be "
+            "learnt, so raise max_length or remove the trace"
+        )
+    return Example(input_ids, [0] * len(prompt_ids) + [1] * (len(completion_ids) + 1))
+
+
+def check_labels(trainer: Any, tokenizer: Any, examples: Sequence[Example]) -> None:
+    """Stop before training unless the trainer's own batches learn each completion, its end of turn, and nothing else.
+
+    Raises:
+        CheckError: a batch has no label, learns a prompt token, or does not learn the end of turn.
+    """
+    dataset = trainer.train_dataset
+    if trainer.args.packing:
+        learnt = sum(label != IGNORE for row in dataset["labels"] for label in row)
+        wanted = sum(sum(example.completion_mask) for example in examples)
+        ends = sum(label == tokenizer.eos_token_id for row in dataset["labels"] for label in row)
+        if learnt != wanted or ends < len(examples):
+            raise CheckError(f"packing: {learnt} tokens are learnt, not {wanted}; set packing: false")
+        return
+    if len(dataset) != len(examples):
+        raise CheckError(f"traces: {len(examples)} given, but the trainer kept {len(dataset)}; raise max_length")
+    for row, example in enumerate(examples):
+        batch = trainer.data_collator([dataset[row]])
+        labels = batch["labels"][0].tolist()
+        learnt = [token for token in labels if token != IGNORE]
+        start = example.completion_mask.index(1)
+        if not learnt:
+            raise CheckError(f"row {row + 1}: no token is learnt; the completion mask is empty")
+        if learnt[-1] != tokenizer.eos_token_id:
+            raise CheckError(f"row {row + 1}: the end of turn {tokenizer.eos_token!r} is not learnt; check eos_token")
+        if learnt != example.input_ids[start:] or batch["input_ids"][0].tolist() != example.input_ids:
+            raise CheckError(f"row {row + 1}: the trainer's tokens differ from prompt + completion; report this")
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Load a model's tokenizer.
+
+    Raises:
+        InputError: it has no chat template or no end-of-turn token.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.chat_template is None:
+        raise InputError(f"{path}: the tokenizer has no chat template; use an instruction-tuned model")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{path}: the tokenizer has no end-of-turn token (eos_token); set one in its config")
+    return tokenizer
+
+
+def load_base(path: Path, model_args: Any, args: Any) -> Any:
+    """Load the base model that a stage trains an adapter on, in the configured dtype."""
+    from transformers import AutoModelForCausalLM
+    from trl import get_quantization_config
+
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=model_args.dtype or "auto",
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=get_quantization_config(model_args),
+        use_safetensors=True,
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+def trainer_arguments(args: Any, run: Path) -> Any:
+    """Point the trainer at the run folder, without reports to services nobody asked for."""
+    args.output_dir = str(run / "checkpoints")
+    return args
+
+
+def last_checkpoint(run: Path) -> str | None:
+    """Return the newest checkpoint of an interrupted run, None where there is none to go on from."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    folder = run / "checkpoints"
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def save_adapter(trainer: Any, path: Path, base: Path) -> None:
+    """Save the trained adapter as safetensors with a note of the base model it belongs to."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.accelerator.is_main_process:
+        model.save_pretrained(path, selected_adapters=["default"], safe_serialization=True)
+        (path / "synthpert.json").write_text(json.dumps({"base_fingerprint": model_fingerprint(base)}) + "\n")
+        check_adapter(path, base)
+
+
+def write_log(trainer: Any, run: Path) -> None:
+    """Write the trainer's log, one JSON object a logged step."""
+    with (run / "log.jsonl").open("w", encoding="utf-8") as file:
+        for entry in trainer.state.log_history:
+            file.write(json.dumps(entry) + "\n")
+
+
+def _losses(trainer: Any) -> list[float]:
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    if not losses:
+        raise CheckError("logging_steps: no loss was logged; set it to at most the number of steps")
+    return losses
+
+
+def _dataset(examples: Sequence[Example]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "input_ids": [example.input_ids for example in examples],
+            "completion_mask": [example.completion_mask for example in examples],
+        }
+    )
+
+
+def _revision(model_args: Any) -> str | None:
+    """The hub revision asked for; TRL's default `main` means none for a folder."""
+    revision = model_args.model_revision
+    return None if Path(model_args.model_name_or_path).is_dir() and revision == "main" else revision

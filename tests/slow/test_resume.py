@@ -1,0 +1,105 @@
+"""An evaluation that is killed in its middle and run again ends in what an unbroken one ends in."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks.engines import has_vllm
+from benchmarks.predictions import read_facts, read_predictions
+
+pytestmark = pytest.mark.slow
+
+N_ITEMS = 24
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.engines import open_engine
+from benchmarks.evaluate import evaluate
+from benchmarks.protocol import Protocol
+
+
+def main() -> None:
+    name, model, run_dir, n_items = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+    genes = [f"G{i}" for i in range(n_items)]
+    items = pd.DataFrame({"cell_line": "rpe1", "pert": "AARS", "gene": genes, "label": "upregulated"})
+    items["item_id"] = "rpe1|AARS|" + items["gene"]
+    text = "Answer <think>reason</think><answer>upregulated</answer> or <think>reason</think><answer>downregulated</answer>. "
+    messages = [[{"role": "user", "content": text + f"What happens to {gene}?"}] for gene in genes]
+    protocol = Protocol(data="digest", max_tokens=32, temperature=0.8, top_p=0.95, samples=2, parser="lenient")
+    engine = open_engine(name, model, max_model_len=512 if name == "vllm" else None)
+    evaluate(engine, items, messages, protocol, run_dir, chunk=6, progress=lambda done, total: print(done, flush=True))
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def start(script: Path, name: str, model: Path, run_dir: Path) -> subprocess.Popen[str]:
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, str(script), name, str(model), str(run_dir), str(N_ITEMS)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def progress_of(process: subprocess.Popen[str]) -> list[int]:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    return [int(line) for line in output.splitlines() if line.isdigit()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformers",
+        pytest.param("vllm", marks=pytest.mark.skipif(not has_vllm(), reason="vllm is not installed")),
+    ],
+)
+def test_killed_then_resumed_equals_unbroken(name: str, smollm2: Path, tmp_path: Path) -> None:
+    script = tmp_path / "evaluate_once.py"
+    script.write_text(SCRIPT)
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert progress_of(start(script, name, smollm2, unbroken))[0] == 0
+
+    process = start(script, name, smollm2, broken)
+    third = broken / "predictions.parts" / "part-000002.parquet"
+    deadline = time.monotonic() + 600
+    while not third.exists():
+        assert process.poll() is None, "the evaluation ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert not (broken / "predictions.parquet").exists()
+    kept = len(list((broken / "predictions.parts").glob("part-*.parquet")))
+    assert 3 <= kept < 2 * N_ITEMS // 6
+    # What a kill in the middle of a write leaves behind.
+    (broken / "predictions.parts" / "part-000007.parquet.partial").write_bytes(b"PAR1")
+
+    seen = progress_of(start(script, name, smollm2, broken))
+    assert seen[0] == 6 * kept  # nothing is generated again
+    assert seen[-1] == 2 * N_ITEMS
+
+    expected: dict[str, Any] = read_facts(unbroken / "predictions.parquet")
+    assert read_facts(broken / "predictions.parquet") == expected
+    frame = read_predictions(unbroken / "predictions.parquet")
+    assert len(frame) == 2 * N_ITEMS
+    pd.testing.assert_frame_equal(read_predictions(broken / "predictions.parquet"), frame, check_exact=True)
+    assert frame["completion"].nunique() > N_ITEMS  # sampled texts, not one text again and again
+    assert [child.name for child in broken.iterdir()] == ["predictions.parquet"]
