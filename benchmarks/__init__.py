@@ -1,1 +1,8 @@
+"""PerturbQA data, prompts, baselines, generation engines, metrics, significance and reports."""
 
+from benchmarks.metrics import per_gene_auroc
+from benchmarks.neighbours import NeighbourModel, fit_neighbours
+from benchmarks.perturbqa import load_labels
+from benchmarks.significance import Comparison, compare
+
+__all__ = ["Comparison", "NeighbourModel", "compare", "fit_neighbours", "load_labels", "per_gene_auroc"]

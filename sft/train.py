@@ -62,10 +62,13 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         raise InputError("use_peft: must be true; stage one trains a LoRA adapter, which stage two starts from")
     if args.max_length is None:
         raise InputError("max_length: must be set; it is the longest example in tokens (the paper: 2048)")
+    if args.completion_only_loss is False:
+        raise InputError("completion_only_loss: must not be false; the prompt's tokens are not learnt")
+    args.completion_only_loss = True  # by itself, TRL would learn the prompts of tokenised examples too
     run = open_run(Path(args.output_dir), "sft", resolved(ours, args, model_args))
     if run.done:
         return run.path
-    base = resolve_model(model_args.model_name_or_path, _revision(model_args))
+    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
     traces_path = Path(ours.traces)
     traces = read_traces(traces_path)
     tokenizer = load_tokenizer(base.path)
@@ -158,8 +161,10 @@ def check_labels(trainer: Any, tokenizer: Any, examples: Sequence[Example]) -> N
             raise CheckError(f"row {row + 1}: no token is learnt; the completion mask is empty")
         if learnt[-1] != tokenizer.eos_token_id:
             raise CheckError(f"row {row + 1}: the end of turn {tokenizer.eos_token!r} is not learnt; check eos_token")
-        if learnt != example.input_ids[start:] or batch["input_ids"][0].tolist() != example.input_ids:
-            raise CheckError(f"row {row + 1}: the trainer's tokens differ from prompt + completion; report this")
+        if learnt != example.input_ids[start:]:
+            raise CheckError(f"row {row + 1}: {len(learnt)} tokens are learnt, not the completion's {len(labels) - start}")
+        if batch["input_ids"][0].tolist() != example.input_ids:
+            raise CheckError(f"row {row + 1}: the trainer's tokens are not prompt + completion; do not shuffle_dataset")
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -196,6 +201,7 @@ def load_base(path: Path, model_args: Any, args: Any) -> Any:
 def trainer_arguments(args: Any, run: Path) -> Any:
     """Point the trainer at the run folder, without reports to services nobody asked for."""
     args.output_dir = str(run / "checkpoints")
+    args.report_to = []
     return args
 
 
@@ -241,7 +247,7 @@ def _dataset(examples: Sequence[Example]) -> Any:
     )
 
 
-def _revision(model_args: Any) -> str | None:
+def model_revision(model_args: Any) -> str | None:
     """The hub revision asked for; TRL's default `main` means none for a folder."""
     revision = model_args.model_revision
     return None if Path(model_args.model_name_or_path).is_dir() and revision == "main" else revision

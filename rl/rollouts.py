@@ -1,0 +1,110 @@
+"""Rollouts for GRPO: which engine writes them, how the policy's weights reach it, and what it cost."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.engines import has_vllm
+from rewards import InputError
+
+ENGINES: Final = ("auto", "vllm", "transformers")
+
+
+@dataclass
+class RolloutCost:
+    """What the rollouts of a run took.
+
+    Attributes:
+        engine: `vllm` or `transformers`.
+        completions: how many completions were written.
+        tokens: their tokens, end of turn included.
+        seconds: wall-clock time of generation, weight synchronisation included.
+    """
+
+    engine: str
+    completions: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def choose_engine(rollouts: str) -> str:
+    """Return the engine for a config's `rollouts` key: `auto` takes vLLM where it is installed.
+
+    Raises:
+        InputError: the key is unknown, or vLLM is asked for and not installed.
+    """
+    if rollouts not in ENGINES:
+        raise InputError(f"rollouts: {rollouts!r} is unknown; use {', '.join(ENGINES)}")
+    if rollouts == "vllm" and not has_vllm():
+        raise InputError("rollouts: vllm is not installed here; use rollouts: transformers, or install vLLM")
+    if rollouts == "auto":
+        return "vllm" if has_vllm() else "transformers"
+    return rollouts
+
+
+def merged_parameters(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a PEFT model's weights under the base model's names, the active adapter added, each once.
+
+    Unlike `merge_adapter` and `unmerge_adapter`, which round the base weights in place at every synchronisation, this
+    never changes the model.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if model.prefix in name:
+                continue
+            weight = parameter.data
+            owner, _, kind = name.rpartition(".base_layer.")
+            if kind == "weight" and owner in layers:
+                for adapter in layers[owner].active_adapters:
+                    delta = layers[owner].get_delta_weight(adapter)
+                    weight = (weight.float() + delta.float()).to(weight.dtype)
+            yield name.removeprefix("base_model.model.").replace(".base_layer", ""), weight
+
+
+def grpo_trainer(cost: RolloutCost, **arguments: Any) -> Any:
+    """Make a TRL `GRPOTrainer` whose vLLM takes weights on the CPU too, and which measures its rollouts.
+
+    Args:
+        cost: filled in as rollouts are written.
+        **arguments: `GRPOTrainer`'s own.
+    """
+    import trl.trainer.grpo_trainer as trl_grpo
+    from trl import GRPOTrainer
+
+    class Generation(trl_grpo.VLLMGeneration):  # type: ignore[misc]
+        def _iter_named_params(self) -> Iterator[tuple[str, Any]]:
+            sharded = self._dist.is_fsdp or self.accelerator.state.deepspeed_plugin is not None
+            if sharded or not hasattr(self.model, "peft_config"):
+                yield from super()._iter_named_params()
+            else:
+                yield from merged_parameters(self.model)
+
+        def sync_weights(self) -> None:
+            if self.mode == "colocate" and self.accelerator.device.type == "cpu":
+                # vLLM's CPU backend repacks weights: loading them one by one, as TRL does, finds no weight loader.
+                runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
+                runner.reload_weights(weights_iterator=self._iter_named_params(), is_checkpoint_format=True)
+                self.llm.reset_prefix_cache()
+            else:
+                super().sync_weights()
+
+    class Trainer(GRPOTrainer):  # type: ignore[misc]
+        def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+            start = time.monotonic()
+            completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+            cost.seconds += time.monotonic() - start
+            cost.completions += len(completion_ids)
+            cost.tokens += sum(len(ids) for ids in completion_ids)
+            return completion_ids, logprobs
+
+    original = trl_grpo.VLLMGeneration
+    trl_grpo.VLLMGeneration = Generation  # the trainer makes its own and offers no other way in
+    try:
+        return Trainer(**arguments)
+    finally:
+        trl_grpo.VLLMGeneration = original
