@@ -17,4 +17,4 @@ test-all: install lint  ## fast and slow suite: real engines, training, end to e
 lint: install
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy rewards benchmarks sft rl tools
+	$(PY) -m mypy

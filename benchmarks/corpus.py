@@ -100,7 +100,8 @@ class Corpus:
         if (at < 0).any():
             missing = items["item_id"].to_numpy()[at < 0][0]
             raise InputError(f"{missing}: not among the sample's rows; load the full labels (synthpert data fetch)")
-        return self.labels.iloc[at]
+        rows: pd.DataFrame = self.labels.iloc[at]
+        return rows
 
     def _carried(self, items: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
         rows = self._sample_rows(items)
@@ -161,7 +162,7 @@ def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.D
     for label in labels:
         if quota[label] > available[label]:
             raise InputError(
-                f"items: {n} balanced items need {quota[label]} {label}, but there are {available[label]}; ask for fewer"
+                f"items: {n} balanced items need {quota[label]} {label}, there are {available[label]}; ask for fewer"
             )
     drawn = pd.concat([shuffled[shuffled["label"] == label].head(quota[label]) for label in labels])
     return drawn.sample(frac=1.0, random_state=seed)

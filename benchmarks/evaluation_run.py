@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -33,7 +33,9 @@ class EvalArguments:
     name: str | None = field(default=None, metadata={"help": "what reports call the system; the folder by default"})
     adapter: str | None = field(default=None, metadata={"help": "folder of a LoRA adapter"})
     revision: str | None = field(default=None, metadata={"help": "hub revision of the model"})
-    engine: str = field(default="auto", metadata={"help": "auto, vllm, transformers or openai"})
+    engine: Literal["auto", "vllm", "transformers", "openai"] = field(
+        default="auto", metadata={"help": "auto, vllm, transformers or openai"}
+    )
     base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible server, for engine: openai"})
     dtype: str = field(default="auto", metadata={"help": "auto, bfloat16, float16 or float32"})
     chunk: int = field(default=64, metadata={"help": "items handed to the engine at once"})
@@ -179,8 +181,11 @@ def items_of(predictions: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
     wanted = predictions["item_id"].drop_duplicates()
     at = pd.Index(corpus.labels["item_id"]).get_indexer(wanted)
     if (at < 0).any():
-        raise InputError(f"{wanted.to_numpy()[at < 0][0]}: was evaluated, but is not among the labels of {corpus.source}")
-    return corpus.labels.iloc[at]
+        raise InputError(
+            f"{wanted.to_numpy()[at < 0][0]}: was evaluated, but is not among the labels of {corpus.source}"
+        )
+    rows: pd.DataFrame = corpus.labels.iloc[at]
+    return rows
 
 
 def describe(corpus: Corpus, items: pd.DataFrame, command: str) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class VLLMEngine:
         if not has_vllm():
             raise InputError("engine: vllm is not installed; set engine: transformers, or install vllm")
         # An OpenMP thread that waits spins, by default long enough to starve whoever shares its core: on 2 cores with
-        # one busy neighbour, generation took 10 times as long, with this 5 times. It works where torch is not yet loaded.
+        # one busy neighbour, generation took 10 times as long, with this 5 times. It works before torch is loaded.
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
         self._model = _LocalModel(model, adapter, revision)
         self._merged: tempfile.TemporaryDirectory[str] | None = None
@@ -320,11 +320,8 @@ class TransformersEngine:
         import torch
 
         path = self._model.folder.path
-        if adapter is None:
-            lm = _load_causal_lm(path, dtype)
-        else:
-            # Merged, each token takes one matrix product a layer instead of three.
-            lm = _load_peft(path, adapter, dtype).merge_and_unload()
+        # Merged, each token takes one matrix product a layer instead of three.
+        lm = _load_causal_lm(path, dtype) if adapter is None else _load_peft(path, adapter, dtype).merge_and_unload()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._lm: Any = lm.to(self._device).eval()
         self._batch_size = batch_size

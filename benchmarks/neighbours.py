@@ -35,11 +35,10 @@ class _Line:
 
     perts: pd.Index
     genes: pd.Index
-    label_PG: Any  # noqa: N815 - scipy CSC of int8: 0 no label, else 1 + index into LABELS
-    similarity_PP: Floats  # noqa: N815 - cosine in [-1, 1]; 0 where a side has no signature
-    known_P: np.ndarray[Any, np.dtype[np.bool_]]  # noqa: N815 - has a signature
-    total_G: Floats  # noqa: N815
-    positive_GL: Floats  # noqa: N815 - training rows per gene and label
+    label_PG: Any
+    similarity_PP: Floats
+    known_P: np.ndarray[Any, np.dtype[np.bool_]]
+    positive_GL: Floats
 
 
 def fit_neighbours(train: pd.DataFrame, *, components: int = COMPONENTS) -> "NeighbourModel":
@@ -70,7 +69,9 @@ class NeighbourModel:
         counts = train.groupby("gene", observed=True)["label"].value_counts().unstack(fill_value=0)
         self._pooled_rate = counts.reindex(columns=[str(x) for x in LABELS], fill_value=0)
         self._pooled_rate = self._pooled_rate.div(self._pooled_rate.sum(axis=1), axis=0)
-        self._prior = train["label"].value_counts(normalize=True).reindex([str(x) for x in LABELS]).fillna(0.0).to_numpy()
+        self._prior = (
+            train["label"].value_counts(normalize=True).reindex([str(x) for x in LABELS]).fillna(0.0).to_numpy()
+        )
 
     def rates(self, items: pd.DataFrame) -> Floats:
         """Return each item's gene rates, (N, 3) in the order of `LABELS`, without the item's own perturbation.
@@ -139,7 +140,7 @@ class NeighbourModel:
         fitted = self._lines.get(line)
         if fitted is None:
             return pooled
-        gene_N = fitted.genes.get_indexer(group["gene"])
+        gene_N = fitted.genes.get_indexer(pd.Index(group["gene"]))
         own_N = _own_labels(fitted, group, gene_N)
         counts_NL = np.where(gene_N[:, None] >= 0, fitted.positive_GL[gene_N], 0.0)
         counts_NL = counts_NL - (own_N[:, None] == np.arange(1, len(LABELS) + 1))
@@ -168,12 +169,11 @@ def _fit_line(train: pd.DataFrame, line: str, components: int) -> _Line:
     code_N = 1 + pd.Categorical(here["label"], categories=[str(x) for x in LABELS]).codes.astype(np.int64)
     if (code_N == 0).any():
         raise InputError(f"train: row {here.index[code_N == 0][0]} has an unknown label; use {', '.join(LABELS)}")
-    pert_N, gene_N = perts.get_indexer(here["pert"]), genes.get_indexer(here["gene"])
+    pert_N, gene_N = perts.get_indexer(pd.Index(here["pert"])), genes.get_indexer(pd.Index(here["gene"]))
     label_PG = sparse.csc_array((code_N, (pert_N, gene_N)), shape=(len(perts), len(genes)))
-    positive_GL = np.stack([np.bincount(gene_N, code_N == 1 + c, len(genes)) for c in range(len(LABELS))], axis=1)
-    return _Line(
-        perts, genes, label_PG, signature_PK @ signature_PK.T, known_P, positive_GL.sum(axis=1), positive_GL
-    )
+    count_GL = [np.bincount(gene_N[code_N == 1 + c], minlength=len(genes)) for c in range(len(LABELS))]
+    positive_GL = np.stack(count_GL, axis=1).astype(np.float64)
+    return _Line(perts, genes, label_PG, signature_PK @ signature_PK.T, known_P, positive_GL)
 
 
 def _signatures(
@@ -188,7 +188,8 @@ def _signatures(
     column = (there["cell_line"].astype(str) + "|" + there["gene"])[signed]
     column_N, columns = pd.factorize(column, sort=True)
     matrix = sparse.csr_array(
-        (sign[signed], (perts.get_indexer(there["pert"][signed]), column_N)), shape=(len(perts), max(len(columns), 1))
+        (sign[signed], (perts.get_indexer(pd.Index(there["pert"][signed])), column_N)),
+        shape=(len(perts), max(len(columns), 1)),
     )
     k = min(components, min(matrix.shape) - 1)
     if k < 1:  # a single perturbation or column: nothing can be similar
@@ -203,7 +204,7 @@ def _signatures(
 
 def _own_labels(fitted: _Line, group: pd.DataFrame, gene_N: Ints) -> Ints:
     """Return the label code of each item itself, 0 where it is no training item."""
-    pert_N = fitted.perts.get_indexer(group["pert"])
+    pert_N = fitted.perts.get_indexer(pd.Index(group["pert"]))
     inside = (pert_N >= 0) & (gene_N >= 0)
     own = np.zeros(len(group), dtype=np.int64)
     own[inside] = fitted.label_PG[pert_N[inside], gene_N[inside]]
@@ -212,7 +213,10 @@ def _own_labels(fitted: _Line, group: pd.DataFrame, gene_N: Ints) -> Ints:
 
 def _weigh(fitted: _Line, group: pd.DataFrame, rate_NL: Floats) -> Floats:
     """Average line c's training labels of each item's gene, weighted by similarity to its perturbation."""
-    pert_N, gene_N = fitted.perts.get_indexer(group["pert"]), fitted.genes.get_indexer(group["gene"])
+    pert_N, gene_N = (
+        fitted.perts.get_indexer(pd.Index(group["pert"])),
+        fitted.genes.get_indexer(pd.Index(group["gene"])),
+    )
     usable = (pert_N >= 0) & (gene_N >= 0)
     usable[usable] = fitted.known_P[pert_N[usable]]
     forecast = rate_NL.copy()
@@ -232,7 +236,10 @@ def _weigh(fitted: _Line, group: pd.DataFrame, rate_NL: Floats) -> Floats:
 
 
 def _nearest(fitted: _Line, group: pd.DataFrame, k: int) -> pd.DataFrame:
-    pert_N, gene_N = fitted.perts.get_indexer(group["pert"]), fitted.genes.get_indexer(group["gene"])
+    pert_N, gene_N = (
+        fitted.perts.get_indexer(pd.Index(group["pert"])),
+        fitted.genes.get_indexer(pd.Index(group["gene"])),
+    )
     usable = np.flatnonzero((pert_N >= 0) & (gene_N >= 0))
     usable = usable[fitted.known_P[pert_N[usable]]]
     item_id = group["item_id"].to_numpy()

@@ -83,7 +83,7 @@ def _read_source(base: str, name: str, timeout: float) -> bytes:
         raise InputError(f"{base}: only http(s) URLs and folders can be a source")
     url = f"{base.rstrip('/')}/{name}"
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310 - the scheme is checked above
+        with urllib.request.urlopen(url, timeout=timeout) as response:
             expected = response.headers.get("Content-Length")
             content: bytes = response.read()
     except (urllib.error.URLError, OSError) as error:
@@ -130,9 +130,7 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
         return load_sample()[["item_id", "cell_line", "pert", "gene", "label", "split"]]
     folder = data_dir() if source is None else Path(source)
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder; run `synthpert data fetch`, set SYNTHPERT_DATA, or use the sample (data: sample)"
-        )
+        raise InputError(f"{folder}: no such folder; run `synthpert data fetch`, set SYNTHPERT_DATA, or use `sample`")
     return pd.concat([_load_line(folder, line, verify=verify) for line in CELL_LINES], ignore_index=True)
 
 
@@ -149,7 +147,9 @@ def _load_line(folder: Path, line: str, *, verify: bool) -> pd.DataFrame:
     position = pc.index_in(dir_key, value_set=de_key)
     missing = np.flatnonzero(pc.is_null(position).to_numpy(zero_copy_only=False))
     if missing.size:
-        raise _row_error(dir_path, direction, int(missing[0]), f"is not in {de_path.name}", "every direction row needs its DE row")
+        raise _row_error(
+            dir_path, direction, int(missing[0]), f"is not in {de_path.name}", "every direction row needs its DE row"
+        )
     at = position.to_numpy()
     for wrong, problem in (
         (~de_label[at], f"has label 0 in {de_path.name}: a direction without differential expression"),
@@ -195,7 +195,9 @@ def _read_csv(path: Path) -> tuple[pa.Table, bytes]:
         raise InputError(f"{path}: the file is empty; run `synthpert data fetch`")
     header = content.split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf").strip().decode("utf-8", "replace")
     if header != ",".join(COLUMNS):
-        raise InputError(f"{path}, row 1: the header is {header[:80]!r}, not {','.join(COLUMNS)!r}; run `synthpert data fetch`")
+        raise InputError(
+            f"{path}, row 1: the header is {header[:80]!r}, not {','.join(COLUMNS)!r}; run `synthpert data fetch`"
+        )
     broken: list[str] = []
 
     def note(row: pyarrow.csv.InvalidRow) -> str:
@@ -221,7 +223,9 @@ def _read_csv(path: Path) -> tuple[pa.Table, bytes]:
     for column in ("pert", "gene"):
         bad = np.flatnonzero(pc.match_substring_regex(table[column], r"^\s*$|[|\s]").to_numpy(zero_copy_only=False))
         if bad.size:
-            raise _row_error(path, table, int(bad[0]), f"has an empty or broken {column} symbol", "fetch the files again")
+            raise _row_error(
+                path, table, int(bad[0]), f"has an empty or broken {column} symbol", "fetch the files again"
+            )
     return table, content
 
 
@@ -237,7 +241,8 @@ def _pair_keys(path: Path, table: pa.Table) -> pa.Array:
 
 
 def _binary(path: Path, table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return _codes(path, table, "label", ("0", "1")) == 1
+    ones: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.equal(_codes(path, table, "label", ("0", "1")), 1)
+    return ones
 
 
 def _split(path: Path, table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
@@ -253,7 +258,8 @@ def _codes(
         index = int(unknown[0])
         value = table[column][index].as_py()
         raise _row_error(path, table, index, f"has {column} {value!r}", f"allowed are {' and '.join(allowed)}")
-    return found.to_numpy().astype(np.int8)
+    codes: np.ndarray[tuple[int], np.dtype[np.int8]] = found.to_numpy().astype(np.int8)
+    return codes
 
 
 def apply_split(labels: pd.DataFrame, split: str = "official") -> pd.DataFrame:

@@ -187,7 +187,7 @@ class PredictionLog:
         keys = changed_keys({**facts, "errors": None}, {**self._facts, "errors": None})
         if keys:
             raise InputError(
-                f"{path}: is of a run with other {', '.join(keys)}; go on with the same settings or choose another run folder"
+                f"{path}: is of a run with other {', '.join(keys)}; keep the settings or choose another run folder"
             )
 
     def _part(self, number: int) -> Path:

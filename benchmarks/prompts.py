@@ -87,7 +87,7 @@ def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> 
             quoted.setdefault(str(row.item_id), []).append(f"{row.pert} ({row.similarity:.1f}): {row.label}")
         for row in corpus.rates(items).itertuples():
             rates[str(row.item_id)] = rate_words(1.0 - float(str(row.p_none)))
-    prompts = []
+    prompts: list[list[Message]] = []
     for row in items[["item_id", "cell_line", "pert", "gene"]].itertuples():
         names = {"pert": row.pert, "gene": row.gene, "cell": CELL_CONTEXT[str(row.cell_line)]}
         parts = [_QUESTION[config.template].format(**names)]

@@ -43,6 +43,8 @@ class Run:
 
     def finish(self, **facts: Any) -> None:
         """Add `facts` to the manifest and mark the run as done."""
+        if not is_main_process():
+            return
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started
         self.manifest.update(facts, status="done", finished=_now(), seconds=round(seconds, 1))
         _write(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
@@ -73,6 +75,8 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any]) -> Run:
                 "change it back, or choose another output_dir"
             )
         return Run(path, manifest, resumed=manifest["status"] != "done")
+    if not is_main_process():
+        return Run(path, {"status": "running"}, resumed=False)
     if path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path}: exists and is no run folder; choose another output_dir or remove it")
     path.mkdir(parents=True, exist_ok=True)
@@ -80,6 +84,11 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any]) -> Run:
     _write(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     _write(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return Run(path, manifest, resumed=False)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes, of those a distributed launcher started (its `RANK` is 0 or unset)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def build_sample(labels: pd.DataFrame) -> bytes:
     forecast = model.predict(rows)
     evidence = model.evidence(rows, EVIDENCE_PER_ITEM).groupby("item_id", sort=False)
     quoted = {
-        item_id: ";".join(
+        str(item_id): ";".join(
             f"{pert}:{similarity:.2f}:{_SHORT[Label(label)]}"
             for pert, similarity, label in zip(found["pert"], found["similarity"], found["label"], strict=True)
         )
@@ -83,12 +83,10 @@ def build_sample(labels: pd.DataFrame) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for row, rates, p_up, p_down in zip(
-        rows.itertuples(), rate_NL, forecast["p_up"], forecast["p_down"], strict=True
-    ):
+    for row, rates, p_up, p_down in zip(rows.itertuples(), rate_NL, forecast["p_up"], forecast["p_down"], strict=True):
         numbers = [f"{value:.4f}" for value in (rates[0], rates[1], p_up, p_down)]
         writer.writerow([row.cell_line, row.pert, row.gene, row.label, row.split, *numbers,
-                         quoted.get(row.item_id, "")])  # fmt: skip
+                         quoted.get(str(row.item_id), "")])  # fmt: skip
     return text.getvalue().encode()
 
 
@@ -101,7 +99,9 @@ def _draw(labels: pd.DataFrame, line: str) -> pd.DataFrame:
     for split, genes in (("train", train_genes), ("test", test_genes)):
         rows = here[(here["split"] == split) & here["gene"].isin(genes)]
         degree = rows["pert"].map(rows["pert"].value_counts())
-        rows = rows.assign(degree=degree).sort_values(["gene", "label", "degree", "pert"], ascending=[True, True, False, True])
+        rows = rows.assign(degree=degree).sort_values(
+            ["gene", "label", "degree", "pert"], ascending=[True, True, False, True]
+        )
         dense = rows.groupby(["gene", "label"], observed=True).head(ROWS_PER_GENE_AND_LABEL[split])
         drawn += [dense, _more_readouts(here, dense, split)]
     return pd.concat(drawn).sort_values(["split", "pert", "gene"]).drop(columns="degree")

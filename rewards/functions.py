@@ -94,9 +94,7 @@ class BalancedAccuracy:
         """Score B completions; see `accuracy` for the arguments. Range: 0 to the rarest class's weight."""
         truth = _labels(label, len(completions))
         right = accuracy(completions, truth)
-        return [
-            None if score is None else score * self.weight[true] for score, true in zip(right, truth, strict=True)
-        ]
+        return [None if score is None else score * self.weight[true] for score, true in zip(right, truth, strict=True)]
 
 
 balanced_accuracy = BalancedAccuracy(OFFICIAL_TRAIN_COUNTS)

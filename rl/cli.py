@@ -115,9 +115,7 @@ def baselines_command(
     shown = (("de", "accuracy"), ("de", "de_auroc"), ("de", "de_per_gene_auroc"), ("dir", "dir_per_gene_auroc"))
     for name, system in systems.items():
         for task, metric in shown:
-            cells = [
-                f"{line} {_number(values[metric]['value'])}" for line, values in system["metrics"][task].items()
-            ]
+            cells = [f"{line} {_number(values[metric]['value'])}" for line, values in system["metrics"][task].items()]
             typer.echo(f"{name:24} {task:4} {metric:20} {'  '.join(cells)}")
     typer.echo(f"report: {page}")
 

@@ -54,12 +54,12 @@ def run_demo(out: Path, model: Path, seed: int, say: Callable[[str], None]) -> P
     evaluate("base", "eval-base", None)
     say("stage one: SFT")
     model_words = ["--model_name_or_path", str(model)]
-    _run(["sft", "--config", str(CONFIGS / "sft.yaml"), "--output_dir", str(sft), "--traces", str(traces), *model_words],
-         seed)  # fmt: skip
+    words = ["sft", "--config", str(CONFIGS / "sft.yaml"), "--output_dir", str(sft), "--traces", str(traces)]
+    _run([*words, *model_words], seed)
     evaluate("SFT", "eval-sft", sft / "adapter")
     say("stage two: GRPO")
-    _run(["grpo", "--config", str(CONFIGS / "grpo.yaml"), "--output_dir", str(grpo), "--sft_run", str(sft), *model_words],
-         seed)  # fmt: skip
+    words = ["grpo", "--config", str(CONFIGS / "grpo.yaml"), "--output_dir", str(grpo), "--sft_run", str(sft)]
+    _run([*words, *model_words], seed)
     evaluate("SFT+GRPO", "eval-grpo", grpo / "adapter")
     say("report")
     runs = [str(path) for path in (*evaluations, sft, grpo)]
@@ -75,4 +75,6 @@ def _run(words: Sequence[str], seed: int | None) -> None:
     if code in (130, -2):
         raise KeyboardInterrupt
     if code:
-        raise CheckError(f"demo: `synthpert {words[0]}` failed (exit code {code}), see above; the demo goes on from there")
+        raise CheckError(
+            f"demo: `synthpert {words[0]}` failed (exit code {code}), see above; the demo goes on from there"
+        )

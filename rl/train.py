@@ -25,6 +25,7 @@ from sft.train import (
     model_revision,
     save_adapter,
     trainer_arguments,
+    write_items,
     write_log,
 )
 
@@ -91,6 +92,10 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     from trl import GRPOConfig, ModelConfig
 
     ours, args, model_args = parse_config(config, overrides, (GRPOArguments, GRPOConfig, ModelConfig))
+    if model_args.use_peft:
+        raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
+    if args.use_vllm:
+        raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
     run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args))
     if run.done:
         return run.path
@@ -98,10 +103,15 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     sft = require_done(sft_run, "sft")
     base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
     check_adapter(sft_run / ADAPTER, base.path)
+    for key in ("template", "evidence", "lemmas", "split"):
+        if (before := sft["prompt"].get(key)) != getattr(ours, key):
+            raise InputError(
+                f"{key}: {getattr(ours, key)!r}, but the traces of {sft_run} were made with {before!r}; use the same"
+            )
     engine = choose_engine(ours.rollouts)
 
     corpus = open_corpus(ours.data, ours.split)
-    items = select_items(corpus, ours, sft_run)
+    items = select_items(corpus, ours, sft_run, seed=args.seed)
     tokenizer = load_tokenizer(base.path)
     prompts = build_prompts(items, corpus, PromptConfig(ours.template, ours.evidence, ours.lemmas))
     counts = {str(label): int((items["label"] == str(label)).sum()) for label in LABELS}
@@ -138,7 +148,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     with disk_errors(run.path):
         trainer.train(resume_from_checkpoint=checkpoint)
         save_adapter(trainer, run.path / ADAPTER, base.path)
-        (run.path / ITEMS).write_text("".join(f"{item}\n" for item in items["item_id"]), encoding="utf-8")
+        write_items(run.path, [str(item_id) for item_id in items["item_id"]])
         write_log(trainer, run.path)
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
     run.finish(
@@ -159,7 +169,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     return run.path
 
 
-def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path) -> pd.DataFrame:
+def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: int) -> pd.DataFrame:
     """Draw the prompts' items: training rows only, without the rows of stage one.
 
     Raises:
@@ -174,7 +184,7 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path) -> pd.DataF
         left = left[left["label"] != str(LABELS[-1])]
     if left.empty:
         raise InputError("train_items: no training row is left after the SFT rows; use fewer traces in stage one")
-    return draw_items(left, ours.train_items, seed=0, balance=ours.balance)
+    return draw_items(left, ours.train_items, seed=seed, balance=ours.balance)
 
 
 def load_rewards(names: Sequence[str], train_counts: Mapping[str, int], scale_rewards: str) -> list[Any]:

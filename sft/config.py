@@ -38,9 +38,7 @@ def check_keys(keys: Sequence[str], known: Sequence[str], where: str) -> None:
             raise InputError(f"{where}: {key!r} is no key; did you mean {near[0]!r}?")
 
 
-def parse_config(
-    source: ConfigSource, overrides: Sequence[str], dataclass_types: Sequence[type]
-) -> tuple[Any, ...]:
+def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types: Sequence[type]) -> tuple[Any, ...]:
     """Read a configuration into dataclasses through TRL's parser.
 
     Args:

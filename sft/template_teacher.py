@@ -20,8 +20,16 @@ from sft.traces import Trace
 NAME: Final = "evidence-template"
 
 _VERB: Final = {Label.UP: "raise", Label.DOWN: "lower", Label.NONE: "spare"}
-_COUNT: Final = ("Of {n} similar knockdowns, {votes} {gene}.", "Among {n} alike, {votes} {gene}.", "{n} alike: {votes} {gene}.")
-_CLOSEST: Final = ("The closest, {closest}, {verb} it.", "{closest}, the nearest, {verb} it.", "Most alike is {closest}, which {verb} it.")
+_COUNT: Final = (
+    "Of {n} similar knockdowns, {votes} {gene}.",
+    "Among {n} alike, {votes} {gene}.",
+    "{n} alike: {votes} {gene}.",
+)
+_CLOSEST: Final = (
+    "The closest, {closest}, {verb} it.",
+    "{closest}, the nearest, {verb} it.",
+    "Most alike is {closest}, which {verb} it.",
+)
 _NO_EVIDENCE: Final = (
     "No similar knockdown is known for {pert}.",
     "Nothing like {pert} was measured elsewhere.",
@@ -55,8 +63,8 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
     if prompt.evidence < 1:
         raise InputError("evidence: the evidence-template teacher needs at least 1 similar knockdown in the prompt")
     if "split" in items and (items["split"] != "train").any():
-        row = items[items["split"] != "train"].iloc[0]
-        raise InputError(f"{row['item_id']}: a test item; traces are written for training items only")
+        found_id = items["item_id"][items["split"] != "train"].iloc[0]
+        raise InputError(f"{found_id}: a test item; traces are written for training items only")
     prompts = build_prompts(items, corpus, prompt)
     found = {str(item_id): rows for item_id, rows in corpus.evidence(items, prompt.evidence).groupby("item_id")}
     rates = 1.0 - corpus.rates(items)["p_none"].to_numpy()
@@ -72,10 +80,20 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
         think = _think(str(row.pert), str(row.gene), str(row.cell_line), label, pairs, float(rate), pick)
         traces.append(
             Trace(
-                item_id=str(row.item_id), cell_line=str(row.cell_line), pert=str(row.pert), gene=str(row.gene),
-                label=str(label), prompt=messages, completion=f"<think>{think}</think><answer>{label}</answer>",
-                answer=str(label), teacher=NAME, mode="rationalize", critic=None, created=created, protocol=protocol,
-            )  # fmt: skip
+                item_id=str(row.item_id),
+                cell_line=str(row.cell_line),
+                pert=str(row.pert),
+                gene=str(row.gene),
+                label=str(label),
+                prompt=messages,
+                completion=f"<think>{think}</think><answer>{label}</answer>",
+                answer=str(label),
+                teacher=NAME,
+                mode="rationalize",
+                critic=None,
+                created=created,
+                protocol=protocol,
+            )
         )
     return traces
 
@@ -85,10 +103,7 @@ def _think(
 ) -> str:
     votes = Counter(Label(text) for _, text in pairs)
     leading = votes.most_common(1)[0][0] if votes else Label.NONE
-    if pairs:
-        sentences = [pick.choice(_COUNT), pick.choice(_CLOSEST)]
-    else:
-        sentences = [pick.choice(_NO_EVIDENCE)]
+    sentences = [pick.choice(_COUNT), pick.choice(_CLOSEST)] if pairs else [pick.choice(_NO_EVIDENCE)]
     sentences += [pick.choice(_RATE), pick.choice(_AGREE if leading is label else _DISAGREE)]
     return " ".join(sentences).format(
         pert=pert,

@@ -51,7 +51,8 @@ def write_traces(traces: Iterable[Trace], path: Path) -> int:
     partial = path.with_name(path.name + ".partial")
     count = 0
     with partial.open("w", encoding="utf-8") as file:
-        for count, trace in enumerate(traces, start=1):
+        for trace in traces:
+            count += 1
             file.write(json.dumps(asdict(trace), ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -83,7 +84,9 @@ def _parse_lines(path: Path) -> Iterator[Trace]:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON ({error.msg}); the line is torn, generate the traces again") from None
+                raise InputError(
+                    f"{where}: not JSON ({error.msg}); the line is torn, generate the traces again"
+                ) from None
             if not isinstance(record, dict) or set(record) != names:
                 keys = set(record) if isinstance(record, dict) else set()
                 raise InputError(f"{where}: keys differ from a trace's in {', '.join(sorted(keys ^ names))}")

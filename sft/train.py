@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from benchmarks.chat import prefilled_think, render_prompt
 from benchmarks.models import adapter_sha256, check_adapter, model_fingerprint, resolve_model
-from benchmarks.runs import disk_errors, file_sha256, open_run
+from benchmarks.runs import disk_errors, file_sha256, is_main_process, open_run
 from rewards import CheckError, InputError
 from rewards.answer import TAGS
 from sft.config import ConfigSource, parse_config, resolved
@@ -71,6 +71,11 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
     traces_path = Path(ours.traces)
     traces = read_traces(traces_path)
+    for trace in traces:
+        if trace.protocol != traces[0].protocol:
+            raise InputError(
+                f"{traces_path}: {trace.item_id} has another prompt protocol than the first trace; split the file"
+            )
     tokenizer = load_tokenizer(base.path)
     examples = [tokenize_trace(tokenizer, trace, args.max_length) for trace in traces]
 
@@ -88,12 +93,13 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     with disk_errors(run.path):
         result = trainer.train(resume_from_checkpoint=last_checkpoint(run.path))
         save_adapter(trainer, run.path / ADAPTER, base.path)
-        (run.path / ITEMS).write_text("".join(f"{trace.item_id}\n" for trace in traces), encoding="utf-8")
+        write_items(run.path, [trace.item_id for trace in traces])
         write_log(trainer, run.path)
     run.finish(
         base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         traces={"file": traces_path.name, "sha256": file_sha256(traces_path), "rows": len(traces)},
+        prompt=traces[0].protocol,
         teachers=sorted({trace.teacher for trace in traces}),
         tokens=sum(len(example.input_ids) for example in examples),
         learnt_tokens=sum(sum(example.completion_mask) for example in examples),
@@ -162,7 +168,9 @@ def check_labels(trainer: Any, tokenizer: Any, examples: Sequence[Example]) -> N
         if learnt[-1] != tokenizer.eos_token_id:
             raise CheckError(f"row {row + 1}: the end of turn {tokenizer.eos_token!r} is not learnt; check eos_token")
         if learnt != example.input_ids[start:]:
-            raise CheckError(f"row {row + 1}: {len(learnt)} tokens are learnt, not the completion's {len(labels) - start}")
+            raise CheckError(
+                f"row {row + 1}: {len(learnt)} tokens are learnt, not the completion's {len(labels) - start}"
+            )
         if batch["input_ids"][0].tolist() != example.input_ids:
             raise CheckError(f"row {row + 1}: the trainer's tokens are not prompt + completion; do not shuffle_dataset")
 
@@ -224,9 +232,17 @@ def save_adapter(trainer: Any, path: Path, base: Path) -> None:
 
 def write_log(trainer: Any, run: Path) -> None:
     """Write the trainer's log, one JSON object a logged step."""
+    if not is_main_process():
+        return
     with (run / "log.jsonl").open("w", encoding="utf-8") as file:
         for entry in trainer.state.log_history:
             file.write(json.dumps(entry) + "\n")
+
+
+def write_items(run: Path, item_ids: Sequence[str]) -> None:
+    """Write which items a stage was trained on, one id a line."""
+    if is_main_process():
+        (run / ITEMS).write_text("".join(f"{item_id}\n" for item_id in item_ids), encoding="utf-8")
 
 
 def _losses(trainer: Any) -> list[float]:

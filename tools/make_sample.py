@@ -1,6 +1,6 @@
 """Remake the sample that ships with the package, byte for byte, from PerturbQA's full files.
 
-    python tools/make_sample.py [FOLDER]      FOLDER holds the eight files; SYNTHPERT_DATA by default
+python tools/make_sample.py [FOLDER]      FOLDER holds the eight files; SYNTHPERT_DATA by default
 """
 
 import sys

@@ -33,7 +33,10 @@ def main() -> None:
     genes = [f"G{i}" for i in range(n_items)]
     items = pd.DataFrame({"cell_line": "rpe1", "pert": "AARS", "gene": genes, "label": "upregulated"})
     items["item_id"] = "rpe1|AARS|" + items["gene"]
-    text = "Answer <think>reason</think><answer>upregulated</answer> or <think>reason</think><answer>downregulated</answer>. "
+    text = (
+        "Answer <think>reason</think><answer>upregulated</answer> "
+        "or <think>reason</think><answer>downregulated</answer>. "
+    )
     messages = [[{"role": "user", "content": text + f"What happens to {gene}?"}] for gene in genes]
     protocol = Protocol(data="digest", max_tokens=32, temperature=0.8, top_p=0.95, samples=2, parser="lenient")
     engine = open_engine(name, model, max_model_len=512 if name == "vllm" else None)

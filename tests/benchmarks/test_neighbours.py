@@ -1,0 +1,266 @@
+"""The cross-line neighbour model: its figures on the full data, and that no item ever sees its own label."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import NeighbourModel, fit_neighbours, per_gene_auroc
+from benchmarks.perturbqa import CELL_LINES
+from rewards import LABELS, InputError
+
+UP, DOWN, NONE = map(str, LABELS)
+SEEDS = [0, 1, 2]
+MakeLabels = Callable[[int], pd.DataFrame]
+
+# Mean per-gene AUROC on the official test splits: differential expression, direction.
+PUBLISHED = {"k562": (0.687, 0.813), "rpe1": (0.666, 0.760), "hepg2": (0.661, 0.793), "jurkat": (0.653, 0.807)}
+
+
+def train_of(labels: pd.DataFrame) -> pd.DataFrame:
+    return labels[labels["split"] == "train"]
+
+
+def said_of(model: NeighbourModel, items: pd.DataFrame, k: int = 4) -> tuple[np.ndarray, np.ndarray, list[tuple]]:
+    """Return rates, forecasts (N, 3) and evidence of items."""
+    evidence = model.evidence(items, k)
+    quoted = [
+        (row.item_id, row.rank, row.pert, row.label) for row in evidence.itertuples()
+    ]  # similarities are compared apart: they are not exact to the last bit
+    return model.rates(items), model.predict(items)[["p_up", "p_down", "p_none"]].to_numpy(), quoted
+
+
+@pytest.mark.parametrize("line", CELL_LINES)
+def test_per_gene_auroc_on_the_official_test_split(
+    full_frame: pd.DataFrame, full_neighbours: NeighbourModel, line: str
+) -> None:
+    items = full_frame[(full_frame["split"] == "test") & (full_frame["cell_line"] == line)]
+    forecast = full_neighbours.predict(items)
+    assert forecast["item_id"].tolist() == items["item_id"].tolist()
+    changed = (items["label"] != NONE).to_numpy()
+    de, direction = PUBLISHED[line]
+    assert per_gene_auroc(changed, 1 - forecast["p_none"], items["gene"]) == pytest.approx(de, abs=0.01)
+    moved, seen = items[changed], forecast[changed]
+    score = (seen["p_up"] / (seen["p_up"] + seen["p_down"])).fillna(0.5)  # neither was ever seen: no preference
+    assert per_gene_auroc(moved["label"] == UP, score, moved["gene"]) == pytest.approx(direction, abs=0.01)
+
+
+def test_a_training_perturbation_is_forecast_as_a_test_one_on_the_full_data(
+    full_frame: pd.DataFrame, full_neighbours: NeighbourModel
+) -> None:
+    train = train_of(full_frame)
+    perts = ["AARS", "SF3B1"]
+    mine = train[(train["cell_line"] == "k562") & train["pert"].isin(perts)]
+    assert set(mine["pert"]) == set(perts)
+    as_test = fit_neighbours(train.drop(index=mine.index)[lambda x: x["cell_line"].notna()])
+    for before, after in zip(said_of(full_neighbours, mine)[:2], said_of(as_test, mine)[:2], strict=True):
+        # Dropping several perturbations of a line at once also removes them from one another's neighbours.
+        single = mine["pert"].to_numpy() == perts[0]
+        assert np.abs(before - after)[single].max() < 0.2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_training_perturbation_is_forecast_as_a_test_one(make_labels: MakeLabels, seed: int) -> None:
+    train = train_of(make_labels(seed))
+    model = fit_neighbours(train)
+    for line in CELL_LINES:
+        here = train[train["cell_line"] == line]
+        for pert in here["pert"].unique():
+            mine = here[here["pert"] == pert]
+            as_test = fit_neighbours(train.drop(index=mine.index))
+            rates, forecast, evidence = said_of(model, mine)
+            test_rates, test_forecast, test_evidence = said_of(as_test, mine)
+            np.testing.assert_allclose(rates, test_rates, atol=1e-9, err_msg=f"{line} {pert}")
+            np.testing.assert_allclose(forecast, test_forecast, atol=1e-9, err_msg=f"{line} {pert}")
+            assert evidence == test_evidence
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_items_own_label_never_matters(make_labels: MakeLabels, seed: int) -> None:
+    train = train_of(make_labels(seed))
+    model = fit_neighbours(train)
+    rare = train.index[train["gene"].isin(["Grare", "Gonly"]) | (train["pert"] == "Psolo")]
+    some = train.sample(25, random_state=seed).index
+    for row in [*rare, *some]:
+        item = train.loc[[row]]
+        before = said_of(model, item)
+        for other in {UP, DOWN, NONE} - {str(item["label"].iloc[0])}:
+            flipped = train.copy()
+            flipped.loc[row, "label"] = other
+            after = said_of(fit_neighbours(flipped), item)
+            name = f"{item['item_id'].iloc[0]} as {other}"
+            np.testing.assert_allclose(after[0], before[0], atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(after[1], before[1], atol=1e-9, err_msg=name)
+            assert after[2] == before[2], name
+
+
+def test_flipping_another_items_label_does_matter(make_labels: MakeLabels) -> None:
+    """The two tests above would pass on a model that looks at nothing."""
+    train = train_of(make_labels(0))
+    item = train.iloc[[0]]
+    gene = (train["gene"] == item["gene"].iloc[0]) & (train["cell_line"] == item["cell_line"].iloc[0])
+    flipped = train.copy()
+    flipped.loc[gene & (train["item_id"] != item["item_id"].iloc[0]), "label"] = UP
+    before, after = said_of(fit_neighbours(train), item), said_of(fit_neighbours(flipped), item)
+    assert np.abs(after[0] - before[0]).max() > 0.1
+    assert np.abs(after[1] - before[1]).max() > 0.1
+    assert after[2] != before[2]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_test_labels_are_never_used(make_labels: MakeLabels, seed: int) -> None:
+    labels = make_labels(seed)
+    test = labels[labels["split"] == "test"]
+    model = fit_neighbours(train_of(labels))
+    blind = test.drop(columns=["label", "split"])
+    assert said_of(model, test)[2] == said_of(model, blind)[2]
+    np.testing.assert_array_equal(said_of(model, test)[1], said_of(model, blind)[1])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_evidence_quotes_other_knockdowns_training_labels_in_the_same_line(make_labels: MakeLabels, seed: int) -> None:
+    labels = make_labels(seed)
+    train = train_of(labels)
+    truth = dict(zip(train["item_id"], train["label"].astype(str), strict=True))
+    evidence = fit_neighbours(train).evidence(labels, 3)
+    assert list(evidence.columns) == ["item_id", "rank", "pert", "similarity", "label"]
+    assert len(evidence) > len(labels)
+    for row in evidence.itertuples():
+        line, pert, gene = str(row.item_id).split("|")
+        assert row.pert != pert
+        assert truth[f"{line}|{row.pert}|{gene}"] == row.label
+        assert -1 - 1e-9 <= row.similarity <= 1 + 1e-9
+    groups = evidence.groupby("item_id", sort=False)
+    assert all(group["rank"].tolist() == list(range(1, len(group) + 1)) for _, group in groups)
+    assert all(group["similarity"].is_monotonic_decreasing for _, group in groups)
+    order = labels["item_id"][labels["item_id"].isin(evidence["item_id"])].tolist()
+    assert list(groups.groups) == order or evidence["item_id"].drop_duplicates().tolist() == order
+
+
+def test_evidence_on_the_full_data_never_quotes_the_items_own_perturbation(
+    full_frame: pd.DataFrame, full_neighbours: NeighbourModel
+) -> None:
+    items = full_frame.sample(4000, random_state=0)
+    own = dict(zip(items["item_id"], items["pert"], strict=True))
+    evidence = full_neighbours.evidence(items, 5)
+    assert (evidence["pert"] != evidence["item_id"].map(own)).all()
+    train = train_of(full_frame).set_index("item_id")["label"].astype(str)
+    quoted = (
+        evidence["item_id"].str.split("|").str[0]
+        + "|"
+        + evidence["pert"]
+        + "|"
+        + evidence["item_id"].str.split("|").str[2]
+    )
+    assert train.loc[quoted].tolist() == evidence["label"].tolist()
+
+
+def test_forecasts_are_probabilities(make_labels: MakeLabels) -> None:
+    labels = make_labels(0)
+    model = fit_neighbours(train_of(labels))
+    forecast = model.predict(labels)[["p_up", "p_down", "p_none"]].to_numpy()
+    for numbers in (forecast, model.rates(labels)):
+        assert np.isfinite(numbers).all()
+        assert numbers.min() >= 0
+        np.testing.assert_allclose(numbers.sum(axis=1), 1.0, atol=1e-12)
+
+
+def test_a_gene_rate_is_counted_without_the_item_itself() -> None:
+    """Five knockdowns of one gene: up, up, down, none, none."""
+    train = pd.DataFrame({"pert": list("ABCDE"), "label": [UP, UP, DOWN, NONE, NONE]})
+    train = train.assign(cell_line="k562", gene="G", split="train", item_id="k562|" + train["pert"] + "|G")
+    model = fit_neighbours(train)
+    new = train.head(1).assign(pert="Z", item_id="k562|Z|G")
+    np.testing.assert_allclose(model.rates(new), [[0.4, 0.2, 0.4]])
+    np.testing.assert_allclose(model.rates(train.head(1)), [[0.25, 0.25, 0.5]])
+    np.testing.assert_allclose(model.rates(train.tail(1)), [[0.5, 0.25, 0.25]])
+
+
+def test_the_forecast_is_the_weighted_average_of_the_design() -> None:
+    """Hand-made: P and Q act alike in RPE1, R the other way round; K562's labels of G are averaged for P."""
+    rows = [("rpe1", p, f"X{i}", UP if (p != "R") else DOWN) for p in "PQR" for i in range(3)]
+    rows += [("k562", "Q", "G", UP), ("k562", "R", "G", DOWN), ("k562", "S", "G", NONE)]
+    train = pd.DataFrame(rows, columns=["cell_line", "pert", "gene", "label"])
+    train["item_id"] = train["cell_line"] + "|" + train["pert"] + "|" + train["gene"]
+    item = pd.DataFrame({"item_id": ["k562|P|G"], "cell_line": ["k562"], "pert": ["P"], "gene": ["G"]})
+    forecast = fit_neighbours(train).predict(item)[["p_up", "p_down", "p_none"]].to_numpy()[0]
+    up, down = np.exp(6.0), np.exp(-6.0)  # cosines 1 and -1; S is unknown elsewhere and has no vote
+    expected = np.array([up + 2 / 3, down + 2 / 3, 2 / 3]) / (up + down + 2)
+    np.testing.assert_allclose(forecast, expected, atol=1e-9)
+
+
+def test_unknown_perturbations_and_genes_fall_back_to_rates(make_labels: MakeLabels) -> None:
+    train = train_of(make_labels(0))
+    model = fit_neighbours(train)
+    items = pd.DataFrame(
+        {"cell_line": ["k562", "k562", "k562"], "pert": ["new", "P0", "new"], "gene": ["G0", "Gnew", "Gnew"]}
+    )
+    items.insert(0, "item_id", items["cell_line"] + "|" + items["pert"] + "|" + items["gene"])
+    forecast = model.predict(items)[["p_up", "p_down", "p_none"]].to_numpy()
+    np.testing.assert_allclose(forecast, model.rates(items))
+    here = train[(train["cell_line"] == "k562") & (train["gene"] == "G0")]
+    np.testing.assert_allclose(forecast[0], [(here["label"] == str(x)).mean() for x in LABELS])
+    np.testing.assert_allclose(forecast[1], [(train["label"] == str(x)).mean() for x in LABELS])
+    evidence = model.evidence(items, 3)
+    assert evidence.empty
+    assert list(evidence.columns) == ["item_id", "rank", "pert", "similarity", "label"]
+
+
+def test_a_line_held_out_of_training_has_rates_of_the_others_and_no_evidence(make_labels: MakeLabels) -> None:
+    labels = make_labels(0).drop(columns="split")
+    train, held = (
+        labels[labels["cell_line"] != "rpe1"],
+        labels[(labels["cell_line"] == "rpe1") & (labels["gene"] == "G3")],
+    )
+    model = fit_neighbours(train)
+    expected = [(train.loc[train["gene"] == "G3", "label"] == str(x)).mean() for x in LABELS]
+    np.testing.assert_allclose(model.predict(held)[["p_up", "p_down", "p_none"]].to_numpy(), [expected] * len(held))
+    assert model.evidence(held, 2).empty
+
+
+def test_the_order_of_items_is_kept(make_labels: MakeLabels) -> None:
+    labels = make_labels(0)
+    model = fit_neighbours(train_of(labels))
+    mixed = labels.sample(frac=1.0, random_state=1)
+    forward = model.predict(labels).set_index("item_id")
+    shuffled = model.predict(mixed)
+    assert shuffled["item_id"].tolist() == mixed["item_id"].tolist()
+    pd.testing.assert_frame_equal(shuffled.set_index("item_id"), forward.loc[mixed["item_id"]])
+
+
+def test_the_same_labels_give_the_same_model(make_labels: MakeLabels) -> None:
+    labels = make_labels(1)
+    first, second = (fit_neighbours(train_of(labels)) for _ in range(2))
+    pd.testing.assert_frame_equal(first.predict(labels), second.predict(labels), check_exact=True)
+    pd.testing.assert_frame_equal(first.evidence(labels, 5), second.evidence(labels, 5), check_exact=True)
+
+
+def test_the_order_of_training_rows_does_not_matter(make_labels: MakeLabels) -> None:
+    labels = make_labels(1)
+    train = train_of(labels)
+    forecasts = [
+        fit_neighbours(rows).predict(labels)[["p_up", "p_down", "p_none"]].to_numpy()
+        for rows in (train, train.sample(frac=1.0, random_state=3))
+    ]
+    np.testing.assert_allclose(forecasts[0], forecasts[1], atol=1e-9)
+
+
+def test_wrong_input_is_refused(make_labels: MakeLabels) -> None:
+    labels = make_labels(0)
+    train = train_of(labels)
+    model = fit_neighbours(train)
+    with pytest.raises(InputError, match="no rows"):
+        fit_neighbours(train.head(0))
+    with pytest.raises(InputError, match="test row"):
+        fit_neighbours(labels)
+    with pytest.raises(InputError, match="at least 1"):
+        model.evidence(labels, 0)
+    with pytest.raises(InputError, match="'hela' is unknown"):
+        model.predict(labels.head(1).assign(cell_line="hela"))
+    with pytest.raises(InputError, match="unknown label"):
+        fit_neighbours(train.assign(label=train["label"].astype(str).replace(UP, "up")))
+    with pytest.raises(InputError, match="components"):
+        fit_neighbours(train, components=0)
+    with pytest.raises(InputError, match="hela"):
+        fit_neighbours(train.assign(cell_line=train["cell_line"].astype(str).replace("rpe1", "hela")))

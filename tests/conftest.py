@@ -1,0 +1,82 @@
+"""What several tests need: the full labels, the neighbour model fitted on them, a real small model, small labels."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import NeighbourModel, fit_neighbours, load_labels
+from benchmarks.perturbqa import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
+from rewards import LABELS
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def full_labels() -> Path:
+    """The folder with PerturbQA's eight files."""
+    folder = os.environ.get("SYNTHPERT_DATA")
+    if not folder:
+        pytest.skip("SYNTHPERT_DATA is not set: the full labels are not here")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def full_frame(full_labels: Path) -> pd.DataFrame:
+    """All labels; not to be changed."""
+    return load_labels(full_labels)
+
+
+@pytest.fixture(scope="session")
+def full_neighbours(full_frame: pd.DataFrame) -> NeighbourModel:
+    """The neighbour model of the official training split."""
+    return fit_neighbours(full_frame[full_frame["split"] == "train"])
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as safetensors, prepared on first use."""
+    path = Path(os.environ.get("SYNTHPERT_MODEL") or ROOT / "models" / "smollm2-135m-instruct")
+    if not path.is_dir():
+        from rl.model import prepare_smollm2
+
+        prepare_smollm2(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_labels() -> Callable[[int], pd.DataFrame]:
+    """Return a function that makes small labels from a seed, in the form of `load_labels`."""
+    return _make_labels
+
+
+def _make_labels(seed: int) -> pd.DataFrame:
+    """Four lines, 16 perturbations, 12 genes; two families of knockdowns that act alike, every third label random.
+
+    Awkward on purpose: `Psolo` is known in one line only, `Grare` has a single row in each line, `Gonly` is read
+    out in one line only, and about a fifth of the pairs is missing.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for line in CELL_LINES:
+        tested = set(rng.choice(16, size=4, replace=False))
+        for p in range(16):
+            for g in range(12):
+                if rng.random() < 0.2:
+                    continue
+                truth = (p % 2 + g) % 3 if rng.random() < 0.67 else int(rng.integers(3))
+                rows.append((line, f"P{p}", f"G{g}", str(LABELS[truth]), "test" if p in tested else "train"))
+        trained = next(p for p in range(16) if p not in tested)
+        rows.append((line, f"P{trained}", "Grare", str(LABELS[int(rng.integers(3))]), "train"))
+    rows += [("rpe1", "Psolo", f"G{g}", str(LABELS[g % 3]), "train") for g in range(12)]
+    rows += [("rpe1", f"P{p}", "Gonly", str(LABELS[p % 3]), "train") for p in _trained_perts(rows, "rpe1")[:3]]
+    frame = pd.DataFrame(rows, columns=["cell_line", "pert", "gene", "label", "split"])
+    frame.insert(0, "item_id", frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"])
+    return frame.astype({"cell_line": LINE_DTYPE, "label": LABEL_DTYPE, "split": SPLIT_DTYPE})
+
+
+def _trained_perts(rows: list[tuple[str, str, str, str, str]], line: str) -> list[int]:
+    return sorted({int(row[1][1:]) for row in rows if row[0] == line and row[4] == "train" and row[1] != "Psolo"})

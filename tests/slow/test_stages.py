@@ -1,0 +1,176 @@
+"""Both stages on a tiny random Llama: what must move moves, what must not does not; and the whole path by command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.runs import read_manifest
+
+pytestmark = pytest.mark.slow
+REPO = Path(__file__).resolve().parents[2]
+
+
+def run(*words, cwd, check=True, timeout=600):
+    env = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("stages")
+
+
+@pytest.fixture(scope="module")
+def tiny(folder, smollm2):
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, max_position_embeddings=512, eos_token_id=2, pad_token_id=2, bos_token_id=1,
+        tie_word_embeddings=True, dtype="float32",
+    )  # fmt: skip
+    path = folder / "tiny"
+    LlamaForCausalLM(config).save_pretrained(path)
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(path)
+    return path
+
+
+COMMON = {
+    "dtype": "float32", "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1,
+    "gradient_checkpointing": False, "bf16": False, "use_cpu": True, "seed": 3,
+}  # fmt: skip
+
+
+def write(path, **values):
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def sft(folder, tiny):
+    """A finished stage one, and what its driver saw."""
+    from sft.generate import TraceArguments, generate_traces
+
+    traces, _ = generate_traces(TraceArguments(output=str(folder / "traces.jsonl"), data="sample", rows=24))
+    config = write(
+        folder / "sft.yaml", output_dir=str(folder / "sft"), traces=str(traces), model_name_or_path=str(tiny),
+        use_peft=True, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_target_modules=["all-linear"], max_length=512,
+        max_steps=4, **COMMON,
+    )  # fmt: skip
+    run(REPO / "tests/slow/driver.py", "sft", config, folder / "sft.json", cwd=folder)
+    return folder / "sft", json.loads((folder / "sft.json").read_text()), config
+
+
+def test_sft_moves_every_lora_weight_and_no_base_weight(sft):
+    _, seen, _ = sft
+    assert seen["lora"] == 2 * 2 * 7  # layers x (A, B) x linear layers
+    assert seen["stuck"] == [] and seen["moved"] == [] and seen["base"] > 0
+
+
+def test_same_seed_same_adapter_and_another_seed_another(sft, folder):
+    path, _, config = sft
+    for name, seed in (("again", 3), ("other", 4)):
+        run("-m", "rl.cli", "sft", "--config", config, "--output_dir", folder / name, "--seed", seed, cwd=folder)
+    hashes = [read_manifest(p)["adapter_sha256"] for p in (path, folder / "again", folder / "other")]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_grpo_moves_every_lora_weight_from_the_sft_policy(sft, tiny, folder, engine):
+    path, _, _ = sft
+    config = write(
+        folder / f"grpo-{engine}.yaml", output_dir=str(folder / f"grpo-{engine}"), sft_run=str(path), data="sample",
+        evidence=3, train_items=12, balance=True, rollouts=engine, beta=0.1, model_name_or_path=str(tiny), max_steps=3,
+        num_generations=4, max_completion_length=24, **COMMON,
+    )  # fmt: skip
+    run(REPO / "tests/slow/driver.py", "grpo", config, folder / "seen.json", cwd=folder)
+    seen = json.loads((folder / "seen.json").read_text())
+    assert seen["lora"] == 28 and seen["stuck"] == []
+    assert seen["moved"] == [] and seen["base"] > 0
+    assert seen["reference"] == 28 and seen["reference_moved"] == []  # the reference stays the SFT policy
+    manifest = read_manifest(folder / f"grpo-{engine}")
+    assert manifest["rollouts"]["engine"] == engine and manifest["rollouts"]["tokens"] > 0
+    assert abs(manifest["first_kl"]) < 1e-6
+    if engine == "vllm":
+        assert manifest["mean_abs_logprob_difference"] < 0.1
+    trained = set((folder / f"grpo-{engine}" / "items.txt").read_text().split())
+    assert len(trained) == 12 and not trained & set((path / "items.txt").read_text().split())
+
+
+def test_eval_report_and_refusals_by_command(sft, tiny, folder, smollm2):
+    path, _, _ = sft
+    words = ["-m", "rl.cli", "eval", "--config", write(
+        folder / "eval.yaml", output_dir=str(folder / "eval"), model=str(tiny), engine="transformers", data="sample",
+        evidence=3, items=4, max_tokens=8, chunk=8,
+    )]  # fmt: skip
+    run(*words, cwd=folder)
+    run(*words, "--output_dir", folder / "eval-sft", "--adapter", path / "adapter", "--name", "SFT", cwd=folder)
+    run("-m", "rl.cli", "report", "eval", "eval-sft", "sft", "--out", "report", cwd=folder)
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert set(report["systems"]) == {"eval", "SFT", "majority class", "gene rate", "cross-line neighbours"}
+    assert report["systems"]["SFT"]["metrics"]["three_class"]["all"]["accuracy"]["n"] == 16
+
+    again = run(*words, cwd=folder)  # a finished run is kept
+    assert "of 16 completions" not in again.stderr
+    changed = run(*words, "--max_tokens", "9", cwd=folder, check=False)
+    assert changed.returncode == 2 and "max_tokens" in changed.stderr and "Traceback" not in changed.stderr
+    other = run(*words, "--output_dir", "x", "--model", smollm2, "--adapter", path / "adapter", cwd=folder, check=False)
+    assert other.returncode == 2 and "another base model" in other.stderr
+    missing = run(*words, "--output_dir", "y", "--model", "no/such/model", cwd=folder, check=False)
+    assert missing.returncode == 2 and "no/such/model" in missing.stderr and "Traceback" not in missing.stderr
+
+
+@pytest.mark.parametrize("stage", ["sft", "eval", "grpo"])
+def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(sft, tiny, folder, stage):
+    path, _, sft_config = sft
+    out = folder / f"stopped-{stage}"
+    if stage == "sft":
+        words = ["sft", "--config", sft_config, "--output_dir", out, "--max_steps", "40", "--save_steps", "2"]
+        begun = out / "checkpoints" / "checkpoint-2"
+    elif stage == "grpo":
+        config = write(
+            folder / "stop.yaml", output_dir=str(out), sft_run=str(path), data="sample", evidence=3, train_items=12,
+            rollouts="transformers", beta=0.0, model_name_or_path=str(tiny), max_steps=6, num_generations=4,
+            max_completion_length=24, save_steps=1, **COMMON,
+        )  # fmt: skip
+        words = ["grpo", "--config", config]
+        begun = out / "checkpoints" / "checkpoint-1"
+    else:
+        config = write(folder / "stop-eval.yaml", output_dir=str(out), model=str(tiny), engine="transformers",
+                       data="sample", evidence=3, items=40, max_tokens=48, chunk=8)  # fmt: skip
+        words = ["eval", "--config", config]
+        begun = out / "predictions.parts"
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-m", "rl.cli", *map(str, words)]
+    process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not (begun.is_dir() and any(begun.iterdir())) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors[-2000:]
+    assert errors.strip().splitlines()[-1].startswith("synthpert: stopped")
+    assert "Traceback" not in errors
+    assert read_manifest(out)["status"] == "running"
+    run("-m", "rl.cli", *words, cwd=folder)
+    assert read_manifest(out)["status"] == "done"

@@ -1,0 +1,89 @@
+"""Every configuration that ships parses through TRL's own dataclasses, and a model's two stages fit together."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards import LABELS, InputError
+from rl.rollouts import ENGINES
+from rl.train import GRPOArguments, load_rewards
+from sft.config import parse_config, read_yaml
+from sft.train import SFTArguments
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+MODELS = sorted({path.parent.name for stage in ("sft", "grpo") for path in CONFIGS.glob(f"*/{stage}.yaml")})
+# TRL refuses bf16 on a machine without a GPU unless the CPU is asked for; every other check stays as it is.
+ON_CPU = ("--use_cpu", "true")
+
+
+def parse_sft(path: Path) -> tuple[Any, ...]:
+    """Return a stage-one configuration as SFTArguments, SFTConfig, ModelConfig."""
+    from trl import ModelConfig, SFTConfig
+
+    return parse_config(path, ON_CPU, (SFTArguments, SFTConfig, ModelConfig))
+
+
+def parse_grpo(path: Path) -> tuple[Any, ...]:
+    """Return a stage-two configuration as GRPOArguments, GRPOConfig, ModelConfig."""
+    from trl import GRPOConfig, ModelConfig
+
+    return parse_config(path, ON_CPU, (GRPOArguments, GRPOConfig, ModelConfig))
+
+
+def test_the_promised_models_have_configs() -> None:
+    assert {"deepseek-r1-distill-llama-8b", "qwen3-4b", "smollm2-135m"} <= set(MODELS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_sft_is_the_papers_lora(model: str) -> None:
+    ours, args, model_args = parse_sft(CONFIGS / model / "sft.yaml")
+    assert ours.traces.endswith(".jsonl")
+    assert model_args.use_peft
+    assert (model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout) == (32, 32, 0.0)
+    assert model_args.lora_target_modules == "all-linear"
+    if model != "demo":  # its traces are short, and it is sized for a CPU
+        assert args.max_length == 2048
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_grpo_rewards_rollouts_and_reference_work(model: str) -> None:
+    path = CONFIGS / model / "grpo.yaml"
+    ours, args, _ = parse_grpo(path)
+    rewards = load_rewards(ours.rewards, dict.fromkeys(LABELS, 1), args.scale_rewards)
+    assert args.reward_weights is None or len(args.reward_weights) == len(rewards)
+    assert ours.rollouts in ENGINES
+    assert args.beta > 0, "without it nothing holds the policy near stage one's"
+    steps = args.max_steps if args.max_steps > 0 else ours.train_items
+    assert steps > 0, "neither train_items nor max_steps bounds the run"
+    # These would have no effect: `rollouts` decides on vLLM, and the adapter's shape is stage one's.
+    assert not {key for key in read_yaml(path) if key in ("use_vllm", "use_peft") or key.startswith("lora_")}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_both_stages_train_the_same_model(model: str) -> None:
+    _, sft_args, sft_model = parse_sft(CONFIGS / model / "sft.yaml")
+    ours, grpo_args, grpo_model = parse_grpo(CONFIGS / model / "grpo.yaml")
+    assert sft_model.model_name_or_path is not None
+    for key in ("model_name_or_path", "model_revision", "dtype"):
+        assert getattr(sft_model, key) == getattr(grpo_model, key), key
+    assert ours.sft_run == sft_args.output_dir
+    assert grpo_args.output_dir != sft_args.output_dir
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_mistyped_key_is_refused_with_the_nearest(stage: str, tmp_path: Path) -> None:
+    text = (CONFIGS / "qwen3-4b" / f"{stage}.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "typo.yaml"
+    path.write_text(text.replace("\nlearning_rate:", "\nlearning_rat:"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"typo\.yaml.*'learning_rat'.*'learning_rate'"):
+        (parse_sft if stage == "sft" else parse_grpo)(path)
+
+
+@pytest.mark.parametrize(("name", "kind", "processes"), [("single_gpu", "NO", 1), ("multi_gpu", "MULTI_GPU", 8)])
+def test_accelerate_reads_its_configs(name: str, kind: str, processes: int) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(CONFIGS / "accelerate" / f"{name}.yaml"))  # raises on an unknown key
+    assert str(config.distributed_type).rsplit(".", 1)[-1] == kind
+    assert (config.num_machines, config.num_processes, config.mixed_precision) == (1, processes, "bf16")
