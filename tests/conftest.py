@@ -20,6 +20,8 @@ def full_labels() -> Path:
     """The folder with PerturbQA's eight files."""
     folder = os.environ.get("SYNTHPERT_DATA")
     if not folder:
+        if os.environ.get("SYNTHPERT_NO_SKIP"):
+            pytest.fail("SYNTHPERT_NO_SKIP is set, but SYNTHPERT_DATA is not: point it at the full labels")
         pytest.skip("SYNTHPERT_DATA is not set: the full labels are not here")
     return Path(folder)
 

@@ -21,7 +21,7 @@ def commands():
                     yield pytest.param(shlex.split(line, comments=True), id=f"{page.name}: {line[:60]}")
 
 
-@pytest.mark.parametrize("words", commands())
+@pytest.mark.parametrize("words", list(commands()))
 def test_command_exists(words):
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)

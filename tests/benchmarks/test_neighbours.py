@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 
@@ -12,6 +13,7 @@ from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)
 SEEDS = [0, 1, 2]
+Said = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[tuple[object, ...]]]
 MakeLabels = Callable[[int], pd.DataFrame]
 
 # Mean per-gene AUROC on the official test splits: differential expression, direction.
@@ -22,12 +24,10 @@ def train_of(labels: pd.DataFrame) -> pd.DataFrame:
     return labels[labels["split"] == "train"]
 
 
-def said_of(model: NeighbourModel, items: pd.DataFrame, k: int = 4) -> tuple[np.ndarray, np.ndarray, list[tuple]]:
-    """Return rates, forecasts (N, 3) and evidence of items."""
+def said_of(model: NeighbourModel, items: pd.DataFrame, k: int = 4) -> Said:
+    """Return rates (N, 3), forecasts (N, 3) and evidence (without similarities, exact only to rounding)."""
     evidence = model.evidence(items, k)
-    quoted = [
-        (row.item_id, row.rank, row.pert, row.label) for row in evidence.itertuples()
-    ]  # similarities are compared apart: they are not exact to the last bit
+    quoted = list(evidence[["item_id", "rank", "pert", "label"]].itertuples(index=False, name=None))
     return model.rates(items), model.predict(items)[["p_up", "p_down", "p_none"]].to_numpy(), quoted
 
 
@@ -50,14 +50,14 @@ def test_a_training_perturbation_is_forecast_as_a_test_one_on_the_full_data(
     full_frame: pd.DataFrame, full_neighbours: NeighbourModel
 ) -> None:
     train = train_of(full_frame)
-    perts = ["AARS", "SF3B1"]
-    mine = train[(train["cell_line"] == "k562") & train["pert"].isin(perts)]
-    assert set(mine["pert"]) == set(perts)
-    as_test = fit_neighbours(train.drop(index=mine.index)[lambda x: x["cell_line"].notna()])
-    for before, after in zip(said_of(full_neighbours, mine)[:2], said_of(as_test, mine)[:2], strict=True):
-        # Dropping several perturbations of a line at once also removes them from one another's neighbours.
-        single = mine["pert"].to_numpy() == perts[0]
-        assert np.abs(before - after)[single].max() < 0.2
+    here = train[train["cell_line"] == "k562"]
+    known = here["pert"].isin(train.loc[train["cell_line"] != "k562", "pert"])
+    mine = here[here["pert"] == here.loc[known, "pert"].value_counts().index[0]]
+    assert len(mine) > 100
+    before, after = (said_of(model, mine) for model in (full_neighbours, fit_neighbours(train.drop(index=mine.index))))
+    np.testing.assert_allclose(before[0], after[0], atol=1e-9)
+    np.testing.assert_allclose(before[1], after[1], atol=1e-9)
+    assert before[2] == after[2]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -135,7 +135,7 @@ def test_evidence_quotes_other_knockdowns_training_labels_in_the_same_line(make_
     assert all(group["rank"].tolist() == list(range(1, len(group) + 1)) for _, group in groups)
     assert all(group["similarity"].is_monotonic_decreasing for _, group in groups)
     order = labels["item_id"][labels["item_id"].isin(evidence["item_id"])].tolist()
-    assert list(groups.groups) == order or evidence["item_id"].drop_duplicates().tolist() == order
+    assert evidence["item_id"].drop_duplicates().tolist() == order
 
 
 def test_evidence_on_the_full_data_never_quotes_the_items_own_perturbation(

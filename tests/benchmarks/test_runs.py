@@ -1,0 +1,144 @@
+"""A run folder is never overwritten in silence, and a resume with another configuration names the keys."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.runs import disk_errors, file_sha256, open_run, package_versions, read_manifest, require_done
+from rewards import CheckError, InputError
+
+CONFIG: dict[str, Any] = {"seed": 0, "learning_rate": 1e-05, "rewards": ["accuracy"], "data": None, "name": "Zoë: 1"}
+
+
+def test_a_new_run_holds_its_configuration_and_a_manifest(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "a" / "b", "sft", CONFIG)
+    assert not run.done
+    assert not run.resumed
+    assert yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8")) == CONFIG
+    manifest = read_manifest(run.path)
+    assert (manifest["stage"], manifest["status"]) == ("sft", "running")
+    assert manifest["packages"]["torch"] == package_versions()["torch"]
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "manifest.json"]
+
+
+def test_an_empty_folder_is_a_new_run(tmp_path: Path) -> None:
+    assert not open_run(tmp_path, "sft", CONFIG).resumed
+
+
+def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", "sft", CONFIG)
+    again = open_run(tmp_path / "run", "sft", dict(reversed(CONFIG.items())))
+    assert again.resumed
+    assert not again.done
+
+
+def test_a_finished_run_is_done_and_keeps_its_facts(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", "sft", CONFIG).finish(steps=7, loss=0.5)
+    before = (tmp_path / "run" / "manifest.json").read_bytes()
+    again = open_run(tmp_path / "run", "sft", CONFIG)
+    assert again.done
+    assert not again.resumed
+    assert (again.manifest["steps"], again.manifest["loss"]) == (7, 0.5)
+    assert again.manifest["seconds"] >= 0
+    assert (tmp_path / "run" / "manifest.json").read_bytes() == before
+    assert require_done(tmp_path / "run", "sft")["steps"] == 7
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        ({**CONFIG, "seed": 1}, "(seed changed)"),
+        ({**CONFIG, "seed": 1, "learning_rate": 2e-5}, "(learning_rate, seed changed)"),
+        ({**CONFIG, "rewards": ["accuracy", "format"]}, "(rewards changed)"),
+        ({**CONFIG, "data": "sample"}, "(data changed)"),
+        ({**CONFIG, "beta": 0.1}, "(beta changed)"),
+        ({key: value for key, value in CONFIG.items() if key != "seed"}, "(seed changed)"),
+    ],
+)
+def test_a_changed_configuration_is_refused_naming_the_keys(
+    tmp_path: Path, config: dict[str, Any], keys: str, finished: bool
+) -> None:
+    run = open_run(tmp_path / "run", "sft", CONFIG)
+    if finished:
+        run.finish()
+    before = (run.path / "config.yaml").read_bytes(), (run.path / "manifest.json").read_bytes()
+    with pytest.raises(InputError) as error:
+        open_run(tmp_path / "run", "sft", config)
+    assert str(tmp_path / "run") in str(error.value)
+    assert keys in str(error.value)
+    assert ((run.path / "config.yaml").read_bytes(), (run.path / "manifest.json").read_bytes()) == before
+
+
+def test_a_run_of_another_stage_is_refused(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", "sft", CONFIG).finish()
+    with pytest.raises(InputError, match="holds a run of sft, not of grpo"):
+        open_run(tmp_path / "run", "grpo", CONFIG)
+    with pytest.raises(InputError, match="a run of sft, not of grpo"):
+        require_done(tmp_path / "run", "grpo")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "config.yaml", "manifest.json"])
+def test_a_folder_with_files_that_are_no_run_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="is no run folder"):
+        open_run(tmp_path, "sft", CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_an_output_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises((InputError, CheckError), match="run"):
+        open_run(tmp_path / "run", "sft", CONFIG)
+
+
+def test_an_unfinished_run_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", "sft", CONFIG)
+    with pytest.raises(InputError, match="not finished; run it again"):
+        require_done(tmp_path / "run", "sft")
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[]", "not a manifest"), ("{}", "not a manifest")])
+def test_a_broken_manifest_is_an_error(tmp_path: Path, text: str, words: str) -> None:
+    open_run(tmp_path / "run", "sft", CONFIG)
+    (tmp_path / "run" / "manifest.json").write_text(text)
+    for read in (read_manifest, lambda path: open_run(path, "sft", CONFIG)):
+        with pytest.raises(InputError, match=words):
+            read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "- 1"])
+def test_a_broken_configuration_of_a_run_is_an_error(tmp_path: Path, text: str) -> None:
+    open_run(tmp_path / "run", "sft", CONFIG)
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"config\.yaml|another configuration"):
+        open_run(tmp_path / "run", "sft", CONFIG)
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match="no run folder"):
+            require_done(path, "sft")
+
+
+def test_a_full_disk_is_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *args: Any, **kwargs: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    run = open_run(tmp_path / "run", "sft", CONFIG)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(CheckError, match="No space left on device"):
+        run.finish()
+    assert json.loads((run.path / "manifest.json").read_bytes())["status"] == "running"
+    with pytest.raises(CheckError, match="make room"), disk_errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_file_hash(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,84 @@
+"""What stage one learns: each example is prompt + completion, and what would train the wrong tokens is refused."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.chat import render_prompt
+from benchmarks.corpus import open_corpus
+from benchmarks.prompts import PromptConfig
+from rewards import CheckError, InputError
+from sft.template_teacher import generate
+from sft.train import IGNORE, check_labels, load_tokenizer, tokenize_trace
+
+PREFILLED = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2):
+    return load_tokenizer(smollm2)
+
+
+@pytest.fixture(scope="module")
+def trace():
+    corpus = open_corpus("sample")
+    return generate(corpus.train.head(1), corpus, PromptConfig(evidence=3), seed=0)[0]
+
+
+@pytest.mark.parametrize("template", [None, PREFILLED], ids=["plain", "prefilled think"])
+def test_example_is_prompt_plus_completion_with_one_pair_of_tags(tokenizer, trace, template, monkeypatch):
+    if template:
+        monkeypatch.setattr(tokenizer, "chat_template", template)
+    example = tokenize_trace(tokenizer, trace, 512)
+    prompt = render_prompt(tokenizer, trace.prompt)
+    text = tokenizer.decode(example.input_ids, clean_up_tokenization_spaces=False)
+    assert text.startswith(prompt) and text.endswith("</answer><|im_end|>")
+    asked = prompt.count("<think>") - (template is not None)  # the instruction names the tags once
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
+        assert text.count(tag) == 1 + asked
+    learnt = [t for t, m in zip(example.input_ids, example.completion_mask, strict=True) if m]
+    wanted = trace.completion.removeprefix("<think>") if template else trace.completion
+    assert tokenizer.decode(learnt, clean_up_tokenization_spaces=False) == wanted + "<|im_end|>"
+    assert learnt[-1] == tokenizer.eos_token_id
+
+
+def test_end_of_turn_is_what_the_chat_template_writes(tokenizer):
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"completion": "<think>a<think>b</think><answer>upregulated</answer>"}, "2 times <think>"),
+        ({"completion": "<answer>upregulated</answer>"}, "0 times"),
+        ({"completion": "<think>" + "word " * 600 + "</think><answer>upregulated</answer>"}, "max_length"),
+    ],
+)
+def test_refused_traces(tokenizer, trace, change, message):
+    with pytest.raises(InputError, match=message):
+        tokenize_trace(tokenizer, replace(trace, **change), 512)
+
+
+def stub(example, labels):
+    import torch
+
+    batch = {"input_ids": torch.tensor([example.input_ids]), "labels": torch.tensor([labels])}
+    return SimpleNamespace(args=SimpleNamespace(packing=False), train_dataset=[0], data_collator=lambda rows: batch)
+
+
+def test_wrong_masks_stop_before_training(tokenizer, trace):
+    example = tokenize_trace(tokenizer, trace, 512)
+    start = example.completion_mask.index(1)
+    right = [IGNORE] * start + example.input_ids[start:]
+    check_labels(stub(example, right), tokenizer, [example])
+    for labels, message in (
+        ([IGNORE] * len(right), "mask is empty"),
+        ([*right[:-1], IGNORE], "not learnt"),
+        (list(example.input_ids), "not the completion's"),
+    ):
+        with pytest.raises(CheckError, match=message):
+            check_labels(stub(example, labels), tokenizer, [example])
