@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import NeighbourModel, fit_neighbours
 from benchmarks.corpus import Corpus, draw_items, open_corpus
 from benchmarks.perturbqa import CELL_LINES, apply_split
 from benchmarks.sample import EVIDENCE_PER_ITEM
 from rewards import LABELS, InputError
-from rewards.functions import OFFICIAL_TRAIN_COUNTS
 
 MakeLabels = Callable[[int], pd.DataFrame]
 
@@ -35,20 +35,33 @@ def test_train_and_test_part_the_labels(sample: Corpus, small: Corpus) -> None:
     assert not small.is_sample
 
 
-def test_the_sample_says_what_the_full_labels_say(sample: Corpus, full_frame: pd.DataFrame) -> None:
-    full = Corpus("full", "official", full_frame)
+def test_the_sample_says_what_the_full_labels_say(
+    sample: Corpus, full_frame: pd.DataFrame, full_neighbours: NeighbourModel
+) -> None:
     items = sample.labels.sample(frac=1.0, random_state=0)
-    for ours, theirs in ((sample.rates, full.rates), (sample.neighbour_forecast, full.neighbour_forecast)):
-        carried, computed = ours(items), theirs(items)
-        assert list(carried.columns) == list(computed.columns) == ["item_id", "p_up", "p_down", "p_none"]
-        assert carried["item_id"].tolist() == computed["item_id"].tolist() == items["item_id"].tolist()
-        columns = ["p_up", "p_down", "p_none"]
-        assert np.abs(carried[columns].to_numpy() - computed[columns].to_numpy()).max() <= 1e-4 + 1e-9
-    carried, computed = sample.evidence(items, 3), full.evidence(items, 3)
-    assert list(carried.columns) == list(computed.columns)
-    columns = ["item_id", "rank", "pert", "label"]
-    assert carried[columns].to_numpy().tolist() == computed[columns].to_numpy().tolist()
-    assert full.train_counts == sample.train_counts == dict(OFFICIAL_TRAIN_COUNTS)
+    rates, forecast = sample.rates(items), sample.neighbour_forecast(items)
+    columns = ["p_up", "p_down", "p_none"]
+    for carried, computed in (
+        (rates, full_neighbours.rates(items)),
+        (forecast, full_neighbours.predict(items)[columns].to_numpy()),
+    ):
+        assert list(carried.columns) == ["item_id", *columns]
+        assert carried["item_id"].tolist() == items["item_id"].tolist()
+        assert np.abs(carried[columns].to_numpy() - computed).max() <= 1e-4 + 1e-9
+    quoted, nearest = sample.evidence(items, 3), full_neighbours.evidence(items, 3)
+    assert list(quoted.columns) == list(nearest.columns)
+    shared = ["item_id", "rank", "pert", "label"]
+    assert quoted[shared].to_numpy().tolist() == nearest[shared].to_numpy().tolist()
+    assert Corpus("full", "official", full_frame).train_counts == sample.train_counts
+
+
+def test_a_corpus_of_labels_asks_the_neighbour_model_of_its_training_rows(small: Corpus) -> None:
+    model, items = fit_neighbours(small.train), small.labels
+    pd.testing.assert_frame_equal(small.neighbour_forecast(items), model.predict(items))
+    pd.testing.assert_frame_equal(small.evidence(items, 2), model.evidence(items, 2))
+    rates = small.rates(items)
+    assert rates["item_id"].tolist() == items["item_id"].tolist()
+    np.testing.assert_allclose(rates[["p_up", "p_down", "p_none"]].to_numpy(), model.rates(items))
 
 
 def test_train_counts_are_those_of_the_training_rows(small: Corpus) -> None:

@@ -68,7 +68,7 @@ def test_evidence_lists_the_nearest_knockdowns(sample: Corpus, k: int) -> None:
     items = sample.labels[sample.labels["evidence"].map(len) >= 5].sample(20, random_state=0)
     for text, row in zip(asked(items, sample, PromptConfig(evidence=k)), items.itertuples(), strict=True):
         lines = text.split(f"Similar knockdowns (similarity) and {row.gene}:\n")[1].split("\n")[:-1]
-        assert lines == [f"{pert} ({similarity:.1f}): {label}" for pert, similarity, label in list(row.evidence)[:k]]  # type: ignore[call-overload]
+        assert lines == [f"{pert} ({similarity:.1f}): {label}" for pert, similarity, label in list(row.evidence)[:k]]
 
 
 def test_without_the_option_nothing_is_quoted(sample: Corpus) -> None:
@@ -107,7 +107,9 @@ def test_a_training_item_is_prompted_as_a_test_item(make_labels: MakeLabels) -> 
     as_test = labels.copy()
     as_test.loc[mine[mine].index, "split"] = "test"
     items = here[mine]
-    assert asked(items, Corpus("small", "official", labels), FULL) == asked(items, Corpus("small", "official", as_test), FULL)
+    assert asked(items, Corpus("small", "official", labels), FULL) == asked(
+        items, Corpus("small", "official", as_test), FULL
+    )
 
 
 @pytest.mark.parametrize(

@@ -68,10 +68,12 @@ def test_its_rates_forecasts_and_evidence_are_those_of_the_full_training_labels(
     assert np.abs(sample[CARRIED].to_numpy() - computed).max() <= 0.5e-4 + 1e-9
 
     found = full_neighbours.evidence(items, EVIDENCE_PER_ITEM)
-    assert found["item_id"].nunique() > 0.9 * len(sample)
+    assert found["item_id"].nunique() > 0.8 * len(sample)
     for item_id, carried in zip(sample["item_id"], sample["evidence"], strict=True):
         assert all(pert != item_id.split("|")[1] for pert, _, _ in carried)
-    quoted = [(item, *entry) for item, entries in zip(sample["item_id"], sample["evidence"], strict=True) for entry in entries]
+    quoted = [
+        (item, *entry) for item, entries in zip(sample["item_id"], sample["evidence"], strict=True) for entry in entries
+    ]
     assert [(item, pert, label) for item, pert, _, label in quoted] == list(
         found[["item_id", "pert", "label"]].itertuples(index=False, name=None)
     )

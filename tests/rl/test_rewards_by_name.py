@@ -1,0 +1,143 @@
+"""Rewards by name, completions whose think tag the template had opened, and prompts that stage one has not seen."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks.corpus import Corpus
+from rewards import LABELS, BalancedAccuracy, InputError, accuracy
+from rewards import format as format_reward
+from rl.train import REWARDS, GRPOArguments, PrefilledReward, load_rewards, select_items
+
+UP, DOWN, NONE = map(str, LABELS)
+COUNTS = {UP: 10, DOWN: 10, NONE: 80}
+
+
+# --- load_rewards --------------------------------------------------------------------------------------------------
+
+
+def test_rewards_come_in_the_order_of_their_names() -> None:
+    for names in (["accuracy", "format"], ["format", "accuracy"], ["balanced_accuracy"], list(REWARDS)):
+        assert [reward.__name__ for reward in load_rewards(names, COUNTS, "none")] == names
+
+
+def test_balanced_accuracy_weighs_by_the_counts_given() -> None:
+    (reward,) = load_rewards(["balanced_accuracy"], COUNTS, "batch")
+    assert isinstance(reward, BalancedAccuracy)
+    assert reward([f"<think>a</think><answer>{UP}</answer>"], [UP]) == [pytest.approx(100 / 30)]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["acuracy"], "'acuracy' is unknown; use accuracy, balanced_accuracy, format"),
+        (["accuracy", "accuracy"], "each once"),
+        ([], "at least one"),
+    ],
+)
+def test_wrong_names_are_refused(names: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load_rewards(names, COUNTS, "none")
+
+
+@pytest.mark.parametrize("scale", ["group", "Group", True, "True", "true"])
+def test_balanced_accuracy_is_refused_where_scaling_cancels_its_weights(scale: Any) -> None:
+    with pytest.raises(InputError, match="set scale_rewards: batch or none"):
+        load_rewards(["balanced_accuracy"], COUNTS, scale)
+    assert load_rewards(["accuracy"], COUNTS, scale) == [accuracy]
+
+
+@pytest.mark.parametrize("scale", ["batch", "none", False, "False"])
+def test_balanced_accuracy_goes_with_scaling_that_keeps_its_weights(scale: Any) -> None:
+    assert len(load_rewards(["balanced_accuracy"], COUNTS, scale)) == 1
+
+
+def test_a_label_without_prompts_has_no_balanced_accuracy() -> None:
+    with pytest.raises(InputError, match=f"no training row is '{UP}'"):
+        load_rewards(["balanced_accuracy"], {**COUNTS, UP: 0}, "none")
+
+
+# --- PrefilledReward -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_messages", [False, True])
+def test_a_prefilled_reward_sees_the_tag_that_the_template_opened(as_messages: bool) -> None:
+    texts = [f"because</think><answer>{UP}</answer>", f"<think>a</think><answer>{UP}</answer>", "because"]
+    completions: list[Any] = [[{"role": "assistant", "content": text}] for text in texts] if as_messages else texts
+    for reward in (accuracy, format_reward):
+        assert PrefilledReward(reward, "<think>\n")(completions=completions, label=[UP] * 3) == [1.0, 0.0, 0.0]
+
+
+def test_a_prefilled_reward_leaves_a_failed_generation_unscored() -> None:
+    reward = PrefilledReward(accuracy, "<think>")
+    assert reward(completions=[None, [{"role": "assistant", "content": None}]], label=[UP, UP]) == [None, None]
+
+
+def test_a_prefilled_reward_keeps_its_rewards_name() -> None:
+    balanced = BalancedAccuracy(COUNTS)
+    assert [PrefilledReward(reward, "<think>").__name__ for reward in (accuracy, format_reward, balanced)] == [
+        "accuracy", "format", "balanced_accuracy",
+    ]  # fmt: skip
+
+
+# --- select_items --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def corpus(make_labels: Callable[[int], pd.DataFrame]) -> Corpus:
+    return Corpus("small", "official", make_labels(0))
+
+
+@pytest.fixture
+def sft_run(tmp_path: Path, corpus: Corpus) -> Path:
+    """A stage-one run on every other training row."""
+    (tmp_path / "items.txt").write_text("".join(f"{item}\n" for item in corpus.train["item_id"].iloc[::2]))
+    return tmp_path
+
+
+OURS = GRPOArguments(sft_run="unused")
+
+
+def test_prompts_are_training_rows_that_stage_one_has_not_seen(corpus: Corpus, sft_run: Path) -> None:
+    chosen = select_items(corpus, OURS, sft_run, seed=0)
+    assert sorted(chosen["item_id"]) == sorted(corpus.train["item_id"].iloc[1::2])
+    assert set(chosen["split"]) == {"train"}
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_a_number_of_prompts_is_drawn_by_the_seed(corpus: Corpus, sft_run: Path, balance: bool) -> None:
+    ours = replace(OURS, train_items=30, balance=balance)
+    chosen = select_items(corpus, ours, sft_run, seed=0)
+    assert chosen["item_id"].tolist() == select_items(corpus, ours, sft_run, seed=0)["item_id"].tolist()
+    assert chosen["item_id"].tolist() != select_items(corpus, ours, sft_run, seed=1)["item_id"].tolist()
+    assert chosen["item_id"].is_unique
+    assert set(chosen["item_id"]) <= set(corpus.train["item_id"].iloc[1::2])
+    counts = [int((chosen["label"] == str(label)).sum()) for label in LABELS]
+    assert sum(counts) == 30
+    if balance:
+        assert counts == [10, 10, 10]
+
+
+def test_a_direction_prompt_is_about_changed_genes_only(corpus: Corpus, sft_run: Path) -> None:
+    assert set(select_items(corpus, replace(OURS, template="direction"), sft_run, seed=0)["label"]) == {UP, DOWN}
+
+
+def test_a_run_that_does_not_say_what_it_trained_on_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must leave out the SFT rows"):
+        select_items(corpus, OURS, tmp_path, seed=0)
+
+
+def test_no_row_left_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "items.txt").write_text("\n".join(corpus.train["item_id"]))
+    with pytest.raises(InputError, match="no training row is left"):
+        select_items(corpus, OURS, tmp_path, seed=0)
+
+
+def test_more_prompts_than_rows_are_refused(corpus: Corpus, sft_run: Path) -> None:
+    for balance in (False, True):
+        with pytest.raises(InputError, match="but there are"):
+            select_items(corpus, replace(OURS, train_items=10_000, balance=balance), sft_run, seed=0)

@@ -1,0 +1,159 @@
+"""Configurations: TRL's keys and ours, with the nearest name for a mistyped one and one line for a bad file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards import InputError
+from sft.config import parse_config, read_yaml, resolved
+from sft.train import SFTArguments
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MINIMAL = {"traces": "t.jsonl", "output_dir": "out", "model_name_or_path": "m", "bf16": False, "use_cpu": True}
+
+
+def parse(source: Any, *words: str) -> tuple[SFTArguments, Any, Any]:
+    from trl import ModelConfig, SFTConfig
+
+    ours, args, model = parse_config(source, words, (SFTArguments, SFTConfig, ModelConfig))
+    return ours, args, model
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "sft.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+ON_CPU = ("--use_cpu", "true", "--bf16", "false")  # what a configuration for a GPU needs to parse anywhere
+YAML = "traces: t.jsonl\noutput_dir: out\nmodel_name_or_path: m\nbf16: false\nuse_cpu: true\n"
+
+
+def test_a_file_and_a_mapping_give_the_same(tmp_path: Path) -> None:
+    from_file, from_mapping = parse(write(tmp_path, YAML)), parse(MINIMAL)
+    assert from_file[0] == from_mapping[0] == SFTArguments(traces="t.jsonl")
+    assert resolved(*from_file) == resolved(*from_mapping)
+    assert parse(str(write(tmp_path, YAML)))[0] == from_file[0]
+
+
+def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path: Path) -> None:
+    args = parse(write(tmp_path, YAML + "learning_rate: 1e-4\nweight_decay: '0.5'\nlora_r: 8\n"))
+    assert args[1].learning_rate == 1e-4
+    assert isinstance(args[1].learning_rate, float)
+    assert args[1].weight_decay == 0.5
+    assert args[2].lora_r == 8
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, YAML + "learning_rate: 1.0e-4\nseed: 1\n")
+    ours, args, _ = parse(path, "--learning_rate", "2e-4", "--traces=other.jsonl")
+    assert (args.learning_rate, args.seed, ours.traces) == (2e-4, 1, "other.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("learning_rat", "learning_rate"), ("trace", "traces"), ("lora_rr", "lora_r"), ("outputdir", "output_dir"),
+     ("Seed", "seed"), ("max_len", "max_length")],
+)  # fmt: skip
+def test_a_mistyped_key_suggests_the_nearest(tmp_path: Path, key: str, nearest: str) -> None:
+    path = write(tmp_path, f"{YAML}{key}: 1\n")
+    with pytest.raises(InputError) as error:
+        parse(path)
+    assert str(error.value) == f"{path}: {key!r} is no key; did you mean {nearest!r}?"
+    for words in ((f"--{key}", "1"), (f"--{key}=1",)):
+        with pytest.raises(InputError) as error:
+            parse(MINIMAL, *words)
+        assert str(error.value) == f"command line: {key!r} is no key; did you mean {nearest!r}?"
+
+
+@pytest.mark.parametrize("key", ["zzzz", "1", "1: x"])
+def test_any_unknown_key_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(InputError, match="is no key"):
+        parse(write(tmp_path, f"{YAML}{key}: 1\n" if ":" not in key else f"{YAML}{key}\n"))
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\tx: 1", "a: 1\n b: 2", "'open"])
+def test_a_file_that_is_no_yaml_is_one_line(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(InputError, match="not YAML") as error:
+        read_yaml(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n- b\n", "text", "5"])
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="holds no keys"):
+        read_yaml(write(tmp_path, text))
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"a: \xff\xfe\n")
+    with pytest.raises(InputError, match="not YAML"):
+        read_yaml(tmp_path / "x.yaml")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(InputError, match="no such configuration file"):
+            parse(path)
+
+
+def test_yaml_runs_no_code(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not YAML"):
+        read_yaml(write(tmp_path, "a: !!python/object/apply:os.getcwd []\n"))
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="traces"):
+        parse({key: value for key, value in MINIMAL.items() if key != "traces"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("learning_rate", "fast"), ("seed", "one"), ("lora_r", "eight"), ("use_peft", "perhaps")]
+)
+def test_a_value_that_does_not_fit_is_one_line(tmp_path: Path, key: str, value: str) -> None:
+    for source, words in ((write(tmp_path, f"{YAML}{key}: {value}\n"), ()), (MINIMAL, (f"--{key}", value))):
+        with pytest.raises(InputError) as error:
+            parse(source, *words)
+        assert key in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_what_defines_a_run_is_kept(tmp_path: Path) -> None:
+    base = resolved(*parse(MINIMAL))
+    assert base["traces"] == "t.jsonl"
+    for key, value in (
+        ("learning_rate", 3e-4), ("seed", 5), ("lora_r", 8), ("lora_target_modules", ["all-linear"]),
+        ("traces", "u.jsonl"), ("max_length", 512), ("dtype", "bfloat16"),
+    ):  # fmt: skip
+        changed = resolved(*parse({**MINIMAL, key: value}))
+        assert {name for name in {*base, *changed} if base.get(name) != changed.get(name)} == {key}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/sft.yaml")), ids=lambda path: path.parent.name)
+def test_shipped_stage_one_configurations_parse(path: Path) -> None:
+    ours, args, model = parse(path, *ON_CPU)
+    assert model.use_peft
+    assert args.max_length
+    assert ours.traces
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/grpo.yaml")), ids=lambda path: path.parent.name)
+def test_shipped_stage_two_configurations_parse_and_start_from_their_stage_one(path: Path) -> None:
+    from trl import GRPOConfig, ModelConfig
+
+    from rl.train import GRPOArguments, load_rewards
+
+    ours, args, model = parse_config(path, ON_CPU, (GRPOArguments, GRPOConfig, ModelConfig))
+    first = read_yaml(path.with_name("sft.yaml"))
+    assert ours.sft_run == first["output_dir"] != args.output_dir
+    assert model.model_name_or_path == first["model_name_or_path"]
+    counts = {"upregulated": 1, "downregulated": 1, "not differentially expressed": 1}
+    assert len(load_rewards(ours.rewards, counts, args.scale_rewards)) == len(ours.rewards)
+
+
+def test_there_are_configurations_of_each_model() -> None:
+    for model in ("smollm2-135m", "deepseek-r1-distill-llama-8b", "qwen3-4b", "demo"):
+        assert {"sft.yaml", "grpo.yaml"} <= {path.name for path in (CONFIGS / model).iterdir()}
