@@ -1,6 +1,6 @@
 """Loading all labels, checked and joined, against the plain pandas way without any check.
 
-    python -m benchmarks.speed.load_labels [--source FOLDER] [--json FILE]
+python -m benchmarks.speed.load_labels [--source FOLDER] [--json FILE]
 """
 
 import argparse

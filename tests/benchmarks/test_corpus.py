@@ -163,7 +163,7 @@ def test_a_balanced_draw_of_two_labels_has_these_two(small: Corpus) -> None:
 
 
 def test_more_items_than_there_are_is_refused(small: Corpus) -> None:
-    with pytest.raises(InputError, match="but there are"):
+    with pytest.raises(InputError, match="there are"):
         draw_items(small.train, len(small.train) + 1, seed=0, balance=False)
     with pytest.raises(InputError, match="ask for fewer"):
         draw_items(small.train, 3 * min(small.train_counts.values()) + 3, seed=0, balance=True)
