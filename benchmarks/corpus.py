@@ -7,12 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import perturbqa
-from benchmarks.neighbours import NeighbourModel, fit_neighbours
+from benchmarks.neighbours import EVIDENCE_COLUMNS, NeighbourModel, fit_neighbours
 from benchmarks.sample import load_sample
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
-
-EVIDENCE_COLUMNS = ["item_id", "rank", "pert", "similarity", "label"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +111,8 @@ class Corpus:
 def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, float, str]]:
     from benchmarks.sample import EVIDENCE_PER_ITEM
 
+    if k < 1:
+        raise InputError(f"k: {k} similar knockdowns; ask for at least 1")
     if k > EVIDENCE_PER_ITEM:
         raise InputError(f"evidence: {k} asked for, but the sample carries {EVIDENCE_PER_ITEM}; use the full labels")
     return entries[:k]
@@ -150,6 +150,8 @@ def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.D
     Raises:
         InputError: there are fewer items than asked for, or too few of a label to balance them.
     """
+    if n < 0:
+        raise InputError(f"items: {n} asked for; use 0 for all, or more")
     shuffled = items.sample(frac=1.0, random_state=seed)
     if not balance:
         if n > len(items):

@@ -21,6 +21,7 @@ from rewards import LABELS, InputError, Label
 COMPONENTS: Final = 40
 SHARPNESS: Final = 6.0
 PSEUDO_COUNTS: Final = 2.0
+EVIDENCE_COLUMNS: Final = ["item_id", "rank", "pert", "similarity", "label"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -56,6 +57,11 @@ def fit_neighbours(train: pd.DataFrame, *, components: int = COMPONENTS) -> "Nei
     if "split" in train and (train["split"] != "train").any():
         row = train.index[train["split"] != "train"][0]
         raise InputError(f"train: row {row} is a test row; pass labels[labels['split'] == 'train']")
+    if components < 1:
+        raise InputError(f"components: {components}; use at least 1")
+    unknown = set(train["cell_line"].astype(str).unique()) - set(CELL_LINES)
+    if unknown:
+        raise InputError(f"cell_line: {min(unknown)!r} is unknown; PerturbQA has {', '.join(CELL_LINES)}")
     return NeighbourModel(train, components)
 
 
@@ -67,11 +73,9 @@ class NeighbourModel:
             line: _fit_line(train, line, components) for line in CELL_LINES if (train["cell_line"] == line).any()
         }
         counts = train.groupby("gene", observed=True)["label"].value_counts().unstack(fill_value=0)
-        self._pooled_rate = counts.reindex(columns=[str(x) for x in LABELS], fill_value=0)
-        self._pooled_rate = self._pooled_rate.div(self._pooled_rate.sum(axis=1), axis=0)
-        self._prior = (
-            train["label"].value_counts(normalize=True).reindex([str(x) for x in LABELS]).fillna(0.0).to_numpy()
-        )
+        self._pooled_counts = counts.reindex(columns=[str(x) for x in LABELS], fill_value=0)
+        shares = train["label"].value_counts(normalize=True).reindex([str(x) for x in LABELS]).fillna(0.0)
+        self._prior: Floats = np.asarray(shares, dtype=np.float64)
 
     def rates(self, items: pd.DataFrame) -> Floats:
         """Return each item's gene rates, (N, 3) in the order of `LABELS`, without the item's own perturbation.
@@ -126,26 +130,27 @@ class NeighbourModel:
             fitted = self._lines.get(line)
             if fitted is not None:
                 parts.append(_nearest(fitted, group, k))
-        columns = ["item_id", "rank", "pert", "similarity", "label"]
         if not parts:
-            return pd.DataFrame(columns=columns)
+            return pd.DataFrame(columns=EVIDENCE_COLUMNS)
         found = pd.concat(parts, ignore_index=True)
         order = pd.Series(np.arange(len(items)), index=items["item_id"])
         found["at"] = order.loc[found["item_id"]].to_numpy()
-        return found.sort_values(["at", "rank"], ignore_index=True)[columns]
+        return found.sort_values(["at", "rank"], ignore_index=True)[EVIDENCE_COLUMNS]
 
     def _line_rates(self, line: str, group: pd.DataFrame) -> Floats:
-        pooled = self._pooled_rate.reindex(group["gene"]).to_numpy()
-        pooled = np.where(np.isnan(pooled), self._prior, pooled)
+        pooled_NL = self._pooled_counts.reindex(group["gene"]).fillna(0.0).to_numpy()
         fitted = self._lines.get(line)
         if fitted is None:
-            return pooled
+            return _shares(pooled_NL, self._prior)
         gene_N = fitted.genes.get_indexer(pd.Index(group["gene"]))
-        own_N = _own_labels(fitted, group, gene_N)
+        own_NL = _own_labels(fitted, group, gene_N)[:, None] == np.arange(1, len(LABELS) + 1)
         counts_NL = np.where(gene_N[:, None] >= 0, fitted.positive_GL[gene_N], 0.0)
-        counts_NL = counts_NL - (own_N[:, None] == np.arange(1, len(LABELS) + 1))
-        total_N = counts_NL.sum(axis=1, keepdims=True)
-        return np.where(total_N > 0, counts_NL / np.maximum(total_N, 1), pooled)
+        return _shares(counts_NL - own_NL, _shares(pooled_NL - own_NL, self._prior))
+
+
+def _shares(counts_NL: Floats, fallback: Floats) -> Floats:
+    total_N = counts_NL.sum(axis=1, keepdims=True)
+    return np.where(total_N > 0, counts_NL / np.maximum(total_N, 1), fallback)
 
 
 def _by_line(items: pd.DataFrame) -> Iterator[tuple[str, Ints, pd.DataFrame]]:
@@ -173,7 +178,7 @@ def _fit_line(train: pd.DataFrame, line: str, components: int) -> _Line:
     label_PG = sparse.csc_array((code_N, (pert_N, gene_N)), shape=(len(perts), len(genes)))
     count_GL = [np.bincount(gene_N[code_N == 1 + c], minlength=len(genes)) for c in range(len(LABELS))]
     positive_GL = np.stack(count_GL, axis=1).astype(np.float64)
-    return _Line(perts, genes, label_PG, signature_PK @ signature_PK.T, known_P, positive_GL)
+    return _Line(perts, genes, label_PG, np.round(signature_PK @ signature_PK.T, 12), known_P, positive_GL)
 
 
 def _signatures(
@@ -207,7 +212,8 @@ def _own_labels(fitted: _Line, group: pd.DataFrame, gene_N: Ints) -> Ints:
     pert_N = fitted.perts.get_indexer(pd.Index(group["pert"]))
     inside = (pert_N >= 0) & (gene_N >= 0)
     own = np.zeros(len(group), dtype=np.int64)
-    own[inside] = fitted.label_PG[pert_N[inside], gene_N[inside]]
+    if inside.any():  # SciPy returns no array for no indices
+        own[inside] = fitted.label_PG[pert_N[inside], gene_N[inside]]
     return own
 
 
@@ -265,4 +271,4 @@ def _nearest(fitted: _Line, group: pd.DataFrame, k: int) -> pd.DataFrame:
                 }
             )
         )
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=EVIDENCE_COLUMNS)

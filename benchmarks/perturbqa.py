@@ -1,6 +1,7 @@
 """PerturbQA's labels: fetch, verify and load the eight files, join them into three-class items, split them."""
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.error
@@ -86,7 +87,9 @@ def _read_source(base: str, name: str, timeout: float) -> bytes:
         with urllib.request.urlopen(url, timeout=timeout) as response:
             expected = response.headers.get("Content-Length")
             content: bytes = response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except http.client.IncompleteRead as error:
+        raise InputError(f"{url}: truncated download, {len(error.partial)} bytes arrived; fetch it again") from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise InputError(
             f"{url}: cannot be fetched ({error}); pass --source FOLDER with the files, or try again"
         ) from error

@@ -67,7 +67,12 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any]) -> Run:
         manifest = read_manifest(path)
         if manifest.get("stage") != stage:
             raise InputError(f"{path}: holds a run of {manifest.get('stage')}, not of {stage}; choose another folder")
-        before = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        try:
+            before = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            before = None
+        if not isinstance(before, dict):
+            raise InputError(f"{path / CONFIG}: not a configuration; remove the folder and run the stage again")
         changed = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
         if changed:
             raise InputError(
@@ -77,9 +82,10 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any]) -> Run:
         return Run(path, manifest, resumed=manifest["status"] != "done")
     if not is_main_process():
         return Run(path, {"status": "running"}, resumed=False)
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(entry.name not in (CONFIG, f"{CONFIG}.partial") for entry in path.iterdir()):
         raise InputError(f"{path}: exists and is no run folder; choose another output_dir or remove it")
-    path.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
     manifest = {"stage": stage, "status": "running", "started": _now(), "packages": package_versions()}
     _write(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     _write(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")

@@ -16,7 +16,7 @@ from typing import Final
 import pandas as pd
 
 from benchmarks.neighbours import fit_neighbours
-from benchmarks.perturbqa import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
+from benchmarks.perturbqa import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, SPLITS
 from rewards import LABELS, InputError, Label, as_label
 
 SAMPLE_FILE: Final = Path(__file__).parent / "data" / "perturbqa_sample.csv"
@@ -54,7 +54,14 @@ def load_sample(path: Path = SAMPLE_FILE) -> pd.DataFrame:
         for number, row in enumerate(reader, start=2):
             if len(row) != len(_COLUMNS):
                 raise InputError(f"{path}, row {number}: {len(row)} columns, not {len(_COLUMNS)}; install again")
-            rows.append([*row[:3], str(as_label(row[3], f"{path}, row {number}")), row[4], *map(float, row[5:9]),
+            where = f"{path}, row {number}"
+            if row[0] not in CELL_LINES or row[4] not in SPLITS:
+                raise InputError(f"{where}: {row[0]}, {row[4]}: an unknown line or split; install the package again")
+            try:
+                numbers = [float(text) for text in row[5:9]]
+            except ValueError:
+                raise InputError(f"{where}: {row[5:9]} are not numbers; install the package again") from None
+            rows.append([*row[:3], str(as_label(row[3], f"{path}, row {number}")), row[4], *numbers,
                          _parse_evidence(row[9], f"{path}, row {number}")])  # fmt: skip
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     frame.insert(0, "item_id", frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"])

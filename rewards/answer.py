@@ -37,10 +37,10 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL | re.IGNORECASE)
 # Longest label first: "not differentially expressed" is consumed whole, so no part of it is read again.
 _WHOLE_LABEL = re.compile(
-    r"(?<![\w-])(?P<negated>(?:not|no|neither|nor|never|without)\s+(?:be\s+|being\s+|significantly\s+)?)?"
-    + "(?P<label>"
+    r"(?<![\w-])(?P<negated>(?:\w+n['’]t|cannot|not|no|neither|nor|never|without)\s+(?:be\s+|being\s+|significantly\s+)?)?"
+    + "(?P<label>(?a:"  # ASCII: else case folding takes the long s for an s
     + "|".join(re.escape(label).replace(r"\ ", r"\s+") for label in sorted(LABELS, key=len, reverse=True))
-    + r")(?![\w-])",
+    + r"))(?![\w-])",
     re.IGNORECASE,
 )
 

@@ -65,6 +65,11 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
     if "split" in items and (items["split"] != "train").any():
         found_id = items["item_id"][items["split"] != "train"].iloc[0]
         raise InputError(f"{found_id}: a test item; traces are written for training items only")
+    if prompt.template == "direction" and (items["label"] == str(Label.NONE)).any():
+        wrong = items["item_id"][items["label"] == str(Label.NONE)].iloc[0]
+        raise InputError(
+            f"{wrong}: does not change, which a direction prompt does not offer as an answer; leave it out"
+        )
     prompts = build_prompts(items, corpus, prompt)
     found = {str(item_id): rows for item_id, rows in corpus.evidence(items, prompt.evidence).groupby("item_id")}
     rates = 1.0 - corpus.rates(items)["p_none"].to_numpy()

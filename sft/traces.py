@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from benchmarks.chat import Message
-from rewards import InputError, Label, as_label, parse_answer
+from rewards import InputError, as_label, parse_answer
 
 MODES: Final = ("blind", "rationalize")
 
@@ -69,7 +69,10 @@ def read_traces(path: Path) -> list[Trace]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; make it with `synthpert traces generate`")
-    traces = list(_parse_lines(path))
+    try:
+        traces = list(_parse_lines(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason}); generate the traces again") from None
     if not traces:
         raise InputError(f"{path}: no traces; make them with `synthpert traces generate`")
     return traces
@@ -91,10 +94,15 @@ def _parse_lines(path: Path) -> Iterator[Trace]:
                 keys = set(record) if isinstance(record, dict) else set()
                 raise InputError(f"{where}: keys differ from a trace's in {', '.join(sorted(keys ^ names))}")
             trace = Trace(**record)
+            if not isinstance(trace.completion, str):
+                raise InputError(f"{where}: completion is no text; remove the row")
+            if not (isinstance(trace.prompt, list) and trace.prompt and all(isinstance(m, dict) for m in trace.prompt)):
+                raise InputError(f"{where}: prompt is no list of messages; remove the row")
             as_label(trace.label, f"{where}: label")
             if trace.mode not in MODES:
                 raise InputError(f"{where}: mode {trace.mode!r} is unknown; use {' or '.join(MODES)}")
-            if parse_answer(trace.completion).label != (Label(trace.answer) if trace.answer else None):
+            answer = as_label(trace.answer, f"{where}: answer") if trace.answer else None
+            if parse_answer(trace.completion).label != answer:
                 raise InputError(f"{where}: the completion does not give the answer {trace.answer!r}; remove the row")
             if trace.item_id in seen:
                 raise InputError(f"{where}: {trace.item_id} is there twice (first in row {seen[trace.item_id]})")

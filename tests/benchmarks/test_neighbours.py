@@ -231,9 +231,24 @@ def test_the_order_of_items_is_kept(make_labels: MakeLabels) -> None:
 
 def test_the_same_labels_give_the_same_model(make_labels: MakeLabels) -> None:
     labels = make_labels(1)
-    first, second = (fit_neighbours(train_of(labels)) for _ in range(2))
-    pd.testing.assert_frame_equal(first.predict(labels), second.predict(labels), check_exact=True)
-    pd.testing.assert_frame_equal(first.evidence(labels, 5), second.evidence(labels, 5), check_exact=True)
+    first, second = (said_of(fit_neighbours(train_of(labels)), labels, 6) for _ in range(2))
+    np.testing.assert_allclose(first[0], second[0], atol=1e-12)
+    np.testing.assert_allclose(first[1], second[1], atol=1e-9)  # the last bits of an SVD are not reproducible
+    assert first[2] == second[2]
+
+
+def test_knockdowns_that_are_equally_similar_come_in_the_order_of_their_names() -> None:
+    """All of Q0 to Q9 act alike in RPE1: rounding must not decide which of them are quoted."""
+    names = [f"Q{i}" for i in range(10)]
+    rows = [("rpe1", p, f"X{i}", UP if i % 3 else DOWN) for p in ["P", *names] for i in range(7)]
+    rows += [("rpe1", f"R{p}", f"X{i}", UP if (p + i) % 2 else DOWN) for p in range(5) for i in range(p, 7)]
+    rows += [("k562", p, "G", NONE) for p in reversed(names)]
+    train = pd.DataFrame(rows, columns=["cell_line", "pert", "gene", "label"])
+    train["item_id"] = train["cell_line"] + "|" + train["pert"] + "|" + train["gene"]
+    item = pd.DataFrame({"item_id": ["k562|P|G"], "cell_line": ["k562"], "pert": ["P"], "gene": ["G"]})
+    evidence = fit_neighbours(train).evidence(item, 4)
+    assert evidence["pert"].tolist() == names[:4]
+    np.testing.assert_allclose(evidence["similarity"], 1.0)
 
 
 def test_the_order_of_training_rows_does_not_matter(make_labels: MakeLabels) -> None:
