@@ -52,9 +52,11 @@ if __name__ == "__main__":
 def start(script: Path, name: str, model: Path, run_dir: Path) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # With several threads, torch on a busy machine changed the last bits of a batch, and with them sampled texts.
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if name == "transformers" else {}
     return subprocess.Popen(
         [sys.executable, str(script), name, str(model), str(run_dir), str(N_ITEMS)],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **one_thread, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
     )
