@@ -1,7 +1,6 @@
 """Evaluation: ask an engine about items under a protocol, and keep what it says as it comes."""
 
 import hashlib
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +14,9 @@ from benchmarks.chat import Message
 from benchmarks.engines import Engine, Generation, Request
 from benchmarks.predictions import COLUMNS, PROBABILITIES, PredictionLog
 from benchmarks.protocol import Protocol
+from benchmarks.runs import package_versions
 from rewards import LABELS, Answer, InputError, Label, Status, parse_answer
 
-PACKAGES: Final = ("torch", "transformers", "trl", "peft", "vllm", "datasets")
 _ITEM_COLUMNS: Final = ("item_id", "cell_line", "pert", "gene", "label")
 
 
@@ -205,17 +204,6 @@ def _facts(
         }[protocol.scores],
         "seed": seed,
         "chunk": chunk,
-        "packages": {name: package_version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "run": dict(facts or {}),
     }
-
-
-def package_version(name: str) -> str | None:
-    """Return an installed distribution's version; None where it is not installed. vLLM's CPU build counts as vLLM."""
-    for distribution in (name, f"{name}-cpu") if name == "vllm" else (name,):
-        try:
-            version = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        return version if distribution == name else f"{version} ({distribution})"
-    return None

@@ -158,7 +158,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         reference="sft" if args.beta > 0 else None,
         rewards=ours.rewards,
         prompts={"items": len(items), "labels": counts, "data": corpus.digest, "split": corpus.split},
-        rollouts={**asdict(cost), "mode": args.vllm_mode if args.use_vllm else None},
+        # A resumed run counts the rollouts since its checkpoint, and says from which step that is.
+        rollouts={
+            **asdict(cost),
+            "mode": args.vllm_mode if args.use_vllm else None,
+            "from_step": int(checkpoint.rpartition("-")[2]) if checkpoint else 0,
+        },
         steps=trainer.state.global_step,
         first_kl=steps[0].get("kl"),
         mean_abs_logprob_difference=_mean(steps, "sampling/sampling_logp_difference/mean"),
