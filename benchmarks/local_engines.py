@@ -98,6 +98,14 @@ class _LocalModel:
         }
 
 
+def set_vllm_environment() -> None:
+    """Set what vLLM reads from the environment when it starts in this process; what is set already stays."""
+    # In this process: a killed run leaves no engine process behind, and batches are formed the same way each time.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read by the CPU build alone
+
+
 class VLLMEngine:
     """vLLM in this process, on a GPU or on the CPU build.
 
@@ -139,11 +147,7 @@ class VLLMEngine:
         import torch
 
         gpu = torch.cuda.is_available()
-        # In this process: a killed run leaves no engine process behind, and batches are formed the same way each time.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        if not gpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        set_vllm_environment()
         from vllm import LLM
 
         options: dict[str, Any] = {"dtype": dtype}

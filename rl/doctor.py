@@ -12,9 +12,6 @@ from benchmarks.runs import PACKAGES
 from rl.model import DEFAULT
 
 _START_VLLM = """
-import os
-os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR")
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 from benchmarks.engines import open_engine
 engine = open_engine("vllm", {model!r}, max_model_len=256)
 engine.close()

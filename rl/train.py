@@ -1,6 +1,5 @@
 """Stage two: GRPO from the SFT adapter, with rewards that are checked against PerturbQA's labels (TRL)."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 
 from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
 from benchmarks.corpus import Corpus, draw_items, open_corpus
+from benchmarks.local_engines import set_vllm_environment
 from benchmarks.models import adapter_sha256, check_adapter, model_fingerprint, resolve_model
 from benchmarks.prompts import PromptConfig, build_prompts
 from benchmarks.runs import disk_errors, open_run, require_done
@@ -126,7 +126,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     if args.use_vllm and args.vllm_max_model_length is None:
         args.vllm_max_model_length = longest + args.max_completion_length
     if args.use_vllm and args.vllm_mode == "colocate":
-        _vllm_environment()
+        set_vllm_environment()
 
     set_seed(args.seed)
     model = load_policy(base.path, sft_run / ADAPTER, model_args, args)
@@ -242,12 +242,6 @@ def first_kl_check() -> Any:
                 )
 
     return FirstKL()
-
-
-def _vllm_environment() -> None:
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 
 def _mean(steps: Sequence[Mapping[str, Any]], key: str) -> float | None:
