@@ -24,16 +24,20 @@ class Answer:
         label: the label given; None unless `status` is `ANSWERED`.
         status: what became of the completion.
         think: the reasoning between the think tags; None if there is no such pair.
+        confidence: the stated probability that the label is right, in [0, 1]; None if none is stated.
     """
 
     label: Label | None
     status: Status
     think: str | None
+    confidence: float | None = None
 
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _WELL_FORMED = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+# A label may be followed by how sure the model is of it: `LABEL <confidence>0.8</confidence>`.
+_CONFIDENCE = re.compile(r"\s*<confidence>\s*([01](?:\.[0-9]+)?)\s*</confidence>\s*$")
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL | re.IGNORECASE)
 # Longest label first: "not differentially expressed" is consumed whole, so no part of it is read again.
 _WHOLE_LABEL = re.compile(
@@ -54,7 +58,8 @@ def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
     Args:
         completion: the model's text; None where there is none because the request failed.
         strict: True asks for exactly one pair of each tag, nothing outside them, and the label exactly as spelt
-            in `LABELS` (white space around it is allowed). False also reads other letter case, a label within a
+            in `LABELS` (white space around it is allowed), with `<confidence>P</confidence>` after it, P in [0, 1],
+            or nothing. False also reads other letter case, a label within a
             sentence, a missing think block, and text without answer tags that names one label after the
             reasoning.
 
@@ -70,9 +75,9 @@ def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
 def _parse_strict(text: str) -> Answer:
     match = _WELL_FORMED.fullmatch(text)
     if match and all(text.count(tag) == 1 for tag in TAGS):
-        answer = match["answer"].strip()
-        if answer in LABELS:
-            return Answer(Label(answer), Status.ANSWERED, match["think"].strip())
+        answer, confidence = _split_confidence(match["answer"])
+        if answer.strip() in LABELS:
+            return Answer(Label(answer.strip()), Status.ANSWERED, match["think"].strip(), confidence)
     return Answer(None, _failure(text), _think(text))
 
 
@@ -87,8 +92,17 @@ def _parse_lenient(text: str) -> Answer:
     if len(found) == 1:
         (label,) = found
         if label is not None:
-            return Answer(label, Status.ANSWERED, _think(text))
+            confidence = _split_confidence(answers[0])[1] if len(answers) == 1 else None
+            return Answer(label, Status.ANSWERED, _think(text), confidence)
     return Answer(None, _failure(text), _think(text))
+
+
+def _split_confidence(answer: str) -> tuple[str, float | None]:
+    """The answer without its stated confidence, and that; the answer as it is where none is stated or it is no P."""
+    match = _CONFIDENCE.search(answer) if "<confidence>" in answer else None
+    if match is None or float(match[1]) > 1:
+        return answer, None
+    return answer[: match.start()], float(match[1])
 
 
 def _whole_labels(text: str) -> set[Label | None]:

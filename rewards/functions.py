@@ -1,17 +1,40 @@
-"""Reward functions with TRL's signature: a batch of completions, dataset columns by keyword, a score or None each.
+"""Rewards for the answer: TRL's signature, a batch of completions, dataset columns by keyword, a score or None each.
 
-None means that the reward cannot judge a completion (its generation failed). It is never a score of 0.
+None means that the reward cannot judge a completion: its generation failed, or the verifier knows nothing of its item.
+It is never a score of 0. A completion without an answer is the model's own doing and earns the lowest score. What an
+answer is checked against is the verifier's business (`rewards/verifiers.py`): p(a) below is the verifier's probability
+of the label answered, 1 or 0 for a hard label.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from rewards.answer import Answer, Status, parse_answer
+from rewards.answer import TAGS, Answer, Status
+from rewards.batch import Completion, Scores, completion_text, read_answers, read_texts
 from rewards.errors import InputError
 from rewards.labels import LABELS, Label, as_label
+from rewards.verifiers import INDEX, LabelTable, Target, Verifier, hard
 
-# A completion as TRL hands it over: plain text, a list of messages, or None where generation failed.
-Completion: TypeAlias = str | Sequence[Mapping[str, Any]] | None
+__all__ = [
+    "OFFICIAL_TRAIN_COUNTS",
+    "Accuracy",
+    "BalancedAccuracy",
+    "Completion",
+    "Confidence",
+    "Direction",
+    "Format",
+    "GradedFormat",
+    "Margin",
+    "accuracy",
+    "balanced_accuracy",
+    "completion_text",
+    "confidence",
+    "direction",
+    "format",
+    "graded_format",
+]
 
 # Training rows of PerturbQA's official split, all four lines (`synthpert data stats`).
 OFFICIAL_TRAIN_COUNTS: Mapping[Label, int] = {
@@ -21,58 +44,72 @@ OFFICIAL_TRAIN_COUNTS: Mapping[Label, int] = {
 }
 
 
-def completion_text(completion: Completion) -> str | None:
-    """Return the text of a completion, plain or as messages (the last message's content)."""
-    if completion is None or isinstance(completion, str):
-        return completion
-    content = completion[-1]["content"]
-    if content is not None and not isinstance(content, str):
-        raise InputError(f"completion: content must be text, not {type(content).__name__}; pass text-only messages")
-    return content
+def _judge(
+    completions: Sequence[Completion],
+    targets: Sequence[Target],
+    score: Callable[[Answer, Label, tuple[float, float, float]], float],
+    no_answer: float,
+) -> Scores:
+    """Score what was answered; `no_answer` where it is malformed or cut off, None where there is nothing to judge."""
+    scores: Scores = []
+    for answer, target in zip(read_answers(completions), targets, strict=True):
+        if answer is None or target is None:
+            scores.append(None)
+        elif answer.label is None:
+            scores.append(no_answer)
+        else:
+            scores.append(score(answer, answer.label, target))
+    return scores
 
 
-def _answers(completions: Sequence[Completion]) -> list[Answer]:
-    return [parse_answer(completion_text(completion)) for completion in completions]
+@dataclass(frozen=True)
+class Accuracy:
+    """Score p(a): 1 for the right label and 0 for a wrong one or none; a probability under a soft verifier.
 
-
-def _labels(label: Sequence[object], n: int) -> list[Label]:
-    if len(label) != n:
-        raise InputError(f"label: {len(label)} labels for {n} completions; pass one each")
-    return [as_label(value, f"label, row {row}") for row, value in enumerate(label)]
-
-
-def accuracy(completions: Sequence[Completion], label: Sequence[object], **columns: Any) -> list[float | None]:
-    """Score 1 for the right label and 0 for a wrong one or none.
+    Range: 0 to 1. Source: rbio's soft verification pays the world model's probability (Istrate et al., 2025); with
+    labels this is the accuracy of DeepSeek-R1 (arXiv 2501.12948).
 
     Args:
-        completions: B completions, each text, messages, or None.
-        label: B true labels, spelt as in `rewards.LABELS`.
-        **columns: other dataset columns; not used.
-
-    Returns:
-        B scores in {0.0, 1.0}; None where the completion is None.
-
-    Raises:
-        InputError: a label is unknown, or there is not one per completion.
+        verifier: what answers are checked against; labels by default.
     """
-    truth = _labels(label, len(completions))
-    return [
-        None if answer.status is Status.ERROR else float(answer.label is true)
-        for answer, true in zip(_answers(completions), truth, strict=True)
-    ]
+
+    __name__ = "accuracy"
+    verifier: Verifier = hard
+    range = (0.0, 1.0)
+
+    def __call__(
+        self, completions: Sequence[Completion], label: Sequence[object] | None = None, **columns: Any
+    ) -> Scores:
+        """Score B completions.
+
+        Args:
+            completions: B completions, each text, messages, or None.
+            label: B true labels, spelt as in `rewards.LABELS`; a soft verifier needs none.
+            **columns: dataset columns of B values: `item_id` for tables; others are not used.
+
+        Returns:
+            B scores; None where the completion is None, or where a soft verifier does not know the item.
+
+        Raises:
+            InputError: a label is unknown, or there is not one per completion.
+        """
+        targets = self.verifier.targets({**columns, "label": label}, len(completions))
+        return _judge(completions, targets, lambda answer, given, p: p[INDEX[given]], 0.0)
 
 
 class BalancedAccuracy:
     """Score a right label by its inverse frequency in training, so that guessing the majority pays no more.
 
-    The weight of class c is N / (3 n_c): over the training distribution a perfect policy earns 1 on average, and
-    each of the three constant answers earns 1/3 (scikit-learn's `class_weight="balanced"`).
+    The weight of class c is N / (3 n_c), and the score p(a) times the weight of a: over the training distribution a
+    perfect policy earns 1 on average, and each of the three constant answers earns 1/3 (scikit-learn's
+    `class_weight="balanced"`). Range: 0 to the rarest class's weight.
 
     GRPO's normalisation by the standard deviation within a group cancels this weight, since a group shares its
     label: train with `scale_rewards: none` or `batch`.
 
     Args:
         train_counts: how often each label occurs among the training rows; all three above 0.
+        verifier: what answers are checked against; labels by default.
 
     Raises:
         InputError: a label is missing, unknown, or has no training rows.
@@ -80,37 +117,191 @@ class BalancedAccuracy:
 
     __name__ = "balanced_accuracy"
 
-    def __init__(self, train_counts: Mapping[Any, int]) -> None:
+    def __init__(self, train_counts: Mapping[Any, int], verifier: Verifier = hard) -> None:
         counts = {as_label(name, "train_counts"): int(count) for name, count in train_counts.items()}
         for label in LABELS:
             if counts.get(label, 0) <= 0:
                 raise InputError(f"train_counts: no training row is {str(label)!r}; balanced_accuracy needs all labels")
         total = sum(counts.values())
+        self.verifier = verifier
         self.weight: dict[Label, float] = {label: total / (len(LABELS) * counts[label]) for label in LABELS}
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest score."""
+        return 0.0, max(self.weight.values())
+
     def __call__(
-        self, completions: Sequence[Completion], label: Sequence[object], **columns: Any
-    ) -> list[float | None]:
-        """Score B completions; see `accuracy` for the arguments. Range: 0 to the rarest class's weight."""
-        truth = _labels(label, len(completions))
-        right = accuracy(completions, truth)
-        return [None if score is None else score * self.weight[true] for score, true in zip(right, truth, strict=True)]
+        self, completions: Sequence[Completion], label: Sequence[object] | None = None, **columns: Any
+    ) -> Scores:
+        """Score B completions; see `Accuracy` for arguments, None and errors."""
+        targets = self.verifier.targets({**columns, "label": label}, len(completions))
+        return _judge(completions, targets, lambda answer, given, p: p[INDEX[given]] * self.weight[given], 0.0)
 
 
-balanced_accuracy = BalancedAccuracy(OFFICIAL_TRAIN_COUNTS)
+@dataclass(frozen=True)
+class Margin:
+    """Score p(a) - r(a), r being how often the gene shows each label in training: pays only for what r does not know.
 
-
-def format(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-    """Score 1 for a completion that the strict parser reads a label from, right or wrong, and 0 for any other.
+    Whoever knows the gene's rates and nothing else earns 0 on average, whatever the answer: the expectation of p(a)
+    under r is r(a). No answer earns -1, the least that a wrong one can. Range: -1 to 1. Source: ours; the advantage of
+    an answer over its gene's base rate, as PerturbQA's per-gene AUROC asks for it (Wu et al., ICLR 2025).
 
     Args:
-        completions: B completions, each text, messages, or None.
-        **columns: dataset columns; not used.
-
-    Returns:
-        B scores in {0.0, 1.0}; None where the completion is None.
+        rates: label rates by item, without the item's own label.
+        verifier: what answers are checked against; labels by default.
     """
-    return [
-        None if answer.status is Status.ERROR else float(answer.status is Status.ANSWERED)
-        for answer in _answers(completions)
-    ]
+
+    __name__ = "margin"
+    rates: LabelTable
+    verifier: Verifier = hard
+    range = (-1.0, 1.0)
+
+    def __call__(
+        self, completions: Sequence[Completion], label: Sequence[object] | None = None, **columns: Any
+    ) -> Scores:
+        """Score B completions; see `Accuracy`. Needs `item_id` too; None for an item without rates."""
+        n = len(completions)
+        targets = self.verifier.targets({**columns, "label": label}, n)
+        gains: list[Target] = [
+            None if p is None or r is None else (p[0] - r[0], p[1] - r[1], p[2] - r[2])
+            for p, r in zip(targets, self.rates.targets(columns, n), strict=True)
+        ]
+        return _judge(completions, gains, lambda answer, given, gain: gain[INDEX[given]], -1.0)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Score p(a) / (p_up + p_down) where a gene changes: credit for the direction alone.
+
+    None where the label is `not differentially expressed`: there is no direction to judge. An answer of that label, or
+    none, earns 0. Range: 0 to 1. Source: PerturbQA's `dir` task as a reward.
+
+    Args:
+        verifier: what answers are checked against; labels by default.
+    """
+
+    __name__ = "direction"
+    verifier: Verifier = hard
+    range = (0.0, 1.0)
+
+    def __call__(
+        self, completions: Sequence[Completion], label: Sequence[object] | None = None, **columns: Any
+    ) -> Scores:
+        """Score B completions; see `Accuracy`."""
+        directions: list[Target] = []
+        for p in self.verifier.targets({**columns, "label": label}, len(completions)):
+            changed = 0.0 if p is None else p[0] + p[1]
+            directions.append((p[0] / changed, p[1] / changed, 0.0) if p is not None and changed > 0 else None)
+        return _judge(completions, directions, lambda answer, given, p: p[INDEX[given]], 0.0)
+
+
+RULES: Final = ("brier", "log")
+_LEAST: Final = 0.01  # confidences closer to 0 or 1 than this count as this much under the log rule
+_SCALE: Final = math.log((1 - _LEAST) / _LEAST)
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Score a right answer and how well its stated confidence q fits, by a proper rule.
+
+    `brier`: right - (right - q)^2. `log`: right + ln(q if right else 1 - q) / ln(99), q held within 0.01 and 0.99. The
+    first term is needed: a proper score alone pays most for an answer that is surely wrong, stated with confidence 0.
+    With it, stating q = p pays best, and the more the higher p is (for `log` down to p = 0.01, which sets its scale).
+    No answer, or one without `<confidence>`, earns the lowest score. Range: -1 to 1 (`brier`), ln(0.01)/ln(99) to
+    1 + ln(0.99)/ln(99) (`log`). Source: the `brier` rule is that of RLCR (Damani et al., 2025, arXiv 2507.16806).
+
+    Args:
+        rule: `brier` or `log`.
+        verifier: what answers are checked against; labels by default. Under a soft one the score is its expectation.
+
+    Raises:
+        InputError: an unknown rule.
+    """
+
+    __name__ = "confidence"
+    rule: str = "brier"
+    verifier: Verifier = hard
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise InputError(f"confidence: rule {self.rule!r} is unknown; use {' or '.join(RULES)}")
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest score."""
+        if self.rule == "brier":
+            return -1.0, 1.0
+        return math.log(_LEAST) / _SCALE, 1.0 + math.log(1 - _LEAST) / _SCALE
+
+    def __call__(
+        self, completions: Sequence[Completion], label: Sequence[object] | None = None, **columns: Any
+    ) -> Scores:
+        """Score B completions; see `Accuracy`."""
+        lowest = self.range[0]
+
+        def score(answer: Answer, given: Label, p: tuple[float, float, float]) -> float:
+            if answer.confidence is None:
+                return lowest
+            right, q = p[INDEX[given]], answer.confidence
+            if self.rule == "brier":
+                return right * (1.0 - (1.0 - q) ** 2) - (1.0 - right) * q**2
+            q = min(max(q, _LEAST), 1 - _LEAST)
+            return right * (1.0 + math.log(q) / _SCALE) + (1.0 - right) * math.log(1.0 - q) / _SCALE
+
+        return _judge(completions, self.verifier.targets({**columns, "label": label}, len(completions)), score, lowest)
+
+
+@dataclass(frozen=True)
+class Format:
+    """Score 1 for a completion that the strict parser reads a label from, right or wrong, and 0 for any other.
+
+    Range: 0 to 1. Source: the format reward of DeepSeek-R1 (arXiv 2501.12948), read by our own parser.
+    """
+
+    __name__ = "format"
+    range = (0.0, 1.0)
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
+        """Score B completions; None where the completion is None. No column is needed."""
+        return [
+            None if answer is None else float(answer.status is Status.ANSWERED) for answer in read_answers(completions)
+        ]
+
+
+@dataclass(frozen=True)
+class GradedFormat:
+    """Score the share of four demands met: one think pair, then one answer pair, nothing outside them, a whole label.
+
+    A tag that is there twice meets no demand that it is part of, so that repeating tags never pays. 1 exactly where
+    `Format` is 1. Range: 0, 1/4, 1/2, 3/4, 1. Source: ours, after the partial credit of open-r1's `tag_count_reward`.
+    """
+
+    __name__ = "graded_format"
+    range = (0.0, 1.0)
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
+        """Score B completions; None where the completion is None. No column is needed."""
+        return [
+            None if text is None or answer is None else 1.0 if answer.label is not None else _grade(text)
+            for text, answer in zip(read_texts(completions), read_answers(completions), strict=True)
+        ]
+
+
+def _grade(text: str) -> float:
+    """The share of demands that a text meets which the strict parser reads no label from: 3/4 at most."""
+    at = [text.find(tag) if text.count(tag) == 1 else -1 for tag in TAGS]
+    think, answer = 0 <= at[0] < at[1], 0 <= at[2] < at[3]
+    in_order = think and answer and at[1] < at[2]
+    outside = in_order and text[: at[0]] + text[at[1] + len(TAGS[1]) : at[2]] + text[at[3] + len(TAGS[3]) :]
+    clean = in_order and not str(outside).strip()
+    label = answer and text[at[2] + len(TAGS[2]) : at[3]].strip() in LABELS
+    return min((think + in_order + clean + label) / 4, 0.75)
+
+
+accuracy = Accuracy()
+balanced_accuracy = BalancedAccuracy(OFFICIAL_TRAIN_COUNTS)
+direction = Direction()
+confidence = Confidence()
+format = Format()
+graded_format = GradedFormat()

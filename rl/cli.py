@@ -13,6 +13,8 @@ data_app = typer.Typer(no_args_is_help=True, help="PerturbQA's labels.")
 traces_app = typer.Typer(no_args_is_help=True, help="Reasoning traces for stage one.")
 app.add_typer(data_app, name="data")
 app.add_typer(traces_app, name="traces")
+rewards_app = typer.Typer(no_args_is_help=True, help="Rewards: tried without a model, before a run is spent on them.")
+app.add_typer(rewards_app, name="rewards")
 
 INTERRUPTED: Final = 130
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -131,6 +133,24 @@ def report_command(
     from benchmarks.evaluation_run import report_runs
 
     typer.echo(f"report: {report_runs(runs, out, title=title, command=_command())}")
+
+
+@rewards_app.command("check")
+def rewards_check(
+    config: Annotated[str, typer.Argument(help="YAML file with `rewards`, a built-in reward, or file.py:function.")],
+    data: DataOption = None,
+    rows: Annotated[int, typer.Option(min=2, help="Rows for the exploits; the gold answer is scored on all.")] = 300,
+    every: Annotated[bool, typer.Option("--all", help="Print every exploit, not only the best paid.")] = False,
+) -> None:
+    """Score gold answers and exploits, and fail where an exploit earns more than an honest policy."""
+    from rewards import CheckError
+    from rl.lab import check_config, describe_check, read_reward_config
+
+    checked = check_config(read_reward_config(config), data, rows)
+    for line in describe_check(checked, every=every):
+        typer.echo(line)
+    if failures := checked.check.failures():
+        raise CheckError(f"{config}: {'; '.join(failures)}; mend the rewards, or gate them with `gate: format`")
 
 
 @app.command("demo")

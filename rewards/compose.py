@@ -1,0 +1,546 @@
+"""Composition: a list of rewards in YAML, each with a weight, parameters, a schedule over steps and a gate.
+
+rewards:
+  - name: margin                 # ours, one of trl.rewards, package.module:function, or file.py:function
+    weight: 1.0
+    parameters: {verifier: hard}
+    schedule: {0: 0.0, 100: 1.0} # step: factor, linear between
+    gate: format                 # counts only where this reward is 1
+    timeout: 60                  # seconds a call may take; for rewards that are not ours
+  - format                       # short for {name: format}
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from rewards.batch import Completion, Scores
+from rewards.errors import CheckError, InputError
+from rewards.functions import Accuracy, BalancedAccuracy, Confidence, Direction, Format, GradedFormat, Margin
+from rewards.text import EvidenceFaithfulness, GeneMention, Length, Pathways, Repetition
+from rewards.timeout import TimeLimited
+from rewards.verifiers import (
+    LabelTable,
+    MixedVerifier,
+    SoftVerifier,
+    Verifier,
+    hard,
+    label_table,
+    read_gene_sets,
+    read_label_table,
+)
+
+BUILT_IN: Final[Mapping[str, Callable[..., Any]]] = {
+    "accuracy": Accuracy,
+    "balanced_accuracy": BalancedAccuracy,
+    "margin": Margin,
+    "direction": Direction,
+    "confidence": Confidence,
+    "format": Format,
+    "graded_format": GradedFormat,
+    "length": Length,
+    "gene_mention": GeneMention,
+    "repetition": Repetition,
+    "evidence_faithfulness": EvidenceFaithfulness,
+    "pathways": Pathways,
+}
+# What TRL 1.16's trl.rewards offers: loading it takes seconds, so its names stand here.
+TRL_REWARDS: Final = (
+    "accuracy_reward",
+    "get_cosine_scaled_reward",
+    "get_repetition_penalty_reward",
+    "get_soft_overlong_punishment",
+    "reasoning_accuracy_reward",
+    "think_format_reward",
+)
+KEYS: Final = ("name", "weight", "parameters", "schedule", "gate", "timeout")
+VERIFIERS: Final = ("hard", "soft", "mixed")
+TIMEOUT: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What rewards need to know of the data; a configuration names it.
+
+    Attributes:
+        train_counts: rows per label among the prompts, for `balanced_accuracy`.
+        tables: forecasts by name (`neighbours`, `gene_rate`): each makes a frame `item_id, p_up, p_down, p_none`.
+        folder: what relative paths in the configuration are relative to.
+    """
+
+    train_counts: Mapping[Any, int] | None = None
+    tables: Mapping[str, Callable[[], pd.DataFrame]] = field(default_factory=dict)
+    folder: Path = Path()
+
+
+@dataclass
+class Component:
+    """One reward of a composition; itself a reward function for TRL, which multiplies by the weight.
+
+    Attributes:
+        name: as in the configuration.
+        reward: the reward function.
+        weight: of its score in the sum.
+        schedule: (step, factor) pairs by step; the score is multiplied by a factor linear between them.
+        gate: a reward that must be 1 for this one to count.
+        ours: whether it is built in.
+    """
+
+    name: str
+    reward: Any
+    weight: float = 1.0
+    schedule: tuple[tuple[int, float], ...] = ()
+    gate: Any = None
+    ours: bool = True
+
+    def __post_init__(self) -> None:
+        self.__name__ = self.name
+
+    @property
+    def lowest(self) -> float:
+        """What it pays where its gate is shut: its own lowest score, 0 where that is not known or higher."""
+        return min(0.0, getattr(self.reward, "range", (0.0, 0.0))[0])
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
+        """Score B completions, gated and scheduled but not weighted.
+
+        The step of a schedule is the column `step` (a number or one a row), or that of TRL's `trainer_state`.
+
+        Raises:
+            CheckError: the function raised an error, or what it returned is not one number or None a completion.
+            InputError: a schedule without a step, or a column that the reward needs is missing.
+        """
+        scores = checked_scores(self.reward, self.name, completions, columns)
+        if self.gate is not None:
+            open_ = checked_scores(self.gate, f"{self.name}'s gate", completions, columns)
+            scores = [
+                None if score is None or gate is None else score if gate >= 1 else self.lowest
+                for score, gate in zip(scores, open_, strict=True)
+            ]
+        if not self.schedule:
+            return scores
+        factors = [self.factor(step) for step in _steps(columns, len(completions), self.name)]
+        return [None if score is None else score * at for score, at in zip(scores, factors, strict=True)]
+
+    def factor(self, step: int) -> float:
+        """The schedule's factor at a step: linear between its points, constant before and after them."""
+        if not self.schedule:
+            return 1.0
+        before = [point for point in self.schedule if point[0] <= step]
+        after = [point for point in self.schedule if point[0] > step]
+        if not before or not after:
+            return (after[0] if not before else before[-1])[1]
+        (start, low), (end, high) = before[-1], after[0]
+        return low + (high - low) * (step - start) / (end - start)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A weighted sum of rewards; made by `compose`.
+
+    Attributes:
+        components: the rewards, in the order of the configuration.
+    """
+
+    components: tuple[Component, ...]
+    __name__ = "composition"
+
+    @property
+    def weights(self) -> list[float]:
+        """A weight per component."""
+        return [component.weight for component in self.components]
+
+    @property
+    def last_step(self) -> int:
+        """The last step that a schedule names; 0 without schedules."""
+        return max((point[0] for component in self.components for point in component.schedule), default=0)
+
+    def scores(self, completions: Sequence[Completion], **columns: Any) -> dict[str, Scores]:
+        """Return each component's scores, gated and scheduled but not weighted."""
+        return {component.name: component(completions=completions, **columns) for component in self.components}
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
+        """Score B completions by the weighted sum; see `total`."""
+        return self.total(self.scores(completions, **columns), columns.get("group", columns.get("item_id")))
+
+    def total(self, scores: Mapping[str, Scores], group: Sequence[object] | None) -> Scores:
+        """Add up scores by component.
+
+        A component that judges no completion of a group is left out there, as TRL does it. Where it judges some, the
+        others get None: their sum would lack a part that those of their rivals have.
+
+        Args:
+            scores: B scores by component.
+            group: B values that tell groups apart; None where each completion stands alone.
+        """
+        rows = [scores[component.name] for component in self.components]
+        n = len(rows[0])
+        unscorable = [False] * n
+        if group is not None:
+            for row in rows:
+                partly_judged(row, group, unscorable)
+        totals: Scores = []
+        for at in range(n):
+            parts = [
+                component.weight * value
+                for component, row in zip(self.components, rows, strict=True)
+                if (value := row[at]) is not None
+            ]
+            totals.append(None if unscorable[at] or not parts else sum(parts))
+        return totals
+
+
+def partly_judged(scores: Scores, group: Sequence[object], unscorable: list[bool]) -> None:
+    """Mark in `unscorable` the completions without a score in groups where others have one."""
+    if all(score is not None for score in scores):
+        return
+    judged = {key for key, score in zip(group, scores, strict=True) if score is not None}
+    for at, (key, score) in enumerate(zip(group, scores, strict=True)):
+        if score is None and key in judged:
+            unscorable[at] = True
+
+
+def checked_scores(reward: Any, name: str, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Scores:
+    """Call a reward and hold what it returns against its contract: one finite number or None a completion.
+
+    Raises:
+        CheckError: it does not, or it raised an error that is not about the input.
+    """
+    try:
+        found = reward(completions=completions, **columns)
+    except (InputError, CheckError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckError(
+            f"reward {name}: raised {type(error).__name__}: {said}; an error is no score, mend the function"
+        ) from error
+    if not isinstance(found, list | tuple) or len(found) != len(completions):
+        what = f"{len(found)} scores" if isinstance(found, list | tuple) else type(found).__name__
+        raise CheckError(f"reward {name}: returned {what} for {len(completions)} completions; return a list, one each")
+    return [_checked(score, row, name) for row, score in enumerate(found)]
+
+
+def _checked(score: Any, row: int, name: str) -> float | None:
+    if type(score) is float and math.isfinite(score):
+        return score
+    if score is None:
+        return None
+    try:
+        number = float(score)
+    except (TypeError, ValueError):
+        number = math.inf
+    if math.isnan(number) and not isinstance(score, str):
+        return None  # TRL's sign for a completion that cannot be judged
+    if math.isinf(number) or isinstance(score, str):
+        raise CheckError(f"reward {name}: row {row} has the score {score!r}; return finite numbers or None")
+    return number
+
+
+def _steps(columns: Mapping[str, Any], n: int, name: str) -> list[int]:
+    step = columns.get("step")
+    if step is None:
+        state = columns.get("trainer_state")
+        step = getattr(state, "global_step", None)
+    if step is None:
+        raise InputError(f"{name}: has a schedule, but the batch does not say its step; add a column 'step'")
+    return [int(one) for one in step] if isinstance(step, Sequence) else [int(step)] * n
+
+
+def compose(
+    entries: Any, context: Context, *, weights: Sequence[float] | None = None, where: str = "rewards"
+) -> Composition:
+    """Make a composition from a configuration's list.
+
+    Args:
+        entries: names, or mappings with the keys `KEYS`.
+        context: what the rewards need to know of the data.
+        weights: TRL's `reward_weights`, one each; then no entry has a `weight` of its own.
+        where: what errors call the list (a file and key).
+
+    Raises:
+        InputError: an entry is malformed, a name is unknown (the nearest is suggested) or there twice, a parameter
+            does not fit.
+    """
+    if isinstance(entries, str):
+        entries = [entries]
+    if not isinstance(entries, Sequence) or not entries:
+        raise InputError(f"{where}: name at least one reward, each once")
+    components = [_component(entry, context, f"{where}, entry {at}") for at, entry in enumerate(entries, start=1)]
+    names = [component.name for component in components]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{where}: {twice!r} is there twice; name each reward once")
+    if weights is not None:
+        if len(weights) != len(components):
+            raise InputError(f"reward_weights: {len(weights)} weights for {len(components)} rewards; give one each")
+        if any(isinstance(entry, Mapping) and "weight" in entry for entry in entries):
+            raise InputError(f"{where}: has weights, and so has reward_weights; use one of the two")
+        for component, weight in zip(components, weights, strict=True):
+            component.weight = float(weight)
+    if all(component.weight == 0 for component in components):
+        raise InputError(f"{where}: every weight is 0, so that nothing is rewarded; give one another weight")
+    return Composition(tuple(components))
+
+
+def _component(entry: Any, context: Context, where: str) -> Component:
+    values: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
+        raise InputError(f"{where}: {entry!r} is no reward; write a name, or a mapping with `name`")
+    for key in values:
+        if key not in KEYS:
+            raise InputError(f"{where}: {key!r} is no key; did you mean {_nearest(str(key), KEYS)!r}?")
+    name = values["name"]
+    where = f"{where} ({name})"
+    parameters = values.get("parameters") or {}
+    if not isinstance(parameters, Mapping):
+        raise InputError(f"{where}: parameters {parameters!r} are no mapping; write `name: value` pairs")
+    weight = _number(values.get("weight", 1.0), f"{where}: weight")
+    timeout = values.get("timeout")
+    if timeout is not None and name in BUILT_IN:
+        raise InputError(f"{where}: timeout has no effect on a built-in reward; remove it")
+    gate = values.get("gate")
+    if gate is not None and not isinstance(gate, str):
+        raise InputError(f"{where}: gate {gate!r}; name one reward, as in `gate: format`")
+    seconds = TIMEOUT if timeout is None else _number(timeout, f"{where}: timeout")
+    return Component(
+        name=name,
+        reward=make_reward(name, parameters, context, timeout=seconds, where=where),
+        weight=weight,
+        schedule=_schedule(values.get("schedule"), where),
+        gate=None if gate is None else make_reward(gate, {}, context, timeout=seconds, where=f"{where}: gate"),
+        ours=name in BUILT_IN,
+    )
+
+
+def make_reward(
+    name: str, parameters: Mapping[str, Any], context: Context, *, timeout: float = TIMEOUT, where: str = "rewards"
+) -> Any:
+    """Make a reward by name.
+
+    Args:
+        name: one of `BUILT_IN` or `TRL_REWARDS`, `package.module:function`, or `file.py:function`.
+        parameters: of the reward's class or maker; as in a configuration.
+        context: what built-in rewards need to know of the data.
+        timeout: seconds a call may take, for rewards that are not ours; 0 runs them in this process without limit.
+        where: what errors call the entry.
+
+    Raises:
+        InputError: the name or a parameter is unknown, or a parameter does not fit.
+    """
+    if name in BUILT_IN:
+        return _built_in(name, parameters, context, where)
+    if name in TRL_REWARDS:
+        source = f"trl.rewards:{name}"
+    elif ":" in name:
+        source = name
+    else:
+        near = _nearest(name, [*BUILT_IN, *TRL_REWARDS])
+        raise InputError(
+            f"{where}: {name!r} is unknown; did you mean {near!r}? A reward of your own is file.py:function"
+        )
+    arguments = (source, dict(parameters), str(context.folder))
+    reward = load_foreign(*arguments)  # once here, so that what does not load is told before anything starts
+    if timeout <= 0:
+        return reward
+    return TimeLimited(load_foreign, arguments, getattr(reward, "__name__", name), timeout)
+
+
+def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where: str) -> Any:
+    made = BUILT_IN[name]
+    known = [one for one in inspect.signature(made).parameters if one != "train_counts"]
+    given = dict(parameters)
+    for key in given:
+        if key not in known:
+            hint = f"did you mean {_nearest(key, known)!r}?" if known else "it takes none"
+            raise InputError(f"{where}: {key!r} is no parameter; {hint}")
+    if name == "balanced_accuracy":
+        if context.train_counts is None:
+            raise InputError(f"{where}: the class counts are not known here; give the data (--data)")
+        given["train_counts"] = context.train_counts
+    if name == "margin":
+        given["rates"] = _table(given.get("rates", "gene_rate"), context, f"{where}: rates")
+    if "verifier" in given:
+        given["verifier"] = make_verifier(given["verifier"], context, f"{where}: verifier")
+    if "gene_sets" in given:
+        given["gene_sets"] = read_gene_sets(context.folder / str(given["gene_sets"]))
+    try:
+        return made(**given)
+    except TypeError as error:
+        missing = [p.name for p in inspect.signature(made).parameters.values()
+                   if p.default is inspect.Parameter.empty and p.name not in given]  # fmt: skip
+        said = f"needs the parameter {missing[0]!r}" if missing else " ".join(str(error).split())[:160]
+        raise InputError(f"{where}: {said}") from None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def make_verifier(spec: Any, context: Context, where: str = "verifier") -> Verifier:
+    """Make a verifier of answers.
+
+    Args:
+        spec: `hard`, or a mapping with `kind` (`hard`, `soft`, `mixed`) and `table` (a name of the context's, or a
+            Parquet file of `item_id, p_up, p_down, p_none`).
+        context: whose tables there are.
+        where: what errors call it.
+
+    Raises:
+        InputError: an unknown kind, key or table.
+    """
+    values = {"kind": spec} if isinstance(spec, str) else spec
+    if not isinstance(values, Mapping) or values.get("kind") not in VERIFIERS:
+        kind = values.get("kind") if isinstance(values, Mapping) else values
+        raise InputError(f"{where}: {kind!r} is unknown; use {', '.join(VERIFIERS)}")
+    for key in values:
+        if key not in ("kind", "table"):
+            raise InputError(f"{where}: {key!r} is no key; did you mean {_nearest(str(key), ('kind', 'table'))!r}?")
+    if values["kind"] == "hard":
+        if "table" in values:
+            raise InputError(f"{where}: a hard verifier takes no table; use kind: soft or mixed")
+        return hard
+    if "table" not in values:
+        raise InputError(f"{where}: {values['kind']} needs a table: a Parquet file or one of {_names(context.tables)}")
+    table = _table(values["table"], context, f"{where}: table")
+    return SoftVerifier(table) if values["kind"] == "soft" else MixedVerifier(table)
+
+
+def _table(name: Any, context: Context, where: str) -> LabelTable:
+    if isinstance(name, LabelTable):
+        return name
+    if name in context.tables:
+        return label_table(context.tables[name](), str(name))
+    path = context.folder / str(name)
+    if not path.is_file() and path.suffix != ".parquet":
+        raise InputError(f"{where}: {name!r} is no Parquet file and none of {_names(context.tables)}")
+    return read_label_table(path)
+
+
+def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") -> Any:
+    """Load a reward that is not ours.
+
+    Args:
+        source: `package.module:function` or `file.py:function`.
+        parameters: where there are any, the function is a maker (or a class) and is called with them; so is one
+            whose name begins with `get_`, and any class.
+        folder: what a relative file is relative to.
+
+    Raises:
+        InputError: there is no such module, file or function, or it does not take the parameters.
+    """
+    module_name, _, attribute = source.rpartition(":")
+    module = _module(module_name, Path(folder), source)
+    made = getattr(module, attribute, None)
+    if made is None:
+        public = [one for one in vars(module) if not one.startswith("_") and callable(vars(module)[one])]
+        raise InputError(f"{source}: {module_name} has no {attribute!r}{_hint(attribute, public)}")
+    if not callable(made):
+        raise InputError(f"{source}: is {type(made).__name__}, not a function; name the reward function")
+    if parameters or inspect.isclass(made) or attribute.startswith("get_"):
+        try:
+            made = made(**parameters)
+        except Exception as error:
+            said = " ".join(str(error).split())[:160]
+            raise InputError(f"{source}: does not take its parameters ({said}); mend them") from None
+    if inspect.iscoroutinefunction(made):
+        raise InputError(f"{source}: is asynchronous; make it a plain function")
+    return made
+
+
+def _module(name: str, folder: Path, source: str) -> Any:
+    try:
+        if not name.endswith(".py"):
+            if str(Path.cwd()) not in sys.path:
+                sys.path.append(str(Path.cwd()))  # as `python -m` would find it
+            return importlib.import_module(name)
+        path = next((p for p in (folder / name, Path(name)) if p.is_file()), None)
+        if path is None:
+            raise InputError(f"{source}: no file {name}; give the path from here or from the configuration")
+        alias = f"reward_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+        spec = importlib.util.spec_from_file_location(alias, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[alias] = module
+        spec.loader.exec_module(module)
+        return module
+    except InputError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{source}: cannot be loaded ({type(error).__name__}: {said}); mend the module") from None
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    return f"; did you mean {_nearest(name, known)!r}?" if known else ""
+
+
+def _schedule(values: Any, where: str) -> tuple[tuple[int, float], ...]:
+    if values is None:
+        return ()
+    if not isinstance(values, Mapping) or not values:
+        raise InputError(
+            f"{where}: schedule {values!r} is no mapping; write {{step: factor}}, as in {{0: 0.0, 100: 1.0}}"
+        )
+    points = []
+    for step, factor in values.items():
+        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+            raise InputError(f"{where}: schedule has the step {step!r}; steps are whole numbers from 0")
+        points.append((step, _number(factor, f"{where}: schedule at step {step}")))
+    return tuple(sorted(points))
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where} {value!r} is no number; give a finite one")
+    return float(value)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+
+
+def _names(tables: Mapping[str, Any]) -> str:
+    return ", ".join(tables) if tables else "no named tables here"
+
+
+def weight_notes(composition: Composition, *, scale_rewards: str) -> list[str]:
+    """Say what the weights do to GRPO's advantages, which are relative to a group.
+
+    Args:
+        composition: the rewards.
+        scale_rewards: TRL's key.
+    """
+    grouped = str(scale_rewards).lower() in ("group", "true")
+    said = []
+    for component in composition.components:
+        if component.weight == 0:
+            said.append(f"{component.name}: weight 0, so it is logged and rewards nothing")
+    if grouped and len(composition.components) == 1 and composition.weights[0] not in (0, 1):
+        said.append(f"{composition.components[0].name}: its weight does nothing, since scale_rewards: group divides "
+                    "each group's advantages by their spread; only its sign counts")  # fmt: skip
+    elif grouped:
+        said.append("scale_rewards: group divides each group by its spread, so that only ratios of weights count")
+    return said
+
+
+__all__ = [
+    "BUILT_IN",
+    "TRL_REWARDS",
+    "Component",
+    "Composition",
+    "Context",
+    "compose",
+    "load_foreign",
+    "make_reward",
+    "make_verifier",
+    "weight_notes",
+]

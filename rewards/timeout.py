@@ -1,0 +1,154 @@
+"""A hard time limit for rewards that we did not write: they run in a process of their own, which can be ended.
+
+A thread cannot be ended, and a signal does not interrupt a loop in C; a process always can.
+"""
+
+import atexit
+import contextlib
+import logging
+import multiprocessing
+import pickle
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from rewards.batch import Completion, Scores
+from rewards.errors import CheckError
+
+_STARTING: Final = 120.0  # seconds for the process to start and to import the reward's module
+_logger = logging.getLogger("synthpert.rewards")
+
+
+class TimeLimited:
+    """A reward in a process of its own; a call that takes too long is cut off, and all its completions get None.
+
+    Only columns of one value per completion reach the reward (and `step`): not the trainer and its callbacks.
+
+    Args:
+        make: makes the reward in the other process; a function that can be pickled.
+        arguments: of `make`.
+        name: of the reward.
+        seconds: a call may take.
+    """
+
+    def __init__(self, make: Callable[..., Any], arguments: Sequence[Any], name: str, seconds: float) -> None:
+        self.__name__ = name
+        self.seconds = seconds
+        self.cut_off = 0
+        self._make, self._arguments = make, tuple(arguments)
+        self._process: Any = None
+        self._pipe: Connection | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_process": None, "_pipe": None}
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
+        """Score B completions; None for each of them where the reward did not come back in time.
+
+        Raises:
+            CheckError: the reward raised an error; the message names it.
+        """
+        n = len(completions)
+        columns = {k: list(v) for k, v in columns.items() if _is_column(v, n)} | {
+            k: v for k, v in columns.items() if k == "step"
+        }
+        pipe = self._start() if self._pipe is None else self._pipe
+        try:
+            pipe.send((list(completions), columns))
+            if not pipe.poll(self.seconds):
+                self._end()
+                self.cut_off += n
+                _logger.warning(
+                    "reward %s: cut off after %g s, %d completions are unscorable", self.__name__, self.seconds, n
+                )
+                return [None] * n
+            kind, found = pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._end()
+            raise CheckError(
+                f"reward {self.__name__}: its process ended by itself; call it by hand to see why"
+            ) from None
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            self._end()
+            raise CheckError(f"reward {self.__name__}: a column cannot be sent to its process ({error}); set timeout: "
+                             "0 to run it in the trainer's own") from error  # fmt: skip
+        if kind == "error":
+            raise CheckError(f"reward {self.__name__}: raised {found}; an error is no score, mend the function")
+        return found  # type: ignore[no-any-return]
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        # The other process would run this one's main script again, which can be a trainer without a main guard.
+        main = sys.modules["__main__"]
+        kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+        process = context.Process(
+            target=_serve, args=(theirs, self._make, self._arguments), daemon=True, name=f"reward {self.__name__}"
+        )
+        try:
+            for name in kept:
+                with contextlib.suppress(AttributeError):
+                    setattr(main, name, None) if name == "__spec__" else delattr(main, name)
+            process.start()
+        finally:
+            for name, value in kept.items():
+                if value is not None:
+                    setattr(main, name, value)
+        theirs.close()
+        self._process, self._pipe = process, ours
+        atexit.register(self._end)
+        if not ours.poll(_STARTING):
+            self._end()
+            raise CheckError(f"reward {self.__name__}: its module did not load within {_STARTING:g} s")
+        try:
+            kind, found = ours.recv()
+        except EOFError:
+            kind, found = "error", "nothing; its process ended while it loaded"
+        if kind == "error":
+            self._end()
+            raise CheckError(f"reward {self.__name__}: loading it raised {found}")
+        return ours
+
+    def _end(self) -> None:
+        """End the process; also at exit, or when it hangs."""
+        if self._process is not None and self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+        atexit.unregister(self._end)
+
+
+def _is_column(value: Any, n: int) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | Mapping) and len(value) == n
+
+
+def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    """Score what comes through the pipe until it closes."""
+    try:
+        reward = make(*arguments)
+    except BaseException as error:
+        pipe.send(("error", _said(error)))
+        return
+    pipe.send(("ready", None))
+    while True:
+        try:
+            completions, columns = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            scores = [_plain(score) for score in reward(completions=completions, **columns)]
+            pipe.send(("scores", scores))
+        except Exception as error:
+            pipe.send(("error", _said(error)))
+
+
+def _plain(score: Any) -> Any:
+    """A score without its package: NumPy's and torch's numbers as Python's."""
+    return score.item() if hasattr(score, "item") else score
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,222 @@
+"""What an answer is checked against, apart from how it is scored: labels, forecasts, gene sets.
+
+A verifier of answers returns how probable each label is for each row of a batch; a hard label is a probability of 1.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+import pandas as pd
+
+from rewards.batch import column, read_labels
+from rewards.errors import InputError
+from rewards.labels import LABELS, Label
+
+# Probabilities in the order of `LABELS`, or None where a verifier knows nothing.
+Target: TypeAlias = tuple[float, float, float] | None
+PROBABILITIES: Final = ("p_up", "p_down", "p_none")
+_ONE_HOT: Final[dict[Label, Target]] = {
+    Label.UP: (1.0, 0.0, 0.0),
+    Label.DOWN: (0.0, 1.0, 0.0),
+    Label.NONE: (0.0, 0.0, 1.0),
+}
+INDEX: Final = {label: at for at, label in enumerate(LABELS)}
+
+
+class Verifier(Protocol):
+    """What `hard`, `SoftVerifier` and `MixedVerifier` offer."""
+
+    soft: bool
+
+    def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
+        """Return the label probabilities of the n rows of a batch."""
+
+
+@dataclass(frozen=True)
+class HardVerifier:
+    """PerturbQA's label: probability 1. An unknown or missing label is an `InputError`."""
+
+    soft = False
+
+    def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
+        """Read the column `label`."""
+        given = columns.get("label")
+        if given is None:
+            raise InputError("label: the batch has no column 'label', which hard verification needs; add it")
+        return [_ONE_HOT[label] for label in read_labels(given, n)]
+
+
+hard = HardVerifier()
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Label probabilities by item; made by `label_table` or `read_label_table`.
+
+    Attributes:
+        name: of the file or model, for messages.
+        rows: item id to probabilities in the order of `LABELS`.
+    """
+
+    name: str
+    rows: Mapping[str, tuple[float, float, float]] = field(repr=False)
+
+    def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
+        """Look up the column `item_id`; None for an item that is not in the table."""
+        return [self.rows.get(str(item)) for item in column(columns, "item_id", n, self.name)]
+
+
+def label_table(frame: pd.DataFrame, name: str) -> LabelTable:
+    """Make a table from a forecast.
+
+    Args:
+        frame: `item_id, p_up, p_down, p_none`, an item once, probabilities that add up to 1; other columns are left.
+        name: of the file or model, for messages.
+
+    Raises:
+        InputError: a column is missing, an item is there twice, or its probabilities are none.
+    """
+    for needed in ("item_id", *PROBABILITIES):
+        if needed not in frame:
+            raise InputError(f"{name}: no column {needed!r}; a soft verifier needs item_id, {', '.join(PROBABILITIES)}")
+    ids = frame["item_id"].astype(str)
+    if ids.duplicated().any():
+        raise InputError(f"{name}: {ids[ids.duplicated()].iloc[0]} is there twice; give each item one row")
+    p_NL = frame[list(PROBABILITIES)].to_numpy(dtype=float)
+    wrong = ~((p_NL >= -1e-9).all(axis=1) & (abs(p_NL.sum(axis=1) - 1.0) <= 1e-3))  # NaN is wrong too
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(f"{name}, row {row}: {ids.iloc[row]} has probabilities {p_NL[row].tolist()}, which are not "
+                         "three numbers from 0 to 1 that add up to 1; mend the table")  # fmt: skip
+    rows = {item: (p[0], p[1], p[2]) for item, p in zip(ids, p_NL.tolist(), strict=True)}
+    return LabelTable(name, rows)
+
+
+def read_label_table(path: Path) -> LabelTable:
+    """Read a Parquet file with `item_id, p_up, p_down, p_none`; see `label_table`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a soft verifier reads a Parquet file of label probabilities")
+    try:
+        names = [name for name in pq.read_schema(path).names if name in ("item_id", *PROBABILITIES)]
+        frame = pq.read_table(path, columns=names).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:120]}); write it again") from None
+    return label_table(frame, str(path))
+
+
+@dataclass(frozen=True)
+class SoftVerifier:
+    """A table or model of label probabilities in place of labels (rbio's soft verification, in expectation)."""
+
+    table: LabelTable
+    soft = True
+
+    def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
+        """Look up each row's item; None where the table does not know it."""
+        return self.table.targets(columns, n)
+
+
+@dataclass(frozen=True)
+class MixedVerifier:
+    """The label where there is one, a table elsewhere: training on unlabelled pairs.
+
+    A missing label is None, NaN or an empty text; any other unknown label is an `InputError`.
+    """
+
+    table: LabelTable
+    soft = False  # where there is a label, it decides
+
+    def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
+        """Read the column `label`, and look up the items without one."""
+        labels = column(columns, "label", n, "mixed verifier")
+        without = [value is None or value == "" or value != value for value in labels]
+        known = iter(
+            hard.targets({"label": [v for v, none in zip(labels, without, strict=True) if not none]}, n - sum(without))
+        )
+        if not any(without):
+            return list(known)
+        looked_up = self.table.targets(columns, n)
+        return [looked_up[row] if none else next(known) for row, none in enumerate(without)]
+
+
+_COLLECTION: Final = re.compile(r"^(?:HALLMARK|KEGG_MEDICUS|KEGG|REACTOME|WP|BIOCARTA|PID|GOBP|GOCC|GOMF|HP)_")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+
+
+@dataclass(frozen=True)
+class GeneSets:
+    """Gene sets by the words that name them: knowledge that a text's claims are held against.
+
+    Attributes:
+        sets: phrase in lower case (`oxidative phosphorylation`) to the symbols of its genes.
+    """
+
+    sets: Mapping[str, frozenset[str]] = field(repr=False)
+    _by_first: dict[str, list[tuple[str, ...]]] = field(init=False, repr=False, default_factory=dict)
+    _genes: set[str] = field(init=False, repr=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        for phrase, genes in self.sets.items():
+            words = tuple(_TOKEN.findall(phrase))
+            if words:
+                self._by_first.setdefault(words[0], []).append(words)
+            self._genes.update(genes)
+
+    def knows(self, gene: str) -> bool:
+        """Whether a gene is in any set."""
+        return gene in self._genes
+
+    def claims(self, sentence: str) -> list[tuple[str, str, bool]]:
+        """Return each (gene, pathway) that a sentence names together, and whether the gene is in the set."""
+        tokens = [token.rstrip(".-") for token in _TOKEN.findall(sentence)]
+        lowered = [token.lower() for token in tokens]
+        phrases = {
+            words
+            for at, token in enumerate(lowered)
+            for words in self._by_first.get(token, ())
+            if tuple(lowered[at : at + len(words)]) == words
+        }
+        inside = {token for words in phrases for token in words}
+        genes = {token for token in tokens if token in self._genes and token.lower() not in inside}
+        named = {phrase: genes_in for phrase, genes_in in self.sets.items() if tuple(_TOKEN.findall(phrase)) in phrases}
+        return [(gene, phrase, gene in members) for phrase, members in named.items() for gene in sorted(genes)]
+
+
+def read_gene_sets(path: Path) -> GeneSets:
+    """Read a GMT file: name, description and symbols on a line, tabs between.
+
+    `HALLMARK_OXIDATIVE_PHOSPHORYLATION` is known as `oxidative phosphorylation`.
+
+    Raises:
+        InputError: the file is missing or empty, or a line has fewer than three fields; names file and line.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a GMT file of gene sets")
+    sets: dict[str, frozenset[str]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text; give a GMT file of gene sets") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        fields = [part.strip() for part in line.split("\t")]
+        genes = frozenset(part for part in fields[2:] if part)
+        if not fields[0] or not genes:
+            raise InputError(f"{path}, line {number}: not name, description and genes with tabs between; mend the line")
+        phrase = set_phrase(fields[0])
+        sets[phrase] = sets.get(phrase, frozenset()) | genes
+    if not sets:
+        raise InputError(f"{path}: no gene set in it; give a GMT file of gene sets")
+    return GeneSets(sets)
+
+
+def set_phrase(name: str) -> str:
+    """Return the words by which a text would name a gene set."""
+    return " ".join(_COLLECTION.sub("", name).replace("_", " ").lower().split())

@@ -1,0 +1,156 @@
+"""The reward lab: a configuration's rewards checked for exploits and replayed on stored rollouts, without a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from benchmarks.corpus import Corpus, draw_items, open_corpus
+from benchmarks.prompts import PromptConfig
+from benchmarks.reward_data import check_rows, label_weights, reward_context
+from rewards import InputError
+from rewards.check import HONEST, Check, check_rewards, counts_tokens
+from rewards.compose import BUILT_IN, TRL_REWARDS, Composition, compose, weight_notes
+from sft.config import check_keys, read_yaml
+
+CHECKED_ROWS: Final = 300
+SEED: Final = 0
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What a configuration says of its rewards; a file of stage two serves, and so does one with these keys alone.
+
+    Attributes:
+        name: of the configuration, for pages and messages.
+        rewards: the list; see `rewards/compose.py`.
+        reward_weights: TRL's key: a weight each, instead of weights in the list.
+        scale_rewards: TRL's key.
+        data, split, template, evidence, lemmas, balance: as in stage two.
+        folder: what files that it names are relative to.
+    """
+
+    name: str
+    rewards: Any
+    reward_weights: Any = None
+    scale_rewards: Any = "group"
+    data: str | None = None
+    split: str = "official"
+    template: str = "three_class"
+    evidence: int = 0
+    lemmas: bool = False
+    balance: bool = False
+    folder: Path = field(default_factory=Path)
+
+    def compose(self, items: pd.DataFrame, corpus: Corpus, counts: Mapping[str, int] | None = None) -> Composition:
+        """Make the rewards for a frame of items."""
+        context = reward_context(items, corpus, folder=self.folder, counts=counts)
+        return compose(self.rewards, context, weights=self.reward_weights, where=f"{self.name}: rewards")
+
+
+def read_reward_config(source: str) -> RewardConfig:
+    """Read a configuration's rewards.
+
+    Args:
+        source: a YAML file with a key `rewards`, or one reward: a built-in name, `package.module:function`, or
+            `file.py:function`.
+
+    Raises:
+        InputError: neither, or the file has no rewards.
+    """
+    if source in BUILT_IN or source in TRL_REWARDS or (":" in source and not Path(source).is_file()):
+        return RewardConfig(source, [source])
+    if not Path(source).is_file():
+        raise InputError(
+            f"{source}: no such file; give a YAML file with `rewards`, a built-in reward, or file.py:function"
+        )
+    values = read_yaml(Path(source))
+    own = [one.name for one in fields(RewardConfig) if one.name not in ("name", "folder")]
+    if "sft_run" not in values:  # a file of its own: every key must be one of ours
+        check_keys([str(key) for key in values], own, source)
+    if "rewards" not in values:
+        raise InputError(f"{source}: has no key 'rewards'; write a list of rewards under it")
+    known = {key: value for key, value in values.items() if key in own}
+    return RewardConfig(source, folder=Path(), **known)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A check with what has to be said about it."""
+
+    config: RewardConfig
+    data: str
+    check: Check
+    notes: tuple[str, ...]
+
+
+def check_config(config: RewardConfig, data: str | None = None, rows: int = CHECKED_ROWS) -> Checked:
+    """Check a configuration's rewards on training rows.
+
+    Args:
+        config: the configuration.
+        data: folder of the labels or `sample`; the configuration's own by default, and `sample` where it has none.
+        rows: rows for the exploits, drawn at random with equal numbers of each label where the configuration
+            balances them; the gold answer is scored on every training row.
+
+    Raises:
+        InputError: bad configuration or data.
+        CheckError: a reward raised an error.
+    """
+    corpus = open_corpus(data or config.data or "sample", config.split)
+    train = corpus.train
+    if config.template == "direction":
+        train = train[train["label"] != "not differentially expressed"]
+    drawn = draw_items(train, min(rows, len(train)), seed=SEED, balance=False)
+    counts = None
+    if config.balance:  # stage two draws each label equally often
+        counts = dict.fromkeys(("upregulated", "downregulated", "not differentially expressed"), 1)
+    composition = config.compose(train, corpus, counts)
+    prompt = PromptConfig(config.template, config.evidence, config.lemmas)
+    checked = check_rows(drawn, corpus, prompt)
+    check = check_rewards(
+        composition,
+        checked,
+        gold_rows=check_rows(train, corpus, prompt),
+        weight=label_weights([row.label for row in checked], balance=config.balance),
+    )
+    notes = weight_notes(composition, scale_rewards=str(config.scale_rewards))
+    for name in check.constant:
+        notes.append(f"{name}: the same for every completion of an item, a constant shift: GRPO subtracts each group's "
+                     "mean, so it does nothing")  # fmt: skip
+    if check.soft and check.beaten:
+        notes.append(f"a soft verifier decides: on {check.beaten} of {check.gold_rows} rows it pays another label more "
+                     "than the gold one")  # fmt: skip
+    if composition.last_step:
+        notes.append(f"schedules are taken at step {composition.last_step}, their last point")
+    if counts_tokens(composition):
+        notes.append("tokens are estimated here at four characters each")
+    return Checked(config, corpus.source, check, tuple(notes))
+
+
+def describe_check(checked: Checked, *, every: bool = False) -> list[str]:
+    """Say what a check found, as lines of text."""
+    check = checked.check
+    lines = [
+        f"{checked.config.name}: {check.rows} of {check.gold_rows} training rows of {checked.data}",
+        f"  {'gold answer':46} {check.gold:8.3f}",
+        f"  {f'honest policy, right {HONEST:.0%} of the time':46} {check.honest:8.3f}",
+    ]
+    less = [one for one in check.earnings if one not in check.found and one not in check.tied]
+    shown = [*check.found, *(check.tied if every else ()), *(less if every else less[:12])]
+    if check.tied and not every:
+        names = ", ".join(one.name for one in check.tied[:4])
+        lines.append(f"  {f'{len(check.tied)} exploits that only write otherwise':46} {check.honest:8.3f}  {names}, …")
+    for one in shown:
+        mark = "MORE than honest" if one in check.found else ""
+        none = f"{one.unscorable:.0%} unscorable" if one.unscorable else ""
+        kind = "as often right" if one.knows else "knows nothing"
+        lines.append(f"  {one.name:46} {one.mean:8.3f}  {kind:14} {mark} {none}".rstrip())
+    if len(shown) < len(check.earnings):
+        lines.append(f"  {len(check.earnings) - len(shown)} more exploits earn less; --all prints them")
+    lines.append("share of the variance within groups, from which GRPO learns:")
+    lines += [f"  {name:46} {share:8.1%}" for name, share in check.effect.items()]
+    lines += [f"note: {note}" for note in checked.notes]
+    return lines
