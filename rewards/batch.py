@@ -1,6 +1,5 @@
 """Reading a batch as rewards see it: texts, parsed answers, labels, words. Rewards in a row share what was read."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -110,6 +109,6 @@ def read_prompts(columns: Mapping[str, Any], n: int, reward: str) -> list[str]:
     return [seen.get(id(prompt)) or seen.setdefault(id(prompt), prompt_text(prompt)) for prompt in prompts]
 
 
-def finite(value: float) -> bool:
-    """Whether a score is a number that can be summed."""
-    return not (math.isnan(value) or math.isinf(value))
+def is_column(value: Any, n: int) -> bool:
+    """Whether a keyword of a batch of n holds a value per completion."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == n

@@ -1,5 +1,7 @@
 """What a reward would pay for, before a training run is spent on it: gold answers, exploits, an honest policy."""
 
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -18,7 +20,8 @@ HONEST: Final = 0.6  # accuracy of the honest policy
 LENGTHS: Final = (1, 2, 4, 7, 11, 16, 24)  # sentences; the honest policy writes as much as pays best
 TOLERANCE: Final = 1e-9
 _CHUNK: Final = 1000
-_FEWEST_FACTS: Final = 2
+_FACTS: Final = 2  # pathways that an honest policy names for a gene
+_PIECE: Final = re.compile(r"\s?\S{1,4}")
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -163,7 +166,7 @@ def _facts(sets: GeneSets, row: Row) -> tuple[str, ...]:
     return tuple(
         f"{gene} takes part in {phrase}."
         for gene in dict.fromkeys((row.pert, row.gene))
-        for phrase in [phrase for phrase, genes in sets.sets.items() if gene in genes][:_FEWEST_FACTS]
+        for phrase in [phrase for phrase, genes in sets.sets.items() if gene in genes][:_FACTS]
     )
 
 
@@ -186,17 +189,19 @@ def _columns(composition: Composition, rows: Sequence[Row], completions: Sequenc
         **{name: [getattr(row, name) for row in rows] for name in ("item_id", "cell_line", "pert", "gene")},
         "label": [str(row.label) for row in rows],
         "prompts": [row.prompt for row in rows],
-        # Without a tokenizer: four characters a token, as the page says where a reward counts tokens.
-        "completion_tokens": [max(len(text) // 4, 1) for text in completions],
-        "completion_ids": [range(max(len(text) // 4, 1)) for text in completions],
+        **({"completion_ids": [_pieces(text) for text in completions]} if counts_tokens(composition) else {}),
         "step": composition.last_step,
     }
 
 
 def counts_tokens(composition: Composition) -> bool:
-    """Whether a reward counts tokens, which the check estimates at four characters each."""
-    rewards = [component.reward for component in composition.components]
-    return any(isinstance(one, Length) and one.unit == "tokens" for one in rewards)
+    """Whether a reward may look at tokens, which the check estimates: pieces of words, four characters at most."""
+    parts = composition.components
+    return any(not one.ours or (isinstance(one.reward, Length) and one.reward.unit == "tokens") for one in parts)
+
+
+def _pieces(text: str) -> list[int]:
+    return [zlib.crc32(piece.encode("utf-8", "surrogatepass")) for piece in _PIECE.findall(text)]
 
 
 def _mixture(composition: Composition, rows: Sequence[Row], make: Any, answers: int = len(LABELS)) -> Floats:

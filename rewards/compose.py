@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from rewards.batch import Completion, Scores
+from rewards.batch import Completion, Scores, completion_text, is_column
 from rewards.errors import CheckError, InputError
 from rewards.functions import Accuracy, BalancedAccuracy, Confidence, Direction, Format, GradedFormat, Margin
 from rewards.text import EvidenceFaithfulness, GeneMention, Length, Pathways, Repetition
@@ -93,7 +93,8 @@ class Component:
         weight: of its score in the sum.
         schedule: (step, factor) pairs by step; the score is multiplied by a factor linear between them.
         gate: a reward that must be 1 for this one to count.
-        ours: whether it is built in.
+        ours, gate_ours: whether the reward and the gate are built in. Others get what TRL would give them for a
+            conversation: messages, and no completion that failed.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Component:
     schedule: tuple[tuple[int, float], ...] = ()
     gate: Any = None
     ours: bool = True
+    gate_ours: bool = True
 
     def __post_init__(self) -> None:
         self.__name__ = self.name
@@ -120,9 +122,11 @@ class Component:
             CheckError: the function raised an error, or what it returned is not one number or None a completion.
             InputError: a schedule without a step, or a column that the reward needs is missing.
         """
-        scores = checked_scores(self.reward, self.name, completions, columns)
+        score = checked_scores if self.ours else _foreign_scores
+        scores = score(self.reward, self.name, completions, columns)
         if self.gate is not None:
-            open_ = checked_scores(self.gate, f"{self.name}'s gate", completions, columns)
+            score = checked_scores if self.gate_ours else _foreign_scores
+            open_ = score(self.gate, f"{self.name}'s gate", completions, columns)
             scores = [
                 None if score is None or gate is None else score if gate >= 1 else self.lowest
                 for score, gate in zip(scores, open_, strict=True)
@@ -231,6 +235,24 @@ def checked_scores(reward: Any, name: str, completions: Sequence[Completion], co
     return [_checked(score, row, name) for row, score in enumerate(found)]
 
 
+def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Scores:
+    """Call a reward that is not ours: with messages, and without completions that failed, which get None."""
+    n = len(completions)
+    texts = [completion_text(completion) for completion in completions]
+    there = [at for at, text in enumerate(texts) if text is not None]
+    messages: list[Completion] = [
+        [{"role": "assistant", "content": texts[at]}] if isinstance(completions[at], str) else completions[at]
+        for at in there
+    ]
+    if len(there) < n:
+        columns = {key: [value[at] for at in there] if is_column(value, n) else value for key, value in columns.items()}
+    scores: Scores = [None] * n
+    found = checked_scores(reward, name, messages, columns) if there else []
+    for at, score in zip(there, found, strict=True):
+        scores[at] = score
+    return scores
+
+
 def _checked(score: Any, row: int, name: str) -> float | None:
     if type(score) is float and math.isfinite(score):
         return score
@@ -320,6 +342,7 @@ def _component(entry: Any, context: Context, where: str) -> Component:
         schedule=_schedule(values.get("schedule"), where),
         gate=None if gate is None else make_reward(gate, {}, context, timeout=seconds, where=f"{where}: gate"),
         ours=name in BUILT_IN,
+        gate_ours=gate is None or gate in BUILT_IN,
     )
 
 

@@ -9,11 +9,11 @@ import logging
 import multiprocessing
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from rewards.batch import Completion, Scores
+from rewards.batch import Completion, Scores, is_column
 from rewards.errors import CheckError
 
 _STARTING: Final = 120.0  # seconds for the process to start and to import the reward's module
@@ -50,7 +50,7 @@ class TimeLimited:
             CheckError: the reward raised an error; the message names it.
         """
         n = len(completions)
-        columns = {k: list(v) for k, v in columns.items() if _is_column(v, n)} | {
+        columns = {k: list(v) for k, v in columns.items() if is_column(v, n)} | {
             k: v for k, v in columns.items() if k == "step"
         }
         pipe = self._start() if self._pipe is None else self._pipe
@@ -119,10 +119,6 @@ class TimeLimited:
             self._pipe.close()
         self._process = self._pipe = None
         atexit.unregister(self._end)
-
-
-def _is_column(value: Any, n: int) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | Mapping) and len(value) == n
 
 
 def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:

@@ -153,6 +153,22 @@ def rewards_check(
         raise CheckError(f"{config}: {'; '.join(failures)}; mend the rewards, or gate them with `gate: format`")
 
 
+@rewards_app.command("replay")
+def rewards_replay(
+    configs: Annotated[list[str], typer.Argument(help="One or two, as for `check`; two are shown side by side.")],
+    rollouts: Annotated[Path, typer.Option(help="Folder of a GRPO run, or a Parquet file of rollouts.")],
+    out: OutOption = Path("runs/replay"),
+    data: DataOption = None,
+) -> None:
+    """Apply rewards to stored rollouts: distribution, signal, what they pay for, where two differ."""
+    from rl.lab import read_reward_config, replay_configs
+
+    page = replay_configs(
+        [read_reward_config(config) for config in configs], rollouts, out, data=data, command=_command()
+    )
+    typer.echo(f"replay: {page}")
+
+
 @app.command("demo")
 def demo_command(
     out: OutOption = Path("runs/demo"),

@@ -1,6 +1,6 @@
 """The reward lab: a configuration's rewards checked for exploits and replayed on stored rollouts, without a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +9,10 @@ import pandas as pd
 
 from benchmarks.corpus import Corpus, draw_items, open_corpus
 from benchmarks.prompts import PromptConfig
+from benchmarks.replay import as_trained, replay, summarize_replay, write_replay
 from benchmarks.reward_data import check_rows, label_weights, reward_context
+from benchmarks.rollout_files import read_rollouts
+from benchmarks.runs import CONFIG, MANIFEST, read_manifest
 from rewards import InputError
 from rewards.check import HONEST, Check, check_rewards, counts_tokens
 from rewards.compose import BUILT_IN, TRL_REWARDS, Composition, compose, weight_notes
@@ -126,8 +129,46 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
     if composition.last_step:
         notes.append(f"schedules are taken at step {composition.last_step}, their last point")
     if counts_tokens(composition):
-        notes.append("tokens are estimated here at four characters each")
+        notes.append("tokens, where a reward looks at them, are estimated: pieces of words of four characters at most")
     return Checked(config, corpus.source, check, tuple(notes))
+
+
+def replay_configs(
+    configs: Sequence[RewardConfig], rollouts: Path, out: Path, *, data: str | None = None, command: str = ""
+) -> Path:
+    """Apply one or two configurations' rewards to stored rollouts and write the page.
+
+    Args:
+        configs: one or two. A single one stands beside the rewards that the rollouts were stored with, if any.
+        rollouts: a GRPO run's folder, or its Parquet files.
+        out: folder for `replay.html` and `replay.json`.
+        data: folder of the labels or `sample`; by default the run's own, then the configuration's, then `sample`.
+        command: shown on the page.
+
+    Raises:
+        InputError: bad configuration, rollouts or data.
+        CheckError: a reward raised an error.
+    """
+    if not 1 <= len(configs) <= 2:
+        raise InputError(f"{len(configs)} configurations: give one, or two to see them side by side")
+    frame = read_rollouts(rollouts)
+    of_run = read_yaml(rollouts / CONFIG) if (rollouts / CONFIG).is_file() else {}
+    source = data or of_run.get("data") or (None if of_run else configs[0].data or "sample")
+    corpus = open_corpus(source, of_run.get("split") or configs[0].split)
+    counts = None
+    if (rollouts / MANIFEST).is_file():  # the prompts that the run drew, not only those it came to
+        counts = (read_manifest(rollouts).get("prompts") or {}).get("labels")
+    replayed = []
+    for config in configs:
+        composition = config.compose(frame, corpus, counts)
+        notes = weight_notes(composition, scale_rewards=str(config.scale_rewards))
+        replayed.append(replay(frame, composition, config.name, notes))
+    stored = as_trained(frame)
+    if len(replayed) == 1 and stored is not None:
+        replayed.append(stored)
+    rates = corpus.rates(frame.drop_duplicates("item_id"))
+    summary = summarize_replay(frame, replayed, rates, source=str(rollouts), command=command)
+    return write_replay(summary, out)
 
 
 def describe_check(checked: Checked, *, every: bool = False) -> list[str]:

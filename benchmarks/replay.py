@@ -1,0 +1,444 @@
+"""Rewards applied to stored rollouts: what they would have paid, for what, and where two of them differ.
+
+Correlations within groups are those that GRPO can act on: it compares the completions of one prompt with each other.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.rollout_files import COMPONENT
+from rewards import LABELS, Status, parse_answer
+from rewards.compose import Composition
+
+CHUNK: Final = 1000
+BINS: Final = 30
+EXAMPLES: Final = 10
+TEXT_LIMIT: Final = 3000
+AS_TRAINED: Final = "as trained"
+FACTORS: Final = {
+    "correctness": "1 where the answer is the label, else 0",
+    "length": "tokens of the completion (words where tokens are not stored)",
+    "gene's rate": "how often the gene shows the answered label in training, the item itself left out",
+}
+TEMPLATES: Final = Path(__file__).parent / "templates"
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One configuration's rewards on N stored rollouts.
+
+    Attributes:
+        name: of the configuration.
+        total_N: weighted sum; NaN where it cannot be judged.
+        parts: component to its scores, gated and scheduled but not weighted; NaN where it cannot judge.
+        weights: component to its weight.
+        notes: sentences about the weights.
+    """
+
+    name: str
+    total_N: Floats
+    parts: Mapping[str, Floats]
+    weights: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def replay(frame: pd.DataFrame, composition: Composition, name: str, notes: Sequence[str] = ()) -> Replayed:
+    """Apply rewards to rollouts.
+
+    Args:
+        frame: from `read_rollouts`.
+        composition: the rewards.
+        name: what pages call them.
+        notes: sentences about the weights.
+
+    Raises:
+        InputError: a reward needs a column that the rollouts do not have.
+        CheckError: a reward raised an error.
+    """
+    columns = _columns(frame)
+    completions = frame["completion"].tolist()
+    parts: dict[str, list[float | None]] = {component.name: [] for component in composition.components}
+    bounds = _chunks(columns["group"])
+    for start, end in bounds:
+        some = {key: values[start:end] for key, values in columns.items()}
+        for key, scores in composition.scores(completions[start:end], **some).items():
+            parts[key] += scores
+    total = composition.total(parts, columns["group"])
+    weights = {component.name: component.weight for component in composition.components}
+    return Replayed(name, _array(total), {key: _array(scores) for key, scores in parts.items()}, weights, tuple(notes))
+
+
+def as_trained(frame: pd.DataFrame) -> Replayed | None:
+    """Return the rewards that rollouts were stored with, or None where there are none."""
+    if "total_reward" not in frame:
+        return None
+    parts = {
+        str(name)[len(COMPONENT) :]: frame[name].to_numpy(dtype=np.float64)
+        for name in frame
+        if str(name).startswith(COMPONENT)
+    }
+    return Replayed(AS_TRAINED, frame["total_reward"].to_numpy(dtype=np.float64), parts, {})
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    names = [name for name in frame if not str(name).startswith(COMPONENT)]
+    columns = {str(name): frame[name].tolist() for name in names if name not in ("completion", "answer", "status")}
+    columns["label"] = [None if pd.isna(label) else label for label in columns["label"]]
+    columns.pop("total_reward", None)
+    columns.pop("advantage", None)
+    if "prompt" in columns:
+        columns["prompts"] = columns.pop("prompt")
+        if any(prompt is None for prompt in columns["prompts"]):
+            del columns["prompts"]
+    return columns
+
+
+def _chunks(group: Sequence[Any]) -> list[tuple[int, int]]:
+    """Bounds of about `CHUNK` rows that do not cut a group in two where its rows stand together."""
+    bounds, start = [], 0
+    for at in range(1, len(group) + 1):
+        if at == len(group) or (at - start >= CHUNK and group[at] != group[at - 1]):
+            bounds.append((start, at))
+            start = at
+    return bounds
+
+
+def _array(scores: Sequence[float | None]) -> Floats:
+    return np.asarray([np.nan if one is None else one for one in scores], dtype=np.float64)
+
+
+def summarize_replay(
+    frame: pd.DataFrame, replayed: Sequence[Replayed], rates: pd.DataFrame | None, *, source: str, command: str
+) -> dict[str, Any]:
+    """Return what the page shows, as JSON can hold it.
+
+    Args:
+        frame: the rollouts.
+        replayed: one or two configurations on them.
+        rates: `item_id, p_up, p_down, p_none` of the items' genes; None where they are not known.
+        source: of the rollouts.
+        command: that made the page.
+    """
+    answers = [parse_answer(text) for text in frame["completion"]]
+    label = frame["label"].astype(object).where(frame["label"].notna(), "").astype(str).to_numpy()
+    answer = np.asarray(["" if one.label is None else str(one.label) for one in answers], dtype=object)
+    right_N = np.where(label == "", np.nan, (answer == label).astype(float))
+    length_N = _lengths(frame)
+    group_N: Ints = pd.factorize(frame["group"])[0]
+    factors = {
+        "correctness": right_N,
+        "length": length_N,
+        "gene's rate": _rate_of_answer(frame, answer, rates),
+    }
+    steps = frame["step"].to_numpy()
+    status = pd.Series([str(one.status) for one in answers])
+    low = min((float(np.nanmin(one.total_N)) for one in replayed if not np.isnan(one.total_N).all()), default=0.0)
+    high = max((float(np.nanmax(one.total_N)) for one in replayed if not np.isnan(one.total_N).all()), default=1.0)
+    edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
+    summary: dict[str, Any] = {
+        "rollouts": {
+            "source": source,
+            "completions": len(frame),
+            "groups": int(group_N.max()) + 1,
+            "items": int(frame["item_id"].nunique()),
+            "steps": len(np.unique(steps)),
+            "accuracy": _number(np.nanmean(right_N)) if not np.isnan(right_N).all() else None,
+            "status": {str(one): float((status == str(one)).mean()) for one in Status},
+            "mean_length": _number(np.nanmean(length_N)),
+        },
+        "command": command,
+        "edges": edges.tolist(),
+        "configs": [_one(one, frame, group_N, steps, factors, right_N, edges) for one in replayed],
+        "accuracy_by_step": _by_step(right_N, steps),
+        "comparison": None,
+        "examples": [],
+    }
+    if len(replayed) == 2:
+        summary["comparison"], chosen = _compare(replayed[0], replayed[1], group_N)
+    else:
+        chosen = _surprising(replayed[0].total_N, right_N)
+    summary["examples"] = [
+        {
+            **{key: str(frame[key].iloc[at]) for key in ("item_id", "step", "label")},
+            "answer": str(answer[at]) or None,
+            "status": str(answers[at].status),
+            "rewards": [
+                {"name": one.name, "total": _number(one.total_N[at]),
+                 "parts": {key: _number(part[at]) for key, part in one.parts.items()}}
+                for one in replayed
+            ],
+            "text": str(frame["completion"].iloc[at] or "")[:TEXT_LIMIT],
+            "why": why,
+        }
+        for at, why in chosen
+    ]  # fmt: skip
+    return summary
+
+
+def _lengths(frame: pd.DataFrame) -> Floats:
+    if "completion_tokens" in frame and frame["completion_tokens"].notna().all():
+        return frame["completion_tokens"].to_numpy(dtype=np.float64)
+    return np.asarray([0 if text is None else len(text.split()) for text in frame["completion"]], dtype=np.float64)
+
+
+def _rate_of_answer(frame: pd.DataFrame, answer: Any, rates: pd.DataFrame | None) -> Floats:
+    if rates is None:
+        return np.full(len(frame), np.nan)
+    table = rates.drop_duplicates("item_id").set_index("item_id")[["p_up", "p_down", "p_none"]]
+    rate_NL = table.reindex(frame["item_id"]).to_numpy(dtype=np.float64)
+    index = {str(label): at for at, label in enumerate(LABELS)}
+    at_N = np.asarray([index.get(one, -1) for one in answer])
+    return np.where(at_N >= 0, rate_NL[np.arange(len(frame)), at_N], np.nan)
+
+
+def _one(
+    one: Replayed, frame: pd.DataFrame, group_N: Ints, steps: Any, factors: Mapping[str, Floats], right_N: Floats,
+    edges: Floats,
+) -> dict[str, Any]:  # fmt: skip
+    flat, n_groups = zero_variance(one.total_N, group_N)
+    return {
+        "name": one.name,
+        "notes": list(one.notes),
+        "total": _distribution(one.total_N, edges),
+        "components": {
+            key: {**_distribution(part, None), "weight": one.weights.get(key), "share": share}
+            for (key, part), share in zip(one.parts.items(), _shares(one, group_N), strict=True)
+        },
+        "zero_variance": flat,
+        "groups": n_groups,
+        "correlations": {
+            key: {
+                "overall": correlation(one.total_N, factor),
+                "within": within_correlation(one.total_N, factor, group_N),
+            }
+            for key, factor in factors.items()
+        },
+        "by_class": _by(one.total_N, right_N, frame["label"]),
+        "by_line": _by(one.total_N, right_N, frame["cell_line"]),
+        "by_step": _by_step(one.total_N, steps),
+        "paid_for_right": [_number(_mean_of(one.total_N, right_N == 1)), _number(_mean_of(one.total_N, right_N == 0))],
+    }
+
+
+def _distribution(score_N: Floats, edges: Floats | None) -> dict[str, Any]:
+    known = score_N[~np.isnan(score_N)]
+    found: dict[str, Any] = {"unscorable": float(1 - len(known) / len(score_N))}
+    if not len(known):
+        return {**found, "mean": None, "sd": None, "quantiles": [None] * 5, "histogram": [0] * BINS}
+    found |= {
+        "mean": float(known.mean()),
+        "sd": float(known.std()),
+        "quantiles": [float(q) for q in np.quantile(known, (0.0, 0.25, 0.5, 0.75, 1.0))],
+    }
+    if edges is not None:
+        found["histogram"] = np.histogram(known, bins=edges)[0].tolist()
+    return found
+
+
+def zero_variance(total_N: Floats, group_N: Ints) -> tuple[float | None, int]:
+    """Return the share of groups whose completions all earn the same, and how many groups have two scored or more.
+
+    Such a group has advantages of 0: it moves nothing.
+    """
+    known = ~np.isnan(total_N)
+    frame = pd.DataFrame({"group": group_N[known], "total": total_N[known]})
+    spread = frame.groupby("group")["total"].agg(["min", "max", "size"])
+    spread = spread[spread["size"] >= 2]
+    if spread.empty:
+        return None, 0
+    return float((spread["max"] - spread["min"] <= 1e-9).mean()), len(spread)
+
+
+def correlation(a_N: Floats, b_N: Floats) -> float | None:
+    """Pearson's correlation over what is known of both; None where either is constant."""
+    known = ~(np.isnan(a_N) | np.isnan(b_N))
+    a, b = a_N[known], b_N[known]
+    if len(a) < 3 or a.std() < 1e-9 or b.std() < 1e-9:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def within_correlation(a_N: Floats, b_N: Floats, group_N: Ints) -> float | None:
+    """Pearson's correlation of the deviations from each group's mean."""
+    known = ~(np.isnan(a_N) | np.isnan(b_N))
+    frame = pd.DataFrame({"a": a_N[known], "b": b_N[known], "group": group_N[known]})
+    centred = frame[["a", "b"]] - frame.groupby("group")[["a", "b"]].transform("mean")
+    return correlation(centred["a"].to_numpy(), centred["b"].to_numpy())
+
+
+def _shares(one: Replayed, group_N: Ints) -> list[float | None]:
+    """Each component's share of the variance within groups, weights included."""
+    if not one.weights:
+        return [None] * len(one.parts)
+    spread = []
+    for key, part in one.parts.items():
+        frame = pd.DataFrame({"part": part, "group": group_N}).dropna()
+        deviation = frame["part"] - frame.groupby("group")["part"].transform("mean")
+        spread.append(one.weights[key] ** 2 * float((deviation**2).mean()) if len(frame) else 0.0)
+    total = sum(spread)
+    return [value / total if total else 0.0 for value in spread]
+
+
+def _by(total_N: Floats, right_N: Floats, key: pd.Series) -> list[dict[str, Any]]:
+    names = key.astype(object).where(key.notna(), "").astype(str).to_numpy()
+    rows = []
+    for name in [*[str(label) for label in LABELS if str(label) in names],
+                 *sorted(set(names) - {str(label) for label in LABELS})]:  # fmt: skip
+        mask = names == name
+        rows.append(
+            {
+                "name": name or "no label",
+                "n": int(mask.sum()),
+                "mean": _number(_mean_of(total_N, mask)),
+                "accuracy": _number(_mean_of(right_N, mask)),
+                "unscorable": float(np.isnan(total_N[mask]).mean()),
+            }
+        )
+    return rows
+
+
+def _by_step(value_N: Floats, steps: Any) -> list[tuple[int, float | None]]:
+    return [(int(step), _number(_mean_of(value_N, steps == step))) for step in np.unique(steps)]
+
+
+def _mean_of(value_N: Floats, mask: Any) -> float:
+    values = value_N[mask & ~np.isnan(value_N)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or np.isnan(value) else float(value)
+
+
+def _standardised(total_N: Floats) -> Floats:
+    sd = float(np.nanstd(total_N)) if not np.isnan(total_N).all() else 0.0
+    standard: Floats = (total_N - np.nanmean(total_N)) / sd if sd > 1e-9 else np.zeros(len(total_N))
+    return standard
+
+
+def _compare(a: Replayed, b: Replayed, group_N: Ints) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+    """How alike two rewards are, and the completions on which they differ most in units of their own spread."""
+    gap_N = _standardised(a.total_N) - _standardised(b.total_N)
+    order = np.argsort(-np.abs(np.where(np.isnan(gap_N), 0.0, gap_N)), kind="stable")
+    chosen = [(int(at), f"{gap_N[at]:+.2f} standard deviations") for at in order[:EXAMPLES] if abs(gap_N[at]) > 1e-9]
+    found = {
+        "a": a.name,
+        "b": b.name,
+        "correlation": correlation(a.total_N, b.total_N),
+        "within": within_correlation(a.total_N, b.total_N, group_N),
+        "other_order": _other_order(a.total_N, b.total_N, group_N),
+    }
+    return found, chosen
+
+
+def _other_order(a_N: Floats, b_N: Floats, group_N: Ints) -> float | None:
+    """Share of groups in which the best-paid completion under one reward is not best-paid under the other."""
+    frame = pd.DataFrame({"a": a_N, "b": b_N, "group": group_N}).dropna()
+    if frame.empty:
+        return None
+    best = frame.groupby("group")[["a", "b"]].transform("max")
+    both = ((frame["a"] >= best["a"] - 1e-9) & (frame["b"] >= best["b"] - 1e-9)).groupby(frame["group"]).any()
+    return float(1 - both.mean())
+
+
+def _surprising(total_N: Floats, right_N: Floats) -> list[tuple[int, str]]:
+    """The best-paid wrong completions and the worst-paid right ones."""
+    chosen: list[tuple[int, str]] = []
+    for right, sign, why in (
+        (0.0, -1.0, "wrong, yet among the best paid"),
+        (1.0, 1.0, "right, yet among the worst paid"),
+    ):
+        rows = np.flatnonzero((right_N == right) & ~np.isnan(total_N))
+        order = rows[np.argsort(sign * total_N[rows], kind="stable")]
+        chosen += [(int(at), why) for at in order[: EXAMPLES // 2]]
+    return chosen
+
+
+def write_replay(summary: Mapping[str, Any], out: Path) -> Path:
+    """Write `replay.html` and `replay.json`, and return the page's path."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals |= {"number": _shown, "percent": _percent, "factors": FACTORS}
+    page = environment.get_template("replay.html.j2").render(
+        replay=summary,
+        css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        histogram=_histogram(summary),
+        lines=_lines(summary),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("replay.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"),
+        ("replay.html", page),
+    ):
+        partial = out / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8", errors="replace")
+        partial.replace(out / name)
+    return out / "replay.html"
+
+
+def _shown(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
+    if value is None:
+        return "–"
+    return (f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}").replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _histogram(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Bars in pixels, a panel for each configuration: x, width, y, height, tooltip."""
+    edges = summary["edges"]
+    left, right, top, bottom = 50.0, 980.0, 12.0, 150.0
+    width = (right - left) / (len(edges) - 1)
+    panels = []
+    for config in summary["configs"]:
+        counts = config["total"]["histogram"]
+        most = max(counts) or 1
+        bars = [
+            {
+                "x": round(left + at * width, 2),
+                "width": round(width - 1, 2),
+                "y": round(bottom - (bottom - top) * count / most, 2),
+                "height": round((bottom - top) * count / most, 2),
+                "text": f"{edges[at]:.3f} to {edges[at + 1]:.3f}: {count:,}",
+            }
+            for at, count in enumerate(counts)
+            if count
+        ]
+        ticks = [(round(left + at * width, 2), _shown(edges[at], 2)) for at in range(0, len(edges), 5)]
+        panels.append({"name": config["name"], "bars": bars, "ticks": ticks, "most": most})
+    return panels
+
+
+def _lines(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Curves over steps in pixels, each on its own scale; none for a single step."""
+    curves = [(f"mean reward, {config['name']}", config["by_step"]) for config in summary["configs"]]
+    curves.append(("accuracy", summary["accuracy_by_step"]))
+    drawn = []
+    for name, points in curves:
+        known = [(step, value) for step, value in points if value is not None]
+        if len(known) < 2:
+            continue
+        first, last = known[0][0], known[-1][0]
+        low, high = min(v for _, v in known), max(v for _, v in known)
+        span = high - low or 1.0
+        path = " ".join(
+            f"{50 + 930 * (step - first) / (last - first):.1f},{150 - 130 * (value - low) / span:.1f}"
+            for step, value in known
+        )
+        drawn.append({"name": name, "points": path, "low": low, "high": high, "first": first, "last": last})
+    return drawn
