@@ -34,7 +34,6 @@ class Answer:
 
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_WELL_FORMED = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 # A label may be followed by how sure the model is of it: `LABEL <confidence>0.8</confidence>`.
 _CONFIDENCE = re.compile(r"\s*<confidence>\s*([01](?:\.[0-9]+)?)\s*</confidence>\s*$")
@@ -73,11 +72,16 @@ def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
 
 
 def _parse_strict(text: str) -> Answer:
-    match = _WELL_FORMED.fullmatch(text)
-    if match and all(text.count(tag) == 1 for tag in TAGS):
-        answer, confidence = _split_confidence(match["answer"])
-        if answer.strip() in LABELS:
-            return Answer(Label(answer.strip()), Status.ANSWERED, match["think"].strip(), confidence)
+    # Searches for tags instead of one pattern: rewards parse long texts by the hundred thousand.
+    whole = text.strip()
+    if whole.startswith(TAGS[0]) and whole.endswith(TAGS[3]) and all(whole.count(tag) == 1 for tag in TAGS):
+        think_end, answer_start = whole.find(TAGS[1]), whole.find(TAGS[2])
+        between = whole[think_end + len(TAGS[1]) : answer_start]
+        if think_end < answer_start and (not between or between.isspace()):
+            think = whole[len(TAGS[0]) : think_end].strip()
+            answer, confidence = _split_confidence(whole[answer_start + len(TAGS[2]) : -len(TAGS[3])])
+            if answer.strip() in LABELS:
+                return Answer(Label(answer.strip()), Status.ANSWERED, think, confidence)
     return Answer(None, _failure(text), _think(text))
 
 

@@ -116,7 +116,8 @@ class Component:
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions, gated and scheduled but not weighted.
 
-        The step of a schedule is the column `step` (a number or one a row), or that of TRL's `trainer_state`.
+        The step of a schedule, counted from 1 as in logs, is the column `step` (a number or one a row), or comes from
+        TRL's `trainer_state`.
 
         Raises:
             CheckError: the function raised an error, or what it returned is not one number or None a completion.
@@ -273,7 +274,8 @@ def _steps(columns: Mapping[str, Any], n: int, name: str) -> list[int]:
     step = columns.get("step")
     if step is None:
         state = columns.get("trainer_state")
-        step = getattr(state, "global_step", None)
+        done = getattr(state, "global_step", None)
+        step = None if done is None else int(done) + 1  # logs and stored rollouts count steps from 1
     if step is None:
         raise InputError(f"{name}: has a schedule, but the batch does not say its step; add a column 'step'")
     return [int(one) for one in step] if isinstance(step, Sequence) else [int(step)] * n
@@ -515,6 +517,7 @@ def _schedule(values: Any, where: str) -> tuple[tuple[int, float], ...]:
         )
     points = []
     for step, factor in values.items():
+        step = int(step) if isinstance(step, str) and step.isdigit() else step  # as a run's stored configuration has it
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise InputError(f"{where}: schedule has the step {step!r}; steps are whole numbers from 0")
         points.append((step, _number(factor, f"{where}: schedule at step {step}")))

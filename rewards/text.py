@@ -12,10 +12,9 @@ from typing import Any, Final
 from rewards.answer import Answer
 from rewards.batch import Completion, Scores, column, read_answers, read_prompts, read_words
 from rewards.errors import InputError
-from rewards.verifiers import GeneSets
+from rewards.verifiers import SENTENCE_END, GeneSets
 
 UNITS: Final = ("words", "tokens")
-_SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$)|\n")
 _FEWEST_WORDS: Final = 5
 # A gene counts as used where its sentence relates it to something; the bare name does not do that.
 _RELATION: Final = re.compile(
@@ -132,7 +131,7 @@ def _sentence(text: str, left: int, right: int) -> tuple[int, int]:
     for end in ("\n", ". ", "! ", "? "):
         found = text.rfind(end, 0, left)
         begin = max(begin, found + len(end) if found >= 0 else 0)
-    found_end = _SENTENCE_END.search(text, right)
+    found_end = SENTENCE_END.search(text, right)
     return begin, found_end.start() if found_end else len(text)
 
 
@@ -173,10 +172,8 @@ def _unique_share(words: Sequence[str], n: int) -> float:
     return len(set(zip(*(words[at:] for at in range(n)), strict=False))) / total
 
 
-_QUOTE: Final = re.compile(r'"([^"\n]{1,400})"|“([^”\n]{1,400})”')
-_QUOTED_EVIDENCE: Final = re.compile(
-    r"\b([A-Za-z0-9][A-Za-z0-9.-]*) \((-?[01]\.[0-9]+)\): (upregulated|downregulated|not differentially expressed)"
-)
+_QUOTES: Final = {'"': re.compile(r'"([^"\n]{1,400})"'), "“": re.compile(r"“([^”\n]{1,400})”")}
+_LABELLED: Final = re.compile(r"\((-?[01]\.[0-9]+)\): (upregulated|downregulated|not differentially expressed)")
 _FEWEST_QUOTED: Final = 3
 
 
@@ -205,11 +202,14 @@ class EvidenceFaithfulness:
 def _faithful_share(answer: Answer, prompt: str) -> float:
     think = answer.think or ""
     quotes: set[str] = set()
-    if '"' in think or "“" in think:
-        quotes = {" ".join((a or b).lower().split()) for a, b in _QUOTE.findall(think)}
-        quotes = {quote.strip(" .,;:") for quote in quotes if quote.count(" ") + 1 >= _FEWEST_QUOTED}
+    for mark, pattern in _QUOTES.items():
+        if mark in think:
+            quoted = (" ".join(one.lower().split()).strip(" .,;:") for one in pattern.findall(think))
+            quotes |= {quote for quote in quoted if quote.count(" ") + 1 >= _FEWEST_QUOTED}
     if "): " in think:
-        quotes |= {f"{name} ({number}): {label}".lower() for name, number, label in _QUOTED_EVIDENCE.findall(think)}
+        for match in _LABELLED.finditer(think):
+            name = think[: match.start()].rsplit(maxsplit=1)[-1:]
+            quotes.add(f"{''.join(name)} {match[0]}".lower())
     return sum(quote in prompt for quote in quotes) / len(quotes) if quotes else 0.0
 
 
@@ -239,9 +239,7 @@ class Pathways:
             if answer is None or not own:
                 scores.append(None)
                 continue
-            claims = {
-                claim for part in _SENTENCE_END.split(answer.think or "") for claim in self.gene_sets.claims(part)
-            }
+            claims = self.gene_sets.claims(answer.think or "")
             about_own = any(name in own for name, _, _ in claims)
             scores.append(sum(holds for _, _, holds in claims) / len(claims) if about_own else 0.0)
         return scores

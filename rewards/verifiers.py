@@ -146,6 +146,8 @@ class MixedVerifier:
 
 
 _COLLECTION: Final = re.compile(r"^(?:HALLMARK|KEGG_MEDICUS|KEGG|REACTOME|WP|BIOCARTA|PID|GOBP|GOCC|GOMF|HP)_")
+SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$)|\n")
+_NO_PUNCTUATION: Final = str.maketrans(dict.fromkeys(".,;:!?()[]\"'/", " "))
 _TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
@@ -158,34 +160,43 @@ class GeneSets:
     """
 
     sets: Mapping[str, frozenset[str]] = field(repr=False)
-    _by_first: dict[str, list[tuple[str, ...]]] = field(init=False, repr=False, default_factory=dict)
+    _by_first: dict[str, list[str]] = field(init=False, repr=False, default_factory=dict)
     _genes: set[str] = field(init=False, repr=False, default_factory=set)
 
     def __post_init__(self) -> None:
         for phrase, genes in self.sets.items():
-            words = tuple(_TOKEN.findall(phrase))
+            words = phrase.translate(_NO_PUNCTUATION).split()
             if words:
-                self._by_first.setdefault(words[0], []).append(words)
+                self._by_first.setdefault(words[0], []).append(phrase)
             self._genes.update(genes)
 
     def knows(self, gene: str) -> bool:
         """Whether a gene is in any set."""
         return gene in self._genes
 
-    def claims(self, sentence: str) -> list[tuple[str, str, bool]]:
-        """Return each (gene, pathway) that a sentence names together, and whether the gene is in the set."""
-        tokens = [token.rstrip(".-") for token in _TOKEN.findall(sentence)]
-        lowered = [token.lower() for token in tokens]
-        phrases = {
-            words
-            for at, token in enumerate(lowered)
-            for words in self._by_first.get(token, ())
-            if tuple(lowered[at : at + len(words)]) == words
-        }
-        inside = {token for words in phrases for token in words}
-        genes = {token for token in tokens if token in self._genes and token.lower() not in inside}
-        named = {phrase: genes_in for phrase, genes_in in self.sets.items() if tuple(_TOKEN.findall(phrase)) in phrases}
-        return [(gene, phrase, gene in members) for phrase, members in named.items() for gene in sorted(genes)]
+    def claims(self, text: str) -> set[tuple[str, str, bool]]:
+        """Return each (gene, pathway) that a sentence of a text names together, and whether the gene is in the set."""
+        lowered = text.lower()
+        first = self._by_first.keys() & set(lowered.translate(_NO_PUNCTUATION).split())
+        phrases = [phrase for word in first for phrase in self._by_first[word] if phrase in lowered]
+        found: set[tuple[str, str, bool]] = set()
+        if not phrases:
+            return found
+        for sentence in SENTENCE_END.split(text):
+            lowered = sentence.lower()
+            named = [phrase for phrase in phrases if phrase in lowered and _names(lowered, phrase)]
+            if not named:
+                continue
+            inside = {word for phrase in named for word in phrase.split()}
+            tokens = (token.rstrip(".-") for token in _TOKEN.findall(sentence))
+            genes = {token for token in tokens if token in self._genes and token.lower() not in inside}
+            found |= {(gene, phrase, gene in self.sets[phrase]) for phrase in named for gene in genes}
+        return found
+
+
+def _names(text: str, phrase: str) -> bool:
+    """Whether a phrase stands in a text as whole words."""
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
 
 
 def read_gene_sets(path: Path) -> GeneSets:

@@ -1,5 +1,6 @@
 """Rollouts for GRPO: which engine writes them, how the policy's weights reach it, and what it cost."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any, Final
 
 from benchmarks.engines import has_vllm
 from rewards import InputError
+from rl.recording import Recorder, batch_facts, totals_of
 
 ENGINES: Final = ("auto", "vllm", "transformers")
 
@@ -66,11 +68,12 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, Any]]:
             yield name.removeprefix("base_model.model.").replace(".base_layer", ""), weight
 
 
-def grpo_trainer(cost: RolloutCost, **arguments: Any) -> Any:
-    """Make a TRL `GRPOTrainer` whose vLLM takes weights on the CPU too, and which measures its rollouts.
+def grpo_trainer(cost: RolloutCost, recorder: Recorder, **arguments: Any) -> Any:
+    """Make a TRL `GRPOTrainer` whose vLLM takes weights on the CPU too, and which measures and stores its rollouts.
 
     Args:
         cost: filled in as rollouts are written.
+        recorder: stores the rollouts of training, and says what the log tells of a batch.
         **arguments: `GRPOTrainer`'s own.
     """
     import trl.trainer.grpo_trainer as trl_grpo
@@ -102,9 +105,56 @@ def grpo_trainer(cost: RolloutCost, **arguments: Any) -> Any:
             cost.tokens += sum(len(ids) for ids in completion_ids)
             return completion_ids, logprobs
 
+        def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+            scores_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            training = self.model.training
+            group_size = self.num_generations if training else self.num_generations_eval
+            scores_BF = without_partly_judged(scores_BF, group_size)
+            start = self.accelerator.process_index * len(prompts)
+            own = scores_BF[start : start + len(prompts)].tolist()
+            facts = batch_facts(
+                recorder.read(completions), [row.get("label") for row in inputs], totals_of(recorder.components, own),
+                group_size, recorder.newly_cut_off(),
+            )  # fmt: skip
+            if training:
+                tokens = [len(ids) for ids in completion_ids_list]
+                recorder.batch(self.state.global_step + 1, inputs, prompts, completions, tokens, own, group_size)
+            else:
+                facts["held_out_accuracy"] = facts.get("answered_accuracy", math.nan)
+                facts["held_out_items"] = float(len(self.eval_dataset))
+            for name, value in facts.items():
+                self._log_metric(name, value)
+            return scores_BF
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            output = super()._generate_and_score_completions(inputs)
+            if self.model.training:
+                recorder.store(output["advantages"].tolist())
+            return output
+
     original = trl_grpo.VLLMGeneration
     trl_grpo.VLLMGeneration = Generation  # the trainer makes its own and offers no other way in
     try:
         return Trainer(**arguments)
     finally:
         trl_grpo.VLLMGeneration = original
+
+
+def without_partly_judged(scores_BF: Any, group_size: int) -> Any:
+    """Take a completion out of training where a reward cannot judge it but judges others of its group.
+
+    TRL would add up what is left, and the missing part would count as 0 beside the others.
+
+    Args:
+        scores_BF: (B, F) scores of F rewards, NaN where one cannot judge; a group's rows stand together.
+        group_size: completions per group.
+
+    Returns:
+        The scores, with NaN throughout such rows.
+    """
+    import torch
+
+    missing_NGF = torch.isnan(scores_BF).view(-1, group_size, scores_BF.shape[1])
+    partly_N1F = missing_NGF.any(dim=1, keepdim=True) & ~missing_NGF.all(dim=1, keepdim=True)
+    rows_B = (missing_NGF & partly_N1F).any(dim=2).view(-1)
+    return torch.where(rows_B.unsqueeze(1), torch.full_like(scores_BF, math.nan), scores_BF)

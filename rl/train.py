@@ -1,5 +1,6 @@
 """Stage two: GRPO from the SFT adapter, with rewards that are checked against PerturbQA's labels (TRL)."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,8 +13,12 @@ from benchmarks.corpus import Corpus, draw_items, open_corpus
 from benchmarks.local_engines import set_vllm_environment
 from benchmarks.models import adapter_sha256, check_adapter, model_fingerprint, resolve_model
 from benchmarks.prompts import PromptConfig, build_prompts
+from benchmarks.reward_data import reward_context
+from benchmarks.rollout_files import drop_rollouts_after
 from benchmarks.runs import disk_errors, open_run, require_done
-from rewards import LABELS, BalancedAccuracy, CheckError, InputError, accuracy, completion_text, format
+from rewards import LABELS, CheckError, Component, Composition, Context, InputError, completion_text, compose
+from rl.alarms import MODES, alarm_callback, read_alarms
+from rl.recording import Recorder
 from rl.rollouts import RolloutCost, choose_engine, grpo_trainer
 from sft.config import ConfigSource, parse_config, resolved
 from sft.train import (
@@ -29,7 +34,7 @@ from sft.train import (
     write_log,
 )
 
-REWARDS = ("accuracy", "balanced_accuracy", "format")
+ITEM_COLUMNS = ["item_id", "cell_line", "pert", "gene", "label"]
 
 
 @dataclass
@@ -44,8 +49,11 @@ class GRPOArguments:
     lemmas: bool = field(default=False, metadata={"help": "list the eleven angles to consider"})
     train_items: int = field(default=0, metadata={"help": "prompts drawn from train; 0 takes all"})
     balance: bool = field(default=False, metadata={"help": "draw each label equally often"})
-    rewards: list[str] = field(default_factory=lambda: ["accuracy", "format"], metadata={"help": ", ".join(REWARDS)})
+    # Names or, in a file, mappings: `name, weight, parameters, schedule, gate, timeout`.
+    rewards: list[str] = field(default_factory=lambda: ["accuracy", "format"], metadata={"help": "see docs/rewards.md"})
     rollouts: str = field(default="auto", metadata={"help": "auto, vllm or transformers"})
+    held_out_items: int = field(default=0, metadata={"help": "training rows kept apart to watch accuracy on"})
+    alarms: str = field(default="warn", metadata={"help": "off, warn, or stop at the first"})
 
 
 @dataclass
@@ -81,7 +89,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         overrides: command-line words `--key value`.
 
     Returns:
-        The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt`, `log.jsonl`.
+        The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt`, `log.jsonl`, `rollouts/`, and
+        `alarms.jsonl` where there was one.
 
     Raises:
         InputError: bad configuration, data or model, or an SFT run that is missing, unfinished or of another base.
@@ -94,6 +103,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     ours, args, model_args = parse_config(config, overrides, (GRPOArguments, GRPOConfig, ModelConfig))
     if model_args.use_peft:
         raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
+    if ours.alarms not in MODES:
+        raise InputError(f"alarms: {ours.alarms!r} is unknown; use {', '.join(MODES)}")
+    if (ours.held_out_items > 0) != (str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"):
+        raise InputError(
+            "held_out_items and eval_strategy go together: set both (eval_strategy: steps, eval_steps: N), or neither"
+        )
     if args.use_vllm:
         raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
     run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args))
@@ -111,18 +126,23 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     engine = choose_engine(ours.rollouts)
 
     corpus = open_corpus(ours.data, ours.split)
-    items = select_items(corpus, ours, sft_run, seed=args.seed)
+    items, held_out = select_items(corpus, ours, sft_run, seed=args.seed)
     tokenizer = load_tokenizer(base.path)
-    prompts = build_prompts(items, corpus, PromptConfig(ours.template, ours.evidence, ours.lemmas))
+    prompts, held_out_prompts = (
+        build_prompts(rows, corpus, PromptConfig(ours.template, ours.evidence, ours.lemmas))
+        for rows in (items, held_out)
+    )
     counts = {str(label): int((items["label"] == str(label)).sum()) for label in LABELS}
-    reward_funcs = load_rewards(ours.rewards, counts, args.scale_rewards)
-    if prefix := prefilled_think(render_prompt(tokenizer, prompts[0])):
-        reward_funcs = [PrefilledReward(reward, prefix) for reward in reward_funcs]
+    context = reward_context(pd.concat([items, held_out]), corpus, folder=Path(), counts=counts)
+    components = load_rewards(ours.rewards, context, _scaling(args), args.reward_weights)
+    args.reward_weights = [component.weight for component in components]
+    prefix = prefilled_think(render_prompt(tokenizer, prompts[0]))
+    reward_funcs = [PrefilledReward(component, prefix) for component in components] if prefix else list(components)
 
     args.disable_dropout = True  # the policy must equal its reference at the first step
     args.logging_first_step = True
     args.use_vllm = engine == "vllm"
-    longest = max(len(encode_prompt(tokenizer, messages)) for messages in prompts)
+    longest = max(len(encode_prompt(tokenizer, messages)) for messages in [*prompts, *held_out_prompts])
     if args.use_vllm and args.vllm_max_model_length is None:
         args.vllm_max_model_length = longest + args.max_completion_length
     if args.use_vllm and args.vllm_mode == "colocate":
@@ -131,20 +151,29 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     set_seed(args.seed)
     model = load_policy(base.path, sft_run / ADAPTER, model_args, args)
     cost = RolloutCost(engine)
-    columns = items[["item_id", "cell_line", "pert", "gene", "label"]].astype(str)
     # A response template would let TRL take the reasoning out of the completion before the rewards see it.
     tokenizer.response_template = None
     tokenizer.response_schema = None
+    checkpoint = last_checkpoint(run.path)
+    from_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        drop_rollouts_after(run.path, from_step)
+    callbacks = [first_kl_check()] if args.beta > 0 else []
+    if ours.alarms != "off":
+        shares = {label: count / len(items) for label, count in counts.items()}
+        callbacks.append(alarm_callback(run.path, ours.alarms, shares))
     trainer = grpo_trainer(
         cost,
+        Recorder(run.path, components, prefix or "", rank),
         model=model,
         reward_funcs=reward_funcs,
         args=trainer_arguments(args, run.path),
-        train_dataset=Dataset.from_dict({"prompt": prompts, **columns.to_dict("list")}),
+        train_dataset=Dataset.from_dict({"prompt": prompts, **_columns(items)}),
+        eval_dataset=Dataset.from_dict({"prompt": held_out_prompts, **_columns(held_out)}) if len(held_out) else None,
         processing_class=tokenizer,
-        callbacks=[first_kl_check()] if args.beta > 0 else None,
+        callbacks=callbacks,
     )
-    checkpoint = last_checkpoint(run.path)
     with disk_errors(run.path):
         trainer.train(resume_from_checkpoint=checkpoint)
         save_adapter(trainer, run.path / ADAPTER, base.path)
@@ -162,20 +191,25 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         rollouts={
             **asdict(cost),
             "mode": args.vllm_mode if args.use_vllm else None,
-            "from_step": int(checkpoint.rpartition("-")[2]) if checkpoint else 0,
+            "from_step": from_step,
         },
         steps=trainer.state.global_step,
         first_kl=steps[0].get("kl"),
         mean_abs_logprob_difference=_mean(steps, "sampling/sampling_logp_difference/mean"),
         first_reward=steps[0]["reward"],
         last_reward=steps[-1]["reward"],
-        zero_variance_groups=_mean(steps, "frac_reward_zero_std"),
+        zero_variance_groups=_mean(steps, "zero_variance_groups"),
+        unscorable=_mean(steps, "unscorable"),
+        alarms=[f"step {alarm.step}: {alarm.kind}: {alarm.message}" for alarm in read_alarms(run.path)],
     )
     return run.path
 
 
-def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: int) -> pd.DataFrame:
-    """Draw the prompts' items: training rows only, without the rows of stage one.
+def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Draw the prompts' items and those kept apart: training rows only, without the rows of stage one.
+
+    Returns:
+        The items to train on, and `held_out_items` others with the same shares of labels; never test items.
 
     Raises:
         InputError: the SFT run does not say what it trained on, or too few items are left.
@@ -189,34 +223,48 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
         left = left[left["label"] != str(LABELS[-1])]
     if left.empty:
         raise InputError("train_items: no training row is left after the SFT rows; use fewer traces in stage one")
-    return draw_items(left, ours.train_items, seed=seed, balance=ours.balance)
+    if ours.held_out_items < 0:
+        raise InputError(f"held_out_items: {ours.held_out_items}; use 0 for none, or more")
+    if ours.held_out_items == 0:
+        return draw_items(left, ours.train_items, seed=seed, balance=ours.balance), left.head(0)
+    held_out = draw_items(left, ours.held_out_items, seed=seed, balance=ours.balance)
+    rest = left[~left["item_id"].isin(held_out["item_id"])]
+    if rest.empty:
+        raise InputError(f"held_out_items: {ours.held_out_items} leaves no row to train on; keep fewer apart")
+    return draw_items(rest, ours.train_items, seed=seed, balance=ours.balance), held_out
 
 
-def load_rewards(names: Sequence[str], train_counts: Mapping[str, int], scale_rewards: str) -> list[Any]:
-    """Return reward functions by name.
+def _columns(items: pd.DataFrame) -> dict[str, list[str]]:
+    return {name: [str(value) for value in items[name]] for name in ITEM_COLUMNS}
+
+
+def _scaling(args: Any) -> str:
+    """How advantages are scaled: `normalize_then_sum` divides every reward by its spread in the group."""
+    return "group" if args.multi_objective_aggregation == "normalize_then_sum" else str(args.scale_rewards)
+
+
+def load_rewards(
+    entries: Sequence[Any], context: Context, scale_rewards: str, weights: Sequence[float] | None = None
+) -> list[Component]:
+    """Return the rewards of a configuration, each a reward function for TRL with its weight.
 
     Args:
-        names: of `REWARDS`, each at most once.
-        train_counts: rows per label among the prompts, for `balanced_accuracy`.
-        scale_rewards: TRL's key; `group` cancels the class weights.
+        entries: names or mappings; see `rewards/compose.py`.
+        context: what they need to know of the prompts.
+        scale_rewards: TRL's key; `group` cancels class weights.
+        weights: TRL's `reward_weights`.
 
     Raises:
-        InputError: a name is unknown or repeated, or `balanced_accuracy` would have no effect.
+        InputError: an entry is wrong, or `balanced_accuracy` would have no effect.
     """
-    if not names or len(set(names)) != len(names):
-        raise InputError("rewards: name at least one reward, each once")
-    known: dict[str, Any] = {"accuracy": accuracy, "format": format}
-    for name in names:
-        if name not in REWARDS:
-            raise InputError(f"rewards: {name!r} is unknown; use {', '.join(REWARDS)}")
-    if "balanced_accuracy" in names:
-        if str(scale_rewards).lower() in ("group", "true"):
-            raise InputError(
-                "rewards: balanced_accuracy has no effect with scale_rewards: group, which divides its weight out of "
-                "each group; set scale_rewards: batch or none"
-            )
-        known["balanced_accuracy"] = BalancedAccuracy(train_counts)
-    return [known[name] for name in names]
+    composition: Composition = compose(entries, context, weights=weights)
+    names = [component.name for component in composition.components]
+    if "balanced_accuracy" in names and str(scale_rewards).lower() in ("group", "true"):
+        raise InputError(
+            "rewards: balanced_accuracy has no effect with scale_rewards: group, which divides its weight out of "
+            "each group; set scale_rewards: batch or none"
+        )
+    return list(composition.components)
 
 
 def load_policy(base: Path, adapter: Path, model_args: Any, args: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rewards import LABELS, InputError
+from rewards import LABELS, Context, InputError
 from rl.rollouts import ENGINES
 from rl.train import GRPOArguments, load_rewards
 from sft.config import parse_config, read_yaml
@@ -50,7 +50,7 @@ def test_sft_is_the_papers_lora(model: str) -> None:
 def test_grpo_rewards_rollouts_and_reference_work(model: str) -> None:
     path = CONFIGS / model / "grpo.yaml"
     ours, args, _ = parse_grpo(path)
-    rewards = load_rewards(ours.rewards, dict.fromkeys(LABELS, 1), args.scale_rewards)
+    rewards = load_rewards(ours.rewards, Context(dict.fromkeys(LABELS, 1)), args.scale_rewards)
     assert args.reward_weights is None or len(args.reward_weights) == len(rewards)
     assert ours.rollouts in ENGINES
     assert args.beta > 0, "without it nothing holds the policy near stage one's"

@@ -9,56 +9,62 @@ import pandas as pd
 import pytest
 
 from benchmarks.corpus import Corpus
-from rewards import LABELS, BalancedAccuracy, InputError, accuracy
+from rewards import LABELS, BalancedAccuracy, Context, InputError, accuracy
 from rewards import format as format_reward
-from rl.train import REWARDS, GRPOArguments, PrefilledReward, load_rewards, select_items
+from rl.train import GRPOArguments, PrefilledReward, load_rewards, select_items
 
 UP, DOWN, NONE = map(str, LABELS)
 COUNTS = {UP: 10, DOWN: 10, NONE: 80}
+CONTEXT = Context(COUNTS)
 
 
 # --- load_rewards --------------------------------------------------------------------------------------------------
 
 
 def test_rewards_come_in_the_order_of_their_names() -> None:
-    for names in (["accuracy", "format"], ["format", "accuracy"], ["balanced_accuracy"], list(REWARDS)):
-        assert [reward.__name__ for reward in load_rewards(names, COUNTS, "none")] == names
+    for names in (
+        ["accuracy", "format"],
+        ["format", "accuracy"],
+        ["balanced_accuracy"],
+        ["balanced_accuracy", "format"],
+    ):
+        assert [reward.__name__ for reward in load_rewards(names, CONTEXT, "none")] == names
 
 
 def test_balanced_accuracy_weighs_by_the_counts_given() -> None:
-    (reward,) = load_rewards(["balanced_accuracy"], COUNTS, "batch")
-    assert isinstance(reward, BalancedAccuracy)
-    assert reward([f"<think>a</think><answer>{UP}</answer>"], [UP]) == [pytest.approx(100 / 30)]
+    (component,) = load_rewards(["balanced_accuracy"], CONTEXT, "batch")
+    assert isinstance(component.reward, BalancedAccuracy)
+    assert component.reward([f"<think>a</think><answer>{UP}</answer>"], [UP]) == [pytest.approx(100 / 30)]
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["acuracy"], "'acuracy' is unknown; use accuracy, balanced_accuracy, format"),
-        (["accuracy", "accuracy"], "each once"),
+        (["acuracy"], "'acuracy' is unknown; did you mean 'accuracy'"),
+        (["accuracy", "accuracy"], "'accuracy' is there twice"),
         ([], "at least one"),
     ],
 )
 def test_wrong_names_are_refused(names: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        load_rewards(names, COUNTS, "none")
+        load_rewards(names, CONTEXT, "none")
 
 
 @pytest.mark.parametrize("scale", ["group", "Group", True, "True", "true"])
 def test_balanced_accuracy_is_refused_where_scaling_cancels_its_weights(scale: Any) -> None:
     with pytest.raises(InputError, match="set scale_rewards: batch or none"):
-        load_rewards(["balanced_accuracy"], COUNTS, scale)
-    assert load_rewards(["accuracy"], COUNTS, scale) == [accuracy]
+        load_rewards(["balanced_accuracy"], CONTEXT, scale)
+    assert [one.reward for one in load_rewards(["accuracy"], CONTEXT, scale)] == [accuracy]
 
 
 @pytest.mark.parametrize("scale", ["batch", "none", False, "False"])
 def test_balanced_accuracy_goes_with_scaling_that_keeps_its_weights(scale: Any) -> None:
-    assert len(load_rewards(["balanced_accuracy"], COUNTS, scale)) == 1
+    assert len(load_rewards(["balanced_accuracy"], CONTEXT, scale)) == 1
 
 
 def test_a_label_without_prompts_has_no_balanced_accuracy() -> None:
     with pytest.raises(InputError, match=f"no training row is '{UP}'"):
-        load_rewards(["balanced_accuracy"], {**COUNTS, UP: 0}, "none")
+        load_rewards(["balanced_accuracy"], Context({**COUNTS, UP: 0}), "none")
 
 
 # --- PrefilledReward -----------------------------------------------------------------------------------------------
@@ -103,7 +109,8 @@ OURS = GRPOArguments(sft_run="unused")
 
 
 def test_prompts_are_training_rows_that_stage_one_has_not_seen(corpus: Corpus, sft_run: Path) -> None:
-    chosen = select_items(corpus, OURS, sft_run, seed=0)
+    chosen, held_out = select_items(corpus, OURS, sft_run, seed=0)
+    assert held_out.empty
     assert sorted(chosen["item_id"]) == sorted(corpus.train["item_id"].iloc[1::2])
     assert set(chosen["split"]) == {"train"}
 
@@ -111,9 +118,9 @@ def test_prompts_are_training_rows_that_stage_one_has_not_seen(corpus: Corpus, s
 @pytest.mark.parametrize("balance", [False, True])
 def test_a_number_of_prompts_is_drawn_by_the_seed(corpus: Corpus, sft_run: Path, balance: bool) -> None:
     ours = replace(OURS, train_items=30, balance=balance)
-    chosen = select_items(corpus, ours, sft_run, seed=0)
-    assert chosen["item_id"].tolist() == select_items(corpus, ours, sft_run, seed=0)["item_id"].tolist()
-    assert chosen["item_id"].tolist() != select_items(corpus, ours, sft_run, seed=1)["item_id"].tolist()
+    chosen, _ = select_items(corpus, ours, sft_run, seed=0)
+    assert chosen["item_id"].tolist() == select_items(corpus, ours, sft_run, seed=0)[0]["item_id"].tolist()
+    assert chosen["item_id"].tolist() != select_items(corpus, ours, sft_run, seed=1)[0]["item_id"].tolist()
     assert chosen["item_id"].is_unique
     assert set(chosen["item_id"]) <= set(corpus.train["item_id"].iloc[1::2])
     counts = [int((chosen["label"] == str(label)).sum()) for label in LABELS]
@@ -123,7 +130,7 @@ def test_a_number_of_prompts_is_drawn_by_the_seed(corpus: Corpus, sft_run: Path,
 
 
 def test_a_direction_prompt_is_about_changed_genes_only(corpus: Corpus, sft_run: Path) -> None:
-    assert set(select_items(corpus, replace(OURS, template="direction"), sft_run, seed=0)["label"]) == {UP, DOWN}
+    assert set(select_items(corpus, replace(OURS, template="direction"), sft_run, seed=0)[0]["label"]) == {UP, DOWN}
 
 
 def test_a_run_that_does_not_say_what_it_trained_on_is_refused(corpus: Corpus, tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_shipped_stage_one_configurations_parse(path: Path) -> None:
 def test_shipped_stage_two_configurations_parse_and_start_from_their_stage_one(path: Path) -> None:
     from trl import GRPOConfig, ModelConfig
 
+    from rewards import Context
     from rl.train import GRPOArguments, load_rewards
 
     ours, args, model = parse_config(path, ON_CPU, (GRPOArguments, GRPOConfig, ModelConfig))
@@ -151,7 +152,7 @@ def test_shipped_stage_two_configurations_parse_and_start_from_their_stage_one(p
     assert ours.sft_run == first["output_dir"] != args.output_dir
     assert model.model_name_or_path == first["model_name_or_path"]
     counts = {"upregulated": 1, "downregulated": 1, "not differentially expressed": 1}
-    assert len(load_rewards(ours.rewards, counts, args.scale_rewards)) == len(ours.rewards)
+    assert len(load_rewards(ours.rewards, Context(counts), args.scale_rewards)) == len(ours.rewards)
 
 
 def test_there_are_configurations_of_each_model() -> None:

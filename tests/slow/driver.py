@@ -65,7 +65,9 @@ def main(stage: str, config: Path, out: Path) -> None:
 
     module.save_adapter = compare
     if stage == "grpo":
-        module.load_rewards = lambda *args: [vowels]
+        from rewards import Component
+
+        module.load_rewards = lambda *args: [Component("vowels", vowels)]
     module.train(config)
     out.write_text(json.dumps(report))
 

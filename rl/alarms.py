@@ -1,0 +1,157 @@
+"""Alarms on a GRPO run's log: signs that the policy is gaming its reward, or that the reward cannot judge it."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rewards import LABELS, CheckError
+
+FILE: Final = "alarms.jsonl"
+MODES: Final = ("off", "warn", "stop")
+WINDOW: Final = 10  # logged steps that are averaged
+DRIFT: Final = 1.5  # longer or shorter by this factor
+TAKEN_OVER: Final = 0.9  # share of one class among the answers
+UNSCORABLE: Final = 0.01
+HELD_OUT: Final = "eval_held_out_accuracy"
+HELD_OUT_ITEMS: Final = "eval_held_out_items"
+_logger = logging.getLogger("synthpert.alarms")
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One sign of trouble.
+
+    Attributes:
+        kind: `reward_without_accuracy`, `length_drift`, `class_takeover` or `unscorable`.
+        step: of the log in which it shows.
+        message: one line with the numbers and what to do.
+    """
+
+    kind: str
+    step: int
+    message: str
+
+
+def find_alarms(history: Sequence[Mapping[str, Any]], label_shares: Mapping[str, float]) -> list[Alarm]:
+    """Return the alarms that the end of a log raises, one of a kind at most.
+
+    Args:
+        history: log entries in order, as the trainer keeps them: those of steps have `reward`, those of evaluations
+            `eval_held_out_accuracy` and `eval_held_out_items`.
+        label_shares: how often each label occurs among the prompts.
+
+    Returns:
+        - `reward_without_accuracy`: held-out accuracy is below its best by more than two standard errors, while the
+          mean reward of the steps since then is above that of the steps before.
+        - `length_drift`: the mean length of the last ten logged steps is 1.5 times that of the first ten, or less than
+          two thirds of it (from 20 on).
+        - `class_takeover`: over the last ten logged steps one class has more than 90 % of the answers, and more than
+          halfway from its share of the prompts to all.
+        - `unscorable`: over the last ten logged steps (or all, where there are fewer) more than 1 % of the completions
+          could not be judged.
+    """
+    steps = [entry for entry in history if "reward" in entry]
+    if not steps:
+        return []
+    now = int(history[-1].get("step", len(steps)))
+    found = (_without_accuracy(history), _drift(steps), _takeover(steps, label_shares), _unscorable(steps))
+    return [Alarm(kind, now, message) for kind, message in found if message]
+
+
+def _mean(entries: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [float(entry[key]) for entry in entries if entry.get(key) is not None and not math.isnan(entry[key])]
+    return sum(values) / len(values) if values else None
+
+
+def _without_accuracy(history: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    kind = "reward_without_accuracy"
+    at = [i for i, entry in enumerate(history) if entry.get(HELD_OUT) is not None]
+    if len(at) < 2:
+        return kind, ""
+    best = max(at[:-1], key=lambda i: float(history[i][HELD_OUT]))
+    top, last = float(history[best][HELD_OUT]), float(history[at[-1]][HELD_OUT])
+    error = math.sqrt(max(top * (1 - top), 1e-9) / float(history[best].get(HELD_OUT_ITEMS) or 1))
+    before, after = _mean(history[:best][-WINDOW:], "reward"), _mean(history[best:][-WINDOW:], "reward")
+    if before is None or after is None or after <= before or last >= top - 2 * error:
+        return kind, ""
+    return kind, (
+        f"mean reward rose from {before:.3f} to {after:.3f} while held-out accuracy fell from {top:.3f} to {last:.3f}; "
+        "look at the rollouts with `synthpert rewards replay`"
+    )
+
+
+def _drift(steps: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    kind = "length_drift"
+    if len(steps) < 2 * WINDOW:
+        return kind, ""
+    first, last = (_mean(part, "completions/mean_length") for part in (steps[:WINDOW], steps[-WINDOW:]))
+    if not first or not last or 1 / DRIFT <= last / first <= DRIFT:
+        return kind, ""
+    return kind, (
+        f"completions went from {first:.0f} tokens to {last:.0f}; if that is not wanted, add the reward `length` or "
+        "see whether a reward pays for length"
+    )
+
+
+def _takeover(steps: Sequence[Mapping[str, Any]], label_shares: Mapping[str, float]) -> tuple[str, str]:
+    kind = "class_takeover"
+    if len(steps) < WINDOW:
+        return kind, ""
+    for label in LABELS:
+        share = _mean(steps[-WINDOW:], f"answer/{label}")
+        prompts = label_shares.get(str(label), 0.0)
+        if share is not None and share > max(TAKEN_OVER, (1 + prompts) / 2):
+            return kind, (
+                f"{share:.1%} of the answers are {str(label)!r}, of the prompts {prompts:.1%}; use `balance: true`, "
+                "`margin` or `balanced_accuracy`"
+            )
+    return kind, ""
+
+
+def _unscorable(steps: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    share = _mean(steps[-WINDOW:], "unscorable")
+    if share is None or share <= UNSCORABLE:
+        return "unscorable", ""
+    return (
+        "unscorable",
+        f"{share:.1%} of the completions could not be judged; see the log for rewards that were cut off",
+    )
+
+
+def alarm_callback(run: Path, mode: str, label_shares: Mapping[str, float]) -> Any:
+    """Return a trainer callback that raises alarms, each kind once in a run.
+
+    An alarm is a warning in the log and a line of `alarms.jsonl`. With the mode `stop` it also ends the run with a
+    `CheckError`.
+    """
+    from transformers import TrainerCallback
+
+    path = run / FILE
+
+    class Alarms(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if not state.is_world_process_zero:
+                return
+            raised = {alarm.kind for alarm in read_alarms(run)}
+            for alarm in find_alarms(state.log_history, label_shares):
+                if alarm.kind in raised:
+                    continue
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(alarm)) + "\n")
+                _logger.warning("alarm at step %d: %s: %s", alarm.step, alarm.kind, alarm.message)
+                if mode == "stop":
+                    raise CheckError(f"alarms: {alarm.kind} at step {alarm.step}: {alarm.message}")
+
+    return Alarms()
+
+
+def read_alarms(run: Path) -> list[Alarm]:
+    """Return the alarms of a run, in order."""
+    path = run / FILE
+    if not path.is_file():
+        return []
+    return [Alarm(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,0 +1,141 @@
+"""What GRPO's policy writes and earns, batch by batch: stored as rollouts, and summed up for the step's log."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rollout_files import COMPONENT, ITEM, write_rollouts
+from rewards import LABELS, Answer, Status, completion_text, parse_answer
+from rewards.batch import prompt_text
+from rewards.compose import Component
+
+
+@dataclass
+class Recorder:
+    """Stores each generated batch in the run folder; one per process.
+
+    Attributes:
+        run: the run folder.
+        components: the rewards, whose weights make the total.
+        prefix: the think tag that the template had opened, as the rewards see it; empty without one.
+        rank: of this process.
+    """
+
+    run: Path
+    components: Sequence[Component]
+    prefix: str = ""
+    rank: int = 0
+    _last: tuple[int, int] = (0, -1)  # step and number of the last batch written
+    _pending: dict[str, Any] | None = field(default=None, repr=False)
+    _cut_off: int = 0
+
+    def batch(
+        self,
+        step: int,
+        inputs: Sequence[Mapping[str, Any]],
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        tokens: Sequence[int],
+        scores: Sequence[Sequence[float]],
+        group_size: int,
+    ) -> None:
+        """Take in a batch of B scored completions; `store` writes it when its advantages are known.
+
+        Args:
+            step: the optimizer step that it is for, from 1.
+            inputs: B dataset rows.
+            prompts, completions: B each, as TRL has them.
+            tokens: B lengths.
+            scores: B rows of a score per component, NaN where one cannot judge.
+            group_size: completions per group; a group's stand together.
+        """
+        number = self._last[1] + 1 if self._last[0] == step else 0
+        self._last = (step, number)
+        texts = [self._text(completion) for completion in completions]
+        answers = [parse_answer(text) for text in texts]
+        columns: dict[str, Any] = {
+            "step": [step] * len(texts),
+            "group": [f"{step}.{number}.{self.rank}.{at // group_size}" for at in range(len(texts))],
+            **{name: [row.get(name) for row in inputs] for name in ITEM},
+            "prompt": [prompt_text(prompt) for prompt in prompts],
+            "completion": texts,
+            "answer": [None if answer.label is None else str(answer.label) for answer in answers],
+            "status": [str(answer.status) for answer in answers],
+            "completion_tokens": list(tokens),
+        }
+        for at, component in enumerate(self.components):
+            columns[COMPONENT + component.name] = [_known(row[at]) for row in scores]
+        columns["total_reward"] = [_total(self.components, row) for row in scores]
+        self._pending = columns
+
+    def store(self, advantages: Sequence[float]) -> Path | None:
+        """Write the batch taken in last, with its B advantages; nothing where there is none."""
+        if self._pending is None:
+            return None
+        columns, self._pending = self._pending, None
+        columns["advantage"] = list(advantages)
+        names = [component.name for component in self.components]
+        return write_rollouts(self.run, *self._last, self.rank, columns, names)
+
+    def read(self, completions: Sequence[Any]) -> list[Answer]:
+        """Parse B completions as the rewards see them."""
+        return [parse_answer(self._text(completion)) for completion in completions]
+
+    def newly_cut_off(self) -> int:
+        """How many scores the time limits have cut off since the last call."""
+        now = sum(getattr(component.reward, "cut_off", 0) for component in self.components)
+        new, self._cut_off = now - self._cut_off, now
+        return new
+
+    def _text(self, completion: Any) -> str | None:
+        text = completion_text(completion)
+        return None if text is None else self.prefix + text
+
+
+def batch_facts(
+    answers: Sequence[Answer], labels: Sequence[Any], totals: Sequence[float | None], group_size: int, cut_off: int
+) -> dict[str, float]:
+    """Sum up a batch for the step's log.
+
+    Args:
+        answers: B parsed completions.
+        labels: B true labels; None where there is none.
+        totals: B rewards, None where one cannot be judged.
+        group_size: completions per group.
+        cut_off: scores that a time limit cut off.
+
+    Returns:
+        `answered_accuracy` (over labelled rows, no answer counting as wrong), `answer/LABEL` (shares of the answers
+        given), `status/STATUS` (shares), `unscorable` (share of completions, those cut off included), and
+        `zero_variance_groups` (share of groups that are paid alike throughout, so that they move nothing).
+    """
+    n = len(answers)
+    given = [answer.label for answer in answers if answer.label is not None]
+    labelled = [(answer.label, label) for answer, label in zip(answers, labels, strict=True) if label]
+    facts = {f"status/{status}": sum(answer.status is status for answer in answers) / n for status in Status}
+    if given:
+        facts |= {f"answer/{label}": given.count(label) / len(given) for label in LABELS}
+    if labelled:
+        facts["answered_accuracy"] = sum(answer == label for answer, label in labelled) / len(labelled)
+    facts["unscorable"] = min(sum(total is None for total in totals) + cut_off, n) / n
+    groups = [totals[start : start + group_size] for start in range(0, n, group_size)]
+    judged = [[one for one in group if one is not None] for group in groups]
+    judged = [group for group in judged if len(group) >= 2]
+    if judged:
+        facts["zero_variance_groups"] = sum(max(group) - min(group) <= 1e-6 for group in judged) / len(judged)
+    return facts
+
+
+def totals_of(components: Sequence[Component], scores: Sequence[Sequence[float]]) -> list[float | None]:
+    """Return the weighted sums of B rows of scores; None where no component judges."""
+    return [_total(components, row) for row in scores]
+
+
+def _total(components: Sequence[Component], row: Sequence[float]) -> float | None:
+    parts = [c.weight * value for c, value in zip(components, row, strict=True) if value == value]
+    return sum(parts) if parts else None
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else float(value)

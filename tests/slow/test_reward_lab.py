@@ -1,0 +1,177 @@
+"""A composed reward in GRPO: rollouts stored and replayed, a hanging reward cut off, a stopped run goes on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.rollout_files import read_rollouts
+from benchmarks.runs import read_manifest
+
+pytestmark = pytest.mark.slow
+REPO = Path(__file__).resolve().parents[2]
+
+OWN = '''
+"""Rewards of one's own."""
+import time
+
+from rewards import completion_text
+
+
+def vowels(completions, **columns):
+    texts = [completion_text(completion) for completion in completions]
+    return [sum(text.lower().count(vowel) for vowel in "aeiou") / (1 + len(text)) for text in texts]
+
+
+def hangs(completions, **columns):
+    while True:
+        time.sleep(1)
+'''
+
+
+def run(*words, cwd, code=0):
+    env = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rl.cli", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True,
+        timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout[-1500:] + done.stderr[-3000:]
+    return done
+
+
+COMMON = {
+    "dtype": "float32", "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1,
+    "gradient_checkpointing": False, "bf16": False, "use_cpu": True, "seed": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, smollm2):
+    """A folder with a tiny model, a finished stage one, and a reward file."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from sft.generate import TraceArguments, generate_traces
+
+    folder = tmp_path_factory.mktemp("lab")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, max_position_embeddings=512, eos_token_id=2, pad_token_id=2, bos_token_id=1,
+        tie_word_embeddings=True, dtype="float32",
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder / "tiny")
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder / "tiny")
+    traces, _ = generate_traces(TraceArguments(output=str(folder / "traces.jsonl"), data="sample", rows=24, evidence=3))
+    values = {
+        "output_dir": str(folder / "sft"), "traces": str(traces), "model_name_or_path": str(folder / "tiny"),
+        "use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": ["all-linear"],
+        "max_length": 512, "max_steps": 2, **COMMON,
+    }  # fmt: skip
+    (folder / "sft.yaml").write_text(yaml.safe_dump(values))
+    run("sft", "--config", "sft.yaml", cwd=folder)
+    (folder / "mine.py").write_text(OWN)
+    return folder
+
+
+def write_grpo(folder, name, **values):
+    common = {
+        "output_dir": name, "sft_run": "sft", "data": "sample", "evidence": 3, "train_items": 12, "balance": True,
+        "rollouts": "transformers", "beta": 0.0, "model_name_or_path": str(folder / "tiny"), "max_steps": 4,
+        "num_generations": 4, "max_completion_length": 24, "save_steps": 2, **COMMON,
+    }  # fmt: skip
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**common, **values}))
+    return path
+
+
+REWARDS = [
+    {"name": "mine.py:vowels", "weight": 2.0, "schedule": {1: 0.0, 3: 1.0}},
+    {"name": "margin", "gate": "format"},
+    "graded_format",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    path = write_grpo(
+        folder, "composed", rewards=REWARDS, held_out_items=4, eval_strategy="steps", eval_steps=2,
+        num_generations_eval=1, per_device_eval_batch_size=4,
+    )  # fmt: skip
+    run("grpo", "--config", path, cwd=folder)
+    return folder / "composed"
+
+
+def test_every_step_stores_its_rollouts_with_each_component(trained):
+    frame = read_rollouts(trained)
+    assert sorted(set(frame["step"])) == [1, 2, 3, 4]
+    assert set(frame.groupby("group").size()) == {4}
+    assert (frame.groupby("group")["item_id"].nunique() == 1).all()
+    vowels = frame["reward/mine.py:vowels"]
+    assert (vowels[frame["step"] == 1] == 0).all()  # the schedule begins at 0
+    assert (vowels[frame["step"] >= 3] > 0).any()
+    total = 2 * vowels + frame["reward/margin"] + frame["reward/graded_format"]
+    assert total.to_numpy() == pytest.approx(frame["total_reward"].to_numpy(), abs=1e-5)
+    centred = frame.groupby("group")["total_reward"].transform(lambda rows: rows - rows.mean())
+    assert ((centred > 1e-4) == (frame["advantage"] > 1e-4)).all()  # paid above its group, pushed up
+
+
+def test_the_log_tells_answers_statuses_variance_and_held_out_accuracy(trained):
+    entries = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    steps = [entry for entry in entries if "reward" in entry]
+    assert len(steps) == 4
+    for entry in steps:
+        assert {"zero_variance_groups", "unscorable", "status/answered", "rewards/margin/mean"} <= set(entry)
+    held_out = [entry for entry in entries if "eval_held_out_accuracy" in entry]
+    assert [entry["step"] for entry in held_out] == [2, 4]
+    assert held_out[0]["eval_held_out_items"] == 4
+    assert read_manifest(trained)["alarms"] == []
+
+
+def test_held_out_items_are_not_trained_on(trained):
+    items = set((trained / "items.txt").read_text().split())
+    assert len(items) == 12 and set(read_rollouts(trained)["item_id"]) <= items
+
+
+def test_what_was_trained_with_is_what_a_replay_pays(folder, trained):
+    done = run("rewards", "replay", "composed.yaml", "--rollouts", "composed", "--out", "page", cwd=folder)
+    assert "page/replay.html" in done.stdout
+    summary = json.loads((folder / "page" / "replay.json").read_text())
+    ours, stored = summary["configs"]
+    assert stored["name"] == "as trained"
+    assert ours["total"]["mean"] == pytest.approx(stored["total"]["mean"], abs=1e-5)
+    assert summary["comparison"]["within"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_resumed_run_has_the_rollouts_of_one_that_never_stopped(folder, trained):
+    path = write_grpo(folder, "resumed", rewards=REWARDS, max_steps=4)
+    run("grpo", "--config", path, cwd=folder)
+    whole = read_rollouts(folder / "resumed")
+    checkpoint = folder / "resumed" / "checkpoints" / "checkpoint-4"
+    manifest = json.loads((folder / "resumed" / "manifest.json").read_text())
+    (folder / "resumed" / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    for file in sorted(checkpoint.glob("*")):
+        file.unlink() if file.is_file() else None
+    import shutil
+
+    shutil.rmtree(checkpoint)
+    run("grpo", "--config", path, cwd=folder)
+    again = read_rollouts(folder / "resumed")
+    assert len(again) == len(whole)
+    assert again["group"].tolist() == whole["group"].tolist()
+    assert again["item_id"].tolist() == whole["item_id"].tolist()
+
+
+def test_a_hanging_reward_is_cut_off_and_the_run_ends_by_its_alarm(folder):
+    path = write_grpo(folder, "hanging", alarms="stop", max_steps=2, rewards=[
+        {"name": "mine.py:hangs", "timeout": 0.5}, "graded_format"])  # fmt: skip
+    done = run("grpo", "--config", path, cwd=folder, code=1)
+    assert "unscorable" in done.stderr and "Traceback" not in done.stderr
+    frame = read_rollouts(folder / "hanging")
+    assert frame["reward/mine.py:hangs"].isna().all()
+    assert frame["total_reward"].notna().all()  # the other reward still judges
+    assert "unscorable" in (folder / "hanging" / "alarms.jsonl").read_text()
