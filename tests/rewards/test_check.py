@@ -1,0 +1,173 @@
+"""The check finds what can be gamed, and passes what cannot."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards import LABELS, CheckError, Context, InputError, Label, compose
+from rewards.check import HONEST, check_rewards
+from rewards.exploits import BLIND, EXPLOITS, FORM, Row, honest_think, say
+
+UP, DOWN, NONE = map(str, LABELS)
+PROMPT = (
+    "{p} is knocked down by CRISPRi in K562. What happens to the expression of {g}?\n"
+    f"Labels: {UP}; {DOWN}; {NONE}.\nSimilar knockdowns:\nLARS (0.7): {UP}\n"
+    "Think first, then answer: <think>reasoning</think><answer>one label</answer>"
+)
+OWN = '''
+from rewards import completion_text
+
+def contains(completions, label, **columns):
+    """A substring match, as naive graders do it."""
+    return [float(true in completion_text(c)) for c, true in zip(completions, label)]
+
+def tags(completions, **columns):
+    """The count of tags."""
+    return [completion_text(c).count("<answer>") / 5 for c in completions]
+
+def mentions(completions, pert, gene, **columns):
+    """Bare names, counted."""
+    texts = [completion_text(c) for c in completions]
+    return [(text.count(p) + text.count(g)) / 10 for text, p, g in zip(texts, pert, gene)]
+
+def wordy(completions, **columns):
+    return [len(completion_text(c)) / 1000 for c in completions]
+
+def constant(completions, **columns):
+    return [1.0] * len(completions)
+
+def nobody(completions, **columns):
+    return [None] * len(completions)
+
+def inverted(completions, label, **columns):
+    return [float(true not in completion_text(c)) for c, true in zip(completions, label)]
+'''
+
+
+def rows(labels: list[Label] | None = None) -> list[Row]:
+    labels = labels or list(LABELS) * 20
+    return [
+        Row(f"k562|P{at}|G{at}", "k562", f"P{at}X", f"G{at}Y", label, PROMPT.format(p=f"P{at}X", g=f"G{at}Y"),
+            LABELS[(at // 3) % 3], LABELS[(at // 3 + 1) % 3])
+        for at, label in enumerate(labels)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "sets.gmt").write_text("UNFOLDED_PROTEIN_RESPONSE\t\tP0X\tG1Y\nGLYCOLYSIS\t\tG0Y\n")
+    import pandas as pd
+
+    ids = [row.item_id for row in rows()]
+    rates = pd.DataFrame({"item_id": ids, "p_up": 0.3, "p_down": 0.3, "p_none": 0.4})
+    return Context(
+        dict.fromkeys((UP, DOWN, NONE), 1), {"gene_rate": lambda: rates, "neighbours": lambda: rates}, tmp_path
+    )
+
+
+def own(name: str) -> dict[str, Any]:
+    return {"name": f"mine.py:{name}", "timeout": 0}
+
+
+def test_there_are_fifty_exploits_and_more() -> None:
+    assert len(EXPLOITS) == len(BLIND) + len(FORM) >= 50
+    one = rows()[0]
+    for name, make in BLIND.items():
+        assert len({make(one, label) for label in LABELS}) == 1, f"{name} looks at the answer"
+    for name, make in FORM.items():
+        assert len({make(one, label) for label in LABELS}) == len(LABELS), f"{name} does not use the answer"
+
+
+def test_honest_reasoning_is_that_of_its_item_and_parses() -> None:
+    one, other = rows()[:2]
+    assert one.pert in honest_think(one, 3) and one.pert not in honest_think(other, 3)
+    made = compose(["format", "gene_mention", "evidence_faithfulness", "repetition"], Context())
+    columns = {"pert": [one.pert], "gene": [one.gene], "prompts": [one.prompt], "item_id": ["i"]}
+    assert made([say(honest_think(one, 2), UP)], **columns) == [pytest.approx(4.0, abs=0.05)]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ["accuracy", "format"],
+        ["balanced_accuracy", {"name": "format", "weight": 0.2}],
+        ["margin"],
+        [{"name": "margin", "gate": "format"}, {"name": "graded_format", "weight": 0.3}],
+        [{"name": "confidence", "parameters": {"rule": "brier"}}],
+        [{"name": "confidence", "parameters": {"rule": "log"}}, "format"],
+        ["accuracy", {"name": "length", "parameters": {"low": 30, "high": 120}, "weight": 0.2, "gate": "format"}],
+        ["accuracy", {"name": "gene_mention", "weight": 0.3}, {"name": "evidence_faithfulness", "weight": 0.3}],
+        ["accuracy", {"name": "repetition", "weight": 0.2, "gate": "format"}],
+        ["accuracy", {"name": "pathways", "weight": 0.2, "parameters": {"gene_sets": "sets.gmt"}}],
+    ],
+    ids=str,
+)
+def test_built_in_rewards_pass(context: Context, entries: Any) -> None:
+    check = check_rewards(compose(entries, context), rows())
+    assert check.failures() == []
+    assert check.gold >= check.honest > max(one.mean for one in check.earnings if not one.knows)
+    assert sum(check.effect.values()) == pytest.approx(1.0)
+
+
+def test_the_honest_policy_is_right_as_often_as_said_and_a_constant_answer_is_right_for_its_class(
+    context: Context,
+) -> None:
+    check = check_rewards(compose(["accuracy"], context), rows())
+    earned = {one.name: one.mean for one in check.earnings}
+    assert check.gold == 1.0 and check.honest == pytest.approx(HONEST)
+    assert earned["always upregulated"] == pytest.approx(1 / 3)
+    assert earned["gibberish"] == pytest.approx(HONEST)  # accuracy does not see how it is written
+    assert earned["empty"] == earned["all labels in one answer"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("entries", "exploit"),
+    [
+        ([own("contains")], "all labels in one answer"),
+        (["accuracy", own("tags")], "tags repeated"),
+        (["accuracy", own("mentions")], "gene names fifty times"),
+        (["accuracy", own("wordy")], "long gibberish"),
+    ],
+)
+def test_a_gameable_reward_is_found_with_the_exploit_that_games_it(
+    context: Context, entries: Any, exploit: str
+) -> None:
+    check = check_rewards(compose(entries, context), rows())
+    assert exploit in [one.name for one in check.found]
+    assert any("earn more than an honest policy" in failure for failure in check.failures())
+
+
+def test_accuracy_alone_is_gameable_where_one_class_has_most_rows(context: Context) -> None:
+    mostly_none = [Label.NONE] * 50 + [Label.UP] * 5 + [Label.DOWN] * 5
+    skewed = rows(mostly_none)
+    found = [one.name for one in check_rewards(compose(["accuracy"], context), skewed).found]
+    assert "always not differentially expressed" in found
+    weights = [1 / mostly_none.count(row.label) for row in skewed]
+    assert check_rewards(compose(["accuracy"], context), skewed, weight=weights).found == []
+
+
+def test_a_gold_answer_that_is_not_the_maximum_is_a_failure(context: Context) -> None:
+    (failure,) = check_rewards(compose([own("inverted")], context), rows()).failures()[:1]
+    assert "the gold answer is not the maximum on" in failure and "first k562|P1|G1" in failure
+
+
+def test_under_a_soft_verifier_the_table_decides(context: Context) -> None:
+    entry = {"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "neighbours"}}}
+    check = check_rewards(compose([entry], context), rows())
+    assert check.soft and check.beaten == 40  # the table prefers one label throughout
+    assert not any("maximum" in failure for failure in check.failures())
+
+
+def test_a_constant_shift_is_named(context: Context) -> None:
+    check = check_rewards(compose(["accuracy", own("constant")], context), rows())
+    assert check.constant == ("mine.py:constant",)
+    assert check.effect["mine.py:constant"] == 0.0
+
+
+def test_what_judges_nothing_is_an_error_not_a_pass(context: Context) -> None:
+    with pytest.raises(CheckError, match="judges no"):
+        check_rewards(compose([own("nobody")], context), rows())
+    with pytest.raises(InputError, match="at least two"):
+        check_rewards(compose(["accuracy"], context), rows()[:1])

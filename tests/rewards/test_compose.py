@@ -1,0 +1,303 @@
+"""Composition: names, weights, parameters, schedules, gates, time limits; what is wrong is named with its remedy."""
+
+import math
+import pickle
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rewards import LABELS, CheckError, Context, InputError, compose
+from rewards.compose import BUILT_IN, TRL_REWARDS, weight_notes
+
+UP, DOWN, NONE = map(str, LABELS)
+FORECAST = pd.DataFrame({"item_id": ["i"], "p_up": [0.6], "p_down": [0.1], "p_none": [0.3]})
+CONTEXT = Context({UP: 1, DOWN: 1, NONE: 2}, {"neighbours": lambda: FORECAST, "gene_rate": lambda: FORECAST})
+
+OWN = """
+import time
+from rewards import completion_text
+
+def short(completions, **columns):
+    return [1 / (1 + len(completion_text(c))) for c in completions]
+
+def numbers(completions, values, **columns):
+    return values
+
+class Scaled:
+    __name__ = "scaled"
+    def __init__(self, by):
+        self.by = by
+    def __call__(self, completions, **columns):
+        return [float(self.by)] * len(completions)
+
+def crashes(completions, **columns):
+    return [1 / 0 for _ in completions]
+
+def hangs(completions, **columns):
+    while True:
+        try:
+            time.sleep(10)
+        except BaseException:
+            pass
+
+def exits(completions, **columns):
+    import os
+    os._exit(3)
+
+async def later(completions, **columns):
+    return [1.0]
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    (tmp_path / "mine.py").write_text(OWN)
+    FORECAST.to_parquet(tmp_path / "gears.parquet")
+    (tmp_path / "sets.gmt").write_text("GLYCOLYSIS\t\tPGK1\n")
+    return Context(CONTEXT.train_counts, CONTEXT.tables, tmp_path)
+
+
+def say(answer: str) -> str:
+    return f"<think>because</think><answer>{answer}</answer>"
+
+
+def columns(n: int = 1, label: str = UP) -> dict[str, Any]:
+    return {"label": [label] * n, "item_id": ["i"] * n, "pert": ["P"] * n, "gene": ["G"] * n, "prompts": ["p q"] * n}
+
+
+# --- weights, gates, schedules --------------------------------------------------------------------------------------
+
+
+def test_a_composition_is_a_weighted_sum() -> None:
+    made = compose([{"name": "accuracy", "weight": 2.0}, {"name": "format", "weight": 0.5}], CONTEXT)
+    assert made([say(UP), say(DOWN), "x", None], **columns(4)) == [2.5, 0.5, 0.0, None]
+    assert made.weights == [2.0, 0.5]
+
+
+def test_reward_weights_of_trl_are_taken_and_not_mixed() -> None:
+    assert compose(["accuracy", "format"], CONTEXT, weights=[1.0, 0.2])([say(UP)], **columns()) == [1.2]
+    with pytest.raises(InputError, match="3 weights for 2 rewards"):
+        compose(["accuracy", "format"], CONTEXT, weights=[1.0, 0.2, 3])
+    with pytest.raises(InputError, match="use one of the two"):
+        compose([{"name": "accuracy", "weight": 1}], CONTEXT, weights=[1.0])
+
+
+def test_a_shut_gate_pays_the_least_a_reward_can_not_0() -> None:
+    made = compose([{"name": "margin", "gate": "format"}], CONTEXT)
+    right, wrong, broken = made([say(UP), say(DOWN), UP], **columns(3))
+    assert (right, wrong, broken) == (pytest.approx(0.4), pytest.approx(-0.1), -1.0)
+    length = compose([{"name": "length", "parameters": {"low": 1, "high": 9}, "gate": "format"}], CONTEXT)
+    assert length([say(UP), "one two"], **columns(2)) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.0), (100, 0.0), (150, 0.5), (200, 1.0), (500, 1.0)])
+def test_a_schedule_is_linear_between_its_points(step: int, factor: float) -> None:
+    made = compose([{"name": "accuracy", "schedule": {200: 1.0, 100: 0.0}}], CONTEXT)
+    assert made([say(UP)], **columns(), step=step) == [pytest.approx(factor)]
+    assert made([say(UP)], **columns(), step=[step]) == [pytest.approx(factor)]
+    state = SimpleNamespace(global_step=step - 1)  # of the trainer: steps that are done
+    assert made([say(UP)], **columns(), trainer_state=state) == [pytest.approx(factor)]
+
+
+def test_a_schedule_without_a_step_is_an_error() -> None:
+    made = compose([{"name": "accuracy", "schedule": {0: 1.0}}], CONTEXT)
+    with pytest.raises(InputError, match="schedule"):
+        made([say(UP)], **columns())
+
+
+def test_a_stored_configuration_has_its_steps_as_text() -> None:
+    made = compose([{"name": "accuracy", "schedule": {"0": 0.0, "10": 1.0}}], CONTEXT)
+    assert made([say(UP)], **columns(), step=5) == [0.5]
+
+
+# --- what cannot be judged ------------------------------------------------------------------------------------------
+
+
+def test_a_part_that_judges_nobody_of_a_group_is_left_out() -> None:
+    made = compose(["direction", "format"], CONTEXT)
+    cols = {**columns(2), "label": [NONE, NONE], "group": ["g", "g"]}
+    assert made([say(NONE), "x"], **cols) == [1.0, 0.0]
+
+
+def test_a_completion_that_lacks_a_part_its_rivals_have_is_unscorable(context: Context) -> None:
+    made = compose([{"name": "mine.py:numbers", "timeout": 0}, "format"], context)
+    cols = {**columns(4), "group": ["g", "g", "h", "h"], "values": [None, 0.5, 0.5, float("nan")]}
+    assert made([say(UP)] * 4, **cols) == [None, 1.5, 1.5, None]
+    alone = {key: value for key, value in cols.items() if key not in ("group", "item_id")}
+    assert made([say(UP)] * 4, **alone) == [1.0, 1.5, 1.5, 1.0]
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_rewards_of_ones_own_get_messages_and_parameters(context: Context) -> None:
+    made = compose(["mine.py:short", {"name": "mine.py:Scaled", "parameters": {"by": 3}, "weight": 0.1}], context)
+    assert made(["abc", None], **columns(2)) == [pytest.approx(0.25 + 0.3), None]
+    assert [one.name for one in made.components] == ["mine.py:short", "mine.py:Scaled"]
+
+
+def test_a_module_on_the_path_serves_too(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(context.folder)
+    (context.folder / "own_rewards.py").write_text(OWN)
+    made = compose([{"name": "own_rewards:short", "timeout": 0}], context)
+    assert made(["abc"], **columns()) == [0.25]
+
+
+def test_the_names_of_trl_are_known() -> None:
+    import trl.rewards
+
+    assert sorted(TRL_REWARDS) == sorted(name for names in trl.rewards._import_structure.values() for name in names)
+    entry = {"name": "get_soft_overlong_punishment", "parameters": {"max_completion_len": 10, "soft_punish_cache": 4}}
+    made = compose([{**entry, "timeout": 0}, {"name": "think_format_reward", "timeout": 0}], CONTEXT)
+    text = "<think>a</think>b"
+    assert made([text, text], **columns(2), completion_ids=[[1] * 8, [1] * 11]) == [0.5, 0.0]
+
+
+def test_built_in_rewards_are_made_with_what_the_data_knows(context: Context) -> None:
+    entries: list[Any] = [
+        "balanced_accuracy",
+        {"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "gears.parquet"}}},
+        {"name": "margin", "parameters": {"verifier": {"kind": "mixed", "table": "neighbours"}}},
+        {"name": "direction", "parameters": {"verifier": "hard"}},
+        {"name": "pathways", "parameters": {"gene_sets": "sets.gmt"}},
+        {"name": "length", "parameters": {"low": 1, "high": 2}},
+    ]
+    scores = compose(entries, context).scores([say(UP)], **columns())
+    assert scores["balanced_accuracy"] == [pytest.approx(4 / 3)]
+    assert scores["accuracy"] == [0.6]
+    assert scores["margin"] == [pytest.approx(0.4)]
+    assert scores["direction"] == [1.0]
+    assert scores["pathways"] == [None]
+
+
+def test_a_composition_survives_pickling(context: Context) -> None:
+    made = compose(["accuracy", {"name": "mine.py:short", "gate": "format"}], context)
+    before = made([say(UP)], **columns())
+    assert pickle.loads(pickle.dumps(made))([say(UP)], **columns()) == before
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([], "at least one"),
+        ({"accuracy": 1}, "at least one"),
+        ([3], "is no reward"),
+        ([{"weight": 1.0}], "is no reward"),
+        (["acuracy"], "did you mean 'accuracy'"),
+        (["think_format_rewards"], "did you mean 'think_format_reward'"),
+        (["accuracy", "accuracy"], "'accuracy' is there twice"),
+        ([{"name": "accuracy", "wieght": 1}], "did you mean 'weight'"),
+        ([{"name": "accuracy", "weight": "high"}], "weight 'high' is no number"),
+        ([{"name": "accuracy", "weight": math.inf}], "no number"),
+        ([{"name": "accuracy", "weight": True}], "no number"),
+        ([{"name": "accuracy", "weight": 0}], "every weight is 0"),
+        ([{"name": "accuracy", "timeout": 3}], "no effect on a built-in"),
+        ([{"name": "accuracy", "gate": 3}], "gate 3"),
+        ([{"name": "accuracy", "gate": "formt"}], "did you mean 'format'"),
+        ([{"name": "accuracy", "schedule": [1]}], "is no mapping"),
+        ([{"name": "accuracy", "schedule": {-1: 1.0}}], "whole numbers from 0"),
+        ([{"name": "accuracy", "schedule": {"soon": 1.0}}], "whole numbers from 0"),
+        ([{"name": "accuracy", "schedule": {1: "x"}}], "no number"),
+        ([{"name": "accuracy", "parameters": [1]}], "no mapping"),
+        ([{"name": "accuracy", "parameters": {"verifer": "hard"}}], "did you mean 'verifier'"),
+        ([{"name": "format", "parameters": {"x": 1}}], "it takes none"),
+        ([{"name": "length"}], "needs the parameter 'low'"),
+        ([{"name": "length", "parameters": {"low": 9, "high": 3}}], "1 <= low <= high"),
+        ([{"name": "length", "parameters": {"low": 1, "high": 3, "unit": "lines"}}], "use words or tokens"),
+        ([{"name": "repetition", "parameters": {"n": 0}}], "use at least 1"),
+        ([{"name": "confidence", "parameters": {"rule": "crps"}}], "use brier or log"),
+        ([{"name": "accuracy", "parameters": {"verifier": "firm"}}], "use hard, soft, mixed"),
+        ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft"}}}], "needs a table"),
+        ([{"name": "accuracy", "parameters": {"verifier": {"kind": "hard", "table": "neighbours"}}}], "takes no table"),
+        ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "tabel": "x"}}}], "did you mean 'table'"),
+        ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "x"}}}], "none of neighbours"),
+        ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "x.parquet"}}}], "no such file"),
+        ([{"name": "pathways", "parameters": {"gene_sets": "no.gmt"}}], "no such file"),
+        (["mine.py:shrot"], "did you mean 'short'"),
+        (["mine.py:constant"], "is int, not a function"),
+        (["mine.py:later"], "asynchronous"),
+        (["mine.py:Scaled"], "does not take its parameters"),
+        (["nowhere.py:short"], "no file nowhere.py"),
+        (["no_such_module:short"], "cannot be loaded"),
+        ([{"name": "mine.py:Scaled", "parameters": {"bye": 1}}], "does not take its parameters"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_its_remedy(context: Context, entries: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words) as told:
+        compose(entries, context)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_that_does_not_load_is_bad_input(context: Context) -> None:
+    (context.folder / "broken.py").write_text("import nothing_like_this")
+    with pytest.raises(InputError, match=r"broken\.py:f: cannot be loaded \(ModuleNotFoundError"):
+        compose(["broken.py:f"], context)
+
+
+def test_balanced_accuracy_needs_class_counts() -> None:
+    with pytest.raises(InputError, match="class counts"):
+        compose(["balanced_accuracy"], Context())
+
+
+# --- rewards that go wrong ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [0, 20])
+def test_an_exception_is_never_a_score(context: Context, timeout: float) -> None:
+    made = compose([{"name": "mine.py:crashes", "timeout": timeout}], context)
+    with pytest.raises(CheckError, match=r"mine\.py:crashes|crashes.*ZeroDivisionError"):
+        made([say(UP)], **columns())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([1.0, 2.0], "2 scores for 1 completions"),
+        (3.0, "returned float"),
+        (["1.0"], "row 0 has the score '1.0'"),
+        (["nan"], "row 0 has the score 'nan'"),
+        ([math.inf], "finite"),
+        ([[1.0]], "row 0"),
+    ],
+)
+def test_what_is_no_number_is_never_a_score(context: Context, values: Any, words: str) -> None:
+    made = compose([{"name": "mine.py:numbers", "timeout": 0}], context)
+    with pytest.raises(CheckError, match=words):
+        made([say(UP)], **columns(), values=values)
+
+
+def test_a_reward_that_hangs_is_cut_off_and_unscorable_and_the_next_batch_is_scored_anew(context: Context) -> None:
+    made = compose([{"name": "mine.py:hangs", "timeout": 0.5}, "format"], context)
+    start = time.monotonic()
+    for _ in range(2):
+        assert made.scores([say(UP), say(UP)], **columns(2)) == {"mine.py:hangs": [None, None], "format": [1.0, 1.0]}
+    assert time.monotonic() - start < 30
+    assert made.components[0].reward.cut_off == 4
+
+
+def test_a_process_that_ends_by_itself_is_an_error(context: Context) -> None:
+    with pytest.raises(CheckError, match="ended by itself"):
+        compose(["mine.py:exits"], context)([say(UP)], **columns())
+
+
+# --- notes ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_effect_of_weights_is_said() -> None:
+    one = compose([{"name": "accuracy", "weight": 3.0}], CONTEXT)
+    assert any("its weight does nothing" in note for note in weight_notes(one, scale_rewards="group"))
+    assert weight_notes(one, scale_rewards="none") == []
+    two = compose([{"name": "accuracy", "weight": 3.0}, {"name": "format", "weight": 0}], CONTEXT)
+    notes = weight_notes(two, scale_rewards="group")
+    assert any("ratios" in note for note in notes) and any("format: weight 0" in note for note in notes)
+
+
+def test_every_built_in_name_is_that_of_its_reward() -> None:
+    for name, made in BUILT_IN.items():
+        assert made.__dict__["__name__"] == name

@@ -1,0 +1,99 @@
+"""Verifiers: labels, tables of probabilities, both, and gene sets; and what is wrong with a file."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rewards import (
+    LABELS,
+    InputError,
+    MixedVerifier,
+    SoftVerifier,
+    hard,
+    label_table,
+    read_gene_sets,
+    read_label_table,
+)
+
+UP, DOWN, NONE = map(str, LABELS)
+FRAME = pd.DataFrame({"item_id": ["a", "b"], "p_up": [0.5, 0.0], "p_down": [0.25, 0.0], "p_none": [0.25, 1.0]})
+
+
+def test_hard_gives_the_label_all_probability() -> None:
+    assert hard.targets({"label": [UP, DOWN, NONE]}, 3) == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    for label in (None, "", "up"):
+        with pytest.raises(InputError, match="is not a label"):
+            hard.targets({"label": [label]}, 1)
+    with pytest.raises(InputError, match="no column 'label'"):
+        hard.targets({}, 1)
+
+
+def test_soft_looks_items_up_and_says_none_where_it_knows_nothing() -> None:
+    soft = SoftVerifier(label_table(FRAME, "t"))
+    assert soft.targets({"item_id": ["b", "c", "a"]}, 3) == [(0, 0, 1), None, (0.5, 0.25, 0.25)]
+    with pytest.raises(InputError, match="'item_id'"):
+        soft.targets({}, 1)
+
+
+def test_mixed_takes_labels_first_and_refuses_unknown_ones() -> None:
+    mixed = MixedVerifier(label_table(FRAME, "t"))
+    columns = {"item_id": ["a", "a", "c"], "label": [DOWN, None, None]}
+    assert mixed.targets(columns, 3) == [(0, 1, 0), (0.5, 0.25, 0.25), None]
+    with pytest.raises(InputError, match="is not a label"):
+        mixed.targets({"item_id": ["a"], "label": ["upp"]}, 1)
+
+
+def test_a_table_is_read_from_parquet_as_a_forecast_writes_it(tmp_path: Path) -> None:
+    FRAME.assign(more=1).to_parquet(tmp_path / "gears.parquet")
+    assert read_label_table(tmp_path / "gears.parquet").rows == {"a": (0.5, 0.25, 0.25), "b": (0.0, 0.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (FRAME.drop(columns="p_none"), "no column 'p_none'"),
+        (FRAME.assign(item_id=["a", "a"]), "a is there twice"),
+        (FRAME.assign(p_up=[0.5, 0.4]), r"row 1: b has probabilities"),
+        (FRAME.assign(p_up=[float("nan"), 0.0]), r"row 0: a has probabilities"),
+        (FRAME.assign(p_up=[1.5, 0.0], p_down=[-0.75, 0.0]), r"row 0: a has"),
+    ],
+)
+def test_a_wrong_table_is_refused_by_file_and_row(frame: pd.DataFrame, words: str, tmp_path: Path) -> None:
+    frame.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=words) as told:
+        read_label_table(tmp_path / "t.parquet")
+    assert str(told.value).startswith(str(tmp_path / "t.parquet"))
+
+
+def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_text("item_id,p_up")
+    with pytest.raises(InputError, match="not a Parquet file"):
+        read_label_table(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="no such file"):
+        read_label_table(tmp_path / "none.parquet")
+
+
+def test_gene_sets_are_known_by_the_words_of_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "sets.gmt"
+    path.write_text("HALLMARK_OXIDATIVE_PHOSPHORYLATION\thttp\tNDUFA1\tCOX4I1\n\nGlycolysis\t\tPGK1\n")
+    sets = read_gene_sets(path)
+    assert set(sets.sets) == {"oxidative phosphorylation", "glycolysis"}
+    text = "Loss of NDUFA1 impairs oxidative phosphorylation. PGK1 works in glycolysis, COX4I1 does not."
+    assert sets.claims(text) == {
+        ("NDUFA1", "oxidative phosphorylation", True),
+        ("PGK1", "glycolysis", True),
+        ("COX4I1", "glycolysis", False),
+    }
+    assert sets.claims("NDUFA1 and aglycolysis, glycolysist") == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "no gene set"), ("A\tb\tC\nbroken line\n", "line 2"), ("A\tb\n", "line 1")]
+)
+def test_a_wrong_gmt_file_is_refused_by_line(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "sets.gmt").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_gene_sets(tmp_path / "sets.gmt")
+    with pytest.raises(InputError, match="no such file"):
+        read_gene_sets(tmp_path / "none.gmt")
