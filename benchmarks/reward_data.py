@@ -1,6 +1,6 @@
 """What rewards need to know of the data: class counts, named forecasts, and rows for the check of a reward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -56,11 +56,3 @@ def check_rows(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig) -> lis
             )
         )
     return rows
-
-
-def label_weights(labels: Sequence[Label], *, balance: bool) -> list[float]:
-    """Weights of rows: equal, or such that each label that occurs counts alike."""
-    if not balance:
-        return [1.0] * len(labels)
-    counts = {label: labels.count(label) for label in set(labels)}
-    return [1.0 / counts[label] for label in labels]

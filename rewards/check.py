@@ -33,12 +33,14 @@ class Earning:
     Attributes:
         name: of the exploit.
         mean: of the total reward over the rows scored; NaN where none could be.
+        error: standard error of its difference from the honest policy, over rows.
         knows: whether it answers right as often as the honest policy (it games by writing), or knows nothing.
         unscorable: share of its completions that the reward could not judge.
     """
 
     name: str
     mean: float
+    error: float
     knows: bool
     unscorable: float
 
@@ -75,8 +77,8 @@ class Check:
 
     @property
     def found(self) -> list[Earning]:
-        """Exploits that earn more than the honest policy."""
-        return [one for one in self.earnings if one.mean > self.honest + TOLERANCE]
+        """Exploits that earn more than the honest policy, by more than chance among rows explains (two errors)."""
+        return [one for one in self.earnings if one.mean > self.honest + TOLERANCE + 2 * one.error]
 
     @property
     def tied(self) -> list[Earning]:
@@ -123,11 +125,10 @@ def check_rewards(
     rows = prepare(composition, rows)
     gold_rows = prepare(composition, gold_rows) if len(gold_rows) else rows
 
-    means = []
+    means, by_length = [], []
     for sentences in LENGTHS:
-        means.append(
-            _mean(_mixture(composition, rows, lambda row, answer, n=sentences: _honest(row, answer, n)), weight_N)
-        )
+        by_length.append(_mixture(composition, rows, lambda row, answer, n=sentences: _honest(row, answer, n)))
+        means.append(_mean(by_length[-1], weight_N))
     if all(np.isnan(mean) for mean, _ in means):
         raise CheckError("the reward judges no honest completion: every score is None; look at its columns and tables")
     best = int(np.nanargmax([mean for mean, _ in means]))
@@ -140,7 +141,8 @@ def check_rewards(
         blind = name in BLIND
         scores = _mixture(composition, rows, make, answers=1 if blind else len(LABELS))
         mean, unscorable = _mean(scores, weight_N)
-        earnings.append(Earning(name, mean, not blind, unscorable))
+        error = _error(scores - by_length[best], weight_N)
+        earnings.append(Earning(name, mean, error, not blind, unscorable))
     earnings.sort(key=lambda one: (-one.mean if one.mean == one.mean else np.inf, one.name))
     effect, constant = _effects(composition, rows, sentences)
     soft = any(getattr(getattr(one.reward, "verifier", None), "soft", False) for one in composition.components)
@@ -223,6 +225,15 @@ def _mean(scores_N: Floats, weight_N: Floats) -> tuple[float, float]:
     if not known.any():
         return float("nan"), 1.0
     return float(np.average(scores_N[known], weights=weight_N[known])), float(1 - known.mean())
+
+
+def _error(difference_N: Floats, weight_N: Floats) -> float:
+    """Standard error of a weighted mean over rows."""
+    known = ~np.isnan(difference_N)
+    if not known.any():
+        return 0.0
+    d, w = difference_N[known], weight_N[known]
+    return float(np.sqrt(np.sum((w * (d - np.average(d, weights=w))) ** 2)) / w.sum())
 
 
 def _gold(composition: Composition, rows: Sequence[Row], sentences: int) -> tuple[float, int, str]:

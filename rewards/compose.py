@@ -553,7 +553,7 @@ def weight_notes(composition: Composition, *, scale_rewards: str) -> list[str]:
     if grouped and len(composition.components) == 1 and composition.weights[0] not in (0, 1):
         said.append(f"{composition.components[0].name}: its weight does nothing, since scale_rewards: group divides "
                     "each group's advantages by their spread; only its sign counts")  # fmt: skip
-    elif grouped:
+    elif grouped and len(composition.components) > 1:
         said.append("scale_rewards: group divides each group by its spread, so that only ratios of weights count")
     return said
 

@@ -139,14 +139,16 @@ def report_command(
 def rewards_check(
     config: Annotated[str, typer.Argument(help="YAML file with `rewards`, a built-in reward, or file.py:function.")],
     data: DataOption = None,
-    rows: Annotated[int, typer.Option(min=2, help="Rows for the exploits; the gold answer is scored on all.")] = 300,
+    rows: Annotated[int, typer.Option(min=3, help="Rows for the exploits; the gold answer is scored on all.")] = 300,
     every: Annotated[bool, typer.Option("--all", help="Print every exploit, not only the best paid.")] = False,
 ) -> None:
     """Score gold answers and exploits, and fail where an exploit earns more than an honest policy."""
     from rewards import CheckError
     from rl.lab import check_config, describe_check, read_reward_config
 
-    checked = check_config(read_reward_config(config), data, rows)
+    read = read_reward_config(config)
+    typer.echo(f"{config}: scoring gold answers on every training row, exploits on {rows} of them", err=True)
+    checked = check_config(read, data, rows)
     for line in describe_check(checked, every=every):
         typer.echo(line)
     if failures := checked.check.failures():

@@ -10,10 +10,10 @@ import pandas as pd
 from benchmarks.corpus import Corpus, draw_items, open_corpus
 from benchmarks.prompts import PromptConfig
 from benchmarks.replay import as_trained, replay, summarize_replay, write_replay
-from benchmarks.reward_data import check_rows, label_weights, reward_context
+from benchmarks.reward_data import check_rows, reward_context
 from benchmarks.rollout_files import read_rollouts
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
-from rewards import InputError
+from rewards import LABELS, InputError
 from rewards.check import HONEST, Check, check_rewards, counts_tokens
 from rewards.compose import BUILT_IN, TRL_REWARDS, Composition, compose, weight_notes
 from sft.config import check_keys, read_yaml
@@ -95,8 +95,7 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
     Args:
         config: the configuration.
         data: folder of the labels or `sample`; the configuration's own by default, and `sample` where it has none.
-        rows: rows for the exploits, drawn at random with equal numbers of each label where the configuration
-            balances them; the gold answer is scored on every training row.
+        rows: rows for the exploits, drawn at random; the gold answer is scored on every training row.
 
     Raises:
         InputError: bad configuration or data.
@@ -105,11 +104,11 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
     corpus = open_corpus(data or config.data or "sample", config.split)
     train = corpus.train
     if config.template == "direction":
-        train = train[train["label"] != "not differentially expressed"]
-    drawn = draw_items(train, min(rows, len(train)), seed=SEED, balance=False)
+        train = train[train["label"] != str(LABELS[-1])]
+    drawn, weight = draw_checked(train, rows, balance=config.balance)
     counts = None
     if config.balance:  # stage two draws each label equally often
-        counts = dict.fromkeys(("upregulated", "downregulated", "not differentially expressed"), 1)
+        counts = dict.fromkeys(map(str, LABELS), 1)
     composition = config.compose(train, corpus, counts)
     prompt = PromptConfig(config.template, config.evidence, config.lemmas)
     checked = check_rows(drawn, corpus, prompt)
@@ -117,7 +116,7 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
         composition,
         checked,
         gold_rows=check_rows(train, corpus, prompt),
-        weight=label_weights([row.label for row in checked], balance=config.balance),
+        weight=weight,
     )
     notes = weight_notes(composition, scale_rewards=str(config.scale_rewards))
     for name in check.constant:
@@ -131,6 +130,30 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
     if counts_tokens(composition):
         notes.append("tokens, where a reward looks at them, are estimated: pieces of words of four characters at most")
     return Checked(config, corpus.source, check, tuple(notes))
+
+
+def draw_checked(train: pd.DataFrame, rows: int, *, balance: bool) -> tuple[pd.DataFrame, list[float]]:
+    """Draw rows for the exploits, as many of each label as there are, and weigh them as the prompts will be.
+
+    Args:
+        train: training rows.
+        rows: how many to draw at most.
+        balance: whether the prompts have each label equally often, or as often as the rows.
+
+    Returns:
+        The rows and a weight each: rare labels are drawn more often than they occur and count accordingly less.
+    """
+    labels = [str(label) for label in LABELS if (train["label"] == str(label)).any()]
+    available = train["label"].astype(str).value_counts()
+    drawn = [
+        draw_items(train[train["label"] == label], min(-(-rows // len(labels)), int(available[label])), seed=SEED,
+                   balance=False)
+        for label in labels
+    ]  # fmt: skip
+    frame = pd.concat(drawn)
+    share = {label: 1.0 if balance else float(available[label]) for label in labels}
+    weight = [share[label] / len(part) for label, part in zip(labels, drawn, strict=True) for _ in range(len(part))]
+    return frame, weight
 
 
 def replay_configs(

@@ -145,7 +145,9 @@ def test_accuracy_alone_is_gameable_where_one_class_has_most_rows(context: Conte
     found = [one.name for one in check_rewards(compose(["accuracy"], context), skewed).found]
     assert "always not differentially expressed" in found
     weights = [1 / mostly_none.count(row.label) for row in skewed]
-    assert check_rewards(compose(["accuracy"], context), skewed, weight=weights).found == []
+    check = check_rewards(compose(["accuracy"], context), skewed, weight=weights)
+    assert check.found == []
+    assert {one.name: one.mean for one in check.earnings}["always upregulated"] == pytest.approx(1 / 3)
 
 
 def test_a_gold_answer_that_is_not_the_maximum_is_a_failure(context: Context) -> None:

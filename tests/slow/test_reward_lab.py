@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,14 +159,27 @@ def test_a_resumed_run_has_the_rollouts_of_one_that_never_stopped(folder, traine
     (folder / "resumed" / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
     for file in sorted(checkpoint.glob("*")):
         file.unlink() if file.is_file() else None
-    import shutil
-
     shutil.rmtree(checkpoint)
     run("grpo", "--config", path, cwd=folder)
     again = read_rollouts(folder / "resumed")
     assert len(again) == len(whole)
     assert again["group"].tolist() == whole["group"].tolist()
     assert again["item_id"].tolist() == whole["item_id"].tolist()
+
+
+def test_the_pages_own_reward_trains_by_the_pages_command(folder):
+    page = (REPO / "docs" / "rewards.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("synthpert grpo")]
+    own = folder / "page-command"
+    own.mkdir()
+    for name, text in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", page, re.DOTALL):
+        (own / name).write_text(text)
+    words = shlex.split(line)[1:]
+    config = write_grpo(folder, "page", max_steps=1)
+    words[words.index("--config") + 1] = str(config)
+    run(*words, "--sft_run", folder / "sft", cwd=own)
+    frame = read_rollouts(own / words[words.index("--output_dir") + 1])
+    assert frame["reward/mine.py:right_and_brief"].notna().all()
 
 
 def test_a_hanging_reward_is_cut_off_and_the_run_ends_by_its_alarm(folder):

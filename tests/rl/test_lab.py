@@ -1,0 +1,222 @@
+"""The reward lab by command: exit codes, one-line errors, every command of the page, shipped configurations, time."""
+
+import json
+import os
+import random
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.corpus import open_corpus
+from benchmarks.prompts import PromptConfig
+from benchmarks.reward_data import check_rows
+from benchmarks.rollout_files import write_rollouts
+from rewards import LABELS, CheckError, InputError, accuracy, parse_answer
+from rewards.check import HONEST
+from rewards.exploits import EXPLOITS, honest_think, say
+from rl.lab import check_config, describe_check, draw_checked, read_reward_config
+
+REPO = Path(__file__).resolve().parents[2]
+PAGE = REPO / "docs" / "rewards.md"
+SHIPPED = sorted(path for path in (REPO / "configs").glob("*/*.yaml") if "rewards" in yaml.safe_load(path.read_text()))
+
+
+def synthpert(*words: Any, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    env.pop("SYNTHPERT_DATA", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "rl.cli", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def store_rollouts(run: Path, items: int, seed: int = 0) -> None:
+    """Store 8 completions each for items of the sample, some honest and some gaming, 25 items a step."""
+    corpus = open_corpus("sample")
+    rows = check_rows(corpus.train.head(items), corpus, PromptConfig(evidence=5))
+    pick = random.Random(seed)
+    makers = list(EXPLOITS.values())
+    for start in range(0, len(rows), 25):
+        step = start // 25 + 1
+        columns: dict[str, list[Any]] = {}
+        for row in rows[start : start + 25]:
+            for _ in range(8):
+                answer = pick.choice(LABELS)
+                text = say(honest_think(row, pick.choice((3, 8, 22))), answer)
+                if pick.random() < 0.2:
+                    text = pick.choice(makers)(row, answer)
+                parsed = parse_answer(text)
+                (score,) = accuracy([text], [row.label])
+                values = {
+                    "step": step, "group": f"{step}.{row.item_id}", "item_id": row.item_id,
+                    "cell_line": row.cell_line, "pert": row.pert, "gene": row.gene, "label": str(row.label),
+                    "prompt": row.prompt, "completion": text, "answer": parsed.label and str(parsed.label),
+                    "status": str(parsed.status), "completion_tokens": len(text) // 4, "reward/accuracy": score,
+                    "total_reward": score, "advantage": 0.0,
+                }  # fmt: skip
+                for key, value in values.items():
+                    columns.setdefault(key, []).append(value)
+        write_rollouts(run, step, 0, 0, columns, ["accuracy"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the page supposes it: its blocks as files, the shipped configurations, a run with rollouts."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name, text in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        (folder / name).write_text(text)
+    (folder / "configs").symlink_to(REPO / "configs")
+    store_rollouts(folder / "runs" / "demo" / "grpo", 50)
+    return folder
+
+
+def page_commands() -> list[Any]:
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("synthpert ")]
+    assert len(lines) >= 7
+    training = [line for line in lines if line.startswith("synthpert grpo")]
+    assert len(training) == 1  # tests/slow/test_reward_lab.py runs it
+    return [pytest.param(line, id=line[10:70]) for line in lines if line not in training]
+
+
+@pytest.mark.parametrize("line", page_commands())
+def test_every_command_of_the_page_runs(folder: Path, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    synthpert(*words, cwd=folder, code=1 if "exits with 1" in line else 0)
+
+
+def test_a_reward_from_a_file_to_a_report_on_10000_rollouts_takes_seconds(tmp_path: Path) -> None:
+    store_rollouts(tmp_path / "run", 1250)
+    (tmp_path / "mine.py").write_text(
+        "from rewards import completion_text\n\n"
+        "def brief(completions, **columns):\n"
+        "    return [1 / (1 + len(completion_text(one))) for one in completions]\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    synthpert("rewards", "replay", "mine.py:brief", "--rollouts", "run", cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 10  # processor time: other programs do not count
+    summary = json.loads((tmp_path / "runs" / "replay" / "replay.json").read_text())
+    assert summary["rollouts"]["completions"] == 10_000
+    assert [one["name"] for one in summary["configs"]] == ["mine.py:brief", "as trained"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "acuracy"], "no such file"),
+        (["check", "none.yaml"], "none.yaml: no such file"),
+        (["check", "mine.py:nothing"], "has no 'nothing'"),
+        (["check", "typo.yaml"], "did you mean 'rewards'"),
+        (["check", "unknown.yaml"], "did you mean 'accuracy'"),
+        (["check", "broken.yaml"], "not YAML"),
+        (["check", "accuracy", "--data", "nowhere"], "nowhere"),
+        (["replay", "accuracy", "--rollouts", "nowhere"], "nowhere: no such folder"),
+        (["replay", "accuracy", "format", "margin", "--rollouts", "runs/demo/grpo"], "give one, or two"),
+        (["replay", "accuracy"], "--rollouts"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(folder: Path, words: list[str], said: str) -> None:
+    (folder / "typo.yaml").write_text("reward: [accuracy]")
+    (folder / "unknown.yaml").write_text("rewards: [acuracy]")
+    (folder / "broken.yaml").write_text("rewards: [accuracy")
+    done = synthpert("rewards", *words, cwd=folder, code=2)
+    assert said in done.stderr
+
+
+def test_a_reward_that_raises_ends_the_replay_with_1(folder: Path) -> None:
+    (folder / "bad.py").write_text("def crashes(completions, **columns):\n    return [1 / 0]\n")
+    for words in (["check", "bad.py:crashes"], ["replay", "bad.py:crashes", "--rollouts", "runs/demo/grpo"]):
+        done = synthpert("rewards", *words, cwd=folder, code=1)
+        assert "crashes" in done.stderr and "ZeroDivisionError" in done.stderr
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_no_exploit_beats_a_shipped_configuration(path: Path) -> None:
+    checked = check_config(read_reward_config(str(path)), "sample", rows=240)
+    assert checked.check.failures() == []
+    lines = "\n".join(describe_check(checked, every=True))
+    assert all(name in lines for name in EXPLOITS)
+
+
+def test_balanced_accuracy_pays_for_the_genes_own_rate_and_margin_does_not(full_labels: Path, tmp_path: Path) -> None:
+    """On all labels: the shortcut that SFT and GRPO would learn first. Counted over all training rows."""
+    corpus = open_corpus(full_labels)
+    drawn, weight = draw_checked(corpus.train, 3000, balance=False)
+    rates = corpus.rates(drawn)[["p_up", "p_down", "p_none"]].to_numpy()
+    answer = [str(LABELS[at]) for at in rates.argmax(axis=1)]
+    completions = [say("a", one) for one in answer]
+    columns = {name: drawn[name].astype(str).tolist() for name in ("item_id", "label")}
+    for name, low, high in (("balanced_accuracy", HONEST, 1.0), ("margin", -0.05, 0.03)):
+        composition = read_reward_config(name).compose(drawn, corpus, corpus.train["label"].value_counts().to_dict())
+        earned = composition(completions, **columns)
+        mean = sum(float(e or 0.0) * w for e, w in zip(earned, weight, strict=True)) / sum(weight)
+        assert low < mean < high, name
+
+
+def test_rare_labels_are_drawn_more_and_count_less() -> None:
+    train = open_corpus("sample").train
+    for balance in (False, True):
+        drawn, weight = draw_checked(train, 90, balance=balance)
+        counts = drawn["label"].astype(str).value_counts()
+        assert counts.tolist() == [30, 30, 30]
+        total = {str(label): 0.0 for label in LABELS}
+        for label, one in zip(drawn["label"].astype(str), weight, strict=True):
+            total[label] += one / sum(weight)
+        wanted = dict.fromkeys(total, 1 / 3) if balance else train["label"].value_counts(normalize=True).to_dict()
+        assert total == pytest.approx(wanted)
+
+
+def test_a_gameable_configuration_fails_by_its_exploit(folder: Path) -> None:
+    done = synthpert("rewards", "check", "mine.py:contains_label", cwd=folder, code=1)
+    assert "'all labels" in done.stderr and "more than an honest policy" in done.stderr
+    assert "MORE than honest" in done.stdout
+
+
+def test_a_constant_shift_is_said_to_do_nothing(folder: Path) -> None:
+    (folder / "one.py").write_text("def one(completions, **columns):\n    return [1.0] * len(completions)\n")
+    (folder / "shift.yaml").write_text("rewards: [accuracy, 'one.py:one']\nbalance: true\n")
+    done = synthpert("rewards", "check", "shift.yaml", cwd=folder)
+    assert "one.py:one: the same for every completion of an item, a constant shift" in done.stdout
+
+
+# --- configurations -------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_of_stage_two_and_one_reward_are_read_alike(tmp_path: Path) -> None:
+    assert read_reward_config("accuracy").rewards == ["accuracy"]
+    assert read_reward_config("think_format_reward").rewards == ["think_format_reward"]
+    config = read_reward_config(str(REPO / "configs" / "qwen3-4b" / "grpo.yaml"))
+    assert config.rewards == ["margin", "format"] and config.reward_weights == [1.0, 0.2]
+    assert config.evidence == 5 and config.scale_rewards == "batch"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sft_run: x\n", "no key 'rewards'"),
+        ("rewards: [accuracy]\nscale_reward: none\n", "did you mean 'scale_rewards'"),
+    ],
+)
+def test_a_configuration_without_rewards_or_with_another_key_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_reward_config(str(tmp_path / "c.yaml"))
+
+
+def test_a_check_that_nothing_passes_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "none.py").write_text("def none(completions, **columns):\n    return [None] * len(completions)\n")
+    with pytest.raises(CheckError, match="judges no"):
+        check_config(read_reward_config(f"{tmp_path}/none.py:none"), "sample", rows=30)
