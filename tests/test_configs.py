@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from rewards import LABELS, Context, InputError
@@ -13,6 +14,8 @@ from sft.train import SFTArguments
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted({path.parent.name for stage in ("sft", "grpo") for path in CONFIGS.glob(f"*/{stage}.yaml")})
+RATES = pd.DataFrame({"item_id": ["i"], "p_up": [0.2], "p_down": [0.2], "p_none": [0.6]})
+CONTEXT = Context(dict.fromkeys(LABELS, 1), {"gene_rate": lambda: RATES, "neighbours": lambda: RATES})
 # TRL refuses bf16 on a machine without a GPU unless the CPU is asked for; every other check stays as it is.
 ON_CPU = ("--use_cpu", "true")
 
@@ -50,7 +53,7 @@ def test_sft_is_the_papers_lora(model: str) -> None:
 def test_grpo_rewards_rollouts_and_reference_work(model: str) -> None:
     path = CONFIGS / model / "grpo.yaml"
     ours, args, _ = parse_grpo(path)
-    rewards = load_rewards(ours.rewards, Context(dict.fromkeys(LABELS, 1)), args.scale_rewards)
+    rewards = load_rewards(ours.rewards, CONTEXT, args.scale_rewards)
     assert args.reward_weights is None or len(args.reward_weights) == len(rewards)
     assert ours.rollouts in ENGINES
     assert args.beta > 0, "without it nothing holds the policy near stage one's"

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from rewards import InputError
@@ -152,7 +153,10 @@ def test_shipped_stage_two_configurations_parse_and_start_from_their_stage_one(p
     assert ours.sft_run == first["output_dir"] != args.output_dir
     assert model.model_name_or_path == first["model_name_or_path"]
     counts = {"upregulated": 1, "downregulated": 1, "not differentially expressed": 1}
-    assert len(load_rewards(ours.rewards, Context(counts), args.scale_rewards)) == len(ours.rewards)
+    rates = pd.DataFrame({"item_id": ["i"], "p_up": [0.2], "p_down": [0.2], "p_none": [0.6]})
+    assert len(load_rewards(ours.rewards, Context(counts, {"gene_rate": lambda: rates}), args.scale_rewards)) == len(
+        ours.rewards
+    )
 
 
 def test_there_are_configurations_of_each_model() -> None:
