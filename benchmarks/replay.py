@@ -222,8 +222,8 @@ def _one(
             }
             for key, factor in factors.items()
         },
-        "by_class": _by(one.total_N, right_N, frame["label"]),
-        "by_line": _by(one.total_N, right_N, frame["cell_line"]),
+        "by_class": _by(one.total_N, factors, group_N, frame["label"]),
+        "by_line": _by(one.total_N, factors, group_N, frame["cell_line"]),
         "by_step": _by_step(one.total_N, steps),
         "paid_for_right": [_number(_mean_of(one.total_N, right_N == 1)), _number(_mean_of(one.total_N, right_N == 0))],
     }
@@ -288,7 +288,7 @@ def _shares(one: Replayed, group_N: Ints) -> list[float | None]:
     return [value / total if total else 0.0 for value in spread]
 
 
-def _by(total_N: Floats, right_N: Floats, key: pd.Series) -> list[dict[str, Any]]:
+def _by(total_N: Floats, factors: Mapping[str, Floats], group_N: Ints, key: pd.Series) -> list[dict[str, Any]]:
     names = key.astype(object).where(key.notna(), "").astype(str).to_numpy()
     rows = []
     for name in [*[str(label) for label in LABELS if str(label) in names],
@@ -299,8 +299,12 @@ def _by(total_N: Floats, right_N: Floats, key: pd.Series) -> list[dict[str, Any]
                 "name": name or "no label",
                 "n": int(mask.sum()),
                 "mean": _number(_mean_of(total_N, mask)),
-                "accuracy": _number(_mean_of(right_N, mask)),
+                "accuracy": _number(_mean_of(factors["correctness"], mask)),
                 "unscorable": float(np.isnan(total_N[mask]).mean()),
+                "within": {
+                    factor: within_correlation(total_N[mask], values[mask], group_N[mask])
+                    for factor, values in factors.items()
+                },
             }
         )
     return rows

@@ -17,6 +17,7 @@ from benchmarks.reward_data import reward_context
 from benchmarks.rollout_files import drop_rollouts_after
 from benchmarks.runs import disk_errors, open_run, require_done
 from rewards import LABELS, CheckError, Component, Composition, Context, InputError, completion_text, compose
+from rewards.compose import weight_notes
 from rl.alarms import MODES, alarm_callback, read_alarms
 from rl.recording import Recorder
 from rl.rollouts import RolloutCost, choose_engine, grpo_trainer
@@ -186,6 +187,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         reference="sft" if args.beta > 0 else None,
         rewards=ours.rewards,
+        reward_notes=weight_notes(Composition(tuple(components)), scale_rewards=_scaling(args)),
         prompts={"items": len(items), "labels": counts, "data": corpus.digest, "split": corpus.split},
         # A resumed run counts the rollouts since its checkpoint, and says from which step that is.
         rollouts={

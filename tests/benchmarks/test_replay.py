@@ -108,6 +108,8 @@ def test_a_summary_says_what_can_be_counted() -> None:
         (DOWN, 3, 1.0),
     ]
     assert [row["name"] for row in one["by_line"]] == ["k562", "rpe1"]
+    assert one["by_line"][0]["within"]["correctness"] == pytest.approx(1.0)
+    assert one["by_line"][1]["within"]["correctness"] is None  # all right, all paid alike
     assert sum(one["total"]["histogram"]) == 6
     assert one["by_step"] == [(1, pytest.approx(1 / 3)), (2, 1.0)]
     json.dumps(summary, allow_nan=False)

@@ -129,6 +129,23 @@ def test_a_number_of_prompts_is_drawn_by_the_seed(corpus: Corpus, sft_run: Path,
         assert counts == [10, 10, 10]
 
 
+@pytest.mark.parametrize("balance", [False, True])
+def test_items_kept_apart_are_training_rows_that_are_not_trained_on(
+    corpus: Corpus, sft_run: Path, balance: bool
+) -> None:
+    chosen, held_out = select_items(corpus, replace(OURS, held_out_items=12, balance=balance), sft_run, seed=0)
+    assert len(held_out) == 12 and set(held_out["split"]) == {"train"}
+    used = set((sft_run / "items.txt").read_text().split())
+    assert not set(held_out["item_id"]) & (set(chosen["item_id"]) | used)
+
+
+def test_too_many_items_kept_apart_are_refused(corpus: Corpus, sft_run: Path) -> None:
+    left = len(corpus.train) - len(corpus.train.iloc[::2])
+    for n, words in ((-1, "use 0 for none"), (left, "leaves no row"), (10_000, "there are")):
+        with pytest.raises(InputError, match=words):
+            select_items(corpus, replace(OURS, held_out_items=n), sft_run, seed=0)
+
+
 def test_a_direction_prompt_is_about_changed_genes_only(corpus: Corpus, sft_run: Path) -> None:
     assert set(select_items(corpus, replace(OURS, template="direction"), sft_run, seed=0)[0]["label"]) == {UP, DOWN}
 
