@@ -221,7 +221,8 @@ def _variance(
         weights = psi if psi_unit is None or unit != of else psi_unit
         sums = np.bincount(code, weights=weights)
         n = int(np.count_nonzero(np.bincount(code)))
-        return float(sums @ sums) * n / (n - 1), n
+        # Not `@`: BLAS would wake its threads, which on a busy machine takes far longer than the sum.
+        return float(np.einsum("i,i->", sums, sums)) * n / (n - 1), n
 
     (v_pert, n_pert), (v_gene, n_gene), (v_item, _) = summed(pert, "pert"), summed(gene, "gene"), summed(pair, "item")
     return Variance(v_pert, v_gene, v_item, unit, df=min(n_pert, n_gene) - 1)
@@ -437,7 +438,7 @@ def compare_runs(a: PredictionArrays, b: PredictionArrays, metric: str, memo: Me
 
 def _paired_t(differences: Floats) -> float:
     """p value of the plain paired t test over training runs."""
-    if len(differences) < 2 or np.ptp(differences) == 0:
+    if len(differences) < 2 or np.ptp(differences) < _ZERO_SE:
         return float("nan")
     from scipy.stats import ttest_1samp
 
