@@ -13,7 +13,7 @@ Rules that hold for all of them:
 - With several training runs a metric is the mean over runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -21,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks.areas import average_precision, both_classes, placements
 from benchmarks.prediction_arrays import DOWN, NO_ANSWER, NONE, UP, Bools, Floats, Ints, PredictionArrays
+from benchmarks.reliability import expected_calibration_error, reliability_bins
 from rewards import LABELS, InputError
 
 # Metrics of each task, in the order of the report.
@@ -47,10 +49,7 @@ TASK_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
 METRICS: Final = (*TASK_METRICS["three_class"], *TASK_METRICS["de"][1:], *TASK_METRICS["dir"])
 # Smallest and largest value of a metric; 0 and 1 where it is not named.
 RANGE: Final[Mapping[str, tuple[float, float]]] = {"mcc": (-1.0, 1.0), "brier": (0.0, 2.0)}
-N_BINS: Final = 10
 MAX_ROC_POINTS: Final = 200
-# What a decimal edge such as 0.8 may be off in binary, after arithmetic.
-_EDGE_DIGITS: Final = 9
 _SCORE_DIGITS: Final = 12
 
 
@@ -253,7 +252,7 @@ def _estimate_auroc(runs: PredictionArrays, task: str, rows: Ints, unit: Literal
         # A gene is read out anew in each line: its unit is (line, gene), while errors cluster on the symbol.
         names = runs.gene if unit == "gene" else runs.pert
         code, units = pd.factorize(runs.line.codes[rows].astype(np.int64) * len(names.categories) + names.codes[rows])
-        both = _both_classes(positive, code, len(units))
+        both = both_classes(positive, code, len(units))
         n_units, n_left_out = int(both.sum()), int((~both).sum())
         if not n_units:
             return _no_value(rows, f"no {_UNIT_NAMES[unit]} has {classes}")
@@ -292,39 +291,6 @@ def _estimate_auprc(runs: PredictionArrays, task: str, rows: Ints) -> Estimate:
     return Estimate(np.array(values), rows, psi)
 
 
-def average_precision(positive: Bools, score: Floats) -> tuple[float, Floats]:
-    """Average precision, the area under the precision-recall curve by steps, as scikit-learn defines it.
-
-    AP = (1/P) sum over positives i of TP(i)/N(i): among the items that score at least as high as i, ties included,
-    the share of positives. With a weight w on every item (1 here) AP is a ratio of sums, and the influence of item k is
-    its derivative: with S_k the positives that score no higher than k,
-    (1/P) [sum over i in S_k of (y_k/N(i) - TP(i)/N(i)^2) + y_k (TP(k)/N(k) - AP)].
-
-    Args:
-        positive: (n,) the class; both occur.
-        score: (n,) higher for more likely positive; NaN for none, which ranks below all others and is tied.
-
-    Returns:
-        AP, from the share of positives (chance) to 1, and the (n,) influences; they sum to 0.
-    """
-    ranked = np.where(np.isnan(score), -np.inf, score)
-    order = np.argsort(-ranked)
-    descending, sorted_positive = ranked[order], positive[order]
-    last_of_tie = np.flatnonzero(np.append(descending[1:] != descending[:-1], True))
-    n_above = last_of_tie + 1.0
-    positives_above = np.cumsum(sorted_positive)[last_of_tie].astype(np.float64)
-    in_tie = np.diff(positives_above, prepend=0.0)
-    precision, n_positive = positives_above / n_above, positives_above[-1]
-    value = float((in_tie * precision).sum() / n_positive)
-    # Summed over the ties from an item's own downwards: what one more positive, or one more item, changes there.
-    gain = np.cumsum((in_tie / n_above)[::-1])[::-1]
-    loss = np.cumsum((in_tie * precision / n_above)[::-1])[::-1]
-    tie = np.repeat(np.arange(len(n_above)), np.diff(last_of_tie, prepend=-1))
-    psi = np.empty(len(order))
-    psi[order] = (np.where(sorted_positive, (gain + precision - value)[tie], 0.0) - loss[tie]) / n_positive
-    return value, psi
-
-
 def _positives(label: Ints, task: str) -> tuple[Bools, str]:
     if task == "de":
         return label != NONE, "differentially expressed items and others"
@@ -346,44 +312,6 @@ def _estimate_ece(runs: PredictionArrays, rows: Ints) -> Estimate:
 def _top_label(label: Ints, prob: Floats) -> tuple[Floats, Bools]:
     """Probability of the likeliest label (the first among equals), and whether it is the true one."""
     return prob.max(axis=1), prob.argmax(axis=1) == label
-
-
-def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, n_bins: int = N_BINS) -> list[dict[str, float]]:
-    """Group forecasts by confidence into bins of equal width, (low, high], as Guo et al. 2017 (arXiv 1706.04599) do.
-
-    A confidence within 1e-9 of an edge is on it: 1 - 0.2, a little above 0.8 in binary, belongs to (0.7, 0.8].
-
-    Args:
-        confidence: (n,) from 0 to 1; 0 goes to the first bin.
-        correct: (n,) whether the forecast came true.
-        n_bins: bins from 0 to 1.
-
-    Returns:
-        A dict per bin, lowest first: `low, high, n` and the means `confidence, accuracy`, NaN in an empty bin.
-    """
-    confidences, hits = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    at = np.ceil(np.round(confidences * n_bins, _EDGE_DIGITS)).astype(np.intp) - 1
-    at = np.clip(at, 0, n_bins - 1)
-    counts = np.bincount(at, minlength=n_bins)
-    with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(at, weights=confidences, minlength=n_bins) / counts
-        accuracy = np.bincount(at, weights=hits, minlength=n_bins) / counts
-    return [
-        {
-            "low": i / n_bins,
-            "high": (i + 1) / n_bins,
-            "n": int(counts[i]),
-            "confidence": float(mean_confidence[i]),
-            "accuracy": float(accuracy[i]),
-        }
-        for i in range(n_bins)
-    ]
-
-
-def expected_calibration_error(bins: Sequence[Mapping[str, float]]) -> float:
-    """Mean over forecasts of |accuracy - confidence| of their bin; `bins` as `reliability_bins` returns them."""
-    n = sum(one["n"] for one in bins)
-    return float(sum(one["n"] * abs(one["accuracy"] - one["confidence"]) for one in bins if one["n"]) / n)
 
 
 def reliability(runs: PredictionArrays, use: Bools | None = None) -> list[dict[str, float]]:
@@ -466,111 +394,3 @@ def task_score(prob: Floats, task: str) -> Floats:
     either = prob[:, UP] + prob[:, DOWN]
     share = np.divide(prob[:, UP], either, out=np.full(len(prob), np.nan), where=either > 0)
     return np.asarray(np.round(share, _SCORE_DIGITS))
-
-
-def _both_classes(positive: Bools, group: Ints, n_groups: int) -> Bools:
-    n_positive = np.bincount(group[positive], minlength=n_groups)
-    return (n_positive > 0) & (n_positive < np.bincount(group, minlength=n_groups))
-
-
-def placements(positive: Bools, score: Floats, group: Ints, n_groups: int) -> tuple[Floats, Floats]:
-    """Compare every item with those of the other class in its group (DeLong et al. 1988, 10.2307/2531595).
-
-    Args:
-        positive: (n,) the class.
-        score: (n,) higher for more likely positive; NaN for none, which is 1/2 in each comparison.
-        group: (n,) codes 0..n_groups-1; each group has both classes.
-        n_groups: number of groups.
-
-    Returns:
-        (n,) placement of each item: of a positive, the share of negatives below it, ties half; of a negative, the
-        share of positives above it. And (n_groups,) AUROC of each group, the mean placement of its positives.
-    """
-    n = len(score)
-    known = ~np.isnan(score)
-    order = np.argsort(score[known])
-    if not known.all():
-        order = np.flatnonzero(known)[order]
-    # A stable sort by group keeps the order of scores within it; numpy sorts 16-bit integers in linear time.
-    by_score = group[order]
-    order = order[np.argsort(by_score.astype(np.uint16) if n_groups <= 2**16 else by_score, kind="stable")]
-    sorted_group, sorted_score, sorted_positive = group[order], score[order], positive[order]
-
-    new_group = np.ones(len(order), dtype=np.bool_)
-    new_group[1:] = sorted_group[1:] != sorted_group[:-1]
-    new_tie = new_group.copy()
-    new_tie[1:] |= sorted_score[1:] != sorted_score[:-1]
-    tie_start = np.flatnonzero(new_tie)
-    tie_of_row = np.cumsum(new_tie) - 1
-    group_of_tie = sorted_group[tie_start]
-
-    def below_and_level(among: Bools) -> tuple[Floats, Floats]:
-        """For each tie: how many of `among` lie below it in its group, and how many in it."""
-        total = np.concatenate([[0], np.cumsum(among)])
-        before = total[tie_start]
-        level = np.diff(np.append(before, total[-1]))
-        at_group_start = np.zeros(n_groups, dtype=before.dtype)
-        at_group_start[sorted_group[new_group]] = total[np.flatnonzero(new_group)]
-        return before - at_group_start[group_of_tie], level
-
-    n_of_group = np.bincount(group, minlength=n_groups)
-    n_positive = np.bincount(group[positive], minlength=n_groups)
-    n_negative = n_of_group - n_positive
-    known_positive = np.bincount(sorted_group[sorted_positive], minlength=n_groups)
-    known_negative = np.bincount(sorted_group, minlength=n_groups) - known_positive
-
-    negatives_below, negatives_level = below_and_level(~sorted_positive)
-    positives_below, positives_level = below_and_level(sorted_positive)
-    positives_above = known_positive[group_of_tie] - positives_below - positives_level
-    unknown_negative = (n_negative - known_negative)[group_of_tie]
-    unknown_positive = (n_positive - known_positive)[group_of_tie]
-    of_positive = (negatives_below + 0.5 * (negatives_level + unknown_negative)) / n_negative[group_of_tie]
-    of_negative = (positives_above + 0.5 * (positives_level + unknown_positive)) / n_positive[group_of_tie]
-
-    placement = np.full(n, 0.5)
-    placement[order] = np.where(sorted_positive, of_positive[tie_of_row], of_negative[tie_of_row])
-    auroc = np.bincount(group[positive], weights=placement[positive], minlength=n_groups) / n_positive
-    return placement, auroc
-
-
-def per_gene_auroc(label: npt.ArrayLike, score: npt.ArrayLike, gene: npt.ArrayLike | "pd.Series[Any]") -> float:
-    """Mean AUROC over genes, PerturbQA's official metric (Wu et al. 2025, arXiv 2502.21290).
-
-    Ties count 1/2. A gene whose items are all of one class has no AUROC and is left out. Each of the others weighs
-    the same. Over several cell lines, pass line and gene joined as `gene`.
-
-    Args:
-        label: (n,) binary, 0/1 or bool.
-        score: (n,) higher for more likely 1.
-        gene: (n,) the gene read out, any hashable value.
-
-    Returns:
-        The mean, from 0 to 1; 0.5 is chance.
-
-    Raises:
-        InputError: lengths differ, a value is NaN or missing, a label is not binary, or no gene has both classes.
-    """
-    labels, scores = np.asarray(label), np.asarray(score)
-    genes, names = pd.factorize(gene if isinstance(gene, pd.Series | pd.Index) else np.asarray(gene))
-    if not (labels.ndim == scores.ndim == 1 and len(labels) == len(scores) == len(genes)):
-        raise InputError(
-            f"per_gene_auroc: label {labels.shape}, score {scores.shape}, gene ({len(genes)},) differ; pass one each"
-        )
-    if not np.issubdtype(scores.dtype, np.number) and scores.dtype != np.bool_:
-        raise InputError(f"per_gene_auroc: score is {scores.dtype}, not numbers; convert it")
-    scores = scores.astype(np.float64)
-    unknown = np.flatnonzero(np.isnan(scores) | (genes < 0))
-    if unknown.size:
-        column = "gene" if genes[unknown[0]] < 0 else "score"
-        raise InputError(f"per_gene_auroc: {column} of row {unknown[0]} is missing; drop or fill such rows")
-    positive = labels == 1
-    other = np.flatnonzero(~positive & (labels != 0))
-    if other.size:
-        raise InputError(f"per_gene_auroc: label of row {other[0]} is {labels[other[0]]!r}; use 0 and 1")
-    both = _both_classes(positive, genes, len(names))
-    if not both.any():
-        raise InputError("per_gene_auroc: no gene has items of both classes; the metric needs one that has")
-    kept = both[genes]
-    if not kept.all():
-        genes, positive, scores = (np.cumsum(both) - 1)[genes[kept]], positive[kept], scores[kept]
-    return float(placements(positive, scores, genes.astype(np.intp), int(both.sum()))[1].mean())

@@ -18,7 +18,7 @@ import pandas as pd
 from benchmarks import report_figures, wording
 from benchmarks.examples import SEED, first_completions
 from benchmarks.metrics import TASK_METRICS
-from benchmarks.significance import LOWER_IS_BETTER
+from benchmarks.power import LOWER_IS_BETTER
 from benchmarks.summary import COMPARED, System, summarize
 from benchmarks.tables import COMPARISONS, SCORES, comparison_rows, csv_text, score_rows
 from benchmarks.wording import HEADLINE, count_of, find, format_interval, format_number, named, verdict

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.metrics import RANGE, Estimate, estimate, task_of
-from benchmarks.prediction_arrays import Bools, Floats, Ints, PredictionArrays, prediction_arrays
+from benchmarks.prediction_arrays import Bools, Floats, PredictionArrays, prediction_arrays
+from benchmarks.variance import ZERO_SE, Variance, add_seed_variance, two_way
 from rewards import InputError
 
 # Estimates kept between comparisons of the same objects, by system, metric and items.
@@ -23,46 +24,9 @@ Memo: TypeAlias = dict[tuple[int, str, bytes], Estimate]
 LEVEL: Final = 0.95
 # z(0.975) + z(0.8): a true difference of so many standard errors is found at 5 % in 80 of 100 benchmarks.
 DETECTABLE: Final = 2.801585
-LOWER_IS_BETTER: Final = ("brier", "ece")
 # Below this many perturbations or genes a cluster-robust variance is itself uncertain: 20 is the low end of what
 # Cameron & Miller 2015 (10.3368/jhr.50.2.317) call few.
 FEW_CLUSTERS: Final = 20
-# Influences are of order 1/n; what rounding leaves of a variance that is 0 lies far below this.
-_ZERO_SE: Final = 1e-13
-
-
-@dataclass(frozen=True)
-class Variance:
-    """Parts of the variance of an estimate, from the influence of each item on it.
-
-    Attributes:
-        pert: summed within perturbations; contains what items vary by themselves.
-        gene: summed within genes; likewise.
-        item: of items by themselves (an item is a perturbation and a gene; a pair that recurs in other lines is one).
-        unit: `gene` or `pert` for a mean over genes or perturbations, None for all other estimates.
-        seed: between training runs.
-        df: degrees of freedom of `total`.
-    """
-
-    pert: float
-    gene: float
-    item: float
-    unit: Literal["gene", "pert"] | None
-    df: float
-    seed: float = 0.0
-
-    @property
-    def of_items(self) -> float:
-        """V_pert + V_gene - V_item, and no less than the larger of the first two (of a mean over units: the units')."""
-        floors = {None: max(self.pert, self.gene), "gene": self.gene, "pert": self.pert}
-        both = max(self.pert + self.gene - self.item, floors[self.unit])
-        # Influences may cancel in every perturbation and gene by chance; that is no proof of an error of 0.
-        return both if both > _ZERO_SE**2 else self.item
-
-    @property
-    def total(self) -> float:
-        """Variance over items and training runs."""
-        return self.of_items + self.seed
 
 
 @dataclass(frozen=True)
@@ -138,117 +102,6 @@ class Comparison:
     p_holm: float = float("nan")
 
 
-@dataclass(frozen=True)
-class Equivalence:
-    """Is a system no worse than another, or as good, within a margin?
-
-    Attributes:
-        margin: the largest difference that does not matter.
-        p_no_worse: one-sided, of the hypothesis that a is worse than b by `margin` or more.
-        p_equivalent: of the hypothesis that they differ by `margin` or more either way (two one-sided tests).
-    """
-
-    margin: float
-    p_no_worse: float
-    p_equivalent: float
-
-
-def two_way_variance(
-    psi: npt.ArrayLike,
-    pert: npt.ArrayLike,
-    gene: npt.ArrayLike,
-    *,
-    unit: Literal["gene", "pert"] | None = None,
-    psi_unit: npt.ArrayLike | None = None,
-) -> Variance:
-    """Variance of an estimate whose influences are correlated within perturbations and within genes.
-
-    V = V_pert + V_gene - V_item, each the sum over clusters of the squared sum of influences, times G/(G - 1)
-    (Cameron, Gelbach & Miller 2011, 10.1198/jbes.2010.07136), V_item over the pairs of perturbation and gene, and V
-    at least the larger of V_pert and V_gene. Assumes that items which share neither are independent.
-
-    The mean of AUROCs within units (genes, say) has two kinds of influence. V_gene sums what each gene adds to the
-    mean, `psi_unit`: all pairs of items of one gene are in it. V_pert - V_item then needs the pairs of items that
-    share a perturbation and not a gene, from `psi` (see `benchmarks.metrics`). V is at least V_gene here.
-
-    Args:
-        psi: (n,) influence of each item; sums to 0.
-        pert: (n,) perturbation of each item, any hashable value.
-        gene: (n,) gene of each item.
-        unit: `gene` or `pert` for a mean over such units.
-        psi_unit: (n,) influences for the sums over the unit; given exactly where `unit` is.
-
-    Raises:
-        InputError: there are not two perturbations and two genes at least, or lengths differ.
-    """
-    pert_code, perts = pd.factorize(np.asarray(pert))
-    gene_code, genes = pd.factorize(np.asarray(gene))
-    influence = np.asarray(psi, dtype=np.float64)
-    of_unit = None if psi_unit is None else np.asarray(psi_unit, dtype=np.float64)
-    if (unit is None) != (of_unit is None):
-        raise InputError("two_way_variance: unit and psi_unit go together; pass both or neither")
-    lengths = {len(influence), len(pert_code), len(gene_code)} | ({len(of_unit)} if of_unit is not None else set())
-    if len(lengths) > 1:
-        raise InputError(
-            f"two_way_variance: {len(influence)} influences, {len(pert_code)} perturbations, {len(gene_code)} genes; "
-            "pass one each"
-        )
-    if min(len(perts), len(genes)) < 2:
-        raise InputError(
-            f"two_way_variance: {len(perts)} perturbation(s), {len(genes)} gene(s); two of each are the least"
-        )
-    pair = pd.factorize(pert_code.astype(np.int64) * len(genes) + gene_code)[0]
-    return _variance(influence, pert_code, gene_code, pair, unit, of_unit)
-
-
-def two_way_se(
-    psi: npt.ArrayLike,
-    pert: npt.ArrayLike,
-    gene: npt.ArrayLike,
-    *,
-    unit: Literal["gene", "pert"] | None = None,
-    psi_unit: npt.ArrayLike | None = None,
-) -> tuple[float, int]:
-    """Standard error from `two_way_variance`, and its degrees of freedom, the smaller number of clusters less 1."""
-    found = two_way_variance(psi, pert, gene, unit=unit, psi_unit=psi_unit)
-    return float(np.sqrt(found.of_items)), int(found.df)
-
-
-def _variance(
-    psi: Floats, pert: Ints, gene: Ints, pair: Ints, unit: Literal["gene", "pert"] | None, psi_unit: Floats | None
-) -> Variance:
-    def summed(code: Ints, of: str) -> tuple[float, int]:
-        weights = psi if psi_unit is None or unit != of else psi_unit
-        sums = np.bincount(code, weights=weights)
-        n = int(np.count_nonzero(np.bincount(code)))
-        # Not `@`: BLAS would wake its threads, which on a busy machine takes far longer than the sum.
-        return float(np.einsum("i,i->", sums, sums)) * n / (n - 1), n
-
-    (v_pert, n_pert), (v_gene, n_gene), (v_item, _) = summed(pert, "pert"), summed(gene, "gene"), summed(pair, "item")
-    return Variance(v_pert, v_gene, v_item, unit, df=min(n_pert, n_gene) - 1)
-
-
-def add_seed_variance(variance: float, df: float, values: npt.ArrayLike) -> tuple[float, float]:
-    """Add the variance between training runs to the variance over items.
-
-    Args:
-        variance: of the mean over runs, as far as it comes from the items.
-        df: its degrees of freedom.
-        values: (K,) the metric, or the paired difference, in each training run; its variance over K is added.
-
-    Returns:
-        The sum, and its degrees of freedom after Satterthwaite 1946 (10.2307/3002019). With one run, the arguments.
-    """
-    per_run = np.asarray(values, dtype=np.float64)
-    n_runs = len(per_run)
-    if n_runs < 2:
-        return variance, float(df)
-    between = float(per_run.var(ddof=1)) / n_runs
-    if variance + between == 0:
-        return 0.0, float(df)
-    return variance + between, (variance + between) ** 2 / (variance**2 / df + between**2 / (n_runs - 1))
-
-
 def confidence_interval(runs: PredictionArrays, found: Estimate, metric: str) -> Interval:
     """95 % confidence interval of one system's metric, within the metric's range.
 
@@ -282,11 +135,11 @@ def _infer(runs: PredictionArrays, found: Estimate) -> tuple[Interval, float, Va
         return untold(found.no_interval)
     if min(n_pert, n_gene) < 2:
         return untold(f"no interval from one {'perturbation' if n_pert < 2 else 'gene'}")
-    parts = _variance(found.psi, pert, gene, runs.pair[found.rows], found.unit, found.psi_unit)
+    parts = two_way(found.psi, pert, gene, runs.pair[found.rows], found.unit, found.psi_unit)
     total, df = add_seed_variance(parts.of_items, parts.df, found.values)
     parts = replace(parts, seed=total - parts.of_items, df=df)
     se = float(np.sqrt(total))
-    if se < _ZERO_SE:
+    if se < ZERO_SE:
         return Interval(nan, nan, 0.0, df, n_pert, n_gene, "no variation between items"), nan, parts
     from scipy.stats import t as student
 
@@ -438,64 +291,11 @@ def compare_runs(a: PredictionArrays, b: PredictionArrays, metric: str, memo: Me
 
 def _paired_t(differences: Floats) -> float:
     """p value of the plain paired t test over training runs."""
-    if len(differences) < 2 or np.ptp(differences) < _ZERO_SE:
+    if len(differences) < 2 or np.ptp(differences) < ZERO_SE:
         return float("nan")
     from scipy.stats import ttest_1samp
 
     return float(ttest_1samp(differences, 0.0).pvalue)
-
-
-def perturbations_needed(comparison: Comparison, difference: float) -> float:
-    """Return how many test perturbations would find a true difference in 80 of 100 benchmarks at 5 %.
-
-    More perturbations over the same genes and training runs shrink the variance between perturbations and between
-    items alone; what genes and training runs add stays. (Of a mean over genes, all that V_gene holds is taken to
-    stay, which asks for too many.)
-
-    Args:
-        comparison: of two systems on the perturbations at hand.
-        difference: the true difference wanted, above 0, in the metric's unit.
-
-    Returns:
-        The number, not rounded; infinite where genes or training runs alone hide such a difference.
-
-    Raises:
-        InputError: `difference` is not above 0, or the comparison has no standard error.
-    """
-    if not difference > 0:
-        raise InputError(f"perturbations_needed: difference is {difference}; pass one above 0")
-    if not comparison.se > 0:
-        raise InputError(f"perturbations_needed: the comparison has no standard error ({comparison.test})")
-    by_genes = comparison.v_gene - (0 if comparison.unit == "gene" else comparison.v_item)
-    shrinking = max(comparison.se**2 - comparison.v_seed - max(by_genes, 0.0), 0.0)
-    left = (difference / DETECTABLE) ** 2 - (comparison.se**2 - shrinking)
-    return comparison.n_perturbations * shrinking / left if left > 0 else float("inf")
-
-
-def equivalence(comparison: Comparison, margin: float) -> Equivalence:
-    """Test whether a is no worse than b, and whether both are as good, within a margin.
-
-    Two one-sided t tests (Schuirmann 1987, 10.1007/BF01068419) with the comparison's standard error and degrees of
-    freedom. For `brier` and `ece`, lower is better.
-
-    Args:
-        comparison: of a and b.
-        margin: above 0, in the metric's unit, and fixed before the data were seen.
-
-    Raises:
-        InputError: `margin` is not above 0, or the comparison has no standard error.
-    """
-    if not margin > 0:
-        raise InputError(f"equivalence: margin is {margin}; pass one above 0")
-    if not comparison.se >= 0:
-        raise InputError(f"equivalence: the comparison has no standard error ({comparison.test})")
-    better = -comparison.difference if comparison.metric in LOWER_IS_BETTER else comparison.difference
-    if comparison.se == 0:
-        return Equivalence(margin, float(better <= -margin), float(abs(better) >= margin))
-    from scipy.stats import t as student
-
-    worse, more = (student.sf((x + margin) / comparison.se, comparison.df) for x in (better, -better))
-    return Equivalence(margin, float(worse), float(max(worse, more)))
 
 
 def compare_pairs(

@@ -9,16 +9,9 @@ import pandas as pd
 
 from benchmarks.examples import most_different, random_items
 from benchmarks.metrics import TASK_METRICS, estimate, reliability, roc_points, task_of
+from benchmarks.power import perturbations_needed
 from benchmarks.prediction_arrays import TASKS, Bools, PredictionArrays, prediction_arrays
-from benchmarks.significance import (
-    Comparison,
-    aa_checks,
-    adjust,
-    align,
-    compare_pairs,
-    confidence_interval,
-    perturbations_needed,
-)
+from benchmarks.significance import Comparison, aa_checks, adjust, align, compare_pairs, confidence_interval
 from rewards import LABELS, InputError, Status
 
 # The metric declared before any number is seen: a claim rests on it, the others put it in context.

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.areas import per_gene_auroc
 from benchmarks.bootstrap import THREADS, per_gene_auroc_bootstrap, pigeonhole_weights
-from benchmarks.metrics import per_gene_auroc
 from benchmarks.perturbqa import data_dir, load_labels
 from benchmarks.speed.load_labels import median_seconds
 from rewards import Label

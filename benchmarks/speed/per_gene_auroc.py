@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmarks.metrics import per_gene_auroc
+from benchmarks.areas import per_gene_auroc
 from benchmarks.perturbqa import data_dir, load_labels
 from benchmarks.speed.load_labels import median_seconds
 from rewards import Label

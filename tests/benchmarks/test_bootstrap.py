@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
 from benchmarks import bootstrap
+from benchmarks.areas import per_gene_auroc
 from benchmarks.bootstrap import per_gene_auroc_bootstrap, pigeonhole_means, pigeonhole_weights
-from benchmarks.metrics import per_gene_auroc
-from benchmarks.significance import two_way_se
+from benchmarks.variance import two_way_se
 from rewards import InputError
 
 

@@ -21,21 +21,10 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
     roc_curve,
 )
 
-from benchmarks.metrics import (
-    MAX_ROC_POINTS,
-    METRICS,
-    TASK_METRICS,
-    average_precision,
-    estimate,
-    expected_calibration_error,
-    per_gene_auroc,
-    placements,
-    reliability,
-    reliability_bins,
-    roc_points,
-    task_of,
-)
+from benchmarks.areas import average_precision, per_gene_auroc, placements
+from benchmarks.metrics import MAX_ROC_POINTS, METRICS, TASK_METRICS, estimate, reliability, roc_points, task_of
 from benchmarks.prediction_arrays import NO_ANSWER, NONE, PROBABILITIES, prediction_arrays
+from benchmarks.reliability import expected_calibration_error, reliability_bins
 from rewards import LABELS, InputError
 
 NAMES = [str(label) for label in LABELS]

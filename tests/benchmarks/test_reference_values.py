@@ -17,16 +17,13 @@ from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 from statsmodels.stats.contingency_tables import mcnemar  # type: ignore[import-untyped]
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
-from benchmarks.metrics import (
-    estimate,
-    expected_calibration_error,
-    per_gene_auroc,
-    placements,
-    reliability_bins,
-)
+from benchmarks.areas import per_gene_auroc, placements
+from benchmarks.metrics import estimate
 from benchmarks.perturbqa import CELL_LINES
 from benchmarks.prediction_arrays import PredictionArrays, prediction_arrays
-from benchmarks.significance import add_seed_variance, adjust, compare, two_way_variance
+from benchmarks.reliability import expected_calibration_error, reliability_bins
+from benchmarks.significance import adjust, compare
+from benchmarks.variance import add_seed_variance, two_way_variance
 from rewards import LABELS, Label
 
 NAMES = [str(label) for label in LABELS]

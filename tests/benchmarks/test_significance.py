@@ -15,20 +15,10 @@ from sklearn import metrics
 
 from benchmarks.calibration import TESTED
 from benchmarks.metrics import estimate
+from benchmarks.power import equivalence, perturbations_needed
 from benchmarks.prediction_arrays import prediction_arrays
-from benchmarks.significance import (
-    aa_checks,
-    add_seed_variance,
-    adjust,
-    compare,
-    compare_pairs,
-    compare_systems,
-    confidence_interval,
-    equivalence,
-    perturbations_needed,
-    two_way_se,
-    two_way_variance,
-)
+from benchmarks.significance import aa_checks, adjust, compare, compare_pairs, compare_systems, confidence_interval
+from benchmarks.variance import add_seed_variance, two_way_se, two_way_variance
 from rewards import LABELS, InputError
 
 NAMES = [str(label) for label in LABELS]
