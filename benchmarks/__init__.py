@@ -1,8 +1,19 @@
 """PerturbQA data, prompts, baselines, generation engines, metrics, significance and reports."""
 
-from benchmarks.metrics import per_gene_auroc
+from benchmarks.areas import per_gene_auroc
 from benchmarks.neighbours import NeighbourModel, fit_neighbours
 from benchmarks.perturbqa import load_labels
-from benchmarks.significance import Comparison, compare
+from benchmarks.power import equivalence, perturbations_needed
+from benchmarks.significance import Comparison, compare, compare_systems
 
-__all__ = ["Comparison", "NeighbourModel", "compare", "fit_neighbours", "load_labels", "per_gene_auroc"]
+__all__ = [
+    "Comparison",
+    "NeighbourModel",
+    "compare",
+    "compare_systems",
+    "equivalence",
+    "fit_neighbours",
+    "load_labels",
+    "per_gene_auroc",
+    "perturbations_needed",
+]

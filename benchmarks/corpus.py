@@ -1,9 +1,12 @@
 """Labels under one split, with what their training part says about each item: the input of every stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from benchmarks import perturbqa
@@ -11,6 +14,8 @@ from benchmarks.neighbours import EVIDENCE_COLUMNS, NeighbourModel, fit_neighbou
 from benchmarks.sample import load_sample
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
+
+WITHHELD: Final = 5  # one in so many training perturbations of each line goes into a rehearsal's test part
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,23 @@ class Corpus:
     def _neighbours(self) -> NeighbourModel:
         return fit_neighbours(self.train)
 
+    @cached_property
+    def rehearsals(self) -> tuple["Corpus", ...]:
+        """The split repeated inside its training part, to learn there how far forecasts can be trusted.
+
+        Corpora whose test part was withheld from this one's training part; of this one's test part they hold
+        nothing. `official`: one, with every fifth training perturbation of each line in a random order.
+        `holdout:LINE`: one per trained line, with all of that line.
+        """
+        train = self.train
+        if self.split == "official":
+            masks = [_every_fifth_perturbation(train)]
+        else:
+            line = train["cell_line"].astype(str)
+            masks = [(line == name).to_numpy() for name in perturbqa.CELL_LINES if (line == name).any()]
+        splits = [pd.Categorical(np.where(mask, "test", "train"), dtype=perturbqa.SPLIT_DTYPE) for mask in masks]
+        return tuple(replace(self, labels=train.assign(split=split)) for split in splits)
+
     def rates(self, items: pd.DataFrame) -> pd.DataFrame:
         """Return `item_id, p_up, p_down, p_none`: how the gene of each item responds in training, in its line.
 
@@ -106,6 +128,14 @@ class Corpus:
         frame = pd.DataFrame({name: rows[carried].to_numpy() for name, carried in columns.items()})
         frame.insert(0, "item_id", rows["item_id"].to_numpy())
         return frame.assign(p_none=1.0 - frame["p_up"] - frame["p_down"])
+
+
+def _every_fifth_perturbation(train: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    pair_N, pairs = pd.factorize(train["cell_line"].astype(str) + "|" + train["pert"].astype(str), sort=True)
+    line = pd.Series(pairs).str.partition("|")[0]
+    shuffled = pd.Series(np.random.default_rng(0).permutation(len(pairs)))
+    rank_in_line = shuffled.groupby(line).rank(method="first").to_numpy()
+    return np.asarray((rank_in_line % WITHHELD == 1)[pair_N])
 
 
 def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, float, str]]:

@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from rewards import LABELS, InputError, Label
+from rewards import LABELS, CheckError, InputError, Label
 
 CELL_LINES: Final = ("k562", "rpe1", "hepg2", "jurkat")
 SPLITS: Final = ("train", "test")
@@ -58,6 +57,7 @@ def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout:
 
     Raises:
         InputError: a file is missing, truncated or changed at the source, or the network is out of reach.
+        CheckError: a file cannot be written.
     """
     target = data_dir() if out is None else out
     base = OFFICIAL_URL if source is None else str(source)
@@ -68,9 +68,13 @@ def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout:
             continue
         content = _read_source(base, name, timeout)
         _check_digest(f"{base}/{name}", name, content)
-        with tempfile.NamedTemporaryFile(dir=target, prefix=name, delete=False) as partial:
-            partial.write(content)
-        os.replace(partial.name, path)
+        partial = path.with_name(f"{name}.partial")
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise CheckError(f"{path}: cannot be written ({error.strerror}); make room or choose --out") from error
     return target
 
 

@@ -7,6 +7,7 @@ An item whose every sample is an `error` is unscorable; one unscorable in one ru
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.intp]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
+TASKS: Final = ("three_class", "de", "dir")
 UP, DOWN, NONE = (LABELS.index(label) for label in (Label.UP, Label.DOWN, Label.NONE))
 NO_ANSWER: Final = len(LABELS)
 PROBABILITIES: Final = ("p_up", "p_down", "p_none")  # in the order of `rewards.LABELS`
@@ -37,6 +39,7 @@ class PredictionArrays:
         answer: (K, N) label answered, `NO_ANSWER` for none.
         prob: (K, N, 3) probabilities over `rewards.LABELS`; NaN for an item without a score.
         scorable: (N,) False where some run has nothing but errors for the item.
+        tasks: those of `TASKS` that the system answers; the others have no metrics.
     """
 
     item_id: "pd.Index[Any]"
@@ -48,6 +51,13 @@ class PredictionArrays:
     answer: Ints
     prob: Floats
     scorable: Bools
+    tasks: tuple[str, ...] = TASKS
+
+    @cached_property
+    def pair(self) -> Ints:
+        """(N,) code of each item's perturbation and gene together; equal for a pair that recurs in another line."""
+        both = self.pert.codes.astype(np.int64) * len(self.gene.categories) + self.gene.codes
+        return pd.factorize(both)[0].astype(np.intp)
 
     def take(self, at: Ints) -> "PredictionArrays":
         """Return the items at positions `at`, in that order."""
@@ -61,6 +71,7 @@ class PredictionArrays:
             self.answer[:, at],
             self.prob[:, at],
             self.scorable[at],
+            self.tasks,
         )
 
 
@@ -89,7 +100,7 @@ def prediction_arrays(predictions: pd.DataFrame, name: str = "predictions") -> P
 
     codes, ids = pd.factorize(predictions["item_id"])
     _refuse(codes < 0, predictions, name, "item_id is missing")
-    item, item_id = codes.astype(np.intp), pd.Index(ids)
+    item, item_id = codes.astype(np.intp), pd.Index(np.asarray(ids))
     n = len(item_id)
     seeds, run = np.unique(_integers(predictions, "seed", name), return_inverse=True)
     cell, n_cells = run * n + item, len(seeds) * n
@@ -117,7 +128,7 @@ def prediction_arrays(predictions: pd.DataFrame, name: str = "predictions") -> P
         value, names = pd.factorize(predictions[column])
         _refuse(value < 0, predictions, name, f"{column} is missing")
         _refuse(value != value[first][item], predictions, name, f"the item has another {column} in an earlier row")
-        described[column] = pd.Categorical.from_codes(value[first], categories=pd.Index(names))
+        described[column] = pd.Categorical.from_codes(value[first], categories=pd.Index(np.asarray(names)))
 
     prob = _mean_probabilities(predictions, name, answered, cell, n_cells)
     heard = np.bincount(cell[status != tuple(Status).index(Status.ERROR)], minlength=n_cells) > 0

@@ -1,146 +1,78 @@
 """The report: what each system scores, which differences are real, and everything needed to doubt it.
 
-One HTML page that needs nothing but itself, with Markdown and JSON beside it. The page is drawn from the JSON.
+One HTML page that needs nothing but itself, with Markdown, JSON and CSV beside it. The page is drawn from the JSON.
 """
 
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pandas as pd
 
-from benchmarks import wording
-from benchmarks.figures import Figure, Panel, Row, Value, interval_figure
-from benchmarks.metrics import TASK_METRICS, task_of
+from benchmarks import report_figures, wording
+from benchmarks.examples import SEED, first_completions
+from benchmarks.metrics import TASK_METRICS
+from benchmarks.power import LOWER_IS_BETTER
 from benchmarks.summary import COMPARED, System, summarize
-from benchmarks.wording import HEADLINE, LONG_NAMES, count_of, find, format_interval, format_number, verdict
+from benchmarks.tables import COMPARISONS, SCORES, comparison_rows, csv_text, score_rows
+from benchmarks.wording import HEADLINE, count_of, find, format_interval, format_number, named, verdict
 from rewards import LABELS
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = ["System", "summarize", "write_report"]
 
-N_COMPLETIONS: Final = 5
-COMPLETION_SEED: Final = 0
 COMPLETION_LIMIT: Final = 4000
-N_COLOURS: Final = 6
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
-def _style(summary: Mapping[str, Any], name: str) -> str:
-    """CSS class of a system: models take the palette's colours in turn, baselines are one grey."""
-    if summary["systems"][name]["kind"] == "baseline":
-        return "shortcut"
-    models = [other for other, one in summary["systems"].items() if one["kind"] == "model"]
-    return f"model m{models.index(name) % N_COLOURS}"
-
-
-def _score_figure(summary: Mapping[str, Any]) -> Figure:
-    names = list(summary["systems"])
-    total = summary["evaluated"][-1]
-    majority = max(total[str(label)] for label in LABELS) / total["items"]
-    references = {
-        "de_per_gene_auroc": (0.5, "chance"),
-        "accuracy": (majority, "majority class"),
-        "balanced_accuracy": (1 / len(LABELS), "constant answer"),
+def _with_completions(summary: Mapping[str, Any], systems: Sequence[System]) -> tuple[Any, list[Any]]:
+    """The example items of the summary with their completions: those most different, and those drawn at random."""
+    models = {
+        one.name: one for one in systems if one.kind == "model" and (one.completions or "completion" in one.predictions)
     }
-    panels, spoken = [], []
-    for metric in HEADLINE:
-        cells = [summary["systems"][name]["metrics"][task_of(metric)]["all"][metric] for name in names]
-        texts = [
-            f"{name}: {format_number(cell['value'])} ({format_interval(cell['low'], cell['high'])})"
-            for name, cell in zip(names, cells, strict=True)
+    drawn, most = summary["examples"]["random"], summary["examples"]["most_different"]
+    if most and not {most["a"], most["b"]} <= set(models):
+        most = None
+    ids = {name: {item["item_id"] for item in drawn} for name in models}
+    for name in (most["a"], most["b"]) if most else ():
+        ids[name] |= {item["item_id"] for item in most["items"]}
+    found = {name: _completions(models[name], sorted(wanted)) for name, wanted in ids.items()}
+
+    def filled(items: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+        return [
+            {**item, "entries": [_entry(name, item, found[name][item["item_id"]]) for name in names]} for item in items
         ]
-        values = [
-            _value(cell, solid=summary["systems"][name]["kind"] == "model", text=text)
-            for name, cell, text in zip(names, cells, texts, strict=True)
-        ]
-        panels.append(Panel(LONG_NAMES[metric], _counted(cells), values, *references[metric]))
-        spoken.append(f"{LONG_NAMES[metric]}: {'; '.join(texts)}.")
-    rows = [Row(name, _style(summary, name)) for name in names]
-    title = "Scores of each system with 95 % intervals, all cell lines"
-    return interval_figure("scores", title, " ".join(spoken), rows, panels)
+
+    if most:
+        most = most | {"items": filled(most["items"], [most["a"], most["b"]])}
+    return most, filled(drawn, list(models)) if models else []
 
 
-def _difference_figure(summary: Mapping[str, Any]) -> Figure:
-    by_metric = {
-        metric: {(c["a"], c["b"]): c for c in summary["comparisons"] if c["metric"] == metric} for metric in HEADLINE
+def _completions(system: System, item_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    if system.completions is not None:
+        return first_completions(system.completions(item_ids))
+    wanted = system.predictions["item_id"].isin(list(item_ids))
+    return first_completions(system.predictions[wanted])
+
+
+def _entry(name: str, item: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    text = found["completion"]
+    return {
+        "name": name,
+        "status": found["status"],
+        "answer": found["answer"],
+        "right": found["answer"] == item["label"],
+        "text": text if text is None else text[:COMPLETION_LIMIT],
+        "n_hidden": 0 if text is None else max(len(text) - COMPLETION_LIMIT, 0),
     }
-    pairs = list(by_metric[HEADLINE[0]])
-    kind = {name: one["kind"] for name, one in summary["systems"].items()}
-    layout: list[tuple[str, str] | str] = []
-    for heading, wanted in (("Model against earlier model", "model"), ("Model against shortcut", "baseline")):
-        of_kind = [pair for pair in pairs if kind[pair[1]] == wanted]
-        layout += [heading, *of_kind] if of_kind else []
-    rows = [
-        Row(entry) if isinstance(entry, str) else Row(f"{entry[0]} vs {entry[1]}", _style(summary, entry[0]))
-        for entry in layout
-    ]
-    panels, spoken = [], []
-    for metric in HEADLINE:
-        values: list[Value | None] = []
-        for entry in layout:
-            if isinstance(entry, str):
-                values.append(None)
-                continue
-            found = by_metric[metric][entry]
-            text = (
-                f"{entry[0]} minus {entry[1]}: {format_number(found['difference'], signed=True)} "
-                f"({format_interval(found['low'], found['high'], signed=True)}), {verdict(found)}"
-            )
-            cell = {"value": found["difference"], "low": found["low"], "high": found["high"]}
-            values.append(_value(cell, solid=verdict(found) in ("higher", "lower"), text=text))
-            spoken.append(f"{LONG_NAMES[metric]}, {text}.")
-        note = _counted([{"n": c["n_items"]} for c in by_metric[metric].values()])
-        panels.append(Panel(LONG_NAMES[metric], note, values, 0.0, "no difference"))
-    title = "Paired differences with 95 % intervals; filled where real after Holm's adjustment"
-    return interval_figure("differences", title, " ".join(spoken), rows, panels, signed=True)
-
-
-def _value(cell: Mapping[str, Any], *, solid: bool, text: str) -> Value:
-    value, low, high = (float("nan") if cell[key] is None else cell[key] for key in ("value", "low", "high"))
-    return Value(value, low, high, solid, text)
-
-
-def _counted(cells: Sequence[Mapping[str, Any]]) -> str:
-    counts = sorted({cell["n"] for cell in cells})
-    items = count_of(counts[0], "item") if len(counts) == 1 else f"{counts[0]:,} to {count_of(counts[-1], 'item')}"
-    genes = {cell["n_genes"] for cell in cells if "n_genes" in cell}
-    return f"{items}, {count_of(max(genes), 'gene')}" if genes else items
-
-
-def _completions(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """Random items, the same for the same items whatever their order, with each model's first completion."""
-    models = [system for system in systems if system.kind == "model" and "completion" in system.predictions]
-    if not models:
-        return []
-    first = models[0].predictions.drop_duplicates("item_id").sort_values("item_id")
-    n = min(N_COMPLETIONS, len(first))
-    chosen = first.iloc[np.random.default_rng(COMPLETION_SEED).choice(len(first), size=n, replace=False)]
-    shown = []
-    for _, item in chosen.iterrows():
-        entries = []
-        for system in models:
-            rows = system.predictions[system.predictions["item_id"] == item["item_id"]]
-            keys = [key for key in ("seed", "sample") if key in rows]
-            row = (rows.sort_values(keys) if keys else rows).iloc[0]
-            text = "" if pd.isna(row["completion"]) else str(row["completion"])
-            entries.append(
-                {
-                    "name": system.name,
-                    "status": str(row["status"]),
-                    "answer": None if pd.isna(row["answer"]) else str(row["answer"]),
-                    "right": str(row["answer"]) == str(row["label"]),
-                    "text": text[:COMPLETION_LIMIT],
-                    "n_hidden": max(len(text) - COMPLETION_LIMIT, 0),
-                }
-            )
-        shown.append(
-            {key: str(item[key]) for key in ("item_id", "cell_line", "pert", "gene", "label")} | {"entries": entries}
-        )
-    return shown
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -161,9 +93,11 @@ def _fact(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _facts(summary: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], dict[str, list[Any]]]:
-    """Facts shared by all systems that have any, and for the others the systems and a value each."""
-    facts = {name: _flat(one["facts"]) for name, one in summary["systems"].items() if one["facts"]}
+def _facts(summary: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Facts of the systems of a kind that have any: those they share, and of the others a value per system."""
+    facts = {
+        name: _flat(one["facts"]) for name, one in summary["systems"].items() if one["facts"] and one["kind"] == kind
+    }
     keys = list(dict.fromkeys(key for one in facts.values() for key in one if key != "command"))
     shared, differing = {}, {}
     for key in keys:
@@ -172,14 +106,14 @@ def _facts(summary: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], dict[
             shared[key] = values[0]
         else:
             differing[key] = values
-    return shared, list(facts), differing
+    return {"names": list(facts), "shared": shared, "differing": differing}
 
 
 def _commands(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    named = [("protocol", summary["protocol"]), ("data", summary["data"])]
-    named += [(str(stage.get("stage", "stage")), stage) for stage in summary["stages"]]
-    named += [(name, one["facts"]) for name, one in summary["systems"].items()]
-    return [(name, str(values["command"])) for name, values in named if values.get("command")]
+    recorded = [("protocol", summary["protocol"]), ("data", summary["data"])]
+    recorded += [(str(stage.get("stage", "stage")), stage) for stage in summary["stages"]]
+    recorded += [(name, one["facts"]) for name, one in summary["systems"].items()]
+    return [(name, str(values["command"])) for name, values in recorded if values.get("command")]
 
 
 def write_report(
@@ -190,8 +124,10 @@ def write_report(
     protocol: Mapping[str, Any],
     data: Mapping[str, Any],
     stages: Sequence[Mapping[str, Any]] = (),
+    strata: "Mapping[str, pd.Series[bool]] | None" = None,
+    published: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write `report.html`, `report.md` and `report.json`.
+    """Write `report.html`, `report.md`, `report.json`, `report.csv` and `comparisons.csv`.
 
     Args:
         systems: all on the same items. Models in the order of training: each is compared with those before it, and
@@ -199,22 +135,31 @@ def write_report(
         out: folder to write to; made if absent. Each file is replaced at once, never half written.
         title: of the page.
         protocol: how the models were asked; shown as it is.
-        data: what was evaluated. `is_sample` (bool), `notes` (list of sentences for the reader) and `command` have
-            a meaning; a list of mappings becomes a table; all others are shown as they are.
+        data: what was evaluated. `is_sample` (bool), `notes` (list of sentences for the reader), `funnel` (a row per
+            step, with the rows it took and of how many), `warnings` (sentences shown above all numbers) and `command`
+            have a meaning; a list of mappings becomes a table; all others are shown as they are.
         stages: a mapping each of what a training stage did, `stage` naming it; shown as a table.
+        strata: by name, whether each item belongs, indexed by item id; see `benchmarks.strata`.
+        published: a row per published figure, as `benchmarks.published.published_figures` returns them; shown as
+            they are beside the systems, never tested.
 
     Returns:
         The path of the HTML page.
 
     Raises:
-        InputError: names repeat, a predictions frame is bad, or the systems were not asked the same items.
+        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items, or a
+            stratum does not say of each item whether it belongs.
     """
-    summary = summarize(systems, title=title, protocol=protocol, data=data, stages=stages)
+    summary = summarize(
+        systems, title=title, protocol=protocol, data=data, stages=stages, strata=strata, published=published
+    )
     view = _view(summary, systems)
     pages = {
         "report.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.md": _render("report.md.j2", view, autoescape=False, finalize=markdown_text),
-        "report.html": _render("report.html.j2", view, autoescape=True),
+        "report.csv": csv_text(score_rows(summary), SCORES),
+        "comparisons.csv": csv_text(comparison_rows(summary), COMPARISONS),
+        "report.md": _templates(markdown=True).get_template("report.md.j2").render(view),
+        "report.html": _templates(markdown=False).get_template("report.html.j2").render(view),
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
@@ -222,51 +167,103 @@ def write_report(
     return out / "report.html"
 
 
+def _published_value(value: Any) -> str:
+    """A published figure with the digits it has, two decimals at least."""
+    return f"{value:.2f}" if isinstance(value, float) and round(value, 2) == value else _fact(value)
+
+
+def _published(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Published figures, a table per metric with a column per line, and the systems of this report below them."""
+    tables = []
+    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in summary["published"]):
+        rows = [row for row in summary["published"] if (row["task"], row["metric"]) == (task, metric)]
+        lines = list(dict.fromkeys(row["cell_line"] for row in rows))
+        theirs: dict[tuple[str, str], dict[str, Any]] = {}
+        notes: dict[str, list[str]] = {}
+        for row in rows:
+            theirs.setdefault((row["system"], row["source"]), {})[row["cell_line"]] = row["value"]
+            if row["note"] and row["system"] not in notes.setdefault(row["note"], []):
+                notes[row["note"]].append(row["system"])
+        ours = {
+            name: {line: cells[metric]["value"] for line, cells in one["metrics"][task].items() if line in lines}
+            for name, one in summary["systems"].items()
+        }
+        tables.append({"task": task, "metric": metric, "lines": lines, "theirs": theirs, "ours": ours, "notes": notes})
+    return tables
+
+
 def _view(summary: Mapping[str, Any], systems: Sequence[System]) -> dict[str, Any]:
     """What the templates show, by name."""
-    shared, fact_systems, differing = _facts(summary)
     stages = [_flat(stage) for stage in summary["stages"]]
+    models = named(summary, "model")
     pairs = list(dict.fromkeys((one["a"], one["b"]) for one in summary["comparisons"]))
-    between_models = [(a, b) for a, b in pairs if summary["systems"][b]["kind"] == "model"]
-    data, shown_apart = summary["data"], ("notes", "command")
+    data, shown_apart = summary["data"], ("notes", "warnings", "command", "funnel")
+    most_different, random_items = _with_completions(summary, systems)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    bins = [(name, one) for name, system in summary["systems"].items() for one in system["reliability"] if one["n"]]
     return {
         "report": summary,
         "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        "script": script,
+        "script_hash": b64encode(sha256(script.encode()).digest()).decode(),
         "wording": wording,
         "what": wording.what_was_compared(summary),
         "findings": wording.findings(summary),
         "shortcuts": wording.strongest_shortcuts(summary),
         "cautions": wording.cautions(summary),
-        "verdicts": [[find(summary, a, b, metric) for metric in HEADLINE] for a, b in between_models],
+        "declared": wording.declared(summary),
+        "aa_sentence": wording.aa_sentence(summary),
+        "has_models": bool(models),
+        "n_models": len(models),
+        "several_runs": any(len(one["seeds"]) > 1 for one in summary["systems"].values()),
+        "verdicts": [[find(summary, a, b, metric) for metric in HEADLINE] for a, b in wording.main_pairs(summary)],
         "n_pairs": len(pairs),
-        "tests": list(dict.fromkeys(one["test"] for one in summary["comparisons"])),
-        "styles": {name: _style(summary, name) for name in summary["systems"]},
-        "score_figure": _score_figure(summary),
-        "difference_figure": _difference_figure(summary) if pairs else None,
-        "completions": _completions(systems),
-        "completion_seed": COMPLETION_SEED,
+        "n_model_pairs": sum(b in models for _, b in pairs),
+        "tests": list(dict.fromkeys(one["test"] for one in summary["comparisons"] if one["p_value"] is not None)),
+        "n_untested": sum(one["p_value"] is None for one in summary["comparisons"]),
+        "styles": {name: report_figures.style(summary, name) for name in summary["systems"]},
+        "score_figure": report_figures.score_figure(summary),
+        "difference_figure": report_figures.difference_figure(summary),
+        "part_figures": report_figures.part_figures(summary),
+        "roc_figure": report_figures.roc_figure(summary),
+        "reliability_figure": report_figures.reliability_figure(summary),
+        "seed_figures": report_figures.seed_figures(summary),
+        "bins": bins,
+        "most_different": most_different,
+        "random_items": random_items,
+        "completion_seed": SEED,
         "notes": data.get("notes") or [],
+        "published": _published(summary),
+        "funnel": data.get("funnel") or [],
         "data_facts": _flat({k: v for k, v in data.items() if k not in shown_apart and not _is_table(v)}),
         "data_tables": {key: value for key, value in data.items() if key not in shown_apart and _is_table(value)},
         "protocol_facts": {key: value for key, value in _flat(summary["protocol"]).items() if key != "command"},
         "stages": stages,
         "stage_keys": list(dict.fromkeys(k for stage in stages for k in stage if k not in ("stage", "command"))),
-        "shared_facts": shared,
-        "fact_systems": fact_systems,
-        "differing_facts": differing,
+        "fact_groups": [_facts(summary, kind) for kind in ("model", "baseline")],
         "commands": _commands(summary),
         "compared": COMPARED,
+        "lower_is_better": LOWER_IS_BETTER,
         "task_metrics": TASK_METRICS,
+        "task_tables": {task: wording.metric_groups(task) for task in TASK_METRICS},
+        "strata": list(next(iter(summary["systems"].values()))["strata"]["three_class"]),
         "labels": [str(label) for label in LABELS],
         "statuses": {str(status): meaning for status, meaning in wording.STATUS_NAMES.items()},
     }
 
 
-def _render(name: str, view: Mapping[str, Any], **options: Any) -> str:
+@cache
+def _templates(*, markdown: bool) -> "Environment":
+    """The templates, with values escaped for HTML or for Markdown."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=not markdown,
+        finalize=markdown_text if markdown else None,
     )
     environment.globals |= {
         "number": format_number,
@@ -274,10 +271,12 @@ def _render(name: str, view: Mapping[str, Any], **options: Any) -> str:
         "p_value": wording.format_p,
         "share": wording.format_share,
         "thousands": lambda number: f"{number:,}",
+        "count_of": count_of,
         "verdict": verdict,
         "fact": _fact,
+        "published_value": _published_value,
     }
-    return environment.get_template(name).render(view)
+    return environment
 
 
 def _is_table(value: Any) -> bool:

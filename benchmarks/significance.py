@@ -6,26 +6,27 @@ calls two equally good systems different far too often. Every metric here comes 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.metrics import RANGE, Estimate, estimate, task_of
-from benchmarks.prediction_arrays import Bools, PredictionArrays, prediction_arrays
+from benchmarks.prediction_arrays import Bools, Floats, PredictionArrays, prediction_arrays
+from benchmarks.variance import ZERO_SE, Variance, add_seed_variance, two_way
 from rewards import InputError
 
 # Estimates kept between comparisons of the same objects, by system, metric and items.
 Memo: TypeAlias = dict[tuple[int, str, bytes], Estimate]
 
 LEVEL: Final = 0.95
+# z(0.975) + z(0.8): a true difference of so many standard errors is found at 5 % in 80 of 100 benchmarks.
+DETECTABLE: Final = 2.801585
 # Below this many perturbations or genes a cluster-robust variance is itself uncertain: 20 is the low end of what
 # Cameron & Miller 2015 (10.3368/jhr.50.2.317) call few.
 FEW_CLUSTERS: Final = 20
-# Influences are of order 1/n; what rounding leaves of a variance that is 0 lies far below this.
-_ZERO_SE: Final = 1e-13
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,20 @@ class Comparison:
         value_a, value_b: the metric of each, mean over training runs.
         n_items: items the metric is computed on.
         n_unscorable: items left out because one of the systems has only errors for them.
+        n_missing: items left out because one of the systems was not asked them; 0 unless `missing="drop"`.
         n_perturbations, n_genes: clusters among `n_items`.
         n_seeds: training runs paired; 1 where training variance is unknown.
-        p_holm: p value adjusted by Holm's method within a family of comparisons; NaN outside one.
+        effect_size: the difference in standard deviations of a perturbation's contribution to it, difference /
+            (se sqrt(n_perturbations)): Cohen's d_z with the perturbation as the unit.
+        minimum_detectable: the true difference that this test finds in 80 of 100 benchmarks of this size,
+            2.8016 se (normal approximation).
+        v_pert, v_gene, v_item, v_seed: parts of the variance; see `Variance`.
+        unit: `gene` or `pert` where the metric is a mean over genes or perturbations.
+        per_seed: the difference in each training run.
+        p_same_items: plain paired t over training runs. It asks another question: would new training runs differ on
+            *these* items? NaN with fewer than two paired runs.
+        p_holm: p value adjusted within a family of comparisons (Holm's method, or what the caller chose); NaN
+            outside one.
     """
 
     metric: str
@@ -74,75 +86,20 @@ class Comparison:
     value_b: float
     n_items: int
     n_unscorable: int
+    n_missing: int
     n_perturbations: int
     n_genes: int
     n_seeds: int
+    effect_size: float
+    minimum_detectable: float
+    v_pert: float
+    v_gene: float
+    v_item: float
+    v_seed: float
+    unit: Literal["gene", "pert"] | None
+    per_seed: tuple[float, ...]
+    p_same_items: float
     p_holm: float = float("nan")
-
-
-def two_way_se(
-    psi: npt.ArrayLike, pert: npt.ArrayLike, gene: npt.ArrayLike, psi_gene: npt.ArrayLike | None = None
-) -> tuple[float, int]:
-    """Standard error of an estimate whose influences are correlated within perturbations and within genes.
-
-    V = V_pert + V_gene - V_item, each the sum over clusters of the squared sum of influences, times G/(G - 1), and
-    V at least the largest of the three (Cameron, Gelbach & Miller 2011, 10.1198/jbes.2010.07136; MacKinnon, Nielsen
-    & Webb, arXiv 2406.08880). Assumes that items which share neither perturbation nor gene are independent. A pair
-    of perturbation and gene that recurs in several lines is counted as so many items, which errs on the wide side.
-
-    Args:
-        psi: (n,) influence of each item; sums to 0.
-        pert: (n,) perturbation of each item, any hashable value.
-        gene: (n,) gene of each item.
-        psi_gene: (n,) influences for the sums over genes, where they differ.
-
-    Returns:
-        The standard error, and the degrees of freedom, the smaller number of clusters less 1.
-
-    Raises:
-        InputError: there are not two perturbations and two genes at least, or lengths differ.
-    """
-    influence = np.asarray(psi, dtype=np.float64)
-    for_genes = influence if psi_gene is None else np.asarray(psi_gene, dtype=np.float64)
-    pert_code, perts = pd.factorize(np.asarray(pert))
-    gene_code, genes = pd.factorize(np.asarray(gene))
-    if not len(influence) == len(for_genes) == len(pert_code) == len(gene_code):
-        raise InputError(
-            f"two_way_se: {len(influence)} influences, {len(pert_code)} perturbations, {len(gene_code)} genes; "
-            "pass one each"
-        )
-    fewest = min(len(perts), len(genes))
-    if fewest < 2:
-        raise InputError(f"two_way_se: {len(perts)} perturbation(s), {len(genes)} gene(s); two of each are the least")
-    v_pert = _cluster_variance(np.bincount(pert_code, weights=influence))
-    v_gene = _cluster_variance(np.bincount(gene_code, weights=for_genes))
-    v_item = _cluster_variance(influence)
-    return float(np.sqrt(max(v_pert + v_gene - v_item, v_pert, v_gene, v_item))), fewest - 1
-
-
-def _cluster_variance(sums: npt.NDArray[Any]) -> float:
-    return float(sums @ sums) * len(sums) / (len(sums) - 1)
-
-
-def add_seed_variance(variance: float, df: float, values: npt.ArrayLike) -> tuple[float, float]:
-    """Add the variance between training runs to the variance over items.
-
-    Args:
-        variance: of the mean over runs, as far as it comes from the items.
-        df: its degrees of freedom.
-        values: (K,) the metric, or the paired difference, in each training run; its variance over K is added.
-
-    Returns:
-        The sum, and its degrees of freedom after Satterthwaite 1946 (10.2307/3002019). With one run, the arguments.
-    """
-    per_run = np.asarray(values, dtype=np.float64)
-    n_runs = len(per_run)
-    if n_runs < 2:
-        return variance, float(df)
-    between = float(per_run.var(ddof=1)) / n_runs
-    if variance + between == 0:
-        return 0.0, float(df)
-    return variance + between, (variance + between) ** 2 / (variance**2 / df + between**2 / (n_runs - 1))
 
 
 def confidence_interval(runs: PredictionArrays, found: Estimate, metric: str) -> Interval:
@@ -158,61 +115,95 @@ def confidence_interval(runs: PredictionArrays, found: Estimate, metric: str) ->
         or no item's answer differs from the others' (an error of 0 would say more than is known).
     """
     bounds = RANGE.get(metric, (0.0, 1.0))
-    interval, _ = _infer(runs, found)
+    interval, _, _ = _infer(runs, found)
     return replace(interval, low=max(interval.low, bounds[0]), high=min(interval.high, bounds[1]))
 
 
-def _infer(runs: PredictionArrays, found: Estimate) -> tuple[Interval, float]:
-    """Interval of an estimate (a metric or a difference of two) and p value of its being 0."""
+def _infer(runs: PredictionArrays, found: Estimate) -> tuple[Interval, float, Variance]:
+    """Interval of an estimate (a metric or a difference of two), p value of its being 0, and the variance's parts."""
     nan = float("nan")
     pert, gene = runs.pert.codes[found.rows], runs.gene.codes[found.rows]
-    n_pert, n_gene = len(np.unique(pert)), len(np.unique(gene))
+    n_pert, n_gene = (int(np.count_nonzero(np.bincount(code))) for code in (pert, gene))
+    unknown = Variance(nan, nan, nan, found.unit, nan, nan)
+
+    def untold(reason: str) -> tuple[Interval, float, Variance]:
+        return Interval(nan, nan, nan, nan, n_pert, n_gene, reason), nan, unknown
+
     if found.reason:
-        return Interval(nan, nan, nan, nan, n_pert, n_gene, found.reason), nan
+        return untold(found.reason)
+    if found.no_interval:
+        return untold(found.no_interval)
     if min(n_pert, n_gene) < 2:
-        reason = f"no interval from one {'perturbation' if n_pert < 2 else 'gene'}"
-        return Interval(nan, nan, nan, nan, n_pert, n_gene, reason), nan
-    se, df = two_way_se(found.psi, pert, gene, found.psi_gene)
-    variance, df_total = add_seed_variance(se**2, df, found.values)
-    se = float(np.sqrt(variance))
-    if se < _ZERO_SE:
-        return Interval(nan, nan, 0.0, df_total, n_pert, n_gene, "no variation between items"), nan
+        return untold(f"no interval from one {'perturbation' if n_pert < 2 else 'gene'}")
+    parts = two_way(found.psi, pert, gene, runs.pair[found.rows], found.unit, found.psi_unit)
+    total, df = add_seed_variance(parts.of_items, parts.df, found.values)
+    parts = replace(parts, seed=total - parts.of_items, df=df)
+    se = float(np.sqrt(total))
+    if se < ZERO_SE:
+        return Interval(nan, nan, 0.0, df, n_pert, n_gene, "no variation between items"), nan, parts
     from scipy.stats import t as student
 
-    half = float(student.ppf(0.5 + LEVEL / 2, df_total)) * se
-    p_value = float(2 * student.sf(abs(found.value) / se, df_total))
-    return Interval(found.value - half, found.value + half, se, df_total, n_pert, n_gene), p_value
+    half = float(student.ppf(0.5 + LEVEL / 2, df)) * se
+    p_value = float(2 * student.sf(abs(found.value) / se, df))
+    return Interval(found.value - half, found.value + half, se, df, n_pert, n_gene), p_value, parts
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame, metric: str = "accuracy") -> Comparison:
+Test: TypeAlias = Literal["two_way", "sign_flip", "pigeonhole", "mcnemar", "iid"]
+
+
+def compare(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    metric: str = "accuracy",
+    *,
+    missing: Literal["error", "drop"] = "error",
+    test: Test = "two_way",
+) -> Comparison:
     """Compare two systems on the same items, with errors clustered by perturbation and gene.
 
-    The influence of each item on the difference goes through `two_way_se`. With several training runs (`seed`) on
-    both sides, the same ones, influences are averaged over runs and s²/K is added, s² being the variance of the K
+    The influence of each item on the difference goes through `two_way_variance`. With several training runs (`seed`)
+    on both sides, the same ones, influences are averaged over runs and s²/K is added, s² being the variance of the K
     paired differences, with Satterthwaite's degrees of freedom. A system with one run against several is repeated.
-    The per-gene AUROC's test is mildly liberal (up to 8 % false positives at 5 % where genes have single positives).
 
     Args:
         a: predictions of the first system (see `benchmarks.prediction_arrays.prediction_arrays`).
         b: predictions of the second, on the same items.
-        metric: one of `benchmarks.metrics.METRICS`. Lower is better for `brier`, higher for the others.
+        metric: one of `benchmarks.metrics.METRICS`. Lower is better for `brier` and `ece`, higher for the others.
+        missing: what to do with items that one side lacks: refuse them, or `drop` them, counted in `n_missing`.
+        test: `two_way` is the one to report. `sign_flip` (over perturbations) and `pigeonhole` (bootstrap over
+            perturbations and genes, conservative) are checks of it; see `benchmarks.other_tests`. `mcnemar` (exact,
+            accuracy, one run) and `iid` (paired t over items) take items as independent, which they are not: on
+            PerturbQA they find differences between equal systems up to eight times too often.
 
     Returns:
         The comparison, a minus b.
 
     Raises:
         InputError: a frame is bad, items are missing on either side or described differently, the runs cannot be
-            paired, or the metric cannot be computed or its error not told on these items.
+            paired, the test does not go with the metric, or the metric cannot be computed or its error not told.
     """
     task_of(metric)
-    runs_a = prediction_arrays(a, "a")
-    runs_b = align(prediction_arrays(b, "b"), runs_a, "b", "a")
-    result = compare_runs(runs_a, runs_b, metric)
+    runs_a, runs_b = prediction_arrays(a, "a"), prediction_arrays(b, "b")
+    n_missing = 0
+    if missing == "drop":
+        common = runs_a.item_id.intersection(runs_b.item_id, sort=False)
+        n_missing = len(runs_a.item_id.union(runs_b.item_id)) - len(common)
+        if not len(common):
+            raise InputError("a and b share no item; compare predictions of the same items")
+        runs_a, runs_b = (one.take(one.item_id.get_indexer(common)) for one in (runs_a, runs_b))
+    elif missing != "error":
+        raise InputError(f"missing: {missing!r}; use 'error' or 'drop'")
+    runs_b = align(runs_b, runs_a, "b", "a")
+    result = replace(compare_runs(runs_a, runs_b, metric), n_missing=n_missing)
     if np.isnan(result.difference):
         raise InputError(f"compare, {metric}: {result.test}")
     if min(result.n_perturbations, result.n_genes) < 2:
         raise InputError(f"compare, {metric}: {result.test}; compare on more items")
-    return result
+    if test == "two_way":
+        return result
+    from benchmarks.other_tests import retest
+
+    return retest(result, runs_a, runs_b, test)
 
 
 def align(runs: PredictionArrays, to: PredictionArrays, name: str, name_to: str) -> PredictionArrays:
@@ -266,16 +257,8 @@ def compare_runs(a: PredictionArrays, b: PredictionArrays, metric: str, memo: Me
     Raises:
         InputError: both have several training runs, and not the same ones.
     """
-    if len(a.seeds) > 1 and len(b.seeds) > 1 and a.seeds != b.seeds:
-        raise InputError(
-            f"seed: runs {a.seeds} and {b.seeds} cannot be paired; train both with the same seeds, or pass one run"
-        )
-    task = task_of(metric)
-    use = a.scorable & b.scorable
-    of_a, of_b = (_estimate_once(runs, task, metric, use, memo) for runs in (a, b))
-    difference = _difference(of_a, of_b)
-    interval, p_value = _infer(a, difference)
-    n_seeds = max(len(a.seeds), len(b.seeds))
+    of_a, of_b, difference = difference_of(a, b, metric, memo)
+    interval, p_value, parts = _infer(a, difference)
     no_difference = difference.value == 0 and interval.se == 0
     return Comparison(
         metric=metric,
@@ -289,22 +272,46 @@ def compare_runs(a: PredictionArrays, b: PredictionArrays, metric: str, memo: Me
         value_a=of_a.value,
         value_b=of_b.value,
         n_items=len(difference.rows),
-        n_unscorable=int((~use).sum()),
+        n_unscorable=int((~(a.scorable & b.scorable)).sum()),
+        n_missing=0,
         n_perturbations=interval.n_perturbations,
         n_genes=interval.n_genes,
-        n_seeds=n_seeds,
+        n_seeds=max(len(a.seeds), len(b.seeds)),
+        effect_size=difference.value / (interval.se * np.sqrt(interval.n_perturbations)) if interval.se else np.nan,
+        minimum_detectable=DETECTABLE * interval.se,
+        v_pert=parts.pert,
+        v_gene=parts.gene,
+        v_item=parts.item,
+        v_seed=parts.seed,
+        unit=parts.unit,
+        per_seed=tuple(float(value) for value in difference.values),
+        p_same_items=_paired_t(difference.values),
     )
 
 
+def _paired_t(differences: Floats) -> float:
+    """p value of the plain paired t test over training runs."""
+    if len(differences) < 2 or np.ptp(differences) < ZERO_SE:
+        return float("nan")
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(differences, 0.0).pvalue)
+
+
 def compare_pairs(
-    systems: Mapping[str, PredictionArrays], pairs: Iterable[tuple[str, str]], metrics: Sequence[str]
+    systems: Mapping[str, PredictionArrays],
+    pairs: Iterable[tuple[str, str]],
+    metrics: Sequence[str],
+    *,
+    method: Literal["holm", "fdr_bh"] = "holm",
 ) -> list[tuple[str, str, Comparison]]:
-    """Compare pairs of systems on each metric, with Holm's adjustment over the pairs of one metric.
+    """Compare pairs of systems on each metric; the pairs of one metric are one family of tests.
 
     Args:
         systems: predictions by name, all aligned to one another.
         pairs: names of systems, the first minus the second.
         metrics: names out of `METRICS`.
+        method: how `p_holm` is adjusted; see `adjust`.
 
     Returns:
         `(name of a, name of b, comparison)`, metric by metric in the order given.
@@ -314,21 +321,121 @@ def compare_pairs(
     rows: list[tuple[str, str, Comparison]] = []
     for metric in metrics:
         found = [compare_runs(systems[a], systems[b], metric, memo) for a, b in wanted]
-        adjusted = holm([one.p_value for one in found])
+        adjusted = adjust([one.p_value for one in found], method)
         rows += [(a, b, replace(one, p_holm=p)) for (a, b), one, p in zip(wanted, found, adjusted, strict=True)]
     return rows
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust a family of p values by Holm's method (statsmodels `multipletests`); NaN stays NaN and is no member."""
+def compare_systems(
+    systems: Mapping[str, pd.DataFrame],
+    metrics: Sequence[str] = ("accuracy",),
+    *,
+    against: str | None = None,
+    method: Literal["holm", "fdr_bh"] = "holm",
+) -> pd.DataFrame:
+    """Compare one system with all others, or all pairs, as a table.
+
+    Args:
+        systems: predictions frames by name, all on the same items.
+        metrics: names out of `METRICS`; the comparisons of one metric are one family.
+        against: the system that each other one is compared with (the other minus it); None compares all pairs, the
+            later minus the earlier.
+        method: `holm` for claims, `fdr_bh` for exploring.
+
+    Returns:
+        One row a comparison: `a`, `b` and the attributes of `Comparison`.
+
+    Raises:
+        InputError: fewer than two systems, an unknown name or metric, or what `compare` raises of frames.
+    """
+    names = list(systems)
+    if len(names) < 2:
+        raise InputError(f"compare_systems: {len(names)} system(s); pass two or more")
+    if against is not None and against not in systems:
+        raise InputError(f"compare_systems: no system {against!r}; use one of {', '.join(map(repr, names))}")
+    runs = {names[0]: prediction_arrays(systems[names[0]], names[0])}
+    for name in names[1:]:
+        runs[name] = align(prediction_arrays(systems[name], name), runs[names[0]], name, names[0])
+    if against is None:
+        pairs = [(later, earlier) for at, later in enumerate(names) for earlier in names[:at]]
+    else:
+        pairs = [(name, against) for name in names if name != against]
+    found = compare_pairs(runs, pairs, metrics, method=method)
+    return pd.DataFrame([{"a": a, "b": b, **asdict(one)} for a, b, one in found])
+
+
+def aa_checks(predictions: pd.DataFrame, metrics: Sequence[str]) -> list[Comparison]:
+    """Compare a system with itself: the first half of each item's samples with the second half.
+
+    Both halves are the same model asked twice, so a small p value is a false alarm, or a fault in how answers were
+    sampled or tested.
+
+    Args:
+        predictions: one system's, with two samples or more of every item.
+        metrics: names out of `METRICS`.
+
+    Returns:
+        One comparison per metric that can be tested, `p_holm` adjusted over them; none with one sample an item.
+    """
+    if "sample" not in predictions:
+        return []
+    per_item = predictions.groupby(["seed", "item_id"] if "seed" in predictions else "item_id", observed=True)
+    n_samples = int(per_item["sample"].size().min())
+    if n_samples < 2:
+        return []
+    rank = per_item["sample"].rank(method="first")
+    first = predictions[rank <= n_samples // 2]
+    second = predictions[(rank > n_samples // 2) & (rank <= 2 * (n_samples // 2))]
+    a = prediction_arrays(first, "first half")
+    b = align(prediction_arrays(second, "second half"), a, "second half", "first half")
+    found = [one for one in (compare_runs(a, b, metric) for metric in metrics) if not np.isnan(one.p_value)]
+    return [replace(one, p_holm=p) for one, p in zip(found, adjust([one.p_value for one in found]), strict=True)]
+
+
+def adjust(p_values: Sequence[float], method: Literal["holm", "fdr_bh"] = "holm") -> list[float]:
+    """Adjust a family of p values (statsmodels `multipletests`); NaN stays NaN and is no member.
+
+    Args:
+        p_values: of one family.
+        method: `holm` bounds the chance of any false alarm, for claims; `fdr_bh` (Benjamini and Hochberg) the
+            expected share of false alarms among those raised, for exploring.
+
+    Raises:
+        InputError: the method is unknown.
+    """
+    if method not in ("holm", "fdr_bh"):
+        raise InputError(f"method: {method!r}; use 'holm' or 'fdr_bh'")
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(len(p), np.nan)
     tested = ~np.isnan(p)
     if tested.any():
         from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
-        adjusted[tested] = multipletests(p[tested], method="holm")[1]
+        adjusted[tested] = multipletests(p[tested], method=method)[1]
     return [float(value) for value in adjusted]
+
+
+def difference_of(
+    a: PredictionArrays, b: PredictionArrays, metric: str, memo: Memo | None = None
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Return the estimates of a, of b, and of a minus b, on the items that both have scorable answers for.
+
+    Raises:
+        InputError: both have several training runs, and not the same ones.
+    """
+    if len(a.seeds) > 1 and len(b.seeds) > 1 and a.seeds != b.seeds:
+        raise InputError(
+            f"seed: runs {a.seeds} and {b.seeds} cannot be paired; train both with the same seeds, or pass one run"
+        )
+    use = a.scorable & b.scorable
+    of_a, of_b = (_estimate_once(runs, task_of(metric), metric, use, memo) for runs in (a, b))
+    reasons = [f"{side}: {one.reason}" for side, one in (("a", of_a), ("b", of_b)) if one.reason]
+    if reasons:
+        return of_a, of_b, replace(of_a, values=np.empty(0), reason="; ".join(reasons))
+    # One run against several is repeated.
+    values, psi = of_a.values - of_b.values, of_a.psi - of_b.psi
+    psi_unit = None if of_a.psi_unit is None or of_b.psi_unit is None else of_a.psi_unit - of_b.psi_unit
+    return of_a, of_b, replace(of_a, values=values, psi=psi, psi_unit=psi_unit)
 
 
 def _estimate_once(runs: PredictionArrays, task: str, metric: str, use: Bools, memo: Memo | None) -> Estimate:
@@ -338,14 +445,6 @@ def _estimate_once(runs: PredictionArrays, task: str, metric: str, use: Bools, m
     if key not in memo:
         memo[key] = estimate(runs, task, metric, use)
     return memo[key]
-
-
-def _difference(a: Estimate, b: Estimate) -> Estimate:
-    """The estimate of a minus b; both are computed on the same items. One run against several is repeated."""
-    reasons = [f"{side}: {one.reason}" for side, one in (("a", a), ("b", b)) if one.reason]
-    if reasons:
-        return replace(a, values=np.empty(0), reason="; ".join(reasons))
-    return replace(a, values=a.values - b.values, psi=a.psi - b.psi, psi_gene=a.psi_gene - b.psi_gene)
 
 
 def _describe(a: PredictionArrays, b: PredictionArrays, interval: Interval, *, no_difference: bool) -> str:

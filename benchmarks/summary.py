@@ -1,25 +1,31 @@
 """Everything a report says, as numbers: metrics with intervals, paired comparisons, statuses and denominators."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.metrics import TASK_METRICS, estimate, task_of
-from benchmarks.prediction_arrays import PredictionArrays, prediction_arrays
-from benchmarks.significance import align, compare_pairs, confidence_interval
+from benchmarks.examples import most_different, random_items
+from benchmarks.metrics import TASK_METRICS, estimate, reliability, roc_points, task_of
+from benchmarks.power import perturbations_needed
+from benchmarks.prediction_arrays import TASKS, Bools, PredictionArrays, prediction_arrays
+from benchmarks.significance import Comparison, aa_checks, adjust, align, compare_pairs, confidence_interval
 from rewards import LABELS, InputError, Status
 
+# The metric declared before any number is seen: a claim rests on it, the others put it in context.
+PRIMARY: Final = "de_per_gene_auroc"
+# For how many perturbations would show it, "a difference that matters": the same for all metrics, on their 0 to 1.
+WANTED: Final = 0.02
 # Metrics that models are compared on, with each other and with every baseline.
 COMPARED: Final = (
+    PRIMARY,
+    "dir_per_gene_auroc",
     "accuracy",
     "balanced_accuracy",
     "macro_f1",
     "mcc",
-    "de_per_gene_auroc",
-    "dir_per_gene_auroc",
     "de_auroc",
     "dir_auroc",
 )
@@ -35,12 +41,15 @@ class System:
         predictions: a predictions frame (see `prediction_arrays` for its columns); `completion` is shown.
         facts: run facts. `protocol_fingerprint` (or `fingerprint`) is compared between models, `command` goes under
             "how to reproduce"; all others are shown as they are. No secrets.
+        completions: returns the rows `item_id, seed, sample, completion, status, answer` of the given items; None
+            where `predictions` holds the completions itself.
     """
 
     name: str
     kind: Literal["model", "baseline"]
     predictions: pd.DataFrame
     facts: Mapping[str, Any]
+    completions: Callable[[Sequence[str]], pd.DataFrame] | None = None
 
 
 def summarize(
@@ -50,46 +59,65 @@ def summarize(
     protocol: Mapping[str, Any],
     data: Mapping[str, Any],
     stages: Sequence[Mapping[str, Any]] = (),
+    strata: "Mapping[str, pd.Series[bool]] | None" = None,
+    published: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Compute everything a report says, as plain JSON values; see `write_report` for the arguments.
 
     Returns:
-        `{"systems": {NAME: {"kind", "status", "metrics": {TASK: {LINE or "all": {METRIC: {"value", "low", "high",
-        "n", …}}}}, …}}, "comparisons": […], "protocol": {…}, "evaluated": […], "warnings": […], …}`. What cannot
-        be told is null with a `reason` beside it.
+        `{"systems": {NAME: {"kind", "status", "tokens", "metrics": {TASK: {LINE or "all": {METRIC: {"value", "low",
+        "high", "n", …}}}}, "strata": {TASK: {STRATUM: {METRIC: {…}}}}, "reliability", "roc", …}}, "comparisons": […],
+        "exploratory": […], "protocol": {…}, "evaluated": […], "warnings": […], …}`. What cannot be told is null with
+        a `reason` beside it.
 
     Raises:
-        InputError: names repeat, a predictions frame is bad, or the systems were not asked the same items.
+        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items, or a
+            stratum does not say of each item whether it belongs.
     """
     runs = _read_systems(systems)
+    items = next(iter(runs.values()))
+    in_stratum = {name: _stratum(name, mask, items) for name, mask in (strata or {}).items()}
+    in_line = {str(line): np.asarray(items.line == line) for line in items.line.categories}
+    everywhere: dict[str, Bools | None] = {"all": None}
     models = [system.name for system in systems if system.kind == "model"]
+    last_two = [(name, runs[name]) for name in models if "three_class" in runs[name].tasks][-2:]
     baselines = [system.name for system in systems if system.kind == "baseline"]
     pairs = [(later, earlier) for at, later in enumerate(models) for earlier in models[:at]]
     pairs += [(model, baseline) for model in models for baseline in baselines]
-    comparisons = [
-        {"a": a, "b": b, "task": task_of(result.metric), **asdict(result)}
-        for a, b, result in compare_pairs(runs, pairs, COMPARED)
-    ]
+    comparisons = [_comparison(a, b, result) for a, b, result in compare_pairs(runs, pairs, COMPARED)]
     summary = {
         "title": title,
-        "warnings": _warnings(systems),
+        "warnings": [*_warnings(systems), *data.get("warnings", ())],
+        "primary": PRIMARY,
         "systems": {
             system.name: {
                 "kind": system.kind,
                 "fingerprint": _fingerprint(system),
                 **_statuses(system.predictions),
+                "tokens": _tokens(system),
                 "n_unscorable": int((~runs[system.name].scorable).sum()),
                 "seeds": list(runs[system.name].seeds),
-                "metrics": _metrics(runs[system.name]),
+                "metrics": _cells(runs[system.name], everywhere | in_line),
+                "strata": _cells(runs[system.name], in_stratum),
+                "reliability": reliability(runs[system.name]),
+                "roc": {task: roc_points(runs[system.name], task) for task in ("de", "dir")},
                 "facts": dict(system.facts),
             }
             for system in systems
         },
         "comparisons": comparisons,
+        "wanted_difference": WANTED,
+        "exploratory": _by_line(runs, pairs, in_line),
+        "aa_checks": _aa_checks(systems),
         "protocol": dict(protocol),
         "data": dict(data),
-        "evaluated": _evaluated(next(iter(runs.values()))),
+        "evaluated": _evaluated(items, in_line),
+        "published": [dict(row) for row in published],
         "stages": [dict(stage) for stage in stages],
+        "examples": {
+            "random": random_items(items) if models else [],
+            "most_different": most_different(*last_two) if len(last_two) == 2 else None,
+        },
     }
     plain: dict[str, Any] = _plain(summary)
     return plain
@@ -105,6 +133,7 @@ def _read_systems(systems: Sequence[System]) -> dict[str, PredictionArrays]:
         if system.kind not in ("model", "baseline"):
             raise InputError(f"report: {system.name!r} is of kind {system.kind!r}; use 'model' or 'baseline'")
         read = prediction_arrays(system.predictions, system.name)
+        read = replace(read, tasks=tuple(system.facts.get("tasks", TASKS)))
         if runs:
             name, first = next(iter(runs.items()))
             read = align(read, first, system.name, name)
@@ -141,45 +170,103 @@ def _fingerprint(system: System) -> str | None:
 
 
 def _statuses(predictions: pd.DataFrame) -> dict[str, Any]:
-    counts = predictions["status"].astype("str").value_counts()
+    found = {str(status): int(count) for status, count in predictions["status"].value_counts().items()}
+    counts = {str(status): found.get(str(status), 0) for status in Status}
     n = len(predictions)
+    return {"status": {status: count / n for status, count in counts.items()}, "status_counts": counts, "n_rows": n}
+
+
+def _tokens(system: System) -> dict[str, Any]:
+    """Tokens per completion, failed requests left out; null where nobody counted them."""
+    nothing = {"mean": None, "median": None, "p95": None, "total": None}
+    frame = system.predictions
+    if system.kind == "baseline" or "completion_tokens" not in frame:
+        return nothing
+    tokens = frame["completion_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
+    tokens = tokens[~np.isnan(tokens) & (frame["status"] != str(Status.ERROR)).to_numpy()]
+    if not tokens.any():
+        return nothing
+    median, p95 = np.quantile(tokens, [0.5, 0.95])
+    return {"mean": tokens.mean(), "median": median, "p95": p95, "total": int(tokens.sum())}
+
+
+def _stratum(name: str, mask: "pd.Series[bool]", items: PredictionArrays) -> Bools:
+    at = pd.Index(mask.index).get_indexer(items.item_id)
+    if (at < 0).any():
+        raise InputError(f"stratum {name!r} says nothing of item {items.item_id[at < 0][0]!r}; give it every item")
+    return np.asarray(mask.to_numpy(dtype=np.bool_)[at])
+
+
+def _cells(runs: PredictionArrays, masks: Mapping[str, Bools | None]) -> dict[str, dict[str, dict[str, Any]]]:
+    """`{TASK: {name of a mask: {METRIC: cell}}}`."""
     return {
-        "status": {str(status): int(counts.get(str(status), 0)) / n for status in Status},
-        "status_counts": {str(status): int(counts.get(str(status), 0)) for status in Status},
-        "n_rows": n,
+        task: {where: {metric: _cell(runs, task, metric, use) for metric in metrics} for where, use in masks.items()}
+        for task, metrics in TASK_METRICS.items()
     }
 
 
-def _metrics(runs: PredictionArrays) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    lines = {"all": None} | {str(line): np.asarray(runs.line == line) for line in runs.line.categories}
-    found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
-    for task, metrics in TASK_METRICS.items():
-        found[task] = {}
-        for line, use in lines.items():
-            found[task][line] = {}
-            for metric in metrics:
-                estimated = estimate(runs, task, metric, use)
-                interval = confidence_interval(runs, estimated, metric)
-                cell: dict[str, Any] = {
-                    "value": estimated.value,
-                    "low": interval.low,
-                    "high": interval.high,
-                    "n": len(estimated.rows),
-                    "n_perturbations": interval.n_perturbations,
-                }
-                if estimated.n_genes is not None:
-                    cell |= {"n_genes": estimated.n_genes, "n_genes_left_out": estimated.n_genes_left_out}
-                if interval.reason:
-                    cell["reason"] = interval.reason
-                found[task][line][metric] = cell
-    return found
+def _cell(runs: PredictionArrays, task: str, metric: str, use: Bools | None) -> dict[str, Any]:
+    estimated = estimate(runs, task, metric, use)
+    interval = confidence_interval(runs, estimated, metric)
+    cell: dict[str, Any] = {
+        "value": estimated.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": len(estimated.rows),
+        "n_perturbations": interval.n_perturbations,
+    }
+    if estimated.unit is not None and estimated.n_units is not None:
+        units = {"gene": "n_genes", "pert": "n_perturbations"}[estimated.unit]
+        cell |= {units: estimated.n_units, f"{units}_left_out": estimated.n_units_left_out}
+    if len(estimated.values) > 1:
+        cell["per_seed"] = list(estimated.values)
+    if interval.reason:
+        cell["reason"] = interval.reason
+    return cell
 
 
-def _evaluated(runs: PredictionArrays) -> list[dict[str, Any]]:
+def _comparison(a: str, b: str, result: Comparison) -> dict[str, Any]:
+    needed = perturbations_needed(result, WANTED) if result.se > 0 else None
+    return {"a": a, "b": b, "task": task_of(result.metric), **asdict(result), "perturbations_needed": needed}
+
+
+def _aa_checks(systems: Sequence[System]) -> list[dict[str, Any]]:
+    """Each model against itself, half of its samples against the other half; none with one sample an item."""
+    return [
+        {
+            "system": system.name,
+            "task": task_of(result.metric),
+            "metric": result.metric,
+            **{key: getattr(result, key) for key in ("difference", "low", "high", "p_value", "p_holm", "n_items")},
+            "note": result.test,
+        }
+        for system in systems
+        if system.kind == "model"
+        for result in aa_checks(system.predictions, COMPARED)
+    ]
+
+
+def _by_line(
+    runs: Mapping[str, PredictionArrays], pairs: Sequence[tuple[str, str]], in_line: Mapping[str, Bools]
+) -> list[dict[str, Any]]:
+    """Every comparison on the primary metric again within each line, adjusted together (Benjamini & Hochberg)."""
+    if len(in_line) < 2 or not pairs:
+        return []
+    rows = []
+    for line, mask in in_line.items():
+        here = {name: one.take(np.flatnonzero(mask)) for name, one in runs.items()}
+        for a, b, result in compare_pairs(here, pairs, (PRIMARY,)):
+            rows.append({"cell_line": line, **_comparison(a, b, result)})
+    for row, p in zip(rows, adjust([row["p_value"] for row in rows], method="fdr_bh"), strict=True):
+        del row["p_holm"]
+        row["p_fdr"] = p
+    return rows
+
+
+def _evaluated(runs: PredictionArrays, in_line: Mapping[str, Bools]) -> list[dict[str, Any]]:
     """Denominators: items, perturbations, genes and labels of each line and of all."""
     rows = []
-    masks = [(str(line), np.asarray(runs.line == line)) for line in runs.line.categories]
-    for line, mask in [*masks, ("all", np.ones(len(runs.label), dtype=np.bool_))]:
+    for line, mask in [*in_line.items(), ("all", np.ones(len(runs.label), dtype=np.bool_))]:
         labels = np.bincount(runs.label[mask], minlength=len(LABELS))
         rows.append(
             {

@@ -10,13 +10,13 @@ import typer.main
 from rl.cli import app
 
 REPO = Path(__file__).resolve().parents[1]
-PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md"]
+PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 
 
 def commands():
     for page in PAGES:
         for block in re.findall(r"```(?:\w*)\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():
                 if re.match(r"(\.venv/bin/)?synthpert |make ", line):
                     yield pytest.param(shlex.split(line, comments=True), id=f"{page.name}: {line[:60]}")
 
@@ -39,6 +39,20 @@ def test_command_exists(words):
             assert word in options, words
     if "--config" in rest:
         assert (REPO / rest[rest.index("--config") + 1]).is_file(), words
+
+
+def test_python_in_the_statistics_page_runs():
+    from benchmarks.baselines import predict_baselines
+    from benchmarks.corpus import open_corpus
+
+    block = re.search(r"```python\n(.*?)```", (REPO / "docs" / "statistics.md").read_text(), re.DOTALL)
+    assert block
+    corpus = open_corpus("sample")
+    forecasts = predict_baselines(corpus, corpus.test)
+    names = ("gene rate", "cross-line neighbours", "class prior")
+    scope: dict[str, object] = dict(zip(("base", "sft", "grpo"), (forecasts[name] for name in names), strict=True))
+    exec(block[1], scope)  # the page's own lines
+    assert scope["one"].n_items > 0
 
 
 def test_python_in_the_readme_runs():

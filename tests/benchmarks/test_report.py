@@ -1,9 +1,13 @@
 """The report's numbers, words and page: what is shown, that it stays text, and that it needs nothing but itself."""
 
+import csv
 import json
 import os
 import re
+from base64 import b64encode
 from collections import Counter
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,17 +16,31 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.examples import N_MOST_DIFFERENT, most_different
 from benchmarks.figures import axis_ticks
 from benchmarks.metrics import TASK_METRICS
+from benchmarks.prediction_arrays import prediction_arrays
+from benchmarks.published import published_figures
 from benchmarks.report import COMPLETION_LIMIT, System, markdown_text, write_report
-from benchmarks.significance import compare
-from benchmarks.summary import COMPARED, summarize
-from benchmarks.wording import format_number, format_p, format_share
+from benchmarks.significance import adjust, compare
+from benchmarks.summary import COMPARED, PRIMARY, summarize
+from benchmarks.wording import (
+    DEFINITIONS,
+    LONG_NAMES,
+    METRIC_NAMES,
+    aa_sentence,
+    format_number,
+    format_p,
+    format_share,
+    metric_groups,
+    reason_in_words,
+)
 from rewards import LABELS, InputError
 
 NAMES = [str(label) for label in LABELS]
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"&|`"
 LINES = ("k562", "rpe1")
+FILES = ["comparisons.csv", "report.csv", "report.html", "report.json", "report.md"]
 FACTS = {"protocol_fingerprint": "ab" * 32, "packages": {"torch": "2.13.0"}, "command": "synthpert eval --model x"}
 
 
@@ -67,12 +85,30 @@ def systems() -> list[System]:
     ]
 
 
+def strata() -> "dict[str, pd.Series[bool]]":
+    frame = items()
+    known = pd.Series(frame["pert"].isin([f"P{p}" for p in range(6)]).to_numpy(), index=frame["item_id"])
+    return {"known": known, "unknown": ~known, f"{HOSTILE} third": known.iloc[::-1]}
+
+
+def runs(skill: float, seed: int, n: int = 3, **options: Any) -> pd.DataFrame:
+    """Predictions of several training runs."""
+    return pd.concat([predict(skill, seed + 10 * at, **options).assign(seed=at) for at in range(n)], ignore_index=True)
+
+
 def report(out: Path, given: list[System] | None = None, **changes: Any) -> Path:
     arguments: dict[str, Any] = {
         "title": "A test",
         "protocol": {"template": "three_class/1", "decoding": {"greedy": True}},
-        "data": {"source": "sample", "is_sample": True, "notes": ["A note."], "rows": [{"line": "k562", "n": 96}]},
+        "data": {
+            "source": "sample",
+            "is_sample": True,
+            "notes": ["A note."],
+            "rows": [{"line": "k562", "n": 96}],
+            "funnel": [{"step": "test items evaluated", "rows": 192, "of": "1,920 test items", "share": 0.1}],
+        },
         "stages": [{"stage": "sft", "seconds": 12.5}, {"stage": "grpo", "rollout_engine": "vllm"}],
+        "strata": strata(),
     }
     return write_report(systems() if given is None else given, out, **(arguments | changes))
 
@@ -111,7 +147,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text.append(data)
         if self.open and "caption" in self.open:
             self.tables[-1]["caption"] += data
@@ -148,7 +184,82 @@ class TestNumbers:
                 for by_metric in one["metrics"][task].values():
                     assert set(by_metric) == set(metrics)
                     assert all({"value", "low", "high", "n"} <= set(cell) for cell in by_metric.values())
+            for task in TASK_METRICS:
+                assert set(one["strata"][task]) == set(strata())
+                assert set(one["strata"][task]["known"]) == set(TASK_METRICS[task])
+            assert set(one["tokens"]) == {"mean", "median", "p95", "total"}
+            assert set(one["roc"]) == {"de", "dir"}
+            assert all(set(row) == {"low", "high", "n", "confidence", "accuracy"} for row in one["reliability"])
         assert summary["protocol"] == {"template": "three_class/1", "decoding": {"greedy": True}}
+
+    def test_strata_are_aligned_by_item(self, summary: dict[str, Any]) -> None:
+        frame = systems()[1].predictions
+        for name, mask in strata().items():
+            here = frame[frame["item_id"].map(mask)]
+            cell = summary["systems"]["SFT"]["strata"]["three_class"][name]["accuracy"]
+            assert cell["n"] == len(here)
+            assert cell["value"] == pytest.approx((here["answer"] == here["label"]).mean())
+
+    def test_curves_agree_with_the_metrics(self, summary: dict[str, Any]) -> None:
+        for one in summary["systems"].values():
+            for task in ("de", "dir"):
+                x, y = np.array(one["roc"][task]).T
+                assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+                auroc = one["metrics"][task]["all"][f"{task}_auroc"]["value"]
+                assert np.trapezoid(y, x) == pytest.approx(auroc, abs=0.005)
+            bins = [row for row in one["reliability"] if row["n"]]
+            gap = sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in bins) / sum(
+                row["n"] for row in bins
+            )
+            assert gap == pytest.approx(one["metrics"]["three_class"]["all"]["ece"]["value"])
+
+    def test_tokens(self) -> None:
+        counted = predict(1.0, 1, error=0.2).assign(completion_tokens=np.arange(192))
+        heard = counted.loc[counted["status"] != "error", "completion_tokens"]
+        given = [
+            System("m", "model", counted, {}),
+            System("none", "model", predict(1.0, 2).drop(columns="completion_tokens"), {}),
+            System("zero", "model", predict(1.0, 2).assign(completion_tokens=0), {}),
+            System("b", "baseline", predict(1.0, 3), {}),
+        ]
+        found = summarize(given, title="t", protocol={}, data={})["systems"]
+        expected = {"mean": heard.mean(), "median": heard.median(), "p95": heard.quantile(0.95), "total": heard.sum()}
+        assert found["m"]["tokens"] == pytest.approx(expected)
+        unknown = dict.fromkeys(expected)
+        assert all(found[name]["tokens"] == unknown for name in ("none", "zero", "b"))
+
+    def test_values_of_each_training_run(self) -> None:
+        frame = runs(1.0, 1)
+        given = [System("a", "model", runs(0.5, 5), FACTS), System("b", "model", frame, FACTS)]
+        found = summarize(given, title="t", protocol={}, data={})
+        cell = found["systems"]["b"]["metrics"]["three_class"]["all"]["accuracy"]
+        each = [(one["answer"] == one["label"]).mean() for _, one in frame.groupby("seed")]
+        assert cell["per_seed"] == pytest.approx(each)
+        assert cell["value"] == pytest.approx(np.mean(each))
+        one = next(one for one in found["comparisons"] if one["metric"] == "accuracy")
+        assert one["difference"] == pytest.approx(np.mean(one["per_seed"]))
+        assert 0 <= one["p_same_items"] <= 1
+
+    def test_lines_are_compared_apart_and_adjusted_together(self, summary: dict[str, Any]) -> None:
+        rows = summary["exploratory"]
+        assert len(rows) == 9 * len(LINES)
+        frames = {system.name: system.predictions for system in systems()}
+        for row in rows[:2] + rows[-2:]:
+            here = {name: frame[frame["cell_line"] == row["cell_line"]] for name, frame in frames.items()}
+            alone = compare(here[row["a"]], here[row["b"]], PRIMARY)
+            assert (row["difference"], row["p_value"]) == pytest.approx((alone.difference, alone.p_value))
+        assert [row["p_fdr"] for row in rows] == pytest.approx(adjust([row["p_value"] for row in rows], "fdr_bh"))
+        assert not any("p_holm" in row for row in rows)
+
+    def test_a_system_with_several_samples_is_compared_with_itself(self) -> None:
+        two = pd.concat([predict(1.0, 1), predict(1.0, 2).assign(sample=1)], ignore_index=True)
+        given = [System("m", "model", two, FACTS), System("one", "model", predict(1.0, 3), FACTS)]
+        found = summarize(given, title="t", protocol={}, data={})
+        assert {row["system"] for row in found["aa_checks"]} == {"m"}
+        assert {row["metric"] for row in found["aa_checks"]} == set(COMPARED)
+        assert "no difference is found" in aa_sentence(found)
+        failed = [row | {"p_holm": 0.001} if row["metric"] == "mcc" else row for row in found["aa_checks"]]
+        assert "1 difference found where there is none to find (m, MCC)" in aa_sentence(found | {"aa_checks": failed})
 
     def test_values_lie_within_their_intervals_and_lines_add_up(self, summary: dict[str, Any]) -> None:
         for one in summary["systems"].values():
@@ -203,7 +314,7 @@ class TestNumbers:
 
     def test_same_input_same_bytes(self, written: Path, tmp_path: Path) -> None:
         again = report(tmp_path)
-        for name in ("report.html", "report.md", "report.json"):
+        for name in FILES:
             assert again.with_name(name).read_bytes() == written.with_name(name).read_bytes()
 
 
@@ -220,7 +331,26 @@ class TestWords:
         found = {(one["a"], one["b"]): one for one in summary["comparisons"] if one["metric"] == "accuracy"}
         assert found["SFT", "base"]["p_holm"] < 0.05 < found["SFT+GRPO", "SFT"]["p_holm"]
         assert re.search(r"SFT against base: higher on [^.]*accuracy", page.words)
-        assert re.search(r"SFT\+GRPO against SFT: no real difference shown on", page.words)
+        assert re.search(r"SFT\+GRPO against SFT: [^.]*no real difference shown on [^.]*accuracy", page.words)
+
+    def test_of_many_models_each_is_told_of_beside_the_one_before(self, tmp_path: Path) -> None:
+        given = [System(f"m{at}", "model", predict(0.3 * at, at), FACTS) for at in range(5)]
+        path = report(tmp_path, given)
+        words = Page(path).words
+        assert [f"m{at} against m{at - 1}:" in words for at in range(1, 5)] == [True] * 4
+        assert "m4 against m2" not in words
+        assert "all 10 pairs stand under" in words
+        assert len(json.loads(path.with_name("report.json").read_text())["comparisons"]) == 10 * len(COMPARED)
+
+    def test_a_system_that_answers_one_task_only(self, tmp_path: Path) -> None:
+        given = [*systems()[:2], System("outside", "model", predict(1.0, 9), FACTS | {"tasks": ["de"]}), *systems()[3:]]
+        path = report(tmp_path, given)
+        found = json.loads(path.with_name("report.json").read_text())
+        metrics = found["systems"]["outside"]["metrics"]
+        assert metrics["three_class"]["all"]["accuracy"]["value"] is None
+        assert metrics["de"]["all"]["de_auroc"]["value"] > 0.5
+        assert {found["examples"]["most_different"][side] for side in ("a", "b")} == {"base", "SFT"}
+        assert "the system answers de only" in Page(path).words
 
     def test_strongest_shortcut(self, page: Page, summary: dict[str, Any]) -> None:
         scores = {
@@ -249,10 +379,52 @@ class TestWords:
             for at, one in enumerate(systems())
         ]
         chosen = [
-            re.findall(r"about (\S+\|P\d+\|G\d+)", each.words) for each in (page, Page(report(tmp_path, shuffled)))
+            [re.findall(r"about (\S+\|P\d+\|G\d+)", part) for part in each.words.split("Drawn at random")]
+            for each in (page, Page(report(tmp_path, shuffled)))
         ]
         assert chosen[0] == chosen[1]
-        assert len(set(chosen[0])) == 5 and len(chosen[0]) == 15
+        most, drawn = chosen[0]
+        assert len(set(most)) == N_MOST_DIFFERENT and len(most) == 2 * N_MOST_DIFFERENT
+        assert len(set(drawn)) == 5 and len(drawn) == 15
+
+    def test_items_that_differ_most(self, page: Page, summary: dict[str, Any]) -> None:
+        found = summary["examples"]["most_different"]
+        assert (found["a"], found["b"]) == ("SFT", "SFT+GRPO")
+        rows = found["items"]
+        gaps = [(abs(row["right_a"] - row["right_b"]), abs((row["p_a"] or 0) - (row["p_b"] or 0))) for row in rows]
+        assert gaps[0][0] == 1 and gaps[0][1] > 0.5
+        right = [gap[0] for gap in gaps]
+        assert right == sorted(right, reverse=True)
+        frames = [system.predictions.set_index("item_id") for system in systems()[1:3]]
+        heard = (frames[0]["status"] != "error") & (frames[1]["status"] != "error")
+        a, b = (frame["answer"] == frame["label"] for frame in frames)
+        assert (found["n_a_only"], found["n_b_only"]) == ((a & ~b & heard).sum(), (b & ~a & heard).sum())
+        assert f"SFT is right more often than SFT+GRPO on {found['n_a_only']} items" in page.words
+        assert all(f"{row['pert']} knocked down, {row['gene']} read out" in page.words for row in rows)
+
+    def test_equal_systems_differ_nowhere(self) -> None:
+        same = prediction_arrays(predict(1.0, 1))
+        assert most_different(("a", same), ("b", same))["items"] == []
+
+    def test_completions_come_from_the_reader_and_only_for_the_items_shown(self, tmp_path: Path) -> None:
+        asked: list[str] = []
+        full = predict(1.0, 1)
+
+        def read(item_ids: Sequence[str]) -> pd.DataFrame:
+            asked.extend(item_ids)
+            rows = full[full["item_id"].isin(item_ids)]
+            later = rows.assign(sample=1, completion="second sample")
+            return pd.concat([later, rows.assign(completion="read from the file")], ignore_index=True)
+
+        given = [
+            System("a", "model", full.drop(columns="completion"), FACTS, read),
+            System("b", "model", predict(0.5, 2).assign(completion=None), FACTS),
+        ]
+        page = Page(report(tmp_path, given))
+        assert len(asked) == len(set(asked)) <= 25
+        assert page.words.count("read from the file") == 25
+        assert page.words.count("(no completion was stored)") == 25
+        assert "second sample" not in page.words
 
     def test_long_completion_says_how_much_is_hidden(self, tmp_path: Path) -> None:
         long = predict(1.0, 1).assign(completion="x" * (COMPLETION_LIMIT + 1234))
@@ -292,13 +464,18 @@ class TestFingerprints:
 
 class TestPage:
     def test_needs_nothing_but_itself(self, page: Page, written: Path) -> None:
+        assert [attributes for tag, attributes in page.elements if tag == "script"] == [{}]
         for tag, attributes in page.elements:
-            assert tag not in ("script", "link", "img", "iframe", "object", "embed")
+            assert tag not in ("link", "img", "iframe", "object", "embed")
             assert not any(name.startswith("on") for name in attributes)
             for name in ("src", "href", "xlink:href", "action"):
                 assert (attributes.get(name) or "#").startswith("#")
         text = written.read_text(encoding="utf-8")
         assert "url(" not in text and "@import" not in text and "http://" not in text and "https://" not in text
+        script = text[text.index("<script>") + len("<script>") : text.index("</script>")]
+        policy = next(str(attributes["content"]) for tag, attributes in page.elements if "http-equiv" in attributes)
+        assert f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" in policy
+        assert policy.startswith("default-src 'none';")
 
     def test_every_table_names_its_rows(self, page: Page) -> None:
         assert len(page.tables) > 15
@@ -315,10 +492,12 @@ class TestPage:
         ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
         assert max(ids.values()) == 1
         figures = [attributes for tag, attributes in page.elements if tag == "svg"]
-        assert len(figures) == 3
+        # Scores, differences, two by line, two by stratum, ROC, reliability, statuses.
+        assert len(figures) == 9
         for attributes in figures:
             assert attributes["role"] == "img"
-            assert all(name in ids for name in (attributes["aria-labelledby"] or "").split())
+            for name in ("aria-labelledby", "aria-describedby"):
+                assert attributes[name] in ids
 
     def test_links_point_somewhere(self, page: Page) -> None:
         ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
@@ -331,12 +510,15 @@ class TestPage:
             System(f"{HOSTILE}2", "baseline", predict(0.5, 3), {}),
         ]
         hostile = {HOSTILE: HOSTILE}
+        figure = dict.fromkeys(("system", "cell_line", "source", "note", "value"), HOSTILE)
         path = report(
             tmp_path, given, title=HOSTILE, protocol=hostile,
-            data=hostile | {"notes": [HOSTILE], "t": [hostile]}, stages=[hostile | {"stage": HOSTILE}],
+            data=hostile | {"notes": [HOSTILE], "t": [hostile], "funnel": [hostile]},
+            stages=[hostile | {"stage": HOSTILE}],
+            published=[figure | {"task": "de", "metric": PRIMARY}],
         )  # fmt: skip
         page = Page(path)
-        assert not any(tag in ("script", "img") for tag, _ in page.elements)
+        assert [tag for tag, _ in page.elements if tag in ("script", "img")] == ["script"]
         assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
         assert page.words.count("<script>alert('x')</script>") > 20
         markdown = path.with_name("report.md").read_text(encoding="utf-8")
@@ -376,13 +558,145 @@ class TestFiles:
         with pytest.raises(OSError, match="disk full"):
             report(tmp_path, title="Another")
         assert path.read_bytes() == before
-        assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "report.json", "report.md"]
+        assert sorted(file.name for file in tmp_path.iterdir()) == FILES
 
     def test_returns_the_page_and_makes_the_folder(self, tmp_path: Path) -> None:
         assert report(tmp_path / "a" / "b") == tmp_path / "a" / "b" / "report.html"
 
 
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV file; numbers, lists and null as JSON would have them, all else as text."""
+
+    def value(text: str) -> Any:
+        if text == "":
+            return None
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+class TestCsv:
+    def test_scores_equal_the_json(self, written: Path, summary: dict[str, Any]) -> None:
+        rows = read_csv(written.with_name("report.csv"))
+        n_metrics = sum(map(len, TASK_METRICS.values()))
+        assert len(rows) == len(systems()) * n_metrics * (1 + len(LINES) + len(strata()))
+        assert len({tuple(row[key] for key in ("system", "task", "scope", "where", "metric")) for row in rows}) == len(
+            rows
+        )
+        for row in rows:
+            one = summary["systems"][row["system"]]
+            cell = one["strata" if row["scope"] == "stratum" else "metrics"][row["task"]][row["where"]][row["metric"]]
+            assert row["scope"] == (
+                "stratum" if row["where"] in strata() else "all" if row["where"] == "all" else "line"
+            )
+            assert row["kind"] == one["kind"] and row["n_seeds"] == len(one["seeds"])
+            for key in ("value", "low", "high", "n", "n_perturbations", "n_genes", "n_genes_left_out", "reason"):
+                assert row[key] == cell.get(key)
+
+    def test_comparisons_equal_the_json(self, written: Path, summary: dict[str, Any]) -> None:
+        rows = read_csv(written.with_name("comparisons.csv"))
+        expected = [{"cell_line": "all", **one} for one in summary["comparisons"]] + summary["exploratory"]
+        assert len(rows) == len(expected) == 9 * (len(COMPARED) + len(LINES))
+        for row, one in zip(rows, expected, strict=True):
+            assert {key: value for key, value in row.items() if value is not None} == {
+                key: value for key, value in one.items() if value is not None
+            }
+
+    def test_names_with_separators_survive(self, tmp_path: Path) -> None:
+        name = 'a,"b"\nc'
+        path = report(tmp_path, [System(name, "model", predict(1.0, 1), FACTS), *systems()[3:]])
+        assert {row["system"] for row in read_csv(path.with_name("report.csv"))} == {name, "gene rate", "neighbours"}
+
+
+class TestPublished:
+    def test_stands_beside_and_is_never_tested(self, tmp_path: Path) -> None:
+        path = report(tmp_path, published=published_figures("official"))
+        page = Page(path)
+        assert page.words.count("GEARS") == 2 + page.words.count("GEARS;")  # a row per task, and the note that names it
+        assert "Built and evaluated within one cell line" in page.words
+        compared = {row["a"] for row in read_csv(path.with_name("comparisons.csv"))}
+        assert compared == {"base", "SFT", "SFT+GRPO"}
+        values = {row["system"]: row["value"] for row in published_figures("official") if row["cell_line"] == "k562"}
+        assert str(values["GEARS"]) in page.words
+
+    def test_none(self, page: Page) -> None:
+        assert "ublished figures" not in page.words
+
+
+class TestTrainingRuns:
+    def test_seed_plots_stand_only_where_there_are_several_runs(self, page: Page, tmp_path: Path) -> None:
+        assert "seedscores-title" not in {attributes.get("id") for _, attributes in page.elements}
+        given = [System("a", "model", runs(0.5, 1), FACTS), System("b", "model", runs(1.5, 2), FACTS), *systems()[3:]]
+        path = report(tmp_path, given)
+        several = Page(path)
+        ids = {attributes.get("id") for _, attributes in several.elements}
+        assert {"seedscores-title", "seeddifferences-title"} <= ids
+        ticks = [
+            attributes for tag, attributes in several.elements if tag == "line" and attributes.get("class") == "run"
+        ]
+        # Three metrics, of two systems and of one pair, three runs each.
+        assert len(ticks) == 3 * (2 + 1) * 3
+        assert "these items, new runs" in several.words and "these items, new runs" not in page.words
+        one = json.loads(path.with_name("report.json").read_text())["comparisons"][0]
+        assert format_p(one["p_same_items"]) in several.words
+
+
+class TestWordsOfMetrics:
+    def test_every_metric_has_a_name_and_a_definition(self) -> None:
+        for task, metrics in TASK_METRICS.items():
+            assert set(DEFINITIONS[task]) == set(metrics)
+            assert all(METRIC_NAMES[metric] and LONG_NAMES[metric] for metric in metrics)
+            shown = [metric for group in metric_groups(task) for metric in group["metrics"]]
+            assert sorted(shown) == sorted(metrics)
+        assert len(set(LONG_NAMES.values())) == len(LONG_NAMES)
+
+    def test_definitions_stand_on_the_page(self, page: Page) -> None:
+        for task in TASK_METRICS:
+            for group in metric_groups(task):
+                for name, meaning in group["definitions"]:
+                    assert name in page.words and " ".join(meaning.split()) in page.words
+
+    def test_declared_family_and_power(self, page: Page) -> None:
+        assert "Per-gene AUROC (DE) is the primary metric" in page.words
+        assert "Within each metric, the 9 comparisons of two systems are one family" in page.words
+        assert "Not run. With one sample an item" in page.words
+        assert "There is no adjustment across metrics." in page.words
+
+
+UNKNOWN = dict.fromkeys(("answer", "p_up", "p_down", "p_none"), None)
+
+
+@pytest.mark.filterwarnings("error")
+class TestLittleToSay:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda frame: frame.iloc[:1], "no interval from one perturbation"),
+            (lambda frame: frame.iloc[:3], "the same 3 items"),
+            (lambda frame: frame[frame["label"] == NAMES[2]], "needs differentially expressed items and others"),
+            (lambda frame: frame[frame["label"] == NAMES[0]], "needs items up and down"),
+            (lambda frame: frame.assign(status="error", **UNKNOWN), "no item to score"),
+            (lambda frame: frame.assign(status="malformed", **UNKNOWN), "no probabilities"),
+        ],
+        ids=["one item", "three items", "unchanged only", "up only", "errors only", "no answer"],
+    )
+    def test_says_so(self, change: Callable[[pd.DataFrame], pd.DataFrame], said: str, tmp_path: Path) -> None:
+        given = [System(f"m{at}", "model", change(predict(1.0, at)), FACTS) for at in range(2)]
+        given.append(System("b", "baseline", change(predict(0.5, 9)), {}))
+        assert said in Page(report(tmp_path, given, strata=None)).words
+
+
 class TestBadInput:
+    def test_stratum_that_leaves_an_item_out(self, tmp_path: Path) -> None:
+        short = {"known": strata()["known"].iloc[1:]}
+        with pytest.raises(InputError, match=r"stratum 'known' says nothing of item 'k562.P0.G0'"):
+            report(tmp_path, strata=short)
+        assert not list(tmp_path.iterdir())
+
     def test_systems_on_other_items(self, tmp_path: Path) -> None:
         given = systems()
         given[1] = System("SFT", "model", given[1].predictions.iloc[1:], FACTS)
@@ -417,6 +731,10 @@ class TestFormats:
     )
     def test_numbers(self, value: float | None, signed: bool, text: str) -> None:
         assert format_number(value, signed=signed) == text
+
+    def test_reasons_name_the_systems(self) -> None:
+        assert reason_in_words("not tested: a: no probabilities; b: none", "x", "y") == "x: no probabilities; y: none"
+        assert reason_in_words("two-way; one run", "x", "y") == "two-way; one run"
 
     def test_shares_are_never_rounded_to_all_or_none(self) -> None:
         assert [format_share(share) for share in (0, 0.0001, 0.5, 0.9999, 1)] == [

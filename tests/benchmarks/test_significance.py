@@ -1,6 +1,7 @@
 """Paired comparisons against statsmodels, SciPy, worked cases and simulation."""
 
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,14 @@ import statsmodels.api as sm  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn import metrics
 
-from benchmarks.metrics import METRICS, estimate
+from benchmarks.calibration import TESTED
+from benchmarks.metrics import estimate
+from benchmarks.power import equivalence, perturbations_needed
 from benchmarks.prediction_arrays import prediction_arrays
-from benchmarks.significance import add_seed_variance, compare, compare_pairs, confidence_interval, holm, two_way_se
+from benchmarks.significance import aa_checks, adjust, compare, compare_pairs, compare_systems, confidence_interval
+from benchmarks.variance import add_seed_variance, two_way_se, two_way_variance
 from rewards import LABELS, InputError
 
 NAMES = [str(label) for label in LABELS]
@@ -89,7 +94,7 @@ class TestTwoWay:
         assert df == 3
 
     def test_floor_where_the_sum_is_negative(self) -> None:
-        # V_pert = V_gene = 0 and V_item = 1/3: the unguarded sum is -1/3.
+        # V_pert = V_gene = 0 and V_item = 1/3: the unguarded sum is -1/3, and 0 would be a certainty nobody has.
         se, df = two_way_se(psi_of([1, -1, -1, 1]), [0, 0, 1, 1], [0, 1, 0, 1])
         assert se**2 == pytest.approx(1 / 3, abs=1e-12)
         assert df == 1
@@ -148,12 +153,14 @@ class TestCompare:
         result = compare(pd.concat([a for a, _ in pairs]), pd.concat([b for _, b in pairs]))
         mean = np.mean(D_SEEDS, axis=0)
         item_se, item_df = two_way_se(psi_of(mean), PERT_SEEDS, GENE_SEEDS)
-        # Items vary more than perturbations and genes here: the floor is the items' own variance.
-        assert item_se == pytest.approx(mean.std(ddof=1) / np.sqrt(8), abs=1e-12)
-        variance, df = add_seed_variance(item_se**2, item_df, np.mean(D_SEEDS, axis=1))
+        assert (item_se**2, item_df) == (pytest.approx(0.009114583, abs=1e-9), 2)
+        # Worked case.
         assert result.difference == pytest.approx(0.416666667, abs=1e-9)
-        assert (result.se, result.df) == pytest.approx((np.sqrt(variance), df))
-        assert result.se**2 > item_se**2
+        assert result.v_seed == pytest.approx(0.006944444, abs=1e-9)
+        assert (result.se, result.df) == (pytest.approx(0.126724219, abs=1e-9), pytest.approx(3.928263989, abs=1e-8))
+        assert result.p_value == pytest.approx(0.031093561, abs=1e-8)
+        assert result.per_seed == pytest.approx(np.mean(D_SEEDS, axis=1))
+        assert result.p_same_items == pytest.approx(stats.ttest_1samp(np.mean(D_SEEDS, axis=1), 0).pvalue)
         assert (result.n_seeds, result.test.count("3 training runs, their variance included")) == (3, 1)
 
     def test_one_run_against_several_is_repeated(self) -> None:
@@ -170,7 +177,7 @@ class TestCompare:
         with pytest.raises(InputError, match=r"runs \(0, 1\) and \(0, 2\) cannot be paired"):
             compare(a, b)
 
-    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize("metric", TESTED)
     def test_same_system_twice_does_not_differ(self, metric: str) -> None:
         rng = np.random.default_rng(0)
         a = random_system(rng, random_items(rng), 1.0)
@@ -178,7 +185,7 @@ class TestCompare:
         assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
         assert result.test == "no item differs"
 
-    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize("metric", TESTED)
     def test_swapping_flips_the_sign(self, metric: str) -> None:
         rng = np.random.default_rng(1)
         items = random_items(rng)
@@ -213,7 +220,7 @@ class TestCompare:
             ** 2
             for groups in (items["pert"], items["gene"], items["item_id"])
         ]
-        expected = np.sqrt(max(one_way[0] + one_way[1] - one_way[2], *one_way))
+        expected = np.sqrt(max(one_way[0] + one_way[1] - one_way[2], *one_way[:2]))
         assert compare(a, b).se == pytest.approx(expected, rel=1e-6)
 
     def test_auroc_is_delong_where_items_are_independent(self) -> None:
@@ -297,11 +304,29 @@ class TestUnpairable:
 
 
 class TestFamilies:
-    def test_holm(self) -> None:
-        assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-        found = holm([0.01, float("nan"), 0.04])
+    def test_adjusted(self) -> None:
+        assert adjust([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+        assert adjust([0.01, 0.04, 0.03], "fdr_bh") == pytest.approx([0.03, 0.04, 0.04])
+        found = adjust([0.01, float("nan"), 0.04])
         assert found == pytest.approx([0.02, float("nan"), 0.04], nan_ok=True)
-        assert holm([]) == []
+        assert adjust([]) == []
+        with pytest.raises(InputError, match="use 'holm' or 'fdr_bh'"):
+            adjust([0.01], "bonferroni")  # type: ignore[arg-type]
+
+    def test_all_pairs_and_one_against_all(self) -> None:
+        rng = np.random.default_rng(5)
+        items = random_items(rng)
+        frames = {n: random_system(rng, items, s) for n, s in zip("abc", (1.2, 0.9, 0.6), strict=True)}
+        table = compare_systems(frames, ["accuracy", "mcc"])
+        assert list(zip(table["a"], table["b"], strict=True)) == [("b", "a"), ("c", "a"), ("c", "b")] * 2
+        assert table["difference"][0] == compare(frames["b"], frames["a"]).difference
+        assert table["p_holm"][:3].tolist() == pytest.approx(adjust(table["p_value"][:3].tolist()))
+        table = compare_systems(frames, against="b", method="fdr_bh")
+        assert list(zip(table["a"], table["b"], strict=True)) == [("a", "b"), ("c", "b")]
+        with pytest.raises(InputError, match="no system 'd'"):
+            compare_systems(frames, against="d")
+        with pytest.raises(InputError, match="pass two or more"):
+            compare_systems({"a": frames["a"]})
 
     def test_adjusted_within_each_metric(self) -> None:
         rng = np.random.default_rng(5)
@@ -317,7 +342,7 @@ class TestFamilies:
         ]
         for metric in ("accuracy", "de_auroc"):
             family = [one for _, _, one in rows if one.metric == metric]
-            assert [one.p_holm for one in family] == pytest.approx(holm([one.p_value for one in family]))
+            assert [one.p_holm for one in family] == pytest.approx(adjust([one.p_value for one in family]))
 
 
 class TestInterval:
@@ -351,10 +376,230 @@ class TestInterval:
 def test_equal_systems_are_called_different_about_as_often_as_meant(metric: str) -> None:
     """Both systems err with the same perturbation and gene effects in law; an item-wise test rejects about 20 %."""
     rng = np.random.default_rng(7)
-    n_trials = 200
+    n_trials = 150
     p_values = []
     for _ in range(n_trials):
         items = random_items(rng, 30, 30, 0.5)
         p_values.append(compare(random_system(rng, items, 1.0), random_system(rng, items, 1.0), metric).p_value)
-    # Binomial(200, .05) lies below 21 with probability .9999; .078 (per-gene AUROC's known worst) with .92.
-    assert sum(p < 0.05 for p in p_values) <= 22
+    # Binomial(150, .05) is at most 15 with probability .997; tests/slow/test_calibration.py looks closer.
+    assert sum(p < 0.05 for p in p_values) <= 15
+
+
+class TestMeanOverGenes:
+    """The variance of a mean of AUROCs within genes, against what it must be in cases that can be worked out."""
+
+    def test_perturbation_effect_on_single_positives_is_seen(self) -> None:
+        # 40 genes with one positive each, all of the same perturbation: if it is easy, all are right together.
+        genes, psi, psi_gene, pert, gene = 40, [], [], [], []
+        auroc = np.random.default_rng(0).random(genes)
+        for g in range(genes):
+            deviation = auroc[g] - auroc.mean()
+            psi += [deviation / genes, deviation / genes / 2, deviation / genes / 2]
+            psi_gene += [deviation / genes / 3] * 3
+            pert += [0 if g < 20 else 1, 2 + g, 100 + g]
+            gene += [g] * 3
+        found = two_way_variance(psi, pert, gene, unit="gene", psi_unit=psi_gene)
+        shared = [auroc[:20] - auroc.mean(), auroc[20:] - auroc.mean()]
+        crossed = sum(x.sum() ** 2 - (x**2).sum() for x in shared) / genes**2
+        n_pert, n_item = 2 + 2 * genes, 3 * genes
+        alone = ((auroc - auroc.mean()) ** 2).sum() * 1.5 / genes**2
+        expected = (crossed + alone) * n_pert / (n_pert - 1) - alone * n_item / (n_item - 1) + found.gene
+        assert found.pert + found.gene - found.item == pytest.approx(expected, abs=1e-15)
+        assert found.of_items == max(expected, found.gene)
+
+    def test_needs_both_kinds_of_influence(self) -> None:
+        with pytest.raises(InputError, match="go together"):
+            two_way_variance([1, -1], [0, 1], [0, 1], unit="gene")
+
+
+class TestPower:
+    rng = np.random.default_rng(8)
+    items = random_items(rng)
+    a, b = random_system(rng, items, 1.0), random_system(rng, items, 0.6)
+
+    def test_minimum_detectable_and_effect_size(self) -> None:
+        found = compare(self.a, self.b)
+        assert found.minimum_detectable == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * found.se)
+        assert found.effect_size == pytest.approx(found.difference / (found.se * np.sqrt(30)))
+
+    def test_what_is_detectable_needs_no_more_perturbations(self) -> None:
+        found = compare(self.a, self.b)
+        assert perturbations_needed(found, found.minimum_detectable) == pytest.approx(30)
+        # Genes stay: half the difference needs more than four times the perturbations, and a tiny one cannot be had.
+        assert perturbations_needed(found, found.minimum_detectable / 1.1) > 30 * 1.21
+        assert perturbations_needed(found, 1e-4) == np.inf
+        with pytest.raises(InputError, match="above 0"):
+            perturbations_needed(found, 0)
+
+    def test_equivalence_is_two_one_sided_tests(self) -> None:
+        found = compare(self.a, self.b)
+        margin = 0.05
+        said = equivalence(found, margin)
+        low, high = (stats.t.sf((margin + s * found.difference) / found.se, found.df) for s in (1, -1))
+        assert said.p_no_worse == pytest.approx(low)
+        assert said.p_equivalent == pytest.approx(max(low, high))
+        assert equivalence(found, 10).p_equivalent < 1e-6
+        with pytest.raises(InputError, match="above 0"):
+            equivalence(found, -0.1)
+
+    def test_no_worse_means_lower_for_brier(self) -> None:
+        better = compare(self.a, self.b, "brier")
+        assert better.difference < 0
+        assert equivalence(better, 0.01).p_no_worse < 0.05
+
+    def test_the_same_system_is_equivalent(self) -> None:
+        assert equivalence(compare(self.a, self.a), 0.01).p_equivalent == 0
+
+
+class TestMissing:
+    a, b = pair_of(D, PERT, GENE)
+
+    def test_dropped_on_request_and_counted(self) -> None:
+        result = compare(self.a.iloc[1:], self.b.iloc[:-1], missing="drop")
+        assert (result.n_items, result.n_missing) == (12, 2)
+        assert result.difference == pytest.approx(np.mean(D[1:-1]))
+
+    def test_nothing_in_common(self) -> None:
+        with pytest.raises(InputError, match="share no item"):
+            compare(self.a.iloc[:4], self.b.iloc[4:], missing="drop")
+
+    def test_unknown(self) -> None:
+        with pytest.raises(InputError, match="use 'error' or 'drop'"):
+            compare(self.a, self.b, missing="ignore")  # type: ignore[arg-type]
+
+
+class TestOtherTests:
+    rng = np.random.default_rng(9)
+    items = random_items(rng)
+    a, b = random_system(rng, items, 1.0), random_system(rng, items, 0.6)
+
+    def test_sign_flip_worked_case(self) -> None:
+        found = compare(*pair_of(D, PERT, GENE), test="sign_flip")
+        assert found.p_value == 0.75
+        assert np.isnan([found.low, found.high]).all()
+        assert "sign-flip" in found.test
+
+    def test_mcnemar_is_the_binomial_test_on_discordant_items(self) -> None:
+        right = [(one["answer"] == one["label"]).to_numpy() for one in (self.a, self.b)]
+        only_a, only_b = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
+        found = compare(self.a, self.b, test="mcnemar")
+        assert found.p_value == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+        assert "not for claims" in found.test
+
+    def test_iid_is_the_paired_t_test(self) -> None:
+        right = [(one["answer"] == one["label"]).to_numpy(dtype=float) for one in (self.a, self.b)]
+        found, expected = compare(self.a, self.b, test="iid"), stats.ttest_rel(*right)
+        assert found.p_value == pytest.approx(expected.pvalue)
+        assert "not for claims" in found.test
+
+    @pytest.mark.parametrize(
+        "metric", ["accuracy", "mcc", "de_auroc", "de_per_gene_auroc", "dir_per_perturbation_auroc"]
+    )
+    def test_pigeonhole_is_wider_and_centred_alike(self, metric: str) -> None:
+        default, found = compare(self.a, self.b, metric), compare(self.a, self.b, metric, test="pigeonhole")
+        assert found.difference == default.difference
+        assert default.se < found.se < 2.2 * default.se
+        assert found.low < found.difference < found.high
+        assert "conservative" in found.test
+
+    @pytest.mark.parametrize(
+        ("test", "metric"), [("sign_flip", "mcc"), ("mcnemar", "mcc"), ("iid", "de_per_gene_auroc"), ("z", "accuracy")]
+    )
+    def test_refused_where_it_does_not_apply(self, test: Any, metric: str) -> None:
+        with pytest.raises(InputError, match="test: "):
+            compare(self.a, self.b, metric, test=test)
+
+
+class TestSameSystemTwice:
+    def test_halves_of_the_samples(self) -> None:
+        rng = np.random.default_rng(10)
+        items = random_items(rng)
+        samples = pd.concat([random_system(rng, items, 1.0).assign(sample=s) for s in range(5)])
+        found = aa_checks(samples, ["accuracy", "de_auroc", "ece"])
+        assert [one.metric for one in found] == ["accuracy", "de_auroc"]
+        assert all(one.p_holm >= one.p_value > 0.001 for one in found)
+        first, second = samples[samples["sample"] < 2], samples[samples["sample"].between(2, 3)]
+        assert found[0].difference == pytest.approx(compare(first, second).difference)
+
+    def test_a_fault_in_sampling_is_seen(self) -> None:
+        rng = np.random.default_rng(11)
+        items = random_items(rng)
+        drifted = pd.concat([random_system(rng, items, 2.0 - s).assign(sample=s) for s in range(2)])
+        assert aa_checks(drifted, ["accuracy"])[0].p_holm < 0.01
+
+    def test_one_sample_cannot_be_split(self) -> None:
+        assert (
+            aa_checks(
+                random_system(np.random.default_rng(0), random_items(np.random.default_rng(0)), 1.0), ["accuracy"]
+            )
+            == []
+        )
+
+
+class TestAgainstTheBootstrap:
+    """Two-way bootstrap that computes each metric anew with scikit-learn from resampled perturbations and genes.
+
+    Its variance is V_pert + V_gene + V_item (Owen 2007, 10.1214/07-AOAS122), which checks the influences.
+    """
+
+    rng = np.random.default_rng(12)
+    items = random_items(rng, 50, 40, 0.5)
+    a, b = random_system(rng, items, 1.0), random_system(rng, items, 0.8)
+
+    @pytest.mark.parametrize(
+        "metric",
+        ["accuracy", "balanced_accuracy", "macro_f1", "mcc", "brier", "recall_up", "precision_up", "de_auroc",
+         "de_auprc", "dir_auroc", "dir_auprc"],
+    )  # fmt: skip
+    def test_variance(self, metric: str) -> None:
+        found = compare(self.a, self.b, metric)
+        systems = [coded(self.a), coded(self.b)]
+        everything = np.ones(len(self.items))
+        assert weighted(metric, *systems[0], everything) == pytest.approx(found.value_a, abs=1e-9)
+        rng = np.random.default_rng(0)
+        differences = []
+        for _ in range(200):
+            weight = everything.copy()
+            for name in ("pert", "gene"):
+                code, names = pd.factorize(self.items[name])
+                weight *= np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))[code]
+            a, b = (weighted(metric, *system, weight) for system in systems)
+            differences.append(a - b)
+        # 200 replicates tell a variance to 10 %.
+        assert np.var(differences) == pytest.approx(found.v_pert + found.v_gene + found.v_item, rel=0.3)
+
+
+Coded: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
+
+
+def coded(system: pd.DataFrame) -> Coded:
+    """Label and answer as positions in LABELS, and the three probabilities."""
+    label, answer = (system[name].map(NAMES.index).to_numpy() for name in ("label", "answer"))
+    return label, answer, system[["p_up", "p_down", "p_none"]].to_numpy()
+
+
+def weighted(
+    metric: str,
+    label: npt.NDArray[np.int64],
+    answer: npt.NDArray[np.int64],
+    prob: npt.NDArray[np.float64],
+    weight: npt.NDArray[np.float64],
+) -> float:
+    """A metric by scikit-learn, items weighted."""
+    kept = (weight > 0) & ((label != 2) | (not metric.startswith("dir_")))
+    label, answer, prob, weight = label[kept], answer[kept], prob[kept], weight[kept]
+    if metric.endswith(("auroc", "auprc")):
+        area = metrics.roc_auc_score if metric.endswith("auroc") else metrics.average_precision_score
+        if metric.startswith("de_"):
+            return float(area(label != 2, 1 - prob[:, 2], sample_weight=weight))
+        return float(area(label == 0, prob[:, 0] / prob[:, :2].sum(axis=1), sample_weight=weight))
+    if metric == "brier":
+        return float(np.average(((prob - np.eye(3)[label]) ** 2).sum(axis=1), weights=weight))
+    if metric == "recall_up":
+        return float(metrics.recall_score(label == 0, answer == 0, sample_weight=weight))
+    if metric == "precision_up":
+        return float(metrics.precision_score(label == 0, answer == 0, sample_weight=weight))
+    if metric == "macro_f1":
+        return float(metrics.f1_score(label, answer, labels=[0, 1, 2], average="macro", sample_weight=weight))
+    by_name = {"accuracy": "accuracy_score", "balanced_accuracy": "balanced_accuracy_score", "mcc": "matthews_corrcoef"}
+    return float(getattr(metrics, by_name[metric])(label, answer, sample_weight=weight))

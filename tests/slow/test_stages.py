@@ -127,7 +127,8 @@ def test_eval_report_and_refusals_by_command(sft, tiny, folder, smollm2):
     run(*words, "--output_dir", folder / "eval-sft", "--adapter", path / "adapter", "--name", "SFT", cwd=folder)
     run("-m", "rl.cli", "report", "eval", "eval-sft", "sft", "--out", "report", cwd=folder)
     report = json.loads((folder / "report" / "report.json").read_text())
-    assert set(report["systems"]) == {"eval", "SFT", "majority class", "gene rate", "cross-line neighbours"}
+    shortcuts = {"majority class", "class prior", "gene rate", "cross-line neighbours"}
+    assert set(report["systems"]) == {"eval", "SFT", *shortcuts}
     assert report["systems"]["SFT"]["metrics"]["three_class"]["all"]["accuracy"]["n"] == 16
 
     again = run(*words, cwd=folder)  # a finished run is kept

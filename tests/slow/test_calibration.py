@@ -1,0 +1,57 @@
+"""The default test on PerturbQA's real test split: does it raise as many false alarms as it says?
+
+`python -m benchmarks.calibration` runs the whole table of docs/statistics.md; this is its hardest one-line cell,
+where errors correlate most.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks.calibration import TESTED, Scenario, calibrate, scenarios
+
+pytestmark = pytest.mark.slow
+TABLE = Path(__file__).parents[2] / "docs" / "calibration.json"
+
+
+@pytest.fixture(scope="module")
+def strong(full_frame: pd.DataFrame) -> dict[str, Any]:
+    return calibrate(full_frame, Scenario(("k562",), 0.15, 0.45), 2000, processes=2)["metrics"]
+
+
+@pytest.mark.parametrize("metric", TESTED)
+def test_false_positives_are_5_in_100(strong: dict[str, Any], metric: str) -> None:
+    assert 0.035 <= strong[metric]["rejected"] <= 0.065
+    assert 0.93 <= strong[metric]["covered"] <= 0.97
+
+
+def test_a_test_that_ignores_clusters_is_caught(full_frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above can fail: with every item a cluster of its own, accuracy is far outside."""
+    import numpy as np
+
+    import benchmarks.significance as significance
+
+    honest = significance.two_way
+
+    def itemwise(psi: Any, pert: Any, gene: Any, pair: Any, unit: Any, psi_unit: Any) -> Any:
+        alone = np.arange(len(psi))
+        return honest(psi, alone, alone, alone, unit, psi_unit)
+
+    monkeypatch.setattr(significance, "two_way", itemwise)
+    found = calibrate(full_frame, Scenario(("k562",), 0.15, 0.45), 60, metrics=["accuracy"])
+    assert found["metrics"]["accuracy"]["rejected"] > 0.2
+
+
+def test_the_table_in_the_docs_is_complete_and_within_bounds() -> None:
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    cells = [(tuple(row["lines"]), row["icc_pert"], row["icc_gene"], row["n_seeds"], row["gap"]) for row in table]
+    assert cells == [(s.lines, s.icc_pert, s.icc_gene, s.n_seeds, s.gap) for s in scenarios()]
+    for row in table:
+        assert row["n_simulations"] == 2000
+        assert set(row["metrics"]) == set(TESTED)
+        for metric, found in row["metrics"].items():
+            assert 0.93 <= found["covered"] <= 0.97, (row["lines"], metric)
+            assert row["gap"] or 0.035 <= found["rejected"] <= 0.065, (row["lines"], metric)
