@@ -56,6 +56,12 @@ class GRPOArguments:
     held_out_items: int = field(default=0, metadata={"help": "training rows kept apart to watch accuracy on"})
     alarms: str = field(default="warn", metadata={"help": "off, warn, or stop at the first"})
 
+    def __post_init__(self) -> None:
+        if self.alarms not in MODES:
+            raise InputError(f"alarms: {self.alarms!r} is unknown; use {', '.join(MODES)}")
+        if self.held_out_items < 0:
+            raise InputError(f"held_out_items: {self.held_out_items}; use 0 for none, or more")
+
 
 @dataclass
 class PrefilledReward:
@@ -99,19 +105,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     """
     from datasets import Dataset
     from transformers import set_seed
-    from trl import GRPOConfig, ModelConfig
 
-    ours, args, model_args = parse_config(config, overrides, (GRPOArguments, GRPOConfig, ModelConfig))
-    if model_args.use_peft:
-        raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
-    if ours.alarms not in MODES:
-        raise InputError(f"alarms: {ours.alarms!r} is unknown; use {', '.join(MODES)}")
-    if (ours.held_out_items > 0) != (str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"):
-        raise InputError(
-            "held_out_items and eval_strategy go together: set both (eval_strategy: steps, eval_steps: N), or neither"
-        )
-    if args.use_vllm:
-        raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
+    ours, args, model_args = read_arguments(config, overrides)
     run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args))
     if run.done:
         return run.path
@@ -124,6 +119,10 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
             raise InputError(
                 f"{key}: {getattr(ours, key)!r}, but the traces of {sft_run} were made with {before!r}; use the same"
             )
+    if (ours.held_out_items > 0) != (str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"):
+        raise InputError(
+            "held_out_items and eval_strategy go together: set both (eval_strategy: steps, eval_steps: N), or neither"
+        )
     engine = choose_engine(ours.rollouts)
 
     corpus = open_corpus(ours.data, ours.split)
@@ -207,6 +206,18 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     return run.path
 
 
+def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple[GRPOArguments, Any, Any]:
+    """Return a configuration of stage two as GRPOArguments, GRPOConfig and ModelConfig, or refuse it; see `train`."""
+    from trl import GRPOConfig, ModelConfig
+
+    ours, args, model_args = parse_config(config, overrides, (GRPOArguments, GRPOConfig, ModelConfig))
+    if model_args.use_peft:
+        raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
+    if args.use_vllm:
+        raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
+    return ours, args, model_args
+
+
 def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draw the prompts' items and those kept apart: training rows only, without the rows of stage one.
 
@@ -225,8 +236,6 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
         left = left[left["label"] != str(LABELS[-1])]
     if left.empty:
         raise InputError("train_items: no training row is left after the SFT rows; use fewer traces in stage one")
-    if ours.held_out_items < 0:
-        raise InputError(f"held_out_items: {ours.held_out_items}; use 0 for none, or more")
     if ours.held_out_items == 0:
         return draw_items(left, ours.train_items, seed=seed, balance=ours.balance), left.head(0)
     held_out = draw_items(left, ours.held_out_items, seed=seed, balance=ours.balance)

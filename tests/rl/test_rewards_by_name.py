@@ -144,6 +144,8 @@ def test_too_many_items_kept_apart_are_refused(corpus: Corpus, sft_run: Path) ->
     for n, words in ((-1, "use 0 for none"), (left, "leaves no row"), (10_000, "there are")):
         with pytest.raises(InputError, match=words):
             select_items(corpus, replace(OURS, held_out_items=n), sft_run, seed=0)
+    with pytest.raises(InputError, match="use off, warn, stop"):
+        replace(OURS, alarms="halt")
 
 
 def test_a_direction_prompt_is_about_changed_genes_only(corpus: Corpus, sft_run: Path) -> None:
