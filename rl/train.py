@@ -21,6 +21,7 @@ from rewards.compose import weight_notes
 from rl.alarms import MODES, alarm_callback, read_alarms
 from rl.recording import Recorder
 from rl.rollouts import RolloutCost, choose_engine, grpo_trainer
+from rl.unlabelled import check_verifiers, read_unlabelled
 from sft.config import ConfigSource, parse_config, resolved
 from sft.train import (
     ADAPTER,
@@ -53,6 +54,7 @@ class GRPOArguments:
     # Names or, in a file, mappings: `name, weight, parameters, schedule, gate, timeout`.
     rewards: list[str] = field(default_factory=lambda: ["accuracy", "format"], metadata={"help": "see docs/rewards.md"})
     rollouts: str = field(default="auto", metadata={"help": "auto, vllm or transformers"})
+    unlabelled: str | None = field(default=None, metadata={"help": "CSV or Parquet of pairs without labels to add"})
     held_out_items: int = field(default=0, metadata={"help": "training rows kept apart to watch accuracy on"})
     alarms: str = field(default="warn", metadata={"help": "off, warn, or stop at the first"})
 
@@ -127,6 +129,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
 
     corpus = open_corpus(ours.data, ours.split)
     items, held_out = select_items(corpus, ours, sft_run, seed=args.seed)
+    if ours.unlabelled is not None:
+        items = pd.concat([items.astype({"label": str}), read_unlabelled(Path(ours.unlabelled), corpus)])
     tokenizer = load_tokenizer(base.path)
     prompts, held_out_prompts = (
         build_prompts(rows, corpus, PromptConfig(ours.template, ours.evidence, ours.lemmas))
@@ -135,6 +139,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     counts = {str(label): int((items["label"] == str(label)).sum()) for label in LABELS}
     context = reward_context(pd.concat([items, held_out]), corpus, folder=Path(), counts=counts)
     components = load_rewards(ours.rewards, context, _scaling(args), args.reward_weights)
+    if ours.unlabelled is not None:
+        check_verifiers(components)
     args.reward_weights = [component.weight for component in components]
     prefix = prefilled_think(render_prompt(tokenizer, prompts[0]))
     reward_funcs = [PrefilledReward(component, prefix) for component in components] if prefix else list(components)
@@ -161,7 +167,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         drop_rollouts_after(run.path, from_step)
     callbacks = [first_kl_check()] if args.beta > 0 else []
     if ours.alarms != "off":
-        shares = {label: count / len(items) for label, count in counts.items()}
+        shares = {label: count / sum(counts.values()) for label, count in counts.items()}
         callbacks.append(alarm_callback(run.path, ours.alarms, shares))
     trainer = grpo_trainer(
         cost,
@@ -187,7 +193,13 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         reference="sft" if args.beta > 0 else None,
         rewards=ours.rewards,
         reward_notes=weight_notes(Composition(tuple(components)), scale_rewards=_scaling(args)),
-        prompts={"items": len(items), "labels": counts, "data": corpus.digest, "split": corpus.split},
+        prompts={
+            "items": len(items),
+            "unlabelled": len(items) - sum(counts.values()),
+            "labels": counts,
+            "data": corpus.digest,
+            "split": corpus.split,
+        },
         # A resumed run counts the rollouts since its checkpoint, and says from which step that is.
         rollouts={
             **asdict(cost),

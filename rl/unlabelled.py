@@ -1,0 +1,72 @@
+"""Pairs without a label as prompts: what soft and mixed verifiers let GRPO train on beyond the labelled ones."""
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from benchmarks.corpus import Corpus
+from benchmarks.perturbqa import CELL_LINES
+from rewards import InputError
+from rewards.compose import Component
+from rewards.verifiers import HardVerifier
+
+COLUMNS: Final = ("cell_line", "pert", "gene")
+
+
+def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
+    """Read pairs to prompt with.
+
+    Args:
+        path: a CSV or Parquet file with `cell_line`, `pert`, `gene`; other columns are left.
+        corpus: none of whose items may be among them: a labelled pair has its label, and a test pair is no prompt.
+
+    Returns:
+        `item_id, cell_line, pert, gene, label`, the label empty.
+
+    Raises:
+        InputError: the file or a column is missing, a value is empty, a line is unknown, or a pair is there twice or
+            among PerturbQA's items; names file and row.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; unlabelled names a CSV or Parquet file of {', '.join(COLUMNS)}")
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except Exception as error:
+        said = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: not a CSV or Parquet file ({said}); write it again") from None
+    for name in COLUMNS:
+        if name not in frame:
+            raise InputError(f"{path}: no column {name!r}; unlabelled pairs have {', '.join(COLUMNS)}")
+    if frame.empty:
+        raise InputError(f"{path}: no pairs in it; leave unlabelled out instead")
+    frame = frame[list(COLUMNS)].fillna("").astype(str).reset_index(drop=True)
+    frame.insert(0, "item_id", frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"])
+    known = set(corpus.labels["item_id"])
+    for wrong, problem, remedy in (
+        ((frame[list(COLUMNS)] == "").any(axis=1), "has an empty value", "fill it in"),
+        (~frame["cell_line"].isin(CELL_LINES), "has an unknown cell line", f"use {', '.join(CELL_LINES)}"),
+        (frame["item_id"].duplicated(), "is there twice", "give each pair once"),
+        (frame["item_id"].isin(known), "is an item of PerturbQA", "leave labelled pairs out, test pairs above all"),
+    ):
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise InputError(f"{path}, row {row + 1}: {frame['item_id'].iloc[row]} {problem}; {remedy}")
+    return frame.assign(label="")
+
+
+def check_verifiers(components: list[Component]) -> None:
+    """Refuse rewards that need a label for every prompt.
+
+    Raises:
+        InputError: a built-in reward checks answers against labels alone.
+    """
+    for component in components:
+        if isinstance(getattr(component.reward, "verifier", None), HardVerifier):
+            raise InputError(
+                f"rewards: {component.name} checks answers against labels, which unlabelled pairs do not have; give it "
+                " parameters: {verifier: {kind: mixed, table: neighbours}}"
+            )

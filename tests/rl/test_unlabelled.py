@@ -1,0 +1,77 @@
+"""Pairs without labels: read from files, refused where they have labels, and taught by a table alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.corpus import Corpus
+from benchmarks.prompts import PromptConfig, build_prompts
+from benchmarks.reward_data import reward_context
+from rewards import LABELS, InputError
+from rl.train import load_rewards
+from rl.unlabelled import check_verifiers, read_unlabelled
+
+MIXED = {"kind": "mixed", "table": "neighbours"}
+
+
+@pytest.fixture
+def corpus(make_labels: Callable[[int], pd.DataFrame]) -> Corpus:
+    return Corpus("small", "official", make_labels(0))
+
+
+def missing_pairs(corpus: Corpus, n: int) -> pd.DataFrame:
+    """Pairs that were not measured."""
+    known = set(corpus.labels["item_id"])
+    pairs = [("k562", f"P{p}", f"G{g}") for p in range(16) for g in range(12) if f"k562|P{p}|G{g}" not in known]
+    return pd.DataFrame(pairs[:n], columns=["cell_line", "pert", "gene"])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_pairs_are_read_prompted_and_taught_by_the_table(corpus: Corpus, tmp_path: Path, suffix: str) -> None:
+    pairs, path = missing_pairs(corpus, 5), tmp_path / f"pairs.{suffix}"
+    pairs.to_csv(path, index=False) if suffix == "csv" else pairs.to_parquet(path)
+    found = read_unlabelled(path, corpus)
+    assert found["label"].tolist() == [""] * 5
+    items = pd.concat([corpus.train.head(7).astype({"label": str}), found])
+    assert len(build_prompts(items, corpus, PromptConfig(evidence=2))) == 12
+    context = reward_context(items, corpus, folder=tmp_path)
+    components = load_rewards([{"name": "accuracy", "parameters": {"verifier": MIXED}}], context, "group")
+    check_verifiers(components)
+    columns = {name: items[name].astype(str).tolist() for name in ("item_id", "label")}
+    completions = [f"<think>a</think><answer>{LABELS[0]}</answer>"] * len(items)
+    scores = components[0](completions=completions, **columns)
+    forecast = corpus.neighbour_forecast(items)["p_up"].tolist()
+    for label, score, p_up in zip(columns["label"], scores, forecast, strict=True):
+        assert score == (p_up if label == "" else float(label == LABELS[0]))
+
+
+@pytest.mark.parametrize("reward", ["accuracy", "balanced_accuracy", "margin", "direction", "confidence"])
+def test_rewards_that_need_labels_are_refused_by_name(corpus: Corpus, reward: str) -> None:
+    context = reward_context(corpus.train, corpus, folder=Path())
+    with pytest.raises(InputError, match=f"{reward} checks answers against labels"):
+        check_verifiers(load_rewards(["format", reward], context, "batch"))
+    check_verifiers(load_rewards(["format", {"name": reward, "parameters": {"verifier": MIXED}}], context, "batch"))
+
+
+def test_wrong_files_are_refused_by_row(corpus: Corpus, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    pairs = missing_pairs(corpus, 3)
+    test_row = corpus.test.iloc[0]
+    for frame, words in (
+        (pairs.drop(columns="gene"), "no column 'gene'"),
+        (pairs.head(0), "no pairs"),
+        (pairs.assign(gene=["G1", "", "G2"]), "row 2: .* has an empty value"),
+        (pairs.assign(cell_line="hela"), "row 1: .* unknown cell line"),
+        (pd.concat([pairs, pairs.head(1)]), "row 4: .* is there twice"),
+        (pd.DataFrame([test_row[["cell_line", "pert", "gene"]].astype(str)]), "row 1: .* is an item of PerturbQA"),
+    ):
+        frame.to_csv(path, index=False)
+        with pytest.raises(InputError, match=words):
+            read_unlabelled(path, corpus)
+    with pytest.raises(InputError, match="no such file"):
+        read_unlabelled(tmp_path / "none.csv", corpus)
+    (tmp_path / "bad.parquet").write_text("x")
+    with pytest.raises(InputError, match="not a CSV or Parquet file"):
+        read_unlabelled(tmp_path / "bad.parquet", corpus)
