@@ -10,13 +10,8 @@ rewards:
   - format                       # short for {name: format}
 """
 
-import difflib
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +21,7 @@ import pandas as pd
 
 from rewards.batch import Completion, Scores, completion_text, is_column
 from rewards.errors import CheckError, InputError
+from rewards.foreign import load_foreign, nearest
 from rewards.functions import Accuracy, BalancedAccuracy, Confidence, Direction, Format, GradedFormat, Margin
 from rewards.text import EvidenceFaithfulness, GeneMention, Length, Pathways, Repetition
 from rewards.timeout import TimeLimited
@@ -323,7 +319,7 @@ def _component(entry: Any, context: Context, where: str) -> Component:
         raise InputError(f"{where}: {entry!r} is no reward; write a name, or a mapping with `name`")
     for key in values:
         if key not in KEYS:
-            raise InputError(f"{where}: {key!r} is no key; did you mean {_nearest(str(key), KEYS)!r}?")
+            raise InputError(f"{where}: {key!r} is no key; did you mean {nearest(str(key), KEYS)!r}?")
     name = values["name"]
     where = f"{where} ({name})"
     parameters = values.get("parameters") or {}
@@ -370,7 +366,7 @@ def make_reward(
     elif ":" in name:
         source = name
     else:
-        near = _nearest(name, [*BUILT_IN, *TRL_REWARDS])
+        near = nearest(name, [*BUILT_IN, *TRL_REWARDS])
         raise InputError(
             f"{where}: {name!r} is unknown; did you mean {near!r}? A reward of your own is file.py:function"
         )
@@ -387,7 +383,7 @@ def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where:
     given = dict(parameters)
     for key in given:
         if key not in known:
-            hint = f"did you mean {_nearest(key, known)!r}?" if known else "it takes none"
+            hint = f"did you mean {nearest(key, known)!r}?" if known else "it takes none"
             raise InputError(f"{where}: {key!r} is no parameter; {hint}")
     if name == "balanced_accuracy":
         if context.train_counts is None:
@@ -428,7 +424,7 @@ def make_verifier(spec: Any, context: Context, where: str = "verifier") -> Verif
         raise InputError(f"{where}: {kind!r} is unknown; use {', '.join(VERIFIERS)}")
     for key in values:
         if key not in ("kind", "table"):
-            raise InputError(f"{where}: {key!r} is no key; did you mean {_nearest(str(key), ('kind', 'table'))!r}?")
+            raise InputError(f"{where}: {key!r} is no key; did you mean {nearest(str(key), ('kind', 'table'))!r}?")
     if values["kind"] == "hard":
         if "table" in values:
             raise InputError(f"{where}: a hard verifier takes no table; use kind: soft or mixed")
@@ -448,64 +444,6 @@ def _table(name: Any, context: Context, where: str) -> LabelTable:
     if not path.is_file() and path.suffix != ".parquet":
         raise InputError(f"{where}: {name!r} is no Parquet file and none of {_names(context.tables)}")
     return read_label_table(path)
-
-
-def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") -> Any:
-    """Load a reward that is not ours.
-
-    Args:
-        source: `package.module:function` or `file.py:function`.
-        parameters: where there are any, the function is a maker (or a class) and is called with them; so is one
-            whose name begins with `get_`, and any class.
-        folder: what a relative file is relative to.
-
-    Raises:
-        InputError: there is no such module, file or function, or it does not take the parameters.
-    """
-    module_name, _, attribute = source.rpartition(":")
-    module = _module(module_name, Path(folder), source)
-    made = getattr(module, attribute, None)
-    if made is None:
-        public = [one for one in vars(module) if not one.startswith("_") and callable(vars(module)[one])]
-        raise InputError(f"{source}: {module_name} has no {attribute!r}{_hint(attribute, public)}")
-    if not callable(made):
-        raise InputError(f"{source}: is {type(made).__name__}, not a function; name the reward function")
-    if parameters or inspect.isclass(made) or attribute.startswith("get_"):
-        try:
-            made = made(**parameters)
-        except Exception as error:
-            said = " ".join(str(error).split())[:160]
-            raise InputError(f"{source}: does not take its parameters ({said}); mend them") from None
-    if inspect.iscoroutinefunction(made):
-        raise InputError(f"{source}: is asynchronous; make it a plain function")
-    return made
-
-
-def _module(name: str, folder: Path, source: str) -> Any:
-    try:
-        if not name.endswith(".py"):
-            if str(Path.cwd()) not in sys.path:
-                sys.path.append(str(Path.cwd()))  # as `python -m` would find it
-            return importlib.import_module(name)
-        path = next((p for p in (folder / name, Path(name)) if p.is_file()), None)
-        if path is None:
-            raise InputError(f"{source}: no file {name}; give the path from here or from the configuration")
-        alias = f"reward_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-        spec = importlib.util.spec_from_file_location(alias, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[alias] = module
-        spec.loader.exec_module(module)
-        return module
-    except InputError:
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{source}: cannot be loaded ({type(error).__name__}: {said}); mend the module") from None
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    return f"; did you mean {_nearest(name, known)!r}?" if known else ""
 
 
 def _schedule(values: Any, where: str) -> tuple[tuple[int, float], ...]:
@@ -528,10 +466,6 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{where} {value!r} is no number; give a finite one")
     return float(value)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def _names(tables: Mapping[str, Any]) -> str:
@@ -565,7 +499,6 @@ __all__ = [
     "Composition",
     "Context",
     "compose",
-    "load_foreign",
     "make_reward",
     "make_verifier",
     "weight_notes",

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import multiprocessing
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -123,6 +124,7 @@ class TimeLimited:
 
 def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
     """Score what comes through the pipe until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's; it ends this process itself
     try:
         reward = make(*arguments)
     except BaseException as error:

@@ -301,3 +301,11 @@ def test_the_effect_of_weights_is_said() -> None:
 def test_every_built_in_name_is_that_of_its_reward() -> None:
     for name, made in BUILT_IN.items():
         assert made.__dict__["__name__"] == name
+
+
+def test_a_file_may_import_what_stands_beside_it(context: Context) -> None:
+    (context.folder / "beside_own_reward.py").write_text("VALUE = 0.25\n")
+    (context.folder / "uses.py").write_text(
+        "from beside_own_reward import VALUE\n\ndef f(completions, **columns):\n    return [VALUE] * len(completions)\n"
+    )
+    assert compose(["uses.py:f"], context)(["a"], **columns()) == [0.25]

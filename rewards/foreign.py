@@ -1,0 +1,78 @@
+"""Rewards that are not ours: a function in a user's file, in a package, or in trl.rewards."""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rewards.errors import InputError
+
+
+def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") -> Any:
+    """Load a reward that is not ours.
+
+    Args:
+        source: `package.module:function` or `file.py:function`.
+        parameters: where there are any, the function is a maker (or a class) and is called with them; so is one
+            whose name begins with `get_`, and any class.
+        folder: what a relative file is relative to.
+
+    Raises:
+        InputError: there is no such module, file or function, or it does not take the parameters.
+    """
+    module_name, _, attribute = source.rpartition(":")
+    module = _module(module_name, Path(folder), source)
+    made = getattr(module, attribute, None)
+    if made is None:
+        public = [one for one in vars(module) if not one.startswith("_") and callable(vars(module)[one])]
+        raise InputError(f"{source}: {module_name} has no {attribute!r}{_hint(attribute, public)}")
+    if not callable(made):
+        raise InputError(f"{source}: is {type(made).__name__}, not a function; name the reward function")
+    if parameters or inspect.isclass(made) or attribute.startswith("get_"):
+        try:
+            made = made(**parameters)
+        except Exception as error:
+            said = " ".join(str(error).split())[:160]
+            raise InputError(f"{source}: does not take its parameters ({said}); mend them") from None
+    if inspect.iscoroutinefunction(made):
+        raise InputError(f"{source}: is asynchronous; make it a plain function")
+    return made
+
+
+def _module(name: str, folder: Path, source: str) -> Any:
+    try:
+        if not name.endswith(".py"):
+            if str(Path.cwd()) not in sys.path:
+                sys.path.append(str(Path.cwd()))  # as `python -m` would find it
+            return importlib.import_module(name)
+        path = next((p for p in (folder / name, Path(name)) if p.is_file()), None)
+        if path is None:
+            raise InputError(f"{source}: no file {name}; give the path from here or from the configuration")
+        alias = f"reward_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+        spec = importlib.util.spec_from_file_location(alias, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[alias] = module
+        if str(path.parent.resolve()) not in sys.path:
+            sys.path.append(str(path.parent.resolve()))  # for modules that stand beside it
+        spec.loader.exec_module(module)
+        return module
+    except InputError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{source}: cannot be loaded ({type(error).__name__}: {said}); mend the module") from None
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    return f"; did you mean {nearest(name, known)!r}?" if known else ""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the name most like `name` among those that are known."""
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
