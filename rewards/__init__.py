@@ -2,7 +2,8 @@
 
 from rewards.answer import Answer, Status, parse_answer
 from rewards.batch import completion_text
-from rewards.compose import Component, Composition, Context, compose
+from rewards.compose import Context, compose
+from rewards.composition import Component, Composition
 from rewards.errors import CheckError, InputError
 from rewards.functions import (
     Accuracy,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from rewards.compose import Composition
+from rewards.composition import Composition
 from rewards.errors import CheckError, InputError
 from rewards.exploits import BLIND, EXPLOITS, Row, honest_think, say
 from rewards.functions import Confidence

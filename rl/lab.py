@@ -9,13 +9,15 @@ import pandas as pd
 
 from benchmarks.corpus import Corpus, draw_items, open_corpus
 from benchmarks.prompts import PromptConfig
-from benchmarks.replay import as_trained, replay, summarize_replay, write_replay
+from benchmarks.replay import as_trained, replay, summarize_replay
+from benchmarks.replay_page import write_replay
 from benchmarks.reward_data import check_rows, reward_context
 from benchmarks.rollout_files import read_rollouts
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
 from rewards import LABELS, InputError
 from rewards.check import HONEST, Check, check_rewards, counts_tokens
-from rewards.compose import BUILT_IN, TRL_REWARDS, Composition, compose, weight_notes
+from rewards.compose import BUILT_IN, TRL_REWARDS, compose
+from rewards.composition import Composition, weight_notes
 from sft.config import check_keys, read_yaml
 
 CHECKED_ROWS: Final = 300

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.rollout_files import COMPONENT, ITEM, write_rollouts
 from rewards import LABELS, Answer, Status, completion_text, parse_answer
 from rewards.batch import prompt_text
-from rewards.compose import Component
+from rewards.composition import Component
 
 
 @dataclass

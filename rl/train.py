@@ -17,7 +17,7 @@ from benchmarks.reward_data import reward_context
 from benchmarks.rollout_files import drop_rollouts_after
 from benchmarks.runs import disk_errors, open_run, require_done
 from rewards import LABELS, CheckError, Component, Composition, Context, InputError, completion_text, compose
-from rewards.compose import weight_notes
+from rewards.composition import weight_notes
 from rl.alarms import MODES, alarm_callback, read_alarms
 from rl.recording import Recorder
 from rl.rollouts import RolloutCost, choose_engine, grpo_trainer

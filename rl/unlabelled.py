@@ -8,7 +8,7 @@ import pandas as pd
 from benchmarks.corpus import Corpus
 from benchmarks.perturbqa import CELL_LINES
 from rewards import InputError
-from rewards.compose import Component
+from rewards.composition import Component
 from rewards.verifiers import HardVerifier
 
 COLUMNS: Final = ("cell_line", "pert", "gene")

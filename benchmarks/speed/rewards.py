@@ -19,7 +19,8 @@ from typing import Any
 import pandas as pd
 
 from rewards import LABELS, Context, GeneSets, Pathways, compose
-from rewards.compose import BUILT_IN, Component, Composition
+from rewards.compose import BUILT_IN
+from rewards.composition import Component, Composition
 from rewards.exploits import Row, honest_think, say
 
 TARGET_S = 10.0  # for 100,000 completions

@@ -16,9 +16,9 @@ from benchmarks.replay import (
     replay,
     summarize_replay,
     within_correlation,
-    write_replay,
     zero_variance,
 )
+from benchmarks.replay_page import write_replay
 from rewards import LABELS, Component, Composition, Context, InputError, compose
 
 UP, DOWN, NONE = map(str, LABELS)

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from rewards import LABELS, CheckError, Context, InputError, compose
-from rewards.compose import BUILT_IN, TRL_REWARDS, weight_notes
+from rewards.compose import BUILT_IN, TRL_REWARDS
+from rewards.composition import weight_notes
 
 UP, DOWN, NONE = map(str, LABELS)
 FORECAST = pd.DataFrame({"item_id": ["i"], "p_up": [0.6], "p_down": [0.1], "p_none": [0.3]})

@@ -1,0 +1,227 @@
+"""A composition at work: components gated, scheduled and added up, and what may be returned as a score."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rewards.batch import Completion, Scores, completion_text, is_column
+from rewards.errors import CheckError, InputError
+
+
+@dataclass
+class Component:
+    """One reward of a composition; itself a reward function for TRL, which multiplies by the weight.
+
+    Attributes:
+        name: as in the configuration.
+        reward: the reward function.
+        weight: of its score in the sum.
+        schedule: (step, factor) pairs by step; the score is multiplied by a factor linear between them.
+        gate: a reward that must be 1 for this one to count.
+        ours, gate_ours: whether the reward and the gate are built in. Others get what TRL would give them for a
+            conversation: messages, and no completion that failed.
+    """
+
+    name: str
+    reward: Any
+    weight: float = 1.0
+    schedule: tuple[tuple[int, float], ...] = ()
+    gate: Any = None
+    ours: bool = True
+    gate_ours: bool = True
+
+    def __post_init__(self) -> None:
+        self.__name__ = self.name
+
+    @property
+    def lowest(self) -> float:
+        """What it pays where its gate is shut: its own lowest score, 0 where that is not known or higher."""
+        return min(0.0, getattr(self.reward, "range", (0.0, 0.0))[0])
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
+        """Score B completions, gated and scheduled but not weighted.
+
+        The step of a schedule, counted from 1 as in logs, is the column `step` (a number or one a row), or comes from
+        TRL's `trainer_state`.
+
+        Raises:
+            CheckError: the function raised an error, or what it returned is not one number or None a completion.
+            InputError: a schedule without a step, or a column that the reward needs is missing.
+        """
+        score = checked_scores if self.ours else _foreign_scores
+        scores = score(self.reward, self.name, completions, columns)
+        if self.gate is not None:
+            score = checked_scores if self.gate_ours else _foreign_scores
+            open_ = score(self.gate, f"{self.name}'s gate", completions, columns)
+            scores = [
+                None if score is None or gate is None else score if gate >= 1 else self.lowest
+                for score, gate in zip(scores, open_, strict=True)
+            ]
+        if not self.schedule:
+            return scores
+        factors = [self.factor(step) for step in _steps(columns, len(completions), self.name)]
+        return [None if score is None else score * at for score, at in zip(scores, factors, strict=True)]
+
+    def factor(self, step: int) -> float:
+        """The schedule's factor at a step: linear between its points, constant before and after them."""
+        if not self.schedule:
+            return 1.0
+        before = [point for point in self.schedule if point[0] <= step]
+        after = [point for point in self.schedule if point[0] > step]
+        if not before or not after:
+            return (after[0] if not before else before[-1])[1]
+        (start, low), (end, high) = before[-1], after[0]
+        return low + (high - low) * (step - start) / (end - start)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A weighted sum of rewards; made by `compose`.
+
+    Attributes:
+        components: the rewards, in the order of the configuration.
+    """
+
+    components: tuple[Component, ...]
+    __name__ = "composition"
+
+    @property
+    def weights(self) -> list[float]:
+        """A weight per component."""
+        return [component.weight for component in self.components]
+
+    @property
+    def last_step(self) -> int:
+        """The last step that a schedule names; 0 without schedules."""
+        return max((point[0] for component in self.components for point in component.schedule), default=0)
+
+    def scores(self, completions: Sequence[Completion], **columns: Any) -> dict[str, Scores]:
+        """Return each component's scores, gated and scheduled but not weighted."""
+        return {component.name: component(completions=completions, **columns) for component in self.components}
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
+        """Score B completions by the weighted sum; see `total`."""
+        return self.total(self.scores(completions, **columns), columns.get("group", columns.get("item_id")))
+
+    def total(self, scores: Mapping[str, Scores], group: Sequence[object] | None) -> Scores:
+        """Add up scores by component.
+
+        A component that judges no completion of a group is left out there, as TRL does it. Where it judges some, the
+        others get None: their sum would lack a part that those of their rivals have.
+
+        Args:
+            scores: B scores by component.
+            group: B values that tell groups apart; None where each completion stands alone.
+        """
+        rows = [scores[component.name] for component in self.components]
+        n = len(rows[0])
+        unscorable = [False] * n
+        if group is not None:
+            for row in rows:
+                partly_judged(row, group, unscorable)
+        totals: Scores = []
+        for at in range(n):
+            parts = [
+                component.weight * value
+                for component, row in zip(self.components, rows, strict=True)
+                if (value := row[at]) is not None
+            ]
+            totals.append(None if unscorable[at] or not parts else sum(parts))
+        return totals
+
+
+def partly_judged(scores: Scores, group: Sequence[object], unscorable: list[bool]) -> None:
+    """Mark in `unscorable` the completions without a score in groups where others have one."""
+    if all(score is not None for score in scores):
+        return
+    judged = {key for key, score in zip(group, scores, strict=True) if score is not None}
+    for at, (key, score) in enumerate(zip(group, scores, strict=True)):
+        if score is None and key in judged:
+            unscorable[at] = True
+
+
+def checked_scores(reward: Any, name: str, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Scores:
+    """Call a reward and hold what it returns against its contract: one finite number or None a completion.
+
+    Raises:
+        CheckError: it does not, or it raised an error that is not about the input.
+    """
+    try:
+        found = reward(completions=completions, **columns)
+    except (InputError, CheckError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckError(
+            f"reward {name}: raised {type(error).__name__}: {said}; an error is no score, mend the function"
+        ) from error
+    if not isinstance(found, list | tuple) or len(found) != len(completions):
+        what = f"{len(found)} scores" if isinstance(found, list | tuple) else type(found).__name__
+        raise CheckError(f"reward {name}: returned {what} for {len(completions)} completions; return a list, one each")
+    return [_checked(score, row, name) for row, score in enumerate(found)]
+
+
+def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Scores:
+    """Call a reward that is not ours: with messages, and without completions that failed, which get None."""
+    n = len(completions)
+    texts = [completion_text(completion) for completion in completions]
+    there = [at for at, text in enumerate(texts) if text is not None]
+    messages: list[Completion] = [
+        [{"role": "assistant", "content": texts[at]}] if isinstance(completions[at], str) else completions[at]
+        for at in there
+    ]
+    if len(there) < n:
+        columns = {key: [value[at] for at in there] if is_column(value, n) else value for key, value in columns.items()}
+    scores: Scores = [None] * n
+    found = checked_scores(reward, name, messages, columns) if there else []
+    for at, score in zip(there, found, strict=True):
+        scores[at] = score
+    return scores
+
+
+def _checked(score: Any, row: int, name: str) -> float | None:
+    if type(score) is float and math.isfinite(score):
+        return score
+    if score is None:
+        return None
+    try:
+        number = float(score)
+    except (TypeError, ValueError):
+        number = math.inf
+    if math.isnan(number) and not isinstance(score, str):
+        return None  # TRL's sign for a completion that cannot be judged
+    if math.isinf(number) or isinstance(score, str):
+        raise CheckError(f"reward {name}: row {row} has the score {score!r}; return finite numbers or None")
+    return number
+
+
+def _steps(columns: Mapping[str, Any], n: int, name: str) -> list[int]:
+    step = columns.get("step")
+    if step is None:
+        state = columns.get("trainer_state")
+        done = getattr(state, "global_step", None)
+        step = None if done is None else int(done) + 1  # logs and stored rollouts count steps from 1
+    if step is None:
+        raise InputError(f"{name}: has a schedule, but the batch does not say its step; add a column 'step'")
+    return [int(one) for one in step] if isinstance(step, Sequence) else [int(step)] * n
+
+
+def weight_notes(composition: Composition, *, scale_rewards: str) -> list[str]:
+    """Say what the weights do to GRPO's advantages, which are relative to a group.
+
+    Args:
+        composition: the rewards.
+        scale_rewards: TRL's key.
+    """
+    grouped = str(scale_rewards).lower() in ("group", "true")
+    said = []
+    for component in composition.components:
+        if component.weight == 0:
+            said.append(f"{component.name}: weight 0, so it is logged and rewards nothing")
+    if grouped and len(composition.components) == 1 and composition.weights[0] not in (0, 1):
+        said.append(f"{composition.components[0].name}: its weight does nothing, since scale_rewards: group divides "
+                    "each group's advantages by their spread; only its sign counts")  # fmt: skip
+    elif grouped and len(composition.components) > 1:
+        said.append("scale_rewards: group divides each group by its spread, so that only ratios of weights count")
+    return said
