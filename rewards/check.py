@@ -54,6 +54,7 @@ class Check:
         gold_rows: how many rows the gold answer was scored on.
         gold: mean reward of the gold answer.
         honest: mean reward of the honest policy.
+        honest_unscorable: share of its completions that the reward could not judge.
         sentences: how much the honest policy writes.
         beaten: rows where another label earns more than the gold one, with the same reasoning.
         first_beaten: the first such row in words; empty where there is none.
@@ -67,6 +68,7 @@ class Check:
     gold_rows: int
     gold: float
     honest: float
+    honest_unscorable: float
     sentences: int
     beaten: int
     first_beaten: str
@@ -84,6 +86,11 @@ class Check:
     def tied(self) -> list[Earning]:
         """Exploits that earn what the honest policy does: the reward does not see how they write."""
         return [one for one in self.earnings if abs(one.mean - self.honest) <= TOLERANCE]
+
+    @property
+    def unjudged(self) -> list[Earning]:
+        """Exploits that cannot be judged where an honest policy can: no reward, but no penalty either."""
+        return [one for one in self.earnings if one.unscorable > self.honest_unscorable + TOLERANCE]
 
     def failures(self) -> list[str]:
         """What is wrong, a sentence each; empty where the reward passes."""
@@ -132,7 +139,7 @@ def check_rewards(
     if all(np.isnan(mean) for mean, _ in means):
         raise CheckError("the reward judges no honest completion: every score is None; look at its columns and tables")
     best = int(np.nanargmax([mean for mean, _ in means]))
-    honest, sentences = means[best][0], LENGTHS[best]
+    (honest, honest_unscorable), sentences = means[best], LENGTHS[best]
 
     gold, beaten, first = _gold(composition, gold_rows, sentences)
     rows = [replace(row, other=honest_think(rows[at - 1], sentences)) for at, row in enumerate(rows)]
@@ -147,8 +154,10 @@ def check_rewards(
     effect, constant = _effects(composition, rows, sentences)
     soft = any(getattr(getattr(one.reward, "verifier", None), "soft", False) for one in composition.components)
     return Check(
-        len(rows), len(gold_rows), gold, honest, sentences, beaten, first, tuple(earnings), effect, constant, soft
-    )
+        rows=len(rows), gold_rows=len(gold_rows), gold=gold, honest=honest, honest_unscorable=honest_unscorable,
+        sentences=sentences, beaten=beaten, first_beaten=first, earnings=tuple(earnings), effect=effect,
+        constant=constant, soft=soft,
+    )  # fmt: skip
 
 
 def prepare(composition: Composition, rows: Sequence[Row]) -> list[Row]:

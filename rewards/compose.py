@@ -104,12 +104,14 @@ def compose(
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{where}: {twice!r} is there twice; name each reward once")
     if weights is not None:
+        if not isinstance(weights, Sequence) or isinstance(weights, str):
+            raise InputError(f"reward_weights: {weights!r} is no list; give one number for each reward")
         if len(weights) != len(components):
             raise InputError(f"reward_weights: {len(weights)} weights for {len(components)} rewards; give one each")
         if any(isinstance(entry, Mapping) and "weight" in entry for entry in entries):
             raise InputError(f"{where}: has weights, and so has reward_weights; use one of the two")
         for component, weight in zip(components, weights, strict=True):
-            component.weight = float(weight)
+            component.weight = _number(weight, "reward_weights:")
     if all(component.weight == 0 for component in components):
         raise InputError(f"{where}: every weight is 0, so that nothing is rewarded; give one another weight")
     return Composition(tuple(components))

@@ -37,6 +37,11 @@ def wordy(completions, **columns):
 def constant(completions, **columns):
     return [1.0] * len(completions)
 
+def shy(completions, label, **columns):
+    """Does not judge what has no answer, where it should pay the least."""
+    texts = [completion_text(c) for c in completions]
+    return [float(f"<answer>{t}" in text) if "<answer>" in text else None for text, t in zip(texts, label)]
+
 def nobody(completions, **columns):
     return [None] * len(completions)
 
@@ -166,6 +171,12 @@ def test_a_constant_shift_is_named(context: Context) -> None:
     check = check_rewards(compose(["accuracy", own("constant")], context), rows())
     assert check.constant == ("mine.py:constant",)
     assert check.effect["mine.py:constant"] == 0.0
+
+
+def test_a_way_out_of_being_judged_is_named(context: Context) -> None:
+    check = check_rewards(compose([own("shy")], context), rows())
+    assert {"empty", "reasoning without an answer"} <= {one.name for one in check.unjudged}
+    assert check_rewards(compose(["direction"], context), rows()).unjudged == []  # the item, not the completion
 
 
 def test_what_judges_nothing_is_an_error_not_a_pass(context: Context) -> None:

@@ -85,6 +85,10 @@ def test_reward_weights_of_trl_are_taken_and_not_mixed() -> None:
     assert compose(["accuracy", "format"], CONTEXT, weights=[1.0, 0.2])([say(UP)], **columns()) == [1.2]
     with pytest.raises(InputError, match="3 weights for 2 rewards"):
         compose(["accuracy", "format"], CONTEXT, weights=[1.0, 0.2, 3])
+    with pytest.raises(InputError, match="no list"):
+        compose(["accuracy"], CONTEXT, weights=1.0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no number"):
+        compose(["accuracy"], CONTEXT, weights=["x"])  # type: ignore[list-item]
     with pytest.raises(InputError, match="use one of the two"):
         compose([{"name": "accuracy", "weight": 1}], CONTEXT, weights=[1.0])
 
