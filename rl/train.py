@@ -89,13 +89,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     """
     from datasets import Dataset
     from transformers import set_seed
-    from trl import GRPOConfig, ModelConfig
 
-    ours, args, model_args = parse_config(config, overrides, (GRPOArguments, GRPOConfig, ModelConfig))
-    if model_args.use_peft:
-        raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
-    if args.use_vllm:
-        raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
+    ours, args, model_args = read_arguments(config, overrides)
     run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args))
     if run.done:
         return run.path
@@ -172,6 +167,18 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         zero_variance_groups=_mean(steps, "frac_reward_zero_std"),
     )
     return run.path
+
+
+def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple[GRPOArguments, Any, Any]:
+    """Return a configuration of stage two as GRPOArguments, GRPOConfig and ModelConfig, or refuse it; see `train`."""
+    from trl import GRPOConfig, ModelConfig
+
+    ours, args, model_args = parse_config(config, overrides, (GRPOArguments, GRPOConfig, ModelConfig))
+    if model_args.use_peft:
+        raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
+    if args.use_vllm:
+        raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
+    return ours, args, model_args
 
 
 def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: int) -> pd.DataFrame:
