@@ -1,23 +1,27 @@
 """One evaluation run: a model under a protocol, in a run folder; and the report over several of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import yaml
 
-from benchmarks.baselines import predict_baselines
+from benchmarks import perturbqa
+from benchmarks.baselines import left_out, predict_baselines
 from benchmarks.corpus import Corpus, draw_items, open_corpus
 from benchmarks.engines import open_engine
 from benchmarks.evaluate import evaluate
 from benchmarks.perturbqa import CELL_LINES
-from benchmarks.predictions import read_facts, read_predictions
+from benchmarks.predictions import changed_keys, read_answers, read_completions, read_facts, read_predictions
 from benchmarks.prompts import VERSION, PromptConfig, build_prompts
 from benchmarks.protocol import Protocol
+from benchmarks.published import published_figures
 from benchmarks.report import write_report
 from benchmarks.runs import CONFIG, open_run, read_manifest
+from benchmarks.strata import strata
 from benchmarks.summary import System
 from rewards import LABELS, InputError
 
@@ -71,12 +75,7 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
         CheckError: the disk is full, or a server is out of reach; what is stored stays.
     """
     corpus = open_corpus(args.data, args.split)
-    protocol = Protocol(
-        data=corpus.digest, max_tokens=args.max_tokens, template=args.template, template_version=VERSION,
-        lemmas=args.lemmas, evidence=args.evidence, temperature=args.temperature, top_p=args.top_p,
-        samples=args.samples, split=args.split, items=args.items, item_seed=args.item_seed, seed=args.seed,
-        scores=args.scores, parser=args.parser,
-    )  # fmt: skip
+    protocol = make_protocol(args, corpus.digest)
     run = open_run(Path(args.output_dir), "eval", asdict(args))
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path
@@ -106,6 +105,15 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
     return run.path
 
 
+def make_protocol(args: EvalArguments, data: str) -> Protocol:
+    """Return the protocol of an evaluation's configuration on labels with the digest `data`."""
+    return Protocol(
+        data=data, max_tokens=args.max_tokens, template=args.template, template_version=VERSION, lemmas=args.lemmas,
+        evidence=args.evidence, temperature=args.temperature, top_p=args.top_p, samples=args.samples, split=args.split,
+        items=args.items, item_seed=args.item_seed, seed=args.seed, scores=args.scores, parser=args.parser,
+    )  # fmt: skip
+
+
 def select_test_items(corpus: Corpus, protocol: Protocol) -> pd.DataFrame:
     """Return the test items that a protocol names, in the order in which they are asked."""
     test = corpus.test
@@ -120,70 +128,272 @@ def select_test_items(corpus: Corpus, protocol: Protocol) -> pd.DataFrame:
     return test
 
 
-def report_runs(paths: Sequence[Path], out: Path, *, title: str, command: str) -> Path:
+@dataclass(frozen=True)
+class EvaluationRun:
+    """A finished evaluation, or predictions imported as one.
+
+    Attributes:
+        path: the run folder.
+        name: what the report calls its system; runs of one name are training runs of one system.
+        seeds: the training runs its rows are of.
+        config: `data` and `split` among other keys.
+        facts: of its predictions file.
+    """
+
+    path: Path
+    name: str
+    seeds: tuple[int, ...]
+    config: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """The labels' folder, or `sample`, and the split."""
+        data = self.config["data"]
+        folder = data if data == "sample" else str(Path(perturbqa.data_dir() if data is None else data).resolve())
+        return str(folder), str(self.config["split"])
+
+
+def report_runs(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    title: str,
+    command: str,
+    common: bool = False,
+    embeddings: Path | None = None,
+) -> Path:
     """Write the report over evaluation runs, with every baseline beside them.
 
     Args:
-        paths: run folders: evaluations become systems in the order given, training runs are told of as stages.
+        paths: run folders: evaluations become systems in the order given, several training seeds of one name one
+            system; training runs are told of as stages.
         out: the report's folder.
         title: the page's title.
         command: how the report was made, shown under "how to reproduce".
+        common: whether to keep only the items that every system has; the report says how many each has lost.
+        embeddings: file of gene embeddings (`benchmarks.embeddings`); adds a regression on them to the baselines.
 
     Returns:
         The path of the HTML page.
 
     Raises:
-        InputError: a folder is no finished run, no evaluation is among them, or they were not asked the same items.
+        InputError: a folder is no finished run, no evaluation is among them, two hold the same seed of one system,
+            seeds of one system differ in protocol or model, or the systems were not asked the same items (without
+            `common`; with it, there are no common ones).
     """
-    systems: list[System] = []
-    stages: list[Mapping[str, Any]] = []
-    configs: list[dict[str, Any]] = []
+    evaluations, stages = read_runs(paths)
+    if not evaluations:
+        raise InputError("report: no evaluation among the runs; give at least one folder that `synthpert eval` wrote")
+    sources = {run.source for run in evaluations}
+    if len(sources) > 1:
+        found = "; ".join(" under ".join(source) for source in sorted(sources))
+        raise InputError(f"report: the runs were evaluated on different data ({found}); report them apart")
+    systems = [merge_seeds(name, runs) for name, runs in group_by_name(evaluations).items()]
+    systems, warnings = same_items(systems, common=common)
+    corpus = open_corpus(evaluations[0].config["data"], evaluations[0].config["split"])
+    items = items_of(systems[0].predictions, corpus)
+    for name, frame in predict_baselines(corpus, items, embeddings).items():
+        systems.append(System(name, "baseline", frame, {"fitted on": "training labels only"}))
+    data = describe(corpus, items, command)
+    data["warnings"] = warnings
+    data["funnel"] = data_funnel(corpus, len(items), stages)
+    protocols = [run.facts["protocol"] for run in evaluations if "protocol" in run.facts]
+    protocol = dict(protocols[0]) if protocols else {"split": corpus.split, "data": corpus.digest}
+    return write_report(
+        systems, out, title=title, protocol=protocol, data=data, stages=stages, strata=strata(corpus, items),
+        published=published_for(corpus),
+    )  # fmt: skip
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str, Any]]]:
+    """Return the evaluations among finished run folders, and what the other stages' manifests say."""
+    evaluations: list[EvaluationRun] = []
+    stages: list[dict[str, Any]] = []
     for path in paths:
         manifest = read_manifest(path)
         if manifest["status"] != "done":
             raise InputError(f"{path}: the {manifest.get('stage')} run is not finished; run it again to go on")
         if manifest.get("stage") != "eval":
-            stages.append({key: value for key, value in manifest.items() if key not in ("status", "packages")})
+            kept = {key: value for key, value in manifest.items() if key not in ("stage", "status", "packages")}
+            stages.append({"stage": manifest.get("stage"), "run": str(path), **kept})
             continue
-        configs.append(yaml.safe_load((path / CONFIG).read_text(encoding="utf-8")))
-        file = path / PREDICTIONS
-        systems.append(System(str(manifest["name"]), "model", read_predictions(file), read_facts(file)))
-    if not systems:
-        raise InputError("report: no evaluation among the runs; give at least one folder that `synthpert eval` wrote")
-    sources = {(config["data"], config["split"]) for config in configs}
-    if len(sources) > 1:
-        raise InputError(f"report: the runs were evaluated on different data ({sources}); report them apart")
-    corpus = open_corpus(configs[0]["data"], configs[0]["split"])
-    items = items_of(systems[0].predictions, corpus)
-    for name, frame in predict_baselines(corpus, items).items():
-        systems.append(System(name, "baseline", frame, {"fitted on": "training labels only"}))
-    protocol = dict(systems[0].facts["protocol"])
-    return write_report(
-        systems, out, title=title, protocol=protocol, data=describe(corpus, items, command), stages=stages
-    )
+        config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        seeds = manifest.get("seeds") or [config["training_seed"]]
+        facts = read_facts(path / PREDICTIONS)
+        evaluations.append(EvaluationRun(path, str(manifest["name"]), tuple(seeds), config, facts))
+    return evaluations, stages
 
 
-def report_baselines(corpus: Corpus, out: Path, *, command: str) -> Path:
-    """Write the baselines' own report on all test items of a corpus; return the path of the HTML page."""
+def group_by_name(runs: Sequence[EvaluationRun]) -> dict[str, list[EvaluationRun]]:
+    """Group training runs of one system, in the order in which systems first occur.
+
+    Raises:
+        InputError: two runs of one name hold the same seed, or differ in protocol or model; both folders are named.
+    """
+    groups: dict[str, list[EvaluationRun]] = {}
+    for run in runs:
+        for other in groups.setdefault(run.name, []):
+            pair = f"{other.path} and {run.path}: both are called {run.name!r}"
+            if shared := sorted(set(other.seeds) & set(run.seeds)):
+                raise InputError(
+                    f"{pair} and hold training seed {shared[0]}; leave one out, or evaluate it under another name or "
+                    "training_seed"
+                )
+            if other.facts.get("protocol_fingerprint") != run.facts.get("protocol_fingerprint"):
+                keys = changed_keys(other.facts.get("protocol") or {}, run.facts.get("protocol") or {})
+                raise InputError(
+                    f"{pair}, but were asked under different protocols ({', '.join(keys) or 'one has none'}); training "
+                    "runs of one system need one protocol"
+                )
+            for key in ("model", "model_fingerprint", "tasks"):
+                before, now = (one.facts.get(key, (one.facts.get("engine") or {}).get(key)) for one in (other, run))
+                if before != now:
+                    raise InputError(f"{pair}, but have another {key} ({before}, {now}); give them names of their own")
+        groups[run.name].append(run)
+    return groups
+
+
+def merge_seeds(name: str, runs: Sequence[EvaluationRun]) -> System:
+    """Return the training runs of one system as one: rows one after another, completions left on disk."""
+    files = [run.path / PREDICTIONS for run in runs]
+    labels = [f"seed {', '.join(str(seed) for seed in run.seeds)}" for run in runs]
+    facts = _merge_facts(labels, [run.facts for run in runs])
+    if len(runs) > 1:
+        facts["seed"] = [seed for run in runs for seed in run.seeds]
+    return System(name, "model", read_answers(files), facts, partial(read_completions, files))
+
+
+def _merge_facts(labels: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Facts that are equal in all runs as they are; of the others, each run's under its label."""
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys(key for one in facts for key in one):
+        values = [one.get(key) for one in facts]
+        if all(value == values[0] for value in values):
+            merged[key] = values[0]
+        elif len(maps := [value for value in values if isinstance(value, Mapping)]) == len(values):
+            merged[key] = _merge_facts(labels, maps)
+        else:
+            merged[key] = dict(zip(labels, values, strict=True))
+    return merged
+
+
+def same_items(systems: Sequence[System], *, common: bool) -> tuple[list[System], list[str]]:
+    """Hold the systems' items against each other.
+
+    Args:
+        systems: at least one.
+        common: keep the items that every training run of every system has, instead of an error.
+
+    Returns:
+        The systems, and a sentence on how many items each has lost, if any has.
+
+    Raises:
+        InputError: the systems have other items (without `common`), or none in common.
+    """
+    if not common:
+        first = systems[0]
+        wanted = pd.Index(first.predictions["item_id"].astype("str").unique())
+        for system in systems[1:]:
+            here = pd.Index(system.predictions["item_id"].astype("str").unique())
+            for lacks, having, difference in (
+                (system.name, first.name, wanted.difference(here)),
+                (first.name, system.name, here.difference(wanted)),
+            ):
+                if len(difference):
+                    raise InputError(
+                        f"report: {lacks!r} lacks {len(difference):,} items that {having!r} has (first: "
+                        f"{difference[0]}); evaluate both on the same items, or report the common ones with --common"
+                    )
+        return list(systems), []
+    shared: pd.Index[Any] | None = None
+    for system in systems:
+        for _, rows in system.predictions.groupby("seed")["item_id"]:
+            ids = pd.Index(rows.astype("str").unique())
+            shared = ids if shared is None else shared.intersection(ids, sort=False)
+    if shared is None or shared.empty:
+        raise InputError("report: the systems have no item in common; check their splits and item subsets")
+    kept, lost = [], []
+    for system in systems:
+        ids = system.predictions["item_id"].astype("str")
+        n = ids.nunique()
+        if n > len(shared):
+            lost.append(f"{system.name} {n - len(shared):,} of {n:,}")
+            system = replace(system, predictions=system.predictions[ids.isin(shared)])
+        kept.append(system)
+    scored = f"Only the {len(shared):,} items that every system has are scored. Items left out: {', '.join(lost)}."
+    return kept, [scored] if lost else []
+
+
+def data_funnel(corpus: Corpus, n_evaluated: int, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return how many rows each step took of how many.
+
+    Args:
+        corpus: the labels under the split of the report.
+        n_evaluated: test items scored.
+        stages: manifests of the training runs, with their folder as `run`; what is equal in several is told once.
+
+    Returns:
+        A row per step: `step`, `rows`, `of` (how many there were, of what), `share` (in [0, 1]), `run` (the folder).
+    """
+    n, n_train, n_test = len(corpus.labels), len(corpus.train), len(corpus.test)
+    steps: dict[tuple[str, int, int, str], list[str]] = {
+        ("training items of the split", n_train, n, "labels"): [],
+        ("test items of the split", n_test, n, "labels"): [],
+        ("test items evaluated", n_evaluated, n_test, "test items"): [],
+    }
+    for stage in stages:
+        found = []
+        if stage["stage"] == "sft":
+            there, used = stage["traces"]["rows"], stage["traces"].get("used", stage["traces"]["rows"])
+            found = [
+                ("traces in the file", there, n_train, "training items"),
+                ("traces used for SFT", used, there, "traces in the file"),
+                ("traces used for SFT", used, n_train, "training items"),
+            ]
+        elif stage["stage"] == "grpo":
+            found = [("prompts of GRPO", stage["prompts"]["items"], n_train, "training items")]
+        for step in found:
+            steps.setdefault(step, []).append(str(stage["run"]))
+    return [
+        {
+            "step": step,
+            "rows": rows,
+            "of": f"{of:,} {what}",
+            "share": round(rows / of, 4) if of else None,
+            "run": "" if not runs else runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more",
+        }
+        for (step, rows, of, what), runs in steps.items()
+    ]
+
+
+def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Path | None = None) -> Path:
+    """Write the baselines' own report on all test items of a corpus; return the path of the HTML page.
+
+    `embeddings` is a file of gene embeddings (`benchmarks.embeddings`); it adds a regression on them.
+    """
     items = corpus.test
     systems = [
         System(name, "baseline", frame, {"fitted on": "training labels only"})
-        for name, frame in predict_baselines(corpus, items).items()
+        for name, frame in predict_baselines(corpus, items, embeddings).items()
     ]
     return write_report(
         systems, out, title="Baselines on PerturbQA", protocol={"split": corpus.split, "data": corpus.digest},
-        data=describe(corpus, items, command),
+        data=describe(corpus, items, command), strata=strata(corpus, items), published=published_for(corpus),
     )  # fmt: skip
+
+
+def published_for(corpus: Corpus) -> list[dict[str, Any]]:
+    """Return what others published for the corpus's split; nothing for the sample, where scores do not compare."""
+    return [] if corpus.is_sample else published_figures(corpus.split)
 
 
 def items_of(predictions: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
     """Return the corpus's rows for the items of a predictions frame, in its order."""
-    wanted = predictions["item_id"].drop_duplicates()
+    wanted = pd.Index(predictions["item_id"].astype("str").unique())
     at = pd.Index(corpus.labels["item_id"]).get_indexer(wanted)
     if (at < 0).any():
-        raise InputError(
-            f"{wanted.to_numpy()[at < 0][0]}: was evaluated, but is not among the labels of {corpus.source}"
-        )
+        raise InputError(f"{wanted[at < 0][0]}: was evaluated, but is not among the labels of {corpus.source}")
     rows: pd.DataFrame = corpus.labels.iloc[at]
     return rows
 
@@ -218,6 +428,7 @@ def describe(corpus: Corpus, items: pd.DataFrame, command: str) -> dict[str, Any
             "was trained on balanced rows is nearer to this sample's shares, which favours it on accuracy, balanced "
             "accuracy and F1; AUROC is not affected."
         )
+        notes.append(f"Left out, because they need the full labels: the baselines {', '.join(left_out(corpus))}.")
     return {
         "source": "sample" if corpus.is_sample else "PerturbQA, full files",
         "split": corpus.split,

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -13,8 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rewards import LABELS, CheckError, InputError, Status
@@ -42,6 +41,7 @@ SCHEMA: Final = pa.schema(
 COLUMNS: Final[list[str]] = list(SCHEMA.names)
 _FACTS_KEY: Final = b"synthpert"
 _ERRORS_KEY: Final = b"synthpert_errors"
+_GROUP_ROWS: Final = 16_384  # a report reads the groups of the few items whose completions it shows
 _FULL: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -62,7 +62,10 @@ def check_predictions(frame: pd.DataFrame, where: str = "predictions") -> None:
     if missing or unknown:
         problem = f"no column {missing[0]!r}" if missing else f"unknown column {unknown[0]!r}"
         raise InputError(f"{where}: {problem}; predictions have the columns {', '.join(COLUMNS)}")
+    _check_rows(frame, where)
 
+
+def _check_rows(frame: pd.DataFrame, where: str) -> None:
     labels = [str(label) for label in LABELS]
     answered = (frame["status"] == Status.ANSWERED.value).to_numpy(dtype=bool)
     given = frame["answer"].notna().to_numpy()
@@ -116,13 +119,60 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return frame
 
 
+def read_answers(paths: Sequence[Path]) -> pd.DataFrame:
+    """Read predictions files as one frame without their completions, which are most of their bytes.
+
+    Args:
+        paths: of training runs or systems; their rows follow one another.
+
+    Returns:
+        The columns of `SCHEMA` but `completion`; text as categories, a few bytes a row.
+
+    Raises:
+        InputError: a file is missing, no Parquet file, or breaks the schema.
+    """
+    tables = [_read_table(path, [name for name in COLUMNS if name != "completion"]) for path in paths]
+    for table, path in zip(tables, paths, strict=True):
+        _check_rows(table.to_pandas(), str(path))
+    frame: pd.DataFrame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
+    return frame
+
+
+def read_completions(paths: Sequence[Path], item_ids: Sequence[str]) -> pd.DataFrame:
+    """Read what was said about a few items, without loading whole files.
+
+    Args:
+        paths: predictions files.
+        item_ids: the items wanted.
+
+    Returns:
+        `item_id, seed, sample, completion, status, answer`, files in the order given, rows in the order of each file.
+
+    Raises:
+        InputError: a file is missing or no Parquet file.
+    """
+    columns = ["item_id", "seed", "sample", "completion", "status", "answer"]
+    wanted = pa.array(list(item_ids), type=pa.string())
+    found = []
+    for path in paths:
+        with readable(path), pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, columns=["item_id"])["item_id"]
+                rows = pc.indices_nonzero(pc.is_in(ids, value_set=wanted))
+                if len(rows):
+                    found.append(file.read_row_group(group, columns=columns).take(rows))
+    empty = pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
+    frame: pd.DataFrame = pa.concat_tables([table.cast(empty.schema) for table in found] or [empty]).to_pandas()
+    return frame[columns]
+
+
 def read_facts(path: Path) -> dict[str, Any]:
     """Return the run's facts that a predictions file carries.
 
     Raises:
         InputError: the file is missing, no Parquet file, or carries no facts.
     """
-    with _readable(path):
+    with readable(path):
         metadata = pq.read_schema(path).metadata or {}
     if _FACTS_KEY not in metadata:
         raise InputError(f"{path}: holds no facts of its run; it is not a predictions file of synthpert")
@@ -263,115 +313,6 @@ class PredictionLog:
         self.close()
 
 
-def import_predictions(path: Path, items: pd.DataFrame, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Read predictions made elsewhere and join them to their labels.
-
-    Args:
-        path: a `.csv`, `.jsonl` or `.parquet` file with `pert`, `gene`, `cell_line` and an `answer` (a label as spelt
-            in `rewards.LABELS`, or empty for none: status `malformed`), the three scores `p_up`, `p_down`, `p_none`,
-            or both. Scores must add up to 1 within 0.01 and are then normalised; where there is no `answer`, it is
-            the label with the highest score, the first of `rewards.LABELS` on a tie. `sample`, `seed` and
-            `completion` are read where there.
-        items: labels, with `item_id`, `cell_line`, `pert`, `gene`, `label`.
-        columns: our column name -> the file's, where they differ.
-
-    Returns:
-        A predictions frame in the file's order; `completion_tokens` 0 and `finish_reason` `imported`.
-
-    Raises:
-        InputError: the file does not read or is of another format (pickles are never opened), a column is missing, a
-            row names an unknown item, label or score, or an item twice. Rows are counted as lines, the header being 1
-            (CSV), from 1 (JSONL), or from 0 (Parquet).
-    """
-    table, first = _read_foreign(path)
-    for ours, theirs in (columns or {}).items():
-        if theirs not in table:
-            raise InputError(f"{path}: no column {theirs!r} (for {ours}); it has {', '.join(map(str, table.columns))}")
-    table = table.drop(columns=[c for c in (columns or {}) if c in table]).rename(
-        columns={theirs: ours for ours, theirs in (columns or {}).items()}
-    )
-    has_scores = all(name in table for name in PROBABILITIES)
-    for name in ("pert", "gene", "cell_line"):
-        if name not in table:
-            raise InputError(f"{path}: no column {name!r}; rename it or map it, columns: {{{name}: THEIRS}}")
-    if "answer" not in table and not has_scores:
-        raise InputError(
-            f"{path}: neither a column 'answer' nor all of {', '.join(PROBABILITIES)}; predictions need one"
-        )
-
-    def refuse(wrong: Any, problem: str) -> None:
-        rows = np.flatnonzero(np.asarray(wrong, dtype=bool))
-        if rows.size:
-            raise InputError(f"{path}, row {int(rows[0]) + first}: {problem}; correct the row")
-
-    key = [table[name].astype("str") for name in ("cell_line", "pert", "gene")]
-    item_id = key[0].str.lower() + "|" + key[1] + "|" + key[2]
-    at = pd.Index(items["item_id"].astype("str")).get_indexer(pd.Index(item_id))
-    refuse(at < 0, "no such item (cell_line, pert, gene) among the labels")
-    known = items.iloc[at].reset_index(drop=True)
-    frame = pd.DataFrame(
-        {name: known[name].astype("str") for name in ("item_id", "cell_line", "pert", "gene", "label")}
-    )
-    for name in ("sample", "seed"):
-        numbers = pd.to_numeric(table[name], errors="coerce") if name in table else pd.Series(0, index=frame.index)
-        refuse(numbers.isna() | (numbers % 1 != 0) | (numbers < 0), f"{name} is not a whole number")
-        frame[name] = numbers.to_numpy(dtype=np.int64)
-    frame["completion"] = table["completion"].to_numpy(dtype=object) if "completion" in table else None
-
-    labels = np.array([str(label) for label in LABELS], dtype=object)
-    p = np.full((len(frame), 3), np.nan)
-    if has_scores:
-        p = table[list(PROBABILITIES)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-        unscored = table[list(PROBABILITIES)].isna().all(axis=1).to_numpy()
-        refuse(~unscored & ~np.isfinite(p).all(axis=1), "a score is not a number")
-        with np.errstate(invalid="ignore"):
-            total = p.sum(axis=1, keepdims=True)
-            refuse((p < 0).any(axis=1) | (np.abs(total[:, 0] - 1) > 0.01), "scores must be 0 or above and add up to 1")
-        p = p / total
-    if "answer" in table:
-        text = table["answer"].astype(object).where(table["answer"].notna(), None)
-        answer = np.array([value.strip() if isinstance(value, str) else value for value in text], dtype=object)
-        answer[answer == ""] = None
-        refuse([value is not None and value not in labels for value in answer], "answer is not one of rewards.LABELS")
-    else:
-        best = np.where(np.isnan(p), -1.0, p).argmax(axis=1)
-        answer = labels[best]
-        answer[np.isnan(p).any(axis=1)] = None
-    answered = np.array([value is not None for value in answer], dtype=bool)
-    frame["answer"] = answer
-    frame["status"] = np.where(answered, Status.ANSWERED.value, Status.MALFORMED.value)
-    for column, name in enumerate(PROBABILITIES):
-        frame[name] = np.where(answered, p[:, column], np.nan)
-    frame["completion_tokens"] = 0
-    frame["finish_reason"] = "imported"
-    refuse(frame.duplicated(["item_id", "sample", "seed"]), "the item, sample and seed occurred in an earlier row")
-    return frame[COLUMNS]
-
-
-def _read_foreign(path: Path) -> tuple[pd.DataFrame, int]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a CSV, JSONL or Parquet file of predictions")
-    suffix = path.suffix.lower()
-    frame: pd.DataFrame
-    with _readable(path):
-        if suffix == ".csv":
-            # Text columns stay text: the gene NA is a gene, not a missing value.
-            convert = pa.csv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True)
-            header = pa.csv.open_csv(path).schema.names
-            convert.column_types = {name: pa.string() for name in header}
-            table, first = pa.csv.read_csv(path, convert_options=convert), 2
-        elif suffix in (".jsonl", ".ndjson"):
-            table, first = pa.json.read_json(path), 1
-        elif suffix == ".parquet":
-            table, first = pq.read_table(path), 0
-        else:
-            raise InputError(
-                f"{path}: {suffix or 'no suffix'} is not read; use .csv, .jsonl or .parquet (never pickles)"
-            )
-        frame = table.to_pandas()
-        return frame, first
-
-
 def _facts_json(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -398,7 +339,9 @@ def _write_table(table: pa.Table, path: Path, facts: Mapping[str, Any], errors: 
     with _writable(path):
         try:
             with partial.open("wb") as file:
-                pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
+                pq.write_table(
+                    table.replace_schema_metadata(metadata), file, compression="zstd", row_group_size=_GROUP_ROWS
+                )
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
@@ -412,17 +355,24 @@ def _write_table(table: pa.Table, path: Path, facts: Mapping[str, Any], errors: 
             os.close(folder)
 
 
-def _read_table(path: Path) -> pa.Table:
-    with _readable(path):
-        table = pq.read_table(path)
-    missing = [name for name in COLUMNS if name not in table.column_names]
+def _read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a predictions file, whole, or some of its columns with text as dictionaries."""
+    with readable(path):
+        names = pq.read_schema(path).names
+        if columns is None:
+            table = pq.read_table(path)
+        else:
+            texts = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
+            table = pq.read_table(path, columns=[name for name in columns if name in names], read_dictionary=texts)
+    missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}; it is not a predictions file of synthpert")
     return table
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Turn what a file that does not read raises into one line that names it."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:

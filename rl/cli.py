@@ -21,6 +21,8 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 _SAMPLE_HELP = "Folder of the labels, or `sample`; SYNTHPERT_DATA or the fetched ones by default."
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; any of its keys can follow as --key value.")]
 DataOption = Annotated[str | None, typer.Option("--data", help=_SAMPLE_HELP)]
+_EMBEDDINGS_HELP = "Parquet or CSV of gene embeddings, for a regression on them."
+EmbeddingsOption = Annotated[Path | None, typer.Option("--embeddings", help=_EMBEDDINGS_HELP)]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 
 
@@ -106,6 +108,7 @@ def baselines_command(
     out: OutOption,
     data: DataOption = None,
     split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
+    embeddings: EmbeddingsOption = None,
 ) -> None:
     """Score the shortcuts on every test item, from training labels alone."""
     import json
@@ -113,13 +116,13 @@ def baselines_command(
     from benchmarks.corpus import open_corpus
     from benchmarks.evaluation_run import report_baselines
 
-    page = report_baselines(open_corpus(data, split), out, command=_command())
+    page = report_baselines(open_corpus(data, split), out, command=_command(), embeddings=embeddings)
     systems = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["systems"]
     shown = (("de", "accuracy"), ("de", "de_auroc"), ("de", "de_per_gene_auroc"), ("dir", "dir_per_gene_auroc"))
     for name, system in systems.items():
         for task, metric in shown:
             cells = [f"{line} {_number(values[metric]['value'])}" for line, values in system["metrics"][task].items()]
-            typer.echo(f"{name:24} {task:4} {metric:20} {'  '.join(cells)}")
+            typer.echo(f"{name:34} {task:4} {metric:20} {'  '.join(cells)}")
     typer.echo(f"report: {page}")
 
 
@@ -128,11 +131,53 @@ def report_command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders: evaluations, and the training runs to tell of.")],
     out: OutOption,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "SynthPert evaluation",
+    common: Annotated[
+        bool, typer.Option("--common", help="Score the items that all systems have, not an error.")
+    ] = False,
+    embeddings: EmbeddingsOption = None,
 ) -> None:
-    """Write the report: metrics with intervals, baselines, paired differences."""
+    """Write the report: metrics with intervals, baselines, paired differences. Seeds of one name are one system."""
     from benchmarks.evaluation_run import report_runs
 
-    typer.echo(f"report: {report_runs(runs, out, title=title, command=_command())}")
+    page = report_runs(runs, out, title=title, command=_command(), common=common, embeddings=embeddings)
+    typer.echo(f"report: {page}")
+
+
+@app.command("import")
+def import_command(
+    files: Annotated[list[str], typer.Argument(help="CSV, JSONL or Parquet; LINE=FILE for one cell line's.")],
+    name: Annotated[str, typer.Option(help="What reports call the system.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    columns: Annotated[list[str] | None, typer.Option("--map", help="Column, OURS=THEIRS: pert=knockdown.")] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help="Answer, THEIRS=OURS: up=upregulated.")] = None,
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
+    training_seed: Annotated[int, typer.Option(help="Tells training runs of one system apart.")] = 0,
+    allow_unmatched: Annotated[
+        bool, typer.Option("--allow-unmatched", help="Leave out rows that match no test item, not an error.")
+    ] = False,
+) -> None:
+    """Make predictions from any other system a run that `report` takes; see docs/import.md."""
+    from benchmarks.imports import import_run
+
+    run = import_run(
+        files, out, name=name, columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"), data=data,
+        split=split, training_seed=training_seed, allow_unmatched=allow_unmatched,
+    )  # fmt: skip
+    _show_manifest(run, ("tasks", "rows", "items", "items_missing", "statuses", "unmatched"))
+
+
+@app.command("study")
+def study_command(
+    config: Annotated[Path, typer.Argument(help="YAML file; configs/study/ has examples.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it and print the commands.")] = False,
+) -> None:
+    """Run conditions × seeds, each cell once, and report them; a stopped study goes on where it was."""
+    from rl.study import run_study
+
+    page = run_study(config, typer.echo, dry_run=dry_run)
+    if not dry_run:
+        typer.echo(f"report: {page}")
 
 
 @rewards_app.command("check")
@@ -209,6 +254,18 @@ def _show_manifest(run: Path, keys: tuple[str, ...]) -> None:
     typer.echo(f"{run}: done")
     for key in keys:
         typer.echo(f"  {key}: {manifest.get(key)}")
+
+
+def _pairs(words: list[str] | None, option: str) -> dict[str, str]:
+    from rewards import InputError
+
+    pairs: dict[str, str] = {}
+    for word in words or ():
+        key, equals, value = word.partition("=")
+        if not (key and equals and value) or key in pairs:
+            raise InputError(f"{option} {word!r}: give LEFT=RIGHT, each LEFT once")
+        pairs[key] = value
+    return pairs
 
 
 def _number(value: float | None) -> str:

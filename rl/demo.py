@@ -1,22 +1,13 @@
 """The demo: each stage in a process of its own, as a user would run it, with its result shown as it comes."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from rewards import CheckError, InputError
 from rl.model import prepare_smollm2
+from rl.study import run_command
 
 CONFIGS: Final = Path(__file__).resolve().parent.parent / "configs" / "demo"
-# glibc gives large blocks back to the system at once; a training step on a CPU would spend its time getting them again.
-_MEMORY: Final = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
-    "MALLOC_TOP_PAD_": str(1 << 28),
-}
 
 
 def run_demo(out: Path, model: Path, seed: int, say: Callable[[str], None]) -> Path:
@@ -68,13 +59,4 @@ def run_demo(out: Path, model: Path, seed: int, say: Callable[[str], None]) -> P
 
 
 def _run(words: Sequence[str], seed: int | None) -> None:
-    command = [sys.executable, "-m", "rl.cli", *words, *([] if seed is None else ["--seed", str(seed)])]
-    code = subprocess.run(command, env={**_MEMORY, **os.environ}, check=False).returncode
-    if code == 2:
-        raise InputError(f"demo: `synthpert {words[0]}` refused its input, see above; mend it and run the demo again")
-    if code in (130, -2):
-        raise KeyboardInterrupt
-    if code:
-        raise CheckError(
-            f"demo: `synthpert {words[0]}` failed (exit code {code}), see above; the demo goes on from there"
-        )
+    run_command([*words, *([] if seed is None else ["--seed", str(seed)])], "demo")

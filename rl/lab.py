@@ -130,8 +130,8 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
     if check.unjudged:
         names = ", ".join(one.name for one in check.unjudged[:4])
         notes.append(
-            f"{len(check.unjudged)} exploits get None where an honest policy gets a score ({names}): GRPO takes them as "
-            "average, which is more than a wrong answer earns; give what the model did wrong a score"
+            f"{len(check.unjudged)} exploits get None where an honest policy gets a score ({names}): GRPO takes them "
+            "as average, which is more than a wrong answer earns; give what the model did wrong a score"
         )
     if composition.last_step:
         notes.append(f"schedules are taken at step {composition.last_step}, their last point")

@@ -1,7 +1,10 @@
 """Making traces: draw training items and let a teacher write about them."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from benchmarks.corpus import draw_items, open_corpus
 from benchmarks.prompts import PromptConfig
@@ -27,7 +30,7 @@ class TraceArguments:
 
 
 def generate_traces(args: TraceArguments) -> tuple[Path, int]:
-    """Write traces for training items; return the file and the number of its rows.
+    """Write traces for training items, and beside them how they were made; return the file and the number of its rows.
 
     Raises:
         InputError: the teacher is unknown, or there are too few training items.
@@ -41,4 +44,26 @@ def generate_traces(args: TraceArguments) -> tuple[Path, int]:
     items = draw_items(train, args.rows, seed=args.seed, balance=args.balance)
     prompt = PromptConfig(args.template, args.evidence, args.lemmas)
     path = Path(args.output)
-    return path, write_traces(template_teacher.generate(items, corpus, prompt, seed=args.seed), path)
+    traces = template_teacher.generate(items, corpus, prompt, seed=args.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # traces never lie beside a configuration that is not theirs
+    _config_file(path).write_text(yaml.safe_dump(asdict(args), sort_keys=False), encoding="utf-8")
+    return path, write_traces(traces, path)
+
+
+def config_of(traces: Path) -> dict[str, Any] | None:
+    """Return the configuration that a file of traces was made with, None where nothing beside it says so."""
+    file = _config_file(traces)
+    if not file.is_file():
+        return None
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: not a configuration; remove it and the traces, and generate them again")
+    return values
+
+
+def _config_file(traces: Path) -> Path:
+    return traces.with_name(traces.name + ".config.yaml")

@@ -74,8 +74,12 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
     found = {str(item_id): rows for item_id, rows in corpus.evidence(items, prompt.evidence).groupby("item_id")}
     rates = 1.0 - corpus.rates(items)["p_none"].to_numpy()
     created = datetime.now(UTC).isoformat(timespec="seconds")
+    n_train = len(corpus.train)
+    if prompt.template == "direction":
+        n_train = int((corpus.train["label"].astype("str") != str(Label.NONE)).sum())
     protocol = {"template": prompt.template, "template_version": VERSION, "evidence": prompt.evidence,
-                "lemmas": prompt.lemmas, "split": corpus.split, "data": corpus.digest}  # fmt: skip
+                "lemmas": prompt.lemmas, "split": corpus.split, "data": corpus.digest,
+                "train_items": n_train}  # fmt: skip
     traces = []
     for row, messages, rate in zip(items.itertuples(), prompts, rates, strict=True):
         label = Label(str(row.label))

@@ -1,6 +1,7 @@
 """Stage one: supervised fine-tuning of a LoRA adapter on reasoning traces (TRL's `SFTTrainer`)."""
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Final
 from benchmarks.chat import prefilled_think, render_prompt
 from benchmarks.models import adapter_sha256, check_adapter, model_fingerprint, resolve_model
 from benchmarks.runs import disk_errors, file_sha256, is_main_process, open_run
-from rewards import CheckError, InputError
+from rewards import LABELS, CheckError, InputError
 from rewards.answer import TAGS
 from sft.config import ConfigSource, parse_config, resolved
 from sft.traces import Trace, read_traces
@@ -24,6 +25,7 @@ class SFTArguments:
     """Our own keys of an SFT configuration; all others are TRL's."""
 
     traces: str = field(metadata={"help": "JSONL file of traces to train on"})
+    traces_fraction: float = field(default=1.0, metadata={"help": "share of them to train on, drawn by seed"})
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     """Run stage one.
 
     Args:
-        config: a YAML file or mapping with `traces` and any key of TRL's SFTConfig and ModelConfig; `output_dir` is
-            the run folder.
+        config: a YAML file or mapping with the keys of `SFTArguments` and any key of TRL's SFTConfig and ModelConfig;
+            `output_dir` is the run folder.
         overrides: command-line words `--key value`.
 
     Returns:
@@ -55,27 +57,21 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         CheckError: a token that must be learnt is masked, or the disk is full.
     """
     from transformers import set_seed
-    from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+    from trl import SFTTrainer, get_peft_config
 
-    ours, args, model_args = parse_config(config, overrides, (SFTArguments, SFTConfig, ModelConfig))
-    if not model_args.use_peft:
-        raise InputError("use_peft: must be true; stage one trains a LoRA adapter, which stage two starts from")
-    if args.max_length is None:
-        raise InputError("max_length: must be set; it is the longest example in tokens (the paper: 2048)")
-    if args.completion_only_loss is False:
-        raise InputError("completion_only_loss: must not be false; the prompt's tokens are not learnt")
-    args.completion_only_loss = True  # by itself, TRL would learn the prompts of tokenised examples too
+    ours, args, model_args = read_arguments(config, overrides)
     run = open_run(Path(args.output_dir), "sft", resolved(ours, args, model_args))
     if run.done:
         return run.path
     base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
     traces_path = Path(ours.traces)
-    traces = read_traces(traces_path)
-    for trace in traces:
-        if trace.protocol != traces[0].protocol:
+    found = read_traces(traces_path)
+    for trace in found:
+        if trace.protocol != found[0].protocol:
             raise InputError(
                 f"{traces_path}: {trace.item_id} has another prompt protocol than the first trace; split the file"
             )
+    traces = draw_traces(found, ours.traces_fraction, args.seed)
     tokenizer = load_tokenizer(base.path)
     examples = [tokenize_trace(tokenizer, trace, args.max_length) for trace in traces]
 
@@ -98,7 +94,14 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     run.finish(
         base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
-        traces={"file": traces_path.name, "sha256": file_sha256(traces_path), "rows": len(traces)},
+        traces={
+            "file": traces_path.name,
+            "sha256": file_sha256(traces_path),
+            "rows": len(found),
+            "used": len(traces),
+            "labels": {str(label): sum(trace.label == str(label) for trace in traces) for label in LABELS},
+            "share_of_training_items": None if (n := found[0].protocol.get("train_items")) is None else len(traces) / n,
+        },
         prompt=traces[0].protocol,
         teachers=sorted({trace.teacher for trace in traces}),
         tokens=sum(len(example.input_ids) for example in examples),
@@ -109,6 +112,35 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         last_loss=_losses(trainer)[-1],
     )
     return run.path
+
+
+def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple[SFTArguments, Any, Any]:
+    """Return a configuration of stage one as SFTArguments, SFTConfig and ModelConfig, or refuse it; see `train`."""
+    from trl import ModelConfig, SFTConfig
+
+    ours, args, model_args = parse_config(config, overrides, (SFTArguments, SFTConfig, ModelConfig))
+    if not model_args.use_peft:
+        raise InputError("use_peft: must be true; stage one trains a LoRA adapter, which stage two starts from")
+    if args.max_length is None:
+        raise InputError("max_length: must be set; it is the longest example in tokens (the paper: 2048)")
+    if args.completion_only_loss is False:
+        raise InputError("completion_only_loss: must not be false; the prompt's tokens are not learnt")
+    if not 0 < ours.traces_fraction <= 1:
+        raise InputError(f"traces_fraction: {ours.traces_fraction}; it must lie above 0 and at most at 1 (2 %: 0.02)")
+    args.completion_only_loss = True  # by itself, TRL would learn the prompts of tokenised examples too
+    return ours, args, model_args
+
+
+def draw_traces(traces: Sequence[Trace], fraction: float, seed: int) -> list[Trace]:
+    """Draw a share of the traces at random, at least one; they stay in their order.
+
+    Args:
+        traces: N traces.
+        fraction: in (0, 1]; round(fraction × N) are drawn.
+        seed: of the draw; a larger share drawn with the same seed holds the smaller one.
+    """
+    order = random.Random(seed).sample(range(len(traces)), len(traces))
+    return [traces[row] for row in sorted(order[: max(1, round(fraction * len(traces)))])]
 
 
 def tokenize_trace(tokenizer: Any, trace: Trace, max_length: int) -> Example:

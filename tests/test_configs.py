@@ -8,11 +8,15 @@ import pytest
 
 from rewards import LABELS, Context, InputError
 from rl.rollouts import ENGINES
+from rl.study import check_stages, read_study
 from rl.train import GRPOArguments, load_rewards
+from rl.train import read_arguments as read_grpo
 from sft.config import parse_config, read_yaml
 from sft.train import SFTArguments
+from sft.train import read_arguments as read_sft
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 MODELS = sorted({path.parent.name for stage in ("sft", "grpo") for path in CONFIGS.glob(f"*/{stage}.yaml")})
 RATES = pd.DataFrame({"item_id": ["i"], "p_up": [0.2], "p_down": [0.2], "p_none": [0.6]})
 CONTEXT = Context(dict.fromkeys(LABELS, 1), {"gene_rate": lambda: RATES, "neighbours": lambda: RATES})
@@ -90,3 +94,35 @@ def test_accelerate_reads_its_configs(name: str, kind: str, processes: int) -> N
     config = load_config_from_file(str(CONFIGS / "accelerate" / f"{name}.yaml"))  # raises on an unknown key
     assert str(config.distributed_type).rsplit(".", 1)[-1] == kind
     assert (config.num_machines, config.num_processes, config.mixed_precision) == (1, processes, "bf16")
+
+
+def test_the_papers_tables_have_a_study_each() -> None:
+    assert {"table-de", "table-direction", "rpe1-held-out", "two-percent", "smollm2-demo"} <= set(STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_stage_of_a_study_is_a_valid_configuration(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)  # the paths in a study are relative to where the command runs
+    study = read_study(CONFIGS / "study" / f"{name}.yaml")
+    assert study.traces is not None
+    check_stages(study.stages, dry_run=True)
+    assert len({cell.condition for cell in study.cells}) > 2
+    assert any(cell.seed is None for cell in study.cells), "no condition is the model as it is"
+    for cell in study.cells:
+        for stage in cell.stages:
+            if stage.kind == "grpo":
+                ours, args, _ = read_grpo(stage.config, [*stage.options, *ON_CPU])
+                labels = LABELS[:-1] if ours.template == "direction" else LABELS
+                counts = {str(label): int(label in labels) for label in LABELS}
+                rewards = load_rewards(ours.rewards, Context(counts, CONTEXT.tables), args.scale_rewards)
+                assert args.reward_weights is None or len(args.reward_weights) == len(rewards)
+                for key in ("split", "template", "evidence", "lemmas"):  # as the traces were made
+                    assert getattr(ours, key) == study.traces.values.get(key, getattr(ours, key)), key
+            if stage.kind == "sft":
+                ours, args, _ = read_sft(stage.config, [*stage.options, *ON_CPU])
+                n_traces = int(study.traces.values.get("rows", read_yaml(study.traces.config)["rows"]))
+                batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+                steps = round(ours.traces_fraction * n_traces) * args.num_train_epochs / batch
+                steps = args.max_steps if args.max_steps > 0 else steps
+                assert steps >= args.logging_steps, "no loss would be logged"
+                assert steps > args.warmup_steps, "the learning rate would never be reached"

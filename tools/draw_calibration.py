@@ -104,7 +104,7 @@ def main() -> None:
         if "--check" not in sys.argv:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            sys.exit(f"{path.name}: not up to date; run python tools/draw_calibration.py")
+            sys.exit(f"{path.name}: not up to date; run python -m tools.draw_calibration")
 
 
 if __name__ == "__main__":

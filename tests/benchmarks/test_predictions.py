@@ -1,9 +1,7 @@
 """Predictions survive kills and full disks, and what does not fit the schema is refused by row."""
 
 import errno
-import json
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -12,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.predictions import (
     COLUMNS,
     PredictionLog,
     changed_keys,
-    import_predictions,
+    read_answers,
+    read_completions,
     read_facts,
     read_predictions,
     write_predictions,
@@ -247,100 +247,51 @@ def test_reading_another_parquet_file(tmp_path: Path) -> None:
         read_facts(path)
 
 
-# --- predictions from elsewhere ---------------------------------------------------------------------------------------
-
-ITEMS = pd.DataFrame(
-    {
-        "item_id": ["rpe1|AARS|NA", "rpe1|AARS|1-Mar", "k562|TP53|CALR"],
-        "cell_line": ["rpe1", "rpe1", "k562"],
-        "pert": ["AARS", "AARS", "TP53"],
-        "gene": ["NA", "1-Mar", "CALR"],
-        "label": ["upregulated", "downregulated", "not differentially expressed"],
-    }
-)
+# --- reading for a report ---------------------------------------------------------------------------------------------
 
 
-def test_answers_from_a_windows_csv_with_other_column_names(tmp_path: Path) -> None:
-    path = tmp_path / "theirs.csv"
-    path.write_bytes(
-        b"\xef\xbb\xbfpert,gene,cell_type,generated_answer\r\n"
-        b"TP53,CALR,K562,upregulated\r\nAARS,NA,RPE1,upregulated\r\nAARS,1-Mar,RPE1,\r\n"
-    )
-    frame = import_predictions(path, ITEMS, {"cell_line": "cell_type", "answer": "generated_answer"})
-    assert list(frame["item_id"]) == ["k562|TP53|CALR", "rpe1|AARS|NA", "rpe1|AARS|1-Mar"]
-    assert list(frame["label"]) == ["not differentially expressed", "upregulated", "downregulated"]
-    assert list(frame["status"]) == ["answered", "answered", "malformed"]
-    assert frame["p_up"].isna().all()
-    write_predictions(frame, tmp_path / "ours.parquet", {})
+def test_answers_of_several_files_are_read_without_their_completions(tmp_path: Path) -> None:
+    one, two = make_frame(["A", "B"]), make_frame(["C", "NA"]).assign(seed=4)
+    for frame, name in ((one, "1"), (two, "2")):
+        write_predictions(frame, tmp_path / name, FACTS)
+    read = read_answers([tmp_path / "1", tmp_path / "2"])
+    assert list(read.columns) == [name for name in COLUMNS if name != "completion"]
+    expected = pd.concat([one, two], ignore_index=True).drop(columns="completion")
+    assert isinstance(read["item_id"].dtype, pd.CategoricalDtype)
+    texts = {name: "str" for name in expected if read[name].dtype == "category"}
+    pd.testing.assert_frame_equal(read.astype(texts), expected.astype(texts), check_dtype=False)
 
 
-def test_scores_from_jsonl_and_parquet(tmp_path: Path) -> None:
-    rows = [
-        {"pert": "AARS", "gene": "NA", "cell_line": "rpe1", "p_up": 0.2, "p_down": 0.1, "p_none": 0.698},
-        {"pert": "AARS", "gene": "1-Mar", "cell_line": "rpe1", "p_up": None, "p_down": None, "p_none": None},
-    ]
-    path = tmp_path / "theirs.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    frame = import_predictions(path, ITEMS)
-    assert frame["answer"].iloc[0] == "not differentially expressed"
-    assert list(frame["status"]) == ["answered", "malformed"]
-    assert frame[["p_up", "p_down", "p_none"]].iloc[0].sum() == pytest.approx(1.0, abs=1e-12)
-    pd.DataFrame(rows).to_parquet(tmp_path / "theirs.parquet")
-    pd.testing.assert_frame_equal(import_predictions(tmp_path / "theirs.parquet", ITEMS), frame)
+def test_answers_that_break_the_schema_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write_predictions(make_frame(["A", "B"]), path, FACTS)
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(14, "finish_reason", table["gene"]), path)  # any text will do there
+    assert len(read_answers([path])) == 2
+    pq.write_table(table.set_column(9, table.schema.field("status"), table["gene"]), path)
+    with pytest.raises(InputError, match=r"p\.parquet: row 0 .*status is not one of"):
+        read_answers([path])
 
 
-@pytest.mark.parametrize(
-    ("row", "problem"),
-    [
-        ("AARS,XYZ,rpe1,upregulated", "row 3: no such item"),
-        ("AARS,1-Mar,hela,upregulated", "row 3: no such item"),
-        ("AARS,1-Mar,rpe1,up", "row 3: answer is not one of"),
-        ("AARS,1-Mar,rpe1,not upregulated", "row 3: answer is not one of"),
-        ("AARS,NA,rpe1,upregulated", "row 3: the item, sample and seed occurred in an earlier row"),
-        ("AARS,1-Mar,rpe1", "cannot be read"),
-    ],
-)
-def test_a_foreign_row_that_does_not_fit_is_named(tmp_path: Path, row: str, problem: str) -> None:
-    path = tmp_path / "theirs.csv"
-    path.write_text(f"pert,gene,cell_line,answer\nAARS,NA,rpe1,upregulated\n{row}\n")
-    with pytest.raises(InputError, match=problem):
-        import_predictions(path, ITEMS)
+def test_completions_of_a_few_items_come_from_every_file(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        frame = make_frame(["A", "B", "C"]).assign(seed=seed)
+        frame.loc[0, "completion"] = f"of seed {seed}"
+        write_predictions(frame, tmp_path / str(seed), FACTS)
+    files = [tmp_path / "1", tmp_path / "2"]
+    read = read_completions(files, ["rpe1|AARS|C", "rpe1|AARS|A", "rpe1|AARS|none"])
+    assert list(read.columns) == ["item_id", "seed", "sample", "completion", "status", "answer"]
+    assert list(read["item_id"]) == ["rpe1|AARS|A", "rpe1|AARS|C"] * 2
+    assert list(read["seed"]) == [1, 1, 2, 2]
+    assert list(read["completion"].fillna("")) == ["of seed 1", "", "of seed 2", ""]
+    assert read_completions(files, []).empty
 
 
-@pytest.mark.parametrize(
-    ("scores", "problem"),
-    [("0.5,0.5,0.5", "add up to 1"), ("-1,1,1", "add up to 1"), ("high,0,0", "not a number"), ("1,0,", "not a number")],
-)
-def test_foreign_scores_that_are_no_distribution(tmp_path: Path, scores: str, problem: str) -> None:
-    path = tmp_path / "theirs.csv"
-    path.write_text(f"pert,gene,cell_line,p_up,p_down,p_none\nAARS,NA,rpe1,{scores}\n")
-    with pytest.raises(InputError, match=f"row 2: .*{problem}"):
-        import_predictions(path, ITEMS)
-
-
-@pytest.mark.parametrize(
-    ("header", "columns", "problem"),
-    [
-        ("pert,gene,answer", {}, "no column 'cell_line'"),
-        ("pert,gene,cell_line,p_up", {}, "neither a column 'answer'"),
-        ("pert,gene,cell_line,answer", {"answer": "reply"}, r"no column 'reply' \(for answer\)"),
-    ],
-)
-def test_foreign_columns_that_are_missing(tmp_path: Path, header: str, columns: dict[str, str], problem: str) -> None:
-    path = tmp_path / "theirs.csv"
-    path.write_text(header + "\n" + ",".join("x" for _ in header.split(",")) + "\n")
-    with pytest.raises(InputError, match=problem):
-        import_predictions(path, ITEMS, columns)
-
-
-def test_foreign_files_that_are_not_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
-        import_predictions(tmp_path / "none.csv", ITEMS)
-    empty = tmp_path / "empty.csv"
-    empty.touch()
-    with pytest.raises(InputError, match=r"empty\.csv: cannot be read"):
-        import_predictions(empty, ITEMS)
-    pickled = tmp_path / "p.pkl"
-    pickled.write_bytes(pickle.dumps(ITEMS))
-    with pytest.raises(InputError, match="never pickles"):
-        import_predictions(pickled, ITEMS)
+def test_completions_are_found_beyond_the_first_row_group(tmp_path: Path) -> None:
+    frame = make_frame([f"G{i}" for i in range(40_000)])
+    frame["completion"] = [f"about {gene}" for gene in frame["gene"]]
+    frame.loc[39_999, ["answer", "status"]] = ["upregulated", "answered"]
+    write_predictions(frame, tmp_path / "p.parquet", FACTS)
+    assert pq.ParquetFile(tmp_path / "p.parquet").num_row_groups > 1
+    read = read_completions([tmp_path / "p.parquet"], ["rpe1|AARS|G39999", "rpe1|AARS|G3"])
+    assert list(read["completion"]) == ["about G3", "about G39999"]

@@ -444,7 +444,7 @@ class TestWords:
 
 class TestFingerprints:
     def test_equal_ones_raise_no_flag(self, page: Page) -> None:
-        assert "Not comparable" not in page.words
+        assert "Read this first" not in page.words
 
     def test_unequal_ones_are_flagged_before_any_number(self, tmp_path: Path) -> None:
         given = systems()
@@ -453,9 +453,9 @@ class TestFingerprints:
         words = Page(path).words
         assert "evaluated under different protocols" in words
         assert "SFT: cdcdcdcdcdcd" in words
-        assert words.index("Not comparable") < words.index("192 items")
+        assert words.index("Read this first") < words.index("192 items")
         markdown = path.with_name("report.md").read_text(encoding="utf-8")
-        assert markdown.index("Not comparable") < markdown.index("192 items")
+        assert markdown.index("Read this first") < markdown.index("192 items")
 
     def test_unknown_one_is_flagged(self, tmp_path: Path) -> None:
         given = [System("a", "model", predict(1.0, 1), FACTS), System("b", "model", predict(1.0, 2), {})]

@@ -10,7 +10,7 @@ from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
 from rewards import CheckError, InputError
 from sft.template_teacher import generate
-from sft.train import IGNORE, check_labels, load_tokenizer, tokenize_trace
+from sft.train import IGNORE, check_labels, draw_traces, load_tokenizer, read_arguments, tokenize_trace
 
 PREFILLED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -82,3 +82,35 @@ def test_wrong_masks_stop_before_training(tokenizer, trace):
     ):
         with pytest.raises(CheckError, match=message):
             check_labels(stub(example, labels), tokenizer, [example])
+
+
+def some_traces(trace, n):
+    return [replace(trace, item_id=str(i)) for i in range(n)]
+
+
+@pytest.mark.parametrize(("fraction", "n"), [(1.0, 50), (0.5, 25), (0.02, 1), (0.001, 1), (0.09, 4)])
+def test_a_share_of_the_traces_is_drawn_in_their_order(trace, fraction, n):
+    drawn = [int(one.item_id) for one in draw_traces(some_traces(trace, 50), fraction, seed=3)]
+    assert len(drawn) == n
+    assert drawn == sorted(set(drawn))
+
+
+def test_the_draw_follows_the_seed_and_a_larger_share_holds_the_smaller(trace):
+    traces = some_traces(trace, 50)
+    tenth, half, other = (
+        {one.item_id for one in draw_traces(traces, fraction, seed)}
+        for fraction, seed in ((0.1, 0), (0.5, 0), (0.1, 1))
+    )
+    assert tenth < half
+    assert tenth != other
+    assert draw_traces(traces, 0.1, 0) == draw_traces(traces, 0.1, 0)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.01, float("nan")])
+def test_a_share_that_is_none_is_refused(fraction):
+    config = {
+        "output_dir": "x", "traces": "x", "model_name_or_path": "x", "use_peft": True, "max_length": 512, "bf16": False,
+        "traces_fraction": fraction,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="traces_fraction: .*above 0 and at most at 1"):
+        read_arguments(config)

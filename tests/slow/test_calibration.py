@@ -5,6 +5,8 @@ where errors correlate most.
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,5 +55,11 @@ def test_the_table_in_the_docs_is_complete_and_within_bounds() -> None:
         assert row["n_simulations"] == 2000
         assert set(row["metrics"]) == set(TESTED)
         for metric, found in row["metrics"].items():
-            assert 0.93 <= found["covered"] <= 0.97, (row["lines"], metric)
-            assert row["gap"] or 0.035 <= found["rejected"] <= 0.065, (row["lines"], metric)
+            # Where nothing correlates, V's floor and the runs' variance err on the safe side; see docs/statistics.md.
+            careful = row["icc_pert"] == 0
+            assert 0.93 <= found["covered"] <= (0.98 if careful else 0.97), (row, metric)
+            assert row["gap"] or (0.02 if careful else 0.035) <= found["rejected"] <= 0.065, (row, metric)
+
+
+def test_figure_and_table_are_those_of_the_counts() -> None:
+    subprocess.run([sys.executable, "-m", "tools.draw_calibration", "--check"], check=True, cwd=TABLE.parents[1])

@@ -1,0 +1,436 @@
+"""A study: conditions × training seeds, each cell made by the commands that one would run by hand; then one report."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.evaluation_run import EvalArguments, make_protocol
+from benchmarks.runs import MANIFEST, open_run, read_manifest
+from rewards import CheckError, InputError
+from sft.config import check_keys, parse_config, read_yaml, resolved
+from sft.generate import TraceArguments, config_of
+from sft.train import ADAPTER
+
+STAGES: Final = ("sft", "grpo", "eval")  # of a condition, in the order in which they run
+SHARED: Final = ("model", "data", "split", "template", "evidence", "lemmas")
+KEYS: Final = ("output_dir", "title", "seeds", *SHARED, "traces", *STAGES, "conditions", "runs", "embeddings")
+CONDITION_KEYS: Final = ("from", *STAGES)
+# What each stage takes of the shared keys, under its own name.
+TAKES: Final[dict[str, dict[str, str]]] = {
+    "traces": {key: key for key in SHARED if key != "model"},
+    "sft": {"model": "model_name_or_path"},
+    "grpo": {**{key: key for key in SHARED}, "model": "model_name_or_path"},
+    "eval": {key: key for key in SHARED},
+}
+_ON_CPU: Final = ("--use_cpu", "true")  # TRL refuses bf16 where there is no GPU, which a dry run need not have
+# glibc gives large blocks back to the system at once; a training step on a CPU would spend its time getting them again.
+_MEMORY: Final = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a study.
+
+    Attributes:
+        kind: `traces`, `sft`, `grpo` or `eval`.
+        path: what it makes: a JSONL file of traces, or a run folder.
+        config: its configuration file.
+        values: keys that win over the file.
+        where: what errors call it.
+    """
+
+    kind: str
+    path: Path
+    config: Path
+    values: Mapping[str, Any]
+    where: str
+
+    @property
+    def options(self) -> list[str]:
+        """Its keys as command-line words."""
+        words: list[str] = []
+        for key, value in self.values.items():
+            words.append(f"--{key}")
+            words += [_word(one) for one in value] if isinstance(value, list) else [_word(value)]
+        return words
+
+    @property
+    def words(self) -> list[str]:
+        """The command, without `synthpert`."""
+        command = ["traces", "generate"] if self.kind == "traces" else [self.kind]
+        return [*command, "--config", str(self.config), *self.options]
+
+    @property
+    def done(self) -> bool:
+        """Whether what it makes is there, whole."""
+        if self.kind == "traces":
+            return self.path.is_file()
+        return (self.path / MANIFEST).is_file() and read_manifest(self.path)["status"] == "done"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A condition under one training seed: what is trained for it, and its evaluation.
+
+    Attributes:
+        condition: its name, which is the system's in the report.
+        seed: of training; None for a condition that trains nothing and runs once.
+        stages: in the order in which they run.
+    """
+
+    condition: str
+    seed: int | None
+    stages: tuple[Stage, ...]
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return self.condition if self.seed is None else f"{self.condition}, seed {self.seed}"
+
+    @property
+    def done(self) -> bool:
+        """Whether all its stages are."""
+        return all(stage.done for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file asks for.
+
+    Attributes:
+        title: of the report.
+        report: the report's folder.
+        traces: how the traces are made; None where no condition needs that.
+        cells: in the order in which they run: all conditions with the first seed, then with the second.
+        runs: further run folders for the report.
+        embeddings: file of gene embeddings for the report's baselines.
+    """
+
+    title: str
+    report: Path
+    traces: Stage | None
+    cells: tuple[Cell, ...]
+    runs: tuple[Path, ...]
+    embeddings: Path | None
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage, in the order in which they run."""
+        first = [] if self.traces is None else [self.traces]
+        return [*first, *(stage for cell in self.cells for stage in cell.stages)]
+
+    @property
+    def report_words(self) -> list[str]:
+        """The command that makes the report, without `synthpert`."""
+        evaluations = [stage.path for stage in self.stages if stage.kind == "eval"]
+        training = [stage.path for stage in self.stages if stage.kind in ("sft", "grpo")]
+        folders = [str(path) for path in (*evaluations, *self.runs, *training)]
+        more = [] if self.embeddings is None else ["--embeddings", str(self.embeddings)]
+        return ["report", *folders, "--out", str(self.report), "--title", self.title, *more]
+
+
+def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False) -> Path:
+    """Run every cell of a study that is not done yet, then write the report.
+
+    Args:
+        config: the study's YAML file; `read_study` says what it holds.
+        say: told of the plan, and of each stage as it begins.
+        dry_run: check the configuration and say the commands that are left, instead of running them.
+
+    Returns:
+        The path of the report's page.
+
+    Raises:
+        InputError: the study or one of its stages is configured wrongly, a run folder is there with another
+            configuration, or a stage refused its input.
+        CheckError: a stage failed; the same command goes on from there.
+    """
+    study = read_study(config)
+    _check_inputs(study)
+    _in_new_process(check_stages, study.stages, dry_run)
+    done = sum(cell.done for cell in study.cells)
+    say(f"study: {study.title}: {len(study.cells)} cells, {done} done")
+    if study.traces is not None:
+        say(f"  traces: {study.traces.path}{' (done)' if study.traces.done else ''}")
+    for cell in study.cells:
+        say(f"  {cell.name}: " + ", ".join(stage.kind + " (done)" * stage.done for stage in cell.stages))
+    page = study.report / "report.html"
+    if dry_run:
+        for words in [*(stage.words for stage in study.stages if not stage.done), study.report_words]:
+            say(shlex.join(["synthpert", *words]))
+        return page
+    if study.traces is not None and not study.traces.done:
+        say("traces")
+        run_command(study.traces.words, "study: traces")
+    for at, cell in enumerate(study.cells, start=1):
+        for stage in cell.stages:
+            if not stage.done:
+                say(f"cell {at} of {len(study.cells)}, {cell.name}: {stage.kind}")
+                run_command(stage.words, f"study: {cell.name}")
+    say("report")
+    run_command(study.report_words, "study: report")
+    return page
+
+
+def read_study(path: Path) -> Study:
+    """Read a study's YAML file.
+
+    `output_dir` and `conditions` must be there. `seeds` are those of training. `traces`, `sft`, `grpo` and `eval` name
+    a configuration file, or `{config: FILE, KEY: VALUE, …}` with keys that win over it; `traces` can also be a JSONL
+    file of traces. `model`, `data`, `split`, `template`, `evidence` and `lemmas` win over every file that knows them.
+    `runs` are further run folders for the report, `embeddings` a file of gene embeddings for its baselines.
+
+    A condition names its stages, with keys that win over all others: `{}` is the model as it is, `{sft: {}}` stage
+    one, `{from: NAME, grpo: {}}` stage two after the stage one of a condition above it, with the same seed. Each ends
+    with its evaluation. Traces are drawn once for all seeds. Paths are relative to where the command runs.
+
+    Raises:
+        InputError: a key is unknown, missing or set by the study itself, or a condition cannot be run.
+    """
+    values = read_yaml(path)
+    check_keys([str(key) for key in values], KEYS, str(path))
+    for key in ("output_dir", "conditions"):
+        if not values.get(key):
+            raise InputError(f"{path}: {key} is missing; set it")
+    seeds = _list_of(values.get("seeds", [0]), lambda seed: type(seed) is int and seed >= 0, f"{path}: seeds")
+    out = Path(str(values["output_dir"]))
+    conditions = _mapping(values["conditions"], f"{path}: conditions")
+    for name, condition in conditions.items():
+        conditions[name] = _mapping(condition, f"{path}: {name}")
+        check_keys(list(conditions[name]), CONDITION_KEYS, f"{path}: {name}")
+        _check_stages_of(name, conditions, f"{path}: {name}")
+    folders = _folders(conditions, out, str(path))
+    traces, trace_file = _traces(values, out, str(path))
+    cells = []
+    for seed in seeds:
+        for name, condition in conditions.items():
+            kinds = [kind for kind in STAGES if kind in condition or kind == "eval"]
+            if kinds == ["eval"]:
+                if seed == seeds[0]:
+                    fixed = {"output_dir": folders[name] / "eval", "name": name, "training_seed": 0}
+                    cells.append(Cell(name, None, (_stage("eval", values, condition, fixed, f"{path}: {name}"),)))
+                continue
+            folder, stages = folders[name] / f"seed-{seed}", []
+            for kind in kinds:
+                fixed = {"output_dir": folder / kind}
+                if kind == "eval":
+                    fixed |= {"name": name, "training_seed": seed, "adapter": folder / kinds[-2] / ADAPTER}
+                else:
+                    fixed["seed"] = seed
+                if kind == "sft" and trace_file is not None and "traces" not in _mapping(condition["sft"], ""):
+                    fixed["traces"] = trace_file
+                if kind == "grpo":
+                    source = folders[condition["from"]] / f"seed-{seed}" if "from" in condition else folder
+                    fixed["sft_run"] = source / "sft"
+                stages.append(_stage(kind, values, condition, fixed, f"{path}: {name}"))
+            cells.append(Cell(name, seed, tuple(stages)))
+    needed = any(stage.values.get("traces") == trace_file for cell in cells for stage in cell.stages)
+    runs = _list_of(values.get("runs") or [], lambda run: isinstance(run, str), f"{path}: runs", least=0)
+    return Study(
+        str(values.get("title") or out.name),
+        out / "report",
+        traces if needed else None,
+        tuple(cells),
+        tuple(Path(run) for run in runs),
+        None if values.get("embeddings") is None else Path(str(values["embeddings"])),
+    )
+
+
+def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
+    """Hold every stage's keys and values against its dataclasses, and what is there already against its configuration.
+
+    Args:
+        stages: of a study.
+        dry_run: parse training stages for the CPU, which all machines have; their run folders are not compared then.
+
+    Raises:
+        InputError: a stage's configuration is wrong, or differs from that of the run in its folder.
+    """
+    from rl.train import read_arguments as read_grpo
+    from sft.train import read_arguments as read_sft
+
+    for stage in stages:
+        words = [*stage.options, *(_ON_CPU if dry_run and stage.kind in ("sft", "grpo") else ())]
+        try:
+            if stage.kind == "traces":
+                (arguments,) = parse_config(stage.config, words, (TraceArguments,))
+                config = asdict(arguments)
+            elif stage.kind == "eval":
+                (arguments,) = parse_config(stage.config, words, (EvalArguments,))
+                make_protocol(arguments, "not read yet")
+                config = asdict(arguments)
+            else:
+                config = resolved(*(read_sft if stage.kind == "sft" else read_grpo)(stage.config, words))
+        except InputError as error:
+            raise InputError(f"{stage.where}: {stage.kind}: {error}") from None
+        if stage.kind == "traces":
+            _check_traces(stage, config)
+        elif stage.path.is_dir() and any(stage.path.iterdir()) and not (dry_run and stage.kind != "eval"):
+            open_run(stage.path, stage.kind, config)
+
+
+def run_command(words: Sequence[str], where: str) -> None:
+    """Run `synthpert WORDS` in a process of its own, which gives its memory back at its end.
+
+    Args:
+        words: the command.
+        where: what errors call it.
+
+    Raises:
+        InputError: it refused its input (exit code 2); its own line says why.
+        CheckError: it failed.
+        KeyboardInterrupt: it, or this process, was stopped.
+    """
+    process = subprocess.Popen([sys.executable, "-m", "rl.cli", *words], env={**_MEMORY, **os.environ})
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # Ctrl-C reaches the command too, which says so and goes; a signal to this process alone does not.
+        for patience, further in ((5, signal.SIGINT), (30, signal.SIGKILL)):
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                process.send_signal(further)
+        process.wait()
+        raise
+    if code == 2:
+        raise InputError(f"{where}: `synthpert {words[0]}` refused its input, see above; mend it and run this again")
+    if code in (130, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if code:
+        how = f"was ended by signal {-code}" if code < 0 else f"failed (exit code {code})"
+        raise CheckError(f"{where}: `synthpert {words[0]}` {how}, see above; the same command goes on from there")
+
+
+def _check_inputs(study: Study) -> None:
+    """Refuse a study whose end would fail for want of a file that must be there at its beginning."""
+    made = None if study.traces is None else study.traces.path
+    given = [Path(stage.values["traces"]) for stage in study.stages if "traces" in stage.values]
+    for path in [*(path for path in given if path != made), *filter(None, [study.embeddings])]:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, but the study needs it; make it, or mend the study")
+    for run in study.runs:
+        if read_manifest(run)["status"] != "done":
+            raise InputError(f"{run}: among the study's runs, but not finished; finish it, or leave it out")
+
+
+def _in_new_process(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function in a process that ends after it: loading TRL takes memory, on a GPU too."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(function, *arguments).result()
+
+
+def _stage(
+    kind: str, values: Mapping[str, Any], condition: Mapping[str, Any], fixed: Mapping[str, Any], where: str
+) -> Stage:
+    """A stage's command: its file, then the study's keys, the condition's, and those that the study sets itself."""
+    section, here = _section(values.get(kind), where), _section(condition.get(kind), where)
+    config = here.pop("config", section.pop("config", None))
+    section.pop("config", None)
+    if config is None:
+        raise InputError(f"{where}: {kind} has no configuration file; set {kind}: FILE at the top of the study")
+    shared = {name: values[key] for key, name in TAKES[kind].items() if values.get(key) is not None}
+    wanted = {**shared, **section, **here}
+    for key, value in wanted.items():
+        if key in fixed:
+            raise InputError(f"{where}: {kind}: {key} is set by the study; remove it")
+        if value is None:
+            raise InputError(f"{where}: {kind}: {key} has no value; give it one, or remove it")
+    merged = {**wanted, **fixed}
+    return Stage(kind, Path(merged["output" if kind == "traces" else "output_dir"]), Path(config), merged, where)
+
+
+def _section(value: Any, where: str) -> dict[str, Any]:
+    return {"config": value} if isinstance(value, str) else _mapping(value, where)
+
+
+def _traces(values: Mapping[str, Any], out: Path, where: str) -> tuple[Stage | None, Path | None]:
+    """How traces are made, if they are, and their file."""
+    given = values.get("traces")
+    if given is None:
+        return None, None
+    if isinstance(given, str) and given.endswith(".jsonl"):
+        return None, Path(given)
+    stage = _stage("traces", values, {}, {"output": out / "traces.jsonl"}, where)
+    return stage, stage.path
+
+
+def _check_traces(stage: Stage, config: Mapping[str, Any]) -> None:
+    if not stage.path.is_file():
+        return
+    before = config_of(stage.path)
+    if before is None:
+        raise InputError(
+            f"{stage.path}: is there, but nothing beside it says how it was made; remove it, or name it as the study's "
+            "`traces`"
+        )
+    if changed := sorted(key for key in {*before, *config} if before.get(key) != config.get(key)):
+        raise InputError(
+            f"{stage.path}: was made with another configuration ({', '.join(changed)} changed); change it back, or "
+            "choose another output_dir"
+        )
+
+
+def _check_stages_of(name: str, conditions: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    condition = conditions[name]
+    above = list(conditions)[: list(conditions).index(name)]
+    trained = [other for other in above if "sft" in conditions[other]]
+    if "from" in condition:
+        if "sft" in condition or "grpo" not in condition:
+            raise InputError(f"{where}: `from` is for stage two after another condition's SFT; give grpo, and no sft")
+        if condition["from"] not in trained:
+            raise InputError(
+                f"{where}: from: {condition['from']!r} is no condition above it that has sft; those are: "
+                f"{', '.join(trained) or 'none'}"
+            )
+    elif "grpo" in condition and "sft" not in condition:
+        raise InputError(f"{where}: grpo starts from an SFT run; give `from: CONDITION`, or sft beside it")
+
+
+def _folders(conditions: Mapping[str, Any], out: Path, where: str) -> dict[str, Path]:
+    """A folder for each condition, named after it."""
+    folders: dict[str, Path] = {}
+    for name in conditions:
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        same = [other for other, folder in folders.items() if folder == out / slug]
+        if not slug or slug == "report" or same:
+            problem = f"would have the folder of {same[0]!r} ({slug})" if same else "makes no folder name"
+            raise InputError(f"{where}: condition {name!r} {problem}; give it another name")
+        folders[name] = out / slug
+    return folders
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: {value!r} is no mapping; write `key: value` lines, or {{}}")
+    return {str(key): one for key, one in value.items()}
+
+
+def _list_of(value: Any, fits: Callable[[Any], bool], where: str, least: int = 1) -> list[Any]:
+    if not isinstance(value, list) or len(value) < least or not all(fits(one) for one in value):
+        raise InputError(f"{where}: {value!r} is no list of such; write it as [A, B]")
+    if len(set(value)) != len(value):
+        raise InputError(f"{where}: {value!r} holds one twice; give each once")
+    return value
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value) if isinstance(value, dict) else str(value)
