@@ -10,6 +10,7 @@ import multiprocessing
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -38,11 +39,15 @@ class TimeLimited:
         self.seconds = seconds
         self.cut_off = 0
         self._make, self._arguments = make, tuple(arguments)
+        self._lock = threading.Lock()  # one call at a time: the process answers in order
         self._process: Any = None
         self._pipe: Connection | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_process": None, "_pipe": None}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_process", "_pipe", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _process=None, _pipe=None, _lock=threading.Lock())
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions; None for each of them where the reward did not come back in time.
@@ -54,9 +59,14 @@ class TimeLimited:
         columns = {k: list(v) for k, v in columns.items() if is_column(v, n)} | {
             k: v for k, v in columns.items() if k == "step"
         }
+        with self._lock:
+            return self._score(list(completions), columns)
+
+    def _score(self, completions: list[Completion], columns: dict[str, Any]) -> Scores:
+        n = len(completions)
         pipe = self._start() if self._pipe is None else self._pipe
         try:
-            pipe.send((list(completions), columns))
+            pipe.send((completions, columns))
             if not pipe.poll(self.seconds):
                 self._end()
                 self.cut_off += n

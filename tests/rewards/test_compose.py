@@ -3,6 +3,7 @@
 import math
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -284,6 +285,16 @@ def test_a_reward_that_hangs_is_cut_off_and_unscorable_and_the_next_batch_is_sco
         assert made.scores([say(UP), say(UP)], **columns(2)) == {"mine.py:hangs": [None, None], "format": [1.0, 1.0]}
     assert time.monotonic() - start < 30
     assert made.components[0].reward.cut_off == 4
+
+
+def test_threads_share_a_process_without_mixing_their_scores(context: Context) -> None:
+    made = compose(["mine.py:numbers"], context)
+
+    def score(value: float) -> Any:
+        return made([say(UP)], **columns(), values=[value])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(score, [at / 7 for at in range(60)])) == [[at / 7] for at in range(60)]
 
 
 def test_a_process_that_ends_by_itself_is_an_error(context: Context) -> None:
