@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks import perturbqa
-from benchmarks.neighbours import EVIDENCE_COLUMNS, NeighbourModel, fit_neighbours
+from benchmarks.neighbours import EVIDENCE_COLUMNS, NeighbourModel, NeighbourSettings, fit_neighbours
 from benchmarks.sample import load_sample
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
@@ -65,6 +65,13 @@ class Corpus:
         return fit_neighbours(self.train)
 
     @cached_property
+    def _rate_model(self) -> NeighbourModel:
+        """A neighbour model for its rates alone: what is costly in it does not move them and is left out."""
+        if "_neighbours" in self.__dict__:
+            return self._neighbours
+        return fit_neighbours(self.train, NeighbourSettings(components=1, least_similar=2.0))
+
+    @cached_property
     def rehearsals(self) -> tuple["Corpus", ...]:
         """The split repeated inside its training part, to learn there how far forecasts can be trusted.
 
@@ -88,7 +95,7 @@ class Corpus:
         """
         if self.is_sample:
             return self._carried(items, {"p_up": "rate_up", "p_down": "rate_down"})
-        rate_NL = self._neighbours.rates(items)
+        rate_NL = self._rate_model.rates(items)
         return pd.DataFrame({"item_id": items["item_id"].to_numpy()}).assign(
             p_up=rate_NL[:, 0], p_down=rate_NL[:, 1], p_none=rate_NL[:, 2]
         )

@@ -173,3 +173,11 @@ def test_more_items_than_there_are_is_refused(small: Corpus) -> None:
 def test_a_negative_number_of_items_is_refused(small: Corpus, balance: bool) -> None:
     with pytest.raises(InputError, match="-1"):
         draw_items(small.train, -1, seed=0, balance=balance)
+
+
+def test_rates_are_those_of_the_whole_neighbour_model(make_labels: Callable[[int], pd.DataFrame]) -> None:
+    labels = make_labels(0)
+    light, whole = Corpus("small", "official", labels), Corpus("small", "official", labels)
+    whole.neighbour_forecast(labels)
+    pd.testing.assert_frame_equal(light.rates(labels), whole.rates(labels), check_exact=True)
+    assert "_neighbours" not in light.__dict__  # the costly part was not needed
