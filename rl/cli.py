@@ -56,12 +56,13 @@ def data_stats(
 
 @traces_app.command("generate", context_settings=_PASS_ON)
 def traces_generate(context: typer.Context, config: ConfigOption) -> None:
-    """Write traces with the offline teacher."""
+    """Write traces with the offline teacher, or with a model behind an OpenAI-compatible endpoint."""
     from sft.config import parse_config
     from sft.generate import TraceArguments, generate_traces
+    from sft.teacher import EndpointArguments
 
-    (arguments,) = parse_config(config, context.args, (TraceArguments,))
-    path, rows = generate_traces(arguments)
+    arguments, endpoint = parse_config(config, context.args, (TraceArguments, EndpointArguments))
+    path, rows = generate_traces(arguments, endpoint, lambda line: typer.echo(line, err=True))
     typer.echo(f"{path}: {rows} traces")
 
 

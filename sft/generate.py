@@ -1,12 +1,14 @@
 """Making traces: draw training items and let a teacher write about them."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.corpus import draw_items, open_corpus
-from benchmarks.prompts import PromptConfig
+from benchmarks.prompts import VERSION, PromptConfig, build_prompts
 from rewards import InputError
 from sft import template_teacher
+from sft.teacher import EndpointArguments, Work, ask_teacher
 from sft.traces import write_traces
 
 
@@ -15,7 +17,7 @@ class TraceArguments:
     """The keys of a trace configuration."""
 
     output: str = field(metadata={"help": "JSONL file to write"})
-    teacher: str = field(default=template_teacher.NAME, metadata={"help": "who writes: evidence-template"})
+    teacher: str = field(default=template_teacher.NAME, metadata={"help": "who writes: evidence-template, or a model at base_url"})
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
     split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
     template: str = field(default="three_class", metadata={"help": "three_class or direction"})
@@ -26,14 +28,23 @@ class TraceArguments:
     seed: int = field(default=0, metadata={"help": "of the draw and of the phrasing"})
 
 
-def generate_traces(args: TraceArguments) -> tuple[Path, int]:
+def generate_traces(
+    args: TraceArguments, endpoint: EndpointArguments | None = None, progress: Callable[[str], None] | None = None
+) -> tuple[Path, int]:
     """Write traces for training items; return the file and the number of its rows.
+
+    Args:
+        args: what is drawn and asked.
+        endpoint: where the teacher answers; None, or without `base_url`, for the offline teacher.
+        progress: told of repairs and of progress, a line at a time.
 
     Raises:
         InputError: the teacher is unknown, or there are too few training items.
+        CheckError: see `sft.teacher.ask_teacher`.
     """
-    if args.teacher != template_teacher.NAME:
-        raise InputError(f"teacher: {args.teacher!r} is unknown; use {template_teacher.NAME}")
+    remote = endpoint is not None and endpoint.base_url is not None
+    if remote == (args.teacher == template_teacher.NAME):
+        raise InputError(f"teacher: {args.teacher!r} goes with {'no' if remote else 'a'} base_url; see configs/teacher")
     corpus = open_corpus(args.data, args.split)
     train = corpus.train
     if args.template == "direction":
@@ -41,4 +52,11 @@ def generate_traces(args: TraceArguments) -> tuple[Path, int]:
     items = draw_items(train, args.rows, seed=args.seed, balance=args.balance)
     prompt = PromptConfig(args.template, args.evidence, args.lemmas)
     path = Path(args.output)
+    if endpoint is not None and remote:
+        protocol = {
+            "template": args.template, "template_version": VERSION, "evidence": args.evidence, "lemmas": args.lemmas,
+            "split": corpus.split, "data": corpus.digest, "train_items": len(train),
+        }  # fmt: skip
+        work = Work(items, build_prompts(items, corpus, prompt), protocol, {**asdict(args), **asdict(endpoint)})
+        return path, ask_teacher(work, args.teacher, endpoint, path, progress=progress)
     return path, write_traces(template_teacher.generate(items, corpus, prompt, seed=args.seed), path)
