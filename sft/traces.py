@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from benchmarks.chat import Message
 from benchmarks.runs import disk_errors
-from rewards import LABELS, InputError, as_label, parse_answer
+from rewards import LABELS, Answer, InputError, as_label, parse_answer
 
 MODES: Final = ("blind", "rationalize")
 
@@ -88,29 +88,29 @@ def read_traces(path: Path) -> list[Trace]:
         InputError: the file is missing or empty, a line is no trace, an item comes twice, or a completion does
             not give the answer that the line states; the message names file and row.
     """
-    return [trace for trace, _ in iter_traces(path)]
+    return [trace for trace, _, _ in iter_traces(path)]
 
 
-def iter_traces(path: Path) -> Iterator[tuple[Trace, bytes]]:
-    """Read traces one by one, each with its line; what is wrong is raised as in `read_traces`."""
+def iter_traces(path: Path) -> Iterator[tuple[Trace, Answer, bytes]]:
+    """Read traces one by one, each with its parsed completion and its line; what is wrong is raised as in `read_traces`."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; make it with `synthpert traces generate`")
     seen: dict[str, int] = {}
     with path.open("rb") as file:
         for row, line in enumerate(file, start=1):
-            trace = parse_trace(line, path, row)
+            trace, parsed = parse_trace(line, path, row)
             if trace.item_id in seen:
                 raise InputError(
                     f"{path}, row {row}: {trace.item_id} is there twice (first in row {seen[trace.item_id]})"
                 )
             seen[trace.item_id] = row
-            yield trace, line
+            yield trace, parsed, line
     if not seen:
         raise InputError(f"{path}: no traces; make them with `synthpert traces generate`")
 
 
-def parse_trace(line: bytes, path: Path, row: int) -> Trace:
-    """Read one line and check it; `path` and `row` are for the message."""
+def parse_trace(line: bytes, path: Path, row: int) -> tuple[Trace, Answer]:
+    """Read one line and check it, with its completion parsed; `path` and `row` are for the message."""
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -138,9 +138,10 @@ def parse_trace(line: bytes, path: Path, row: int) -> Trace:
     if trace.mode not in MODES:
         raise _error(path, row, f"mode {trace.mode!r} is unknown; use {' or '.join(MODES)}")
     answer = as_label(trace.answer, f"{path}, row {row}: answer") if trace.answer else None
-    if parse_answer(trace.completion).label != answer:
+    parsed = parse_answer(trace.completion)
+    if parsed.label != answer:
         raise _error(path, row, f"the completion does not give the answer {trace.answer!r}; remove the row")
-    return trace
+    return trace, parsed
 
 
 def _is_message(value: Any) -> bool:
