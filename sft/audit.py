@@ -105,7 +105,8 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
         "own label": Finding("no prompt quotes its own item's label"),
     }
     n = 0
-    for n, trace in enumerate(traces, start=1):
+    for trace in traces:
+        n += 1
         # By its parts, so that an id cannot hide what the prompt is about.
         item_id = f"{trace.cell_line}|{trace.pert}|{trace.gene}"
         label, in_test = known.get(item_id, (trace.label, False))

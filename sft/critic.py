@@ -14,8 +14,8 @@ VERDICTS: Final = ("excellent", "good", "average", "bad", "terrible")  # best fi
 
 _SYSTEM: Final = (
     "You are a molecular biologist who reviews reasoning about CRISPRi knockdowns. You grade how sound, relevant and "
-    "well-founded the reasoning is: whether what it says of the genes, pathways and the cell line is right, and whether "
-    "its steps follow from each other. You do not know the measured effect; do not grade the conclusion."
+    "well-founded the reasoning is: whether what it says of the genes, pathways and the cell line is right, and "
+    "whether its steps follow from each other. You do not know the measured effect; do not grade the conclusion."
 )
 _TASK: Final = (
     "Question that was asked, between the lines {fence}:\n{fence}\n{question}\n{fence}\n\n"

@@ -290,7 +290,7 @@ class Endpoint:
     def _pause(self, attempt: int, failure: _Again) -> float:
         if failure.wait is not None:
             return failure.wait
-        return min(_LONGEST_PAUSE, self.settings.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        return min(_LONGEST_PAUSE, self.settings.backoff * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
     async def _attempt(self, messages: Sequence[Message], request_id: str, estimate: int) -> Reply:
         import openai

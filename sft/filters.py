@@ -50,7 +50,7 @@ class Features:
     text_of: Callable[[int], bytes]
 
 
-# ----------------------------------------------------------------------------------------------------------- checks
+# checks
 
 
 def parsed(trace: Trace, answer: Answer) -> str | None:
@@ -93,7 +93,7 @@ def length_within(shortest: int, longest: int) -> Check:
     return check
 
 
-# ------------------------------------------------------------------------------------------------------- selections
+# selections
 
 
 def distinct(features: Features, rows: Rows, similarity: float) -> Rows:
@@ -136,7 +136,7 @@ def draw_order(features: Features, rows: Rows, salt: str) -> npt.NDArray[np.uint
     return np.frombuffer(b"".join(values), dtype="<u8")
 
 
-# -------------------------------------------------------------------------------------------------------- configuration
+# configuration
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _share(value: Any, name: str, at: str) -> float:
     return float(value)
 
 
-# ------------------------------------------------------------------------------------------------------------- filtering
+# filtering
 
 
 def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, Any]:
@@ -357,7 +357,10 @@ def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[i
 
     features = Features(
         columns["item_id"],
-        *(_codes(columns[name]) for name in ("label", "cell_line", "pert", "gene")),
+        _codes(columns["label"]),
+        _codes(columns["cell_line"]),
+        _codes(columns["pert"]),
+        _codes(columns["gene"]),
         digests=np.array(digests, dtype=np.uint64),
         signatures=np.concatenate(parts) if parts else np.empty((0, HASHES), dtype=np.uint32),
         text_of=text_of,

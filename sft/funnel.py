@@ -99,7 +99,9 @@ def measure_funnel(
     accuracy = {}
     if modes == {"blind"}:
         accuracy = _accuracy(rows)
-        notes.append("Teacher accuracy is over the items as drawn, which may be balanced, and leaves out failed requests.")
+        notes.append(
+            "Teacher accuracy is over the items as drawn, which may be balanced, and leaves out failed requests."
+        )
     else:
         notes.append("The teacher was given labels: its accuracy would say nothing.")
     return Funnel(_table(counts), accuracy, dict(statuses), notes)
@@ -134,7 +136,7 @@ def _accuracy(rows: list[tuple[str, str, str, str, str, str | None, str]]) -> di
 
     columns = ["item_id", "cell_line", "pert", "gene", "label", "answer", "status"]
     runs = prediction_arrays(pd.DataFrame(rows, columns=columns), "traces")
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     lines = [line for line in CELL_LINES if (runs.line == line).any()]
     for name in ("all", *lines):
         use = None if name == "all" else runs.line == name
@@ -155,9 +157,7 @@ def _table(counts: dict[str, Counter[tuple[str, str]]]) -> pd.DataFrame:
     for line, label in cells:
         row: dict[str, Any] = {"cell_line": line, "label": label}
         for name, counter in counts.items():
-            row[name] = sum(
-                n for (at, of), n in counter.items() if line in (at, "all") and label in (of, "all")
-            )
+            row[name] = sum(n for (at, of), n in counter.items() if line in (at, "all") and label in (of, "all"))
         for name in STAGES:
             if name in counts:
                 row[f"{name}_share"] = row[name] / row["train"] if row["train"] else float("nan")

@@ -1,4 +1,4 @@
-"""The gate after stage one: a student that does not end its turn, or gives no readable answer, is no start for stage two."""
+"""The gate after stage one: a student that does not end its turn or gives no answer is no start for stage two."""
 
 import random
 from collections.abc import Sequence
@@ -82,9 +82,7 @@ def run_gate(
     good = sum(one["terminated"] and one["status"] == str(Status.ANSWERED) for one in read)
     failed = [one for one in read if not (one["terminated"] and one["status"] == str(Status.ANSWERED))]
     failed.sort(key=lambda one: (one["terminated"], one["status"] == str(Status.ANSWERED), one["item_id"]))
-    return GateResult(
-        len(read), good / len(read), sum(one["terminated"] for one in read) / len(read), failed[:WORST]
-    )
+    return GateResult(len(read), good / len(read), sum(one["terminated"] for one in read) / len(read), failed[:WORST])
 
 
 def _read(tokenizer: Any, trace: Trace, prompt: str, row: list[int], ends: set[int]) -> dict[str, Any]:

@@ -17,7 +17,9 @@ class TraceArguments:
     """The keys of a trace configuration."""
 
     output: str = field(metadata={"help": "JSONL file to write"})
-    teacher: str = field(default=template_teacher.NAME, metadata={"help": "who writes: evidence-template, or a model at base_url"})
+    teacher: str = field(
+        default=template_teacher.NAME, metadata={"help": "who writes: evidence-template, or a model at base_url"}
+    )
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
     split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
     template: str = field(default="three_class", metadata={"help": "three_class or direction"})

@@ -179,8 +179,7 @@ class _Reader:
             raise _RefusedError(f"unknown mode: {mode!r}")
         if item_id in self._seen:
             raise _RefusedError(f"item occurs twice: {item_id}, first in row {self._seen[item_id]}")
-        self._seen[item_id] = row
-        return Trace(
+        trace = Trace(
             item_id=item_id,
             cell_line=line,
             pert=pert,
@@ -195,6 +194,8 @@ class _Reader:
             created=self._text(record, "created") or self._created,
             protocol=self._protocol,
         )
+        self._seen[item_id] = row  # a refused row does not take its item from a later one
+        return trace
 
     def _value(self, record: Mapping[str, Any], column: str) -> Any:
         for name in self._names[column]:

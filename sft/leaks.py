@@ -16,10 +16,12 @@ _LEAK: Final = re.compile(
             rf"\b(?:we|i|you){_ARE} (?:told|informed|instructed)\b",
             rf"\b(?:given|provided with) the (?:\w+ )?{_WORD}\b",
             rf"\b{_GIVEN} (?:final |correct |true |measured |observed )?{_WORD}\b",
-            rf"\b{_WORD} (?:that )?(?:is|was|has been|had been)(?: already)? (?:{_GIVEN}|(?<=already )known)\b",
+            rf"\b{_WORD} (?:that )?(?:is|was|has been|had been)(?: already)? (?:{_GIVEN}|(?<=already )known)\b"
+            r"(?! (?:in|by) (?:the )?(?:literature|previous|prior|earlier|published))",
             r"\b(?:known|true|gold|target|measured) (?:label|answer)\b",
             r"\b(?:according to|consistent with|to match|matching) the (?:label|answer)\b",
-            r"\bmeasured effect\b(?! size)|\bground[- ]truth\b|\bpretend|\bfor (?:me|you) alone\b|\bnot supposed to know",
+            r"\bmeasured effect\b(?! size)|\bground[- ]truth\b|\bpretend|\bfor (?:me|you) alone\b",
+            r"\bnot supposed to know",
             r"\bwithout (?:mention|reveal|hint)ing\b|\b(?:never|must not|should not|cannot) mention\b",
             r"\b(?:prompt|question|user|instructions?|task)(?: itself| already)? (?:says?|states?|tells?|said|told|"
             rf"gives?|gave|provides?|specif(?:y|ies)|reveals?) (?:us |me )?(?:that )?(?:the )?(?:\w+ )?{_WORD}\b",

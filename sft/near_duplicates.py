@@ -19,7 +19,9 @@ _ROWS: Final = HASHES // BANDS
 _WINDOW: Final = 8
 _SAMPLE_FROM: Final = 512  # windows above which one in eight is looked at, chosen by its hash
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
-_FACTORS: Final = np.random.default_rng(20261123).integers(1, 2**63, HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+_FACTORS: Final = np.random.default_rng(20261123).integers(1, 2**63, HASHES, dtype=np.uint64) * np.uint64(
+    2
+) + np.uint64(1)
 
 Signatures = npt.NDArray[np.uint32]
 
@@ -106,8 +108,8 @@ def find_duplicates(
     kept: dict[int, list[int]] = {}
     for at in np.flatnonzero(shared.any(axis=1)):
         row = int(rows[at])
-        mine = [int(key) for key in keys[at, shared[at]]]
-        candidates = {other for key in mine for other in kept.get(key, ())}
+        mine = [int(one) for one in keys[at, shared[at]]]
+        candidates = {other for shared_key in mine for other in kept.get(shared_key, ())}
         for other in sorted(candidates):
             alike = float((signatures[row] == signatures[other]).mean())
             # Four standard errors of a signature's estimate below the limit, no candidate is one.
@@ -117,6 +119,6 @@ def find_duplicates(
                 duplicate[row] = True
                 break
         else:
-            for key in mine:
-                kept.setdefault(key, []).append(row)
+            for shared_key in mine:
+                kept.setdefault(shared_key, []).append(row)
     return duplicate

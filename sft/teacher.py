@@ -8,8 +8,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +19,10 @@ import yaml
 
 from benchmarks.chat import Message
 from benchmarks.runs import disk_errors
-from rewards import LABELS, CheckError, InputError, Label, Status, parse_answer
+from rewards import CheckError, InputError, Status, parse_answer
 from sft.critic import VERSION as CRITIC_VERSION
 from sft.critic import Verdict, combine, critic_messages, parse_verdict
-from sft.endpoint import Budget, BudgetSpentError, Endpoint, EndpointSettings, Reply, StoppedError, check_base_url
+from sft.endpoint import Budget, BudgetSpentError, Endpoint, EndpointSettings, StoppedError, check_base_url
 from sft.request_log import RequestLog
 from sft.traces import Trace, write_traces
 
@@ -32,9 +31,11 @@ Mode = Literal["blind", "rationalize"]
 
 # These may change between a run and its resumption: they do not shape a reply.
 _FREE: Final = frozenset(
-    "output max_in_flight timeout attempts max_wait max_reply_bytes max_requests max_total_tokens max_cost price_in "
-    "price_out api_key_env critic_api_key_env".split()
-)
+    (
+        "output", "max_in_flight", "timeout", "attempts", "max_wait", "max_reply_bytes", "max_requests",
+        "max_total_tokens", "max_cost", "price_in", "price_out", "api_key_env", "critic_api_key_env",
+    )
+)  # fmt: skip
 _RATIONALIZE: Final = (
     "\n\nFor you alone: the measured effect is {label}. Write the reasoning by which an expert who does not know it "
     "would arrive at it, from biology and what the question quotes. Never mention or hint that it was given, and end "
@@ -232,9 +233,7 @@ class _Run:
         self._stopped: BaseException | None = None
         self._finished = 0
 
-    async def ask_all(
-        self, teacher: EndpointSettings, critics: Sequence[EndpointSettings], budget: Budget
-    ) -> None:
+    async def ask_all(self, teacher: EndpointSettings, critics: Sequence[EndpointSettings], budget: Budget) -> None:
         n = self._args.max_in_flight
         endpoint = Endpoint(teacher, budget, n)
         graders = [Endpoint(settings, budget, n) for settings in critics]

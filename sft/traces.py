@@ -92,7 +92,7 @@ def read_traces(path: Path) -> list[Trace]:
 
 
 def iter_traces(path: Path) -> Iterator[tuple[Trace, Answer, bytes]]:
-    """Read traces one by one, each with its parsed completion and its line; what is wrong is raised as in `read_traces`."""
+    """Read traces one by one, each with its parsed completion and its line; raises as `read_traces` does."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; make it with `synthpert traces generate`")
     seen: dict[str, int] = {}
@@ -114,9 +114,7 @@ def parse_trace(line: bytes, path: Path, row: int) -> tuple[Trace, Answer]:
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}, row {row}: not UTF-8 text ({error.reason}); generate the traces again"
-        ) from None
+        raise InputError(f"{path}, row {row}: not UTF-8 text ({error.reason}); generate the traces again") from None
     except (ValueError, RecursionError) as error:
         message = getattr(error, "msg", type(error).__name__)
         raise InputError(

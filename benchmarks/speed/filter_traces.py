@@ -1,4 +1,4 @@
-"""Reading and filtering traces with every step, against the plain way: pandas, exact duplicates, one regular expression.
+"""Reading and filtering traces with every step, against the plain way: pandas, and exact duplicates only.
 
 python -m benchmarks.speed.filter_traces [--rows 500000] [--json FILE]
 """
@@ -19,12 +19,13 @@ STEPS = [
     "parse", "label", "plain", "leak", {"critic": ["excellent", "good"]}, {"length": {"min": 20, "max": 6000}},
     {"duplicates": 0.9}, {"cap": {"gene": 500, "pert": 500}}, "balance", {"fraction": 0.5},
 ]  # fmt: skip
-WORDS = (
+PROSE = (
     "the loss of this subunit stalls translation and so raises stress response transcripts while growth signals fade "
     "because mitochondria import fewer proteins chromatin opens near immediate early genes and p53 targets rise but "
     "ribosome biogenesis slows therefore histone output falls given that cells arrest in G1 we expect little change "
     "an answer may depend on cell context splicing factors feed back on their own messages kinase activity drops"
-).split() + [f"word{number}" for number in range(180)]  # "given" and "answer" about once a text, as in prose
+)
+WORDS = [*PROSE.split(), *(f"word{number}" for number in range(180))]  # "given", "answer" once a text, as in prose
 
 
 def write_traces(path: Path, rows: int) -> None:
@@ -42,7 +43,9 @@ def write_traces(path: Path, rows: int) -> None:
                     earlier.append(think)
             label, answer = labels[row % 3], labels[(row + (row % 4 == 0)) % 3]
             pert, gene = f"P{row % 2500}", f"G{row // 2500}"
-            prompt = f"{pert} is knocked down by CRISPRi in RPE1. What happens to the expression of {gene}?" + " x" * 300
+            prompt = (
+                f"{pert} is knocked down by CRISPRi in RPE1. What happens to the expression of {gene}?" + " x" * 300
+            )
             trace = {
                 "item_id": f"rpe1|{pert}|{gene}", "cell_line": "rpe1", "pert": pert, "gene": gene, "label": label,
                 "prompt": [{"role": "system", "content": "You are an expert."}, {"role": "user", "content": prompt}],
@@ -98,8 +101,9 @@ def main() -> None:
         write_traces(path, args.rows)
         size = path.stat().st_size / 1e9
         (our_s, our_gb), (other_s, other_gb) = measure("ours", path), measure("other", path)
-    print(f"{args.rows:,} traces, {size:.2f} GB: ours, all steps {our_s:.1f} s, {our_gb:.2f} GB (targets {TARGET_S:g} s, "
-          f"{TARGET_GB:g} GB); pandas, three steps {other_s:.1f} s, {other_gb:.2f} GB; ratio {other_s / our_s:.2f}")  # fmt: skip
+    print(f"{args.rows:,} traces, {size:.2f} GB")
+    print(f"ours, all steps: {our_s:.1f} s, {our_gb:.2f} GB (targets {TARGET_S:g} s, {TARGET_GB:g} GB)")
+    print(f"pandas, three steps: {other_s:.1f} s, {other_gb:.2f} GB; ratio {other_s / our_s:.2f}")
     if args.json:
         row = {"name": "filter_traces", "prompt": 0, "completion": 0, "group": 0, "rows": args.rows, "ours_s": our_s,
                "other_s": other_s, "ratio": other_s / our_s, "ours_gb": our_gb, "other_gb": other_gb}  # fmt: skip
