@@ -224,7 +224,7 @@ class _Reader:
                 raise _RefusedError("messages do not end in a reply: the last one must be the assistant's")
             return prompt, last["content"]
         value = self._value(record, "prompt")
-        if value is None or isinstance(value, str) and not value:
+        if value is None or (isinstance(value, str) and not value):
             raise _RefusedError("prompt is missing")
         prompt = [{"role": "user", "content": value}] if isinstance(value, str) else self._messages(value)
         if (system := self._text(record, "system")) is not None:

@@ -9,6 +9,9 @@ from rewards import LABELS, InputError
 from rl.rollouts import ENGINES
 from rl.train import GRPOArguments, load_rewards
 from sft.config import parse_config, read_yaml
+from sft.filters import read_steps
+from sft.generate import TraceArguments
+from sft.teacher import EndpointArguments
 from sft.train import SFTArguments
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -87,3 +90,28 @@ def test_accelerate_reads_its_configs(name: str, kind: str, processes: int) -> N
     config = load_config_from_file(str(CONFIGS / "accelerate" / f"{name}.yaml"))  # raises on an unknown key
     assert str(config.distributed_type).rsplit(".", 1)[-1] == kind
     assert (config.num_machines, config.num_processes, config.mixed_precision) == (1, processes, "bf16")
+
+
+@pytest.mark.parametrize("name", ["answer-only", "2-percent", "wrong-kept"])
+def test_an_ablation_differs_from_its_stage_in_what_it_learns_only(name: str) -> None:
+    folder = CONFIGS / "deepseek-r1-distill-llama-8b"
+    plain, changed = read_yaml(folder / "sft.yaml"), read_yaml(folder / f"sft-{name}.yaml")
+    parse_sft(folder / f"sft-{name}.yaml")
+    differing = {key for key in {*plain, *changed} if plain.get(key) != changed.get(key)}
+    assert differing <= {"output_dir", "traces", "answer_only"}
+    assert "output_dir" in differing
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "traces").glob("filter*.yaml")), ids=lambda path: path.stem)
+def test_filter_configs_read(path: Path) -> None:
+    values = read_yaml(path)
+    assert set(values) == {"input", "output", "seed", "steps"}
+    names = [step.name for step in read_steps(values["steps"], values["seed"])]
+    assert ("label" in names) == ("wrong" not in path.stem)
+
+
+def test_the_teacher_s_config_reads() -> None:
+    arguments, endpoint = parse_config(CONFIGS / "traces" / "teacher.yaml", (), (TraceArguments, EndpointArguments))
+    settings = endpoint.teacher_settings(arguments.teacher)
+    assert (settings.base_url, settings.max_tokens) == ("http://localhost:8000/v1", 4096)
+    assert endpoint.critics

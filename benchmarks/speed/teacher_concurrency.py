@@ -27,7 +27,7 @@ REPLY = json.dumps(
     {
         "id": "x", "object": "chat.completion", "created": 0, "model": "m",
         "choices": [{"index": 0, "finish_reason": "stop", "message": {
-            "role": "assistant", "content": f"<think>{'the loss stalls translation ' * 40}</think><answer>{LABEL}</answer>",
+            "role": "assistant", "content": f"<think>{'it stalls translation ' * 50}</think><answer>{LABEL}</answer>",
         }}],
         "usage": {"prompt_tokens": 300, "completion_tokens": 250, "total_tokens": 550},
     }
@@ -51,9 +51,8 @@ class Answering(asyncio.Protocol):
             head, found, rest = self.buffer.partition(b"\r\n\r\n")
             if not found:
                 return
-            length = next(
-                (int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")), 0
-            )
+            lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+            length = int(lengths[0].split(b":")[1]) if lengths else 0
             if len(rest) < length:
                 return
             self.buffer = rest[length:]
@@ -99,7 +98,7 @@ def make_work(n: int) -> Any:
     genes = [f"G{number}" for number in range(n)]
     items = pd.DataFrame({"cell_line": "rpe1", "pert": "AARS", "gene": genes, "label": LABEL, "split": "train"})
     items.insert(0, "item_id", "rpe1|AARS|" + items["gene"])
-    prompts = [[{"role": "user", "content": f"What happens to {gene}? " + "x" * 800}] for gene in genes]
+    prompts: list[Any] = [[{"role": "user", "content": f"What happens to {gene}? " + "x" * 800}] for gene in genes]
     return Work(items, prompts, {"split": "official"}, {})
 
 
@@ -193,14 +192,16 @@ def main() -> None:
         other_busy, other_s = busy(other, url, args.requests // 5)
     finally:
         server.kill()
-    print(f"{SLOTS} slots of {SECONDS:g} s: ours {our_busy:.1%} busy, {args.requests} requests in {our_s:.1f} s "
-          f"(target {TARGET:.0%}); {THREADS} threads {other_busy:.1%}, {args.requests // 5} in {other_s:.1f} s")  # fmt: skip
+    n_other = args.requests // 5
+    print(f"{SLOTS} slots of {SECONDS:g} s")
+    print(f"ours: {our_busy:.1%} busy (target {TARGET:.0%}), {args.requests} requests in {our_s:.1f} s")
+    print(f"{THREADS} threads: {other_busy:.1%} busy, {n_other} requests in {other_s:.1f} s")
     sizes = replay(args.replay) if args.replay else []
     if sizes:
         print(f"{args.replay:,} replayed responses: resident MB at each tenth {', '.join(f'{s:.0f}' for s in sizes)}")
     if args.json:
         row = {"name": "teacher_concurrency", "prompt": 0, "completion": 0, "group": 0, "ours_s": our_s / args.requests,
-               "other_s": other_s / (args.requests // 5), "ours_busy": our_busy, "other_busy": other_busy,
+               "other_s": other_s / n_other, "ours_busy": our_busy, "other_busy": other_busy,
                "ratio": our_busy / other_busy, "replay_mb": sizes}  # fmt: skip
         args.json.write_text(json.dumps([row], indent=2))
 

@@ -75,7 +75,7 @@ def sft(folder, tiny):
     config = write(
         folder / "sft.yaml", output_dir=str(folder / "sft"), traces=str(traces), model_name_or_path=str(tiny),
         use_peft=True, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_target_modules=["all-linear"], max_length=512,
-        max_steps=4, **COMMON,
+        max_steps=4, gate_prompts=0, **COMMON,
     )  # fmt: skip
     run(REPO / "tests/slow/driver.py", "sft", config, folder / "sft.json", cwd=folder)
     return folder / "sft", json.loads((folder / "sft.json").read_text()), config
