@@ -73,6 +73,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         raise InputError("max_length: must be set; it is the longest example in tokens (the paper: 2048)")
     if args.completion_only_loss is False:
         raise InputError("completion_only_loss: must not be false; the prompt's tokens are not learnt")
+    if ours.gate_prompts < 0 or not 0 <= ours.gate_share <= 1:
+        raise InputError("gate_prompts, gate_share: must be 0 or more, and a share between 0 and 1")
     if args.packing and not args.packing_strategy.startswith("bfd"):
         raise InputError(f"packing_strategy: {args.packing_strategy} cuts examples in two; use bfd")
     args.completion_only_loss = True  # by itself, TRL would learn the prompts of tokenised examples too
