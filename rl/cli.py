@@ -60,13 +60,93 @@ def data_stats(
 
 @traces_app.command("generate", context_settings=_PASS_ON)
 def traces_generate(context: typer.Context, config: ConfigOption) -> None:
-    """Write traces with the offline teacher."""
+    """Write traces with the offline teacher, or with a model behind an OpenAI-compatible endpoint."""
     from sft.config import parse_config
     from sft.generate import TraceArguments, generate_traces
+    from sft.teacher import EndpointArguments
 
-    (arguments,) = parse_config(config, context.args, (TraceArguments,))
-    path, rows = generate_traces(arguments)
+    arguments, endpoint = parse_config(config, context.args, (TraceArguments, EndpointArguments))
+    path, rows = generate_traces(arguments, endpoint, lambda line: typer.echo(line, err=True))
     typer.echo(f"{path}: {rows} traces")
+
+
+@traces_app.command("import")
+def traces_import(
+    source: Annotated[str, typer.Argument(help="A .csv, .jsonl or .parquet file, or a Hugging Face data set's id.")],
+    output: Annotated[Path, typer.Option(help="JSONL file to write; refused rows go beside it.")],
+    columns: Annotated[list[str] | None, typer.Option("--map", help="Column, OURS=THEIRS: pert=knockdown.")] = None,
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
+    teacher: Annotated[str, typer.Option(help="Who wrote them, where the rows do not say.")] = "imported",
+    mode: Annotated[str, typer.Option(help="blind or rationalize, where the rows do not say.")] = "blind",
+    dataset_split: Annotated[str, typer.Option(help="Split of a data set from the hub.")] = "train",
+) -> None:
+    """Take traces of another making: SynthPert's CSV, JSONL or Parquet with messages, a data set."""
+    from benchmarks.corpus import open_corpus
+    from rewards import InputError
+    from sft.import_traces import import_traces
+
+    pairs = [word.partition("=") for word in columns or ()]
+    if any(not (ours and theirs) for ours, _, theirs in pairs):
+        raise InputError("--map: give OURS=THEIRS, such as pert=knockdown")
+    done = import_traces(
+        source, output, open_corpus(data, split), columns={ours: theirs for ours, _, theirs in pairs},
+        teacher=teacher, mode=mode, dataset_split=dataset_split,
+    )  # fmt: skip
+    typer.echo(f"{done.path}: {done.kept} of {done.rows} rows")
+    if done.reasons:
+        typer.echo(f"{done.rejects}: {done.rows - done.kept} refused rows")
+        for reason, count in done.reasons.items():
+            typer.echo(f"  {count}  {reason}")
+
+
+@traces_app.command("filter", context_settings=_PASS_ON)
+def traces_filter(context: typer.Context, config: ConfigOption) -> None:
+    """Keep the traces that pass a list of steps, and say what each step dropped."""
+    from sft.filters import run_filter
+
+    path, funnel = run_filter(config, context.args)
+    typer.echo(f"{path}: {funnel['kept']} of {funnel['rows']} traces")
+    for step in funnel["steps"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in list(step["reasons"].items())[:4])
+        typer.echo(f"  {step['step']:10} {step['left']:>8}  -{step['dropped']}{f'  ({reasons})' if reasons else ''}")
+
+
+@traces_app.command("stats")
+def traces_stats(
+    traces: Annotated[Path, typer.Argument(help="Traces as generated or imported.")],
+    used: Annotated[Path | None, typer.Option(help="The filtered traces that training takes.")] = None,
+    accept: Annotated[str, typer.Option(help="Critic's verdicts that count as accepted.")] = "excellent,good",
+    data: DataOption = None,
+    split: Annotated[str | None, typer.Option(help="official or holdout:LINE; the traces' own by default.")] = None,
+) -> None:
+    """Print the funnel, drawn to used, with shares of the training split, and the teacher's accuracy."""
+    from sft.audit import corpus_of
+    from sft.funnel import format_funnel, measure_funnel
+    from sft.traces import iter_traces
+
+    first, _, _ = next(iter(iter_traces(traces)))
+    corpus = corpus_of(first.protocol, data, split)
+    typer.echo(format_funnel(measure_funnel(traces, corpus, used, accept.split(","))))
+
+
+@traces_app.command("audit")
+def traces_audit(
+    traces: Annotated[Path, typer.Argument(help="The traces that training takes.")],
+    data: DataOption = None,
+    split: Annotated[str | None, typer.Option(help="official or holdout:LINE; the traces' own by default.")] = None,
+) -> None:
+    """Check that nothing of the test split is in the traces; exit code 1 where it is."""
+    from sft.audit import audit_traces, corpus_of
+    from sft.traces import iter_traces
+
+    first, _, _ = next(iter(iter_traces(traces)))
+    audit = audit_traces((trace for trace, _, _ in iter_traces(traces)), corpus_of(first.protocol, data, split))
+    for name, one in audit.findings.items():
+        typer.echo(f"{'LEAK' if one.failed else 'ok  '}  {one.claim}: {one.failed} of {one.checked} fail")
+        for example in one.examples:
+            typer.echo(f"        {name}: {example}")
+    audit.require_clean(str(traces))
 
 
 @app.command("sft", context_settings=_PASS_ON)

@@ -18,7 +18,8 @@ from benchmarks.evaluation_run import EvalArguments, make_protocol
 from benchmarks.runs import MANIFEST, open_run, read_manifest
 from rewards import CheckError, InputError
 from sft.config import check_keys, parse_config, read_yaml, resolved
-from sft.generate import TraceArguments, config_of
+from sft.generate import TraceArguments, config_of, made_with
+from sft.teacher import EndpointArguments
 from sft.train import ADAPTER
 
 STAGES: Final = ("sft", "grpo", "eval")  # of a condition, in the order in which they run
@@ -267,8 +268,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
         words = [*stage.options, *(_ON_CPU if dry_run and stage.kind in ("sft", "grpo") else ())]
         try:
             if stage.kind == "traces":
-                (arguments,) = parse_config(stage.config, words, (TraceArguments,))
-                config = asdict(arguments)
+                config = made_with(*parse_config(stage.config, words, (TraceArguments, EndpointArguments)))
             elif stage.kind == "eval":
                 (arguments,) = parse_config(stage.config, words, (EvalArguments,))
                 make_protocol(arguments, "not read yet")

@@ -1,5 +1,6 @@
 """Making traces: draw training items and let a teacher write about them."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import yaml
 
 from benchmarks.corpus import draw_items, open_corpus
-from benchmarks.prompts import PromptConfig
+from benchmarks.prompts import VERSION, PromptConfig, build_prompts
 from rewards import InputError
 from sft import template_teacher
+from sft.teacher import EndpointArguments, Work, ask_teacher
 from sft.traces import write_traces
 
 
@@ -18,7 +20,9 @@ class TraceArguments:
     """The keys of a trace configuration."""
 
     output: str = field(metadata={"help": "JSONL file to write"})
-    teacher: str = field(default=template_teacher.NAME, metadata={"help": "who writes: evidence-template"})
+    teacher: str = field(
+        default=template_teacher.NAME, metadata={"help": "who writes: evidence-template, or a model at base_url"}
+    )
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
     split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
     template: str = field(default="three_class", metadata={"help": "three_class or direction"})
@@ -29,14 +33,25 @@ class TraceArguments:
     seed: int = field(default=0, metadata={"help": "of the draw and of the phrasing"})
 
 
-def generate_traces(args: TraceArguments) -> tuple[Path, int]:
+def generate_traces(
+    args: TraceArguments, endpoint: EndpointArguments | None = None, progress: Callable[[str], None] | None = None
+) -> tuple[Path, int]:
     """Write traces for training items, and beside them how they were made; return the file and the number of its rows.
+
+    Args:
+        args: what is drawn and asked.
+        endpoint: where the teacher answers; None, or without `base_url`, for the offline teacher.
+        progress: told of repairs and of progress, a line at a time.
 
     Raises:
         InputError: the teacher is unknown, or there are too few training items.
+        CheckError: see `sft.teacher.ask_teacher`.
     """
-    if args.teacher != template_teacher.NAME:
-        raise InputError(f"teacher: {args.teacher!r} is unknown; use {template_teacher.NAME}")
+    remote = endpoint is not None and endpoint.base_url is not None
+    if remote == (args.teacher == template_teacher.NAME):
+        raise InputError(
+            f"teacher: {args.teacher!r} goes with {'no' if remote else 'a'} base_url; see configs/traces/teacher.yaml"
+        )
     corpus = open_corpus(args.data, args.split)
     train = corpus.train
     if args.template == "direction":
@@ -44,11 +59,27 @@ def generate_traces(args: TraceArguments) -> tuple[Path, int]:
     items = draw_items(train, args.rows, seed=args.seed, balance=args.balance)
     prompt = PromptConfig(args.template, args.evidence, args.lemmas)
     path = Path(args.output)
-    traces = template_teacher.generate(items, corpus, prompt, seed=args.seed)
+    config_file = _config_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if endpoint is not None and remote:
+        protocol = {
+            "template": args.template, "template_version": VERSION, "evidence": args.evidence, "lemmas": args.lemmas,
+            "split": corpus.split, "data": corpus.digest, "train_items": len(train),
+        }  # fmt: skip
+        work = Work(items, build_prompts(items, corpus, prompt), protocol, {**asdict(args), **asdict(endpoint)})
+        rows = ask_teacher(work, args.teacher, endpoint, path, progress=progress)
+        config_file.write_text(yaml.safe_dump(made_with(args, endpoint), sort_keys=False), encoding="utf-8")
+        return path, rows
+    traces = template_teacher.generate(items, corpus, prompt, seed=args.seed)
     path.unlink(missing_ok=True)  # traces never lie beside a configuration that is not theirs
-    _config_file(path).write_text(yaml.safe_dump(asdict(args), sort_keys=False), encoding="utf-8")
+    config_file.write_text(yaml.safe_dump(made_with(args, endpoint), sort_keys=False), encoding="utf-8")
     return path, write_traces(traces, path)
+
+
+def made_with(args: TraceArguments, endpoint: EndpointArguments | None) -> dict[str, Any]:
+    """Return the configuration that is kept beside the traces; that of the endpoint only where one was asked."""
+    remote = endpoint is not None and endpoint.base_url
+    return {**asdict(args), **(asdict(endpoint) if endpoint is not None and remote else {})}
 
 
 def config_of(traces: Path) -> dict[str, Any] | None:

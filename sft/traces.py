@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from benchmarks.chat import Message
-from rewards import InputError, as_label, parse_answer
+from benchmarks.runs import disk_errors
+from rewards import LABELS, Answer, InputError, as_label, parse_answer
 
 MODES: Final = ("blind", "rationalize")
 
@@ -45,19 +46,39 @@ class Trace:
     protocol: dict[str, Any]
 
 
+_NAMES: Final = {field.name: None for field in fields(Trace)}.keys()  # a set that keeps the order
+_TEXTS: Final = ("completion", "item_id", "cell_line", "pert", "gene", "teacher", "created")
+_LABELS: Final = frozenset(map(str, LABELS))
+
+
 def write_traces(traces: Iterable[Trace], path: Path) -> int:
     """Write traces as JSON lines under a temporary name, then give the file its name; return their number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_lines((format_trace(trace) for trace in traces), path)
+
+
+def write_lines(lines: Iterable[bytes], path: Path) -> int:
+    """Write lines, each with its line end, under a temporary name, then give the file its name; return their number."""
     partial = path.with_name(path.name + ".partial")
     count = 0
-    with partial.open("w", encoding="utf-8") as file:
-        for trace in traces:
-            count += 1
-            file.write(json.dumps(asdict(trace), ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            for line in lines:
+                count += 1
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
     return count
+
+
+def format_trace(trace: Trace) -> bytes:
+    """Return a trace as a line of JSON in UTF-8."""
+    values = {name: getattr(trace, name) for name in _NAMES}
+    try:
+        return json.dumps(values, ensure_ascii=False).encode("utf-8") + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8 bytes; escaped, it survives for the filters to refuse
+        return json.dumps(values).encode("ascii") + b"\n"
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -67,44 +88,63 @@ def read_traces(path: Path) -> list[Trace]:
         InputError: the file is missing or empty, a line is no trace, an item comes twice, or a completion does
             not give the answer that the line states; the message names file and row.
     """
+    return [trace for trace, _, _ in iter_traces(path)]
+
+
+def iter_traces(path: Path) -> Iterator[tuple[Trace, Answer, bytes]]:
+    """Read traces one by one, each with its parsed completion and its line; raises as `read_traces` does."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; make it with `synthpert traces generate`")
-    try:
-        traces = list(_parse_lines(path))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason}); generate the traces again") from None
-    if not traces:
-        raise InputError(f"{path}: no traces; make them with `synthpert traces generate`")
-    return traces
-
-
-def _parse_lines(path: Path) -> Iterator[Trace]:
-    names = {field.name for field in fields(Trace)}
     seen: dict[str, int] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for row, line in enumerate(file, start=1):
-            where = f"{path}, row {row}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{where}: not JSON ({error.msg}); the line is torn, generate the traces again"
-                ) from None
-            if not isinstance(record, dict) or set(record) != names:
-                keys = set(record) if isinstance(record, dict) else set()
-                raise InputError(f"{where}: keys differ from a trace's in {', '.join(sorted(keys ^ names))}")
-            trace = Trace(**record)
-            if not isinstance(trace.completion, str):
-                raise InputError(f"{where}: completion is no text; remove the row")
-            if not (isinstance(trace.prompt, list) and trace.prompt and all(isinstance(m, dict) for m in trace.prompt)):
-                raise InputError(f"{where}: prompt is no list of messages; remove the row")
-            as_label(trace.label, f"{where}: label")
-            if trace.mode not in MODES:
-                raise InputError(f"{where}: mode {trace.mode!r} is unknown; use {' or '.join(MODES)}")
-            answer = as_label(trace.answer, f"{where}: answer") if trace.answer else None
-            if parse_answer(trace.completion).label != answer:
-                raise InputError(f"{where}: the completion does not give the answer {trace.answer!r}; remove the row")
+            trace, parsed = parse_trace(line, path, row)
             if trace.item_id in seen:
-                raise InputError(f"{where}: {trace.item_id} is there twice (first in row {seen[trace.item_id]})")
+                raise InputError(
+                    f"{path}, row {row}: {trace.item_id} is there twice (first in row {seen[trace.item_id]})"
+                )
             seen[trace.item_id] = row
-            yield trace
+            yield trace, parsed, line
+    if not seen:
+        raise InputError(f"{path}: no traces; make them with `synthpert traces generate`")
+
+
+def parse_trace(line: bytes, path: Path, row: int) -> tuple[Trace, Answer]:
+    """Read one line and check it, with its completion parsed; `path` and `row` are for the message."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, row {row}: not UTF-8 text ({error.reason}); generate the traces again") from None
+    except (ValueError, RecursionError) as error:
+        message = getattr(error, "msg", type(error).__name__)
+        raise InputError(
+            f"{path}, row {row}: not JSON ({message}); the line is torn, generate the traces again"
+        ) from None
+    if not isinstance(record, dict) or record.keys() != _NAMES:
+        keys = set(record) if isinstance(record, dict) else set()
+        raise _error(path, row, f"keys differ from a trace's in {', '.join(sorted(keys ^ _NAMES))}")
+    trace = Trace(**record)
+    for name in _TEXTS:
+        if not isinstance(record[name], str):
+            raise _error(path, row, f"{name} is no text; remove the row")
+    if not (isinstance(trace.prompt, list) and trace.prompt and all(map(_is_message, trace.prompt))):
+        raise _error(path, row, "prompt is no list of messages; remove the row")
+    if not isinstance(trace.protocol, dict) or not (trace.critic is None or isinstance(trace.critic, dict)):
+        raise _error(path, row, "protocol or critic is no mapping; remove the row")
+    if trace.label not in _LABELS:
+        as_label(trace.label, f"{path}, row {row}: label")
+    if trace.mode not in MODES:
+        raise _error(path, row, f"mode {trace.mode!r} is unknown; use {' or '.join(MODES)}")
+    answer = as_label(trace.answer, f"{path}, row {row}: answer") if trace.answer else None
+    parsed = parse_answer(trace.completion)
+    if parsed.label != answer:
+        raise _error(path, row, f"the completion does not give the answer {trace.answer!r}; remove the row")
+    return trace, parsed
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("content"), str) and isinstance(value.get("role"), str)
+
+
+def _error(path: Path, row: int, problem: str) -> InputError:
+    return InputError(f"{path}, row {row}: {problem}")

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,9 @@ from benchmarks.models import adapter_sha256, check_adapter, model_fingerprint, 
 from benchmarks.runs import disk_errors, file_sha256, is_main_process, open_run
 from rewards import LABELS, CheckError, InputError
 from rewards.answer import TAGS
+from sft.audit import audit_traces, corpus_of
 from sft.config import ConfigSource, parse_config, resolved
+from sft.gate import run_gate
 from sft.traces import Trace, read_traces
 
 ADAPTER: Final = "adapter"
@@ -26,6 +28,11 @@ class SFTArguments:
 
     traces: str = field(metadata={"help": "JSONL file of traces to train on"})
     traces_fraction: float = field(default=1.0, metadata={"help": "share of them to train on, drawn by seed"})
+    answer_only: bool = field(default=False, metadata={"help": "learn the true label without any reasoning"})
+    data: str | None = field(default=None, metadata={"help": "labels that the traces are audited against"})
+    split: str | None = field(default=None, metadata={"help": "split of that audit; the traces' own by default"})
+    gate_prompts: int = field(default=64, metadata={"help": "training prompts asked after training; 0 for none"})
+    gate_share: float = field(default=0.9, metadata={"help": "share of them that must end and give an answer"})
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,13 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         overrides: command-line words `--key value`.
 
     Returns:
-        The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt` (the items trained on), `log.jsonl`.
+        The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt` (the items trained on), `log.jsonl`,
+        `gate.json`.
 
     Raises:
         InputError: bad configuration, traces, model, or a run folder of another configuration.
-        CheckError: a token that must be learnt is masked, or the disk is full.
+        CheckError: a trace is a leak, a token that must be learnt is masked, the disk is full, or the student fails
+            the gate.
     """
     from transformers import set_seed
     from trl import SFTTrainer, get_peft_config
@@ -71,7 +80,11 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
             raise InputError(
                 f"{traces_path}: {trace.item_id} has another prompt protocol than the first trace; split the file"
             )
+    audit = audit_traces(found, corpus_of(found[0].protocol, ours.data, ours.split))
+    audit.require_clean(str(traces_path))
     traces = draw_traces(found, ours.traces_fraction, args.seed)
+    if ours.answer_only:
+        traces = [without_reasoning(trace) for trace in traces]
     tokenizer = load_tokenizer(base.path)
     examples = [tokenize_trace(tokenizer, trace, args.max_length) for trace in traces]
 
@@ -91,6 +104,15 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         save_adapter(trainer, run.path / ADAPTER, base.path)
         write_items(run.path, [trace.item_id for trace in traces])
         write_log(trainer, run.path)
+    gate = None
+    if ours.gate_prompts and is_main_process():
+        longest = max(sum(example.completion_mask) for example in examples)
+        gate = run_gate(
+            trainer.accelerator.unwrap_model(trainer.model), tokenizer, traces,
+            n=ours.gate_prompts, max_new_tokens=longest + longest // 4 + 16, seed=args.seed,
+        )  # fmt: skip
+        (run.path / "gate.json").write_text(json.dumps(asdict(gate), indent=2) + "\n", encoding="utf-8")
+        gate.require(ours.gate_share)
     run.finish(
         base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
@@ -102,6 +124,9 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
             "labels": {str(label): sum(trace.label == str(label) for trace in traces) for label in LABELS},
             "share_of_training_items": None if (n := found[0].protocol.get("train_items")) is None else len(traces) / n,
         },
+        answer_only=ours.answer_only,
+        audit=audit.facts(),
+        gate=None if gate is None else {"prompts": gate.prompts, "share": gate.share, "terminated": gate.terminated},
         prompt=traces[0].protocol,
         teachers=sorted({trace.teacher for trace in traces}),
         tokens=sum(len(example.input_ids) for example in examples),
@@ -127,6 +152,10 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
         raise InputError("completion_only_loss: must not be false; the prompt's tokens are not learnt")
     if not 0 < ours.traces_fraction <= 1:
         raise InputError(f"traces_fraction: {ours.traces_fraction}; it must lie above 0 and at most at 1 (2 %: 0.02)")
+    if ours.gate_prompts < 0 or not 0 <= ours.gate_share <= 1:
+        raise InputError("gate_prompts, gate_share: must be 0 or more, and a share between 0 and 1")
+    if args.packing and not args.packing_strategy.startswith("bfd"):
+        raise InputError(f"packing_strategy: {args.packing_strategy} cuts examples in two; use bfd")
     args.completion_only_loss = True  # by itself, TRL would learn the prompts of tokenised examples too
     return ours, args, model_args
 
@@ -141,6 +170,11 @@ def draw_traces(traces: Sequence[Trace], fraction: float, seed: int) -> list[Tra
     """
     order = random.Random(seed).sample(range(len(traces)), len(traces))
     return [traces[row] for row in sorted(order[: max(1, round(fraction * len(traces)))])]
+
+
+def without_reasoning(trace: Trace) -> Trace:
+    """Return the trace with an empty think block and the true label: what the paper's ablation learns."""
+    return replace(trace, completion=f"<think></think><answer>{trace.label}</answer>", answer=trace.label)
 
 
 def tokenize_trace(tokenizer: Any, trace: Trace, max_length: int) -> Example:
@@ -161,10 +195,14 @@ def tokenize_trace(tokenizer: Any, trace: Trace, max_length: int) -> Example:
     for tag in TAGS:
         if (found := (prefill + completion).count(tag)) != 1:
             raise InputError(f"{trace.item_id}: {found} times {tag} in its example, not once; mend or remove the trace")
+    for text in (prompt, completion):
+        if not _is_unicode(text):
+            raise InputError(f"{trace.item_id}: holds a lone surrogate, which no tokenizer reads; remove the trace")
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     completion_ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
-    if tokenizer.decode(completion_ids, clean_up_tokenization_spaces=False) != completion:
-        raise InputError(f"{trace.item_id}: its completion does not survive the tokenizer; mend or remove the trace")
+    for name, text, ids in (("prompt", prompt, prompt_ids), ("completion", completion, completion_ids)):
+        if tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text:
+            raise InputError(f"{trace.item_id}: its {name} does not survive the tokenizer; mend or remove the trace")
     input_ids = [*prompt_ids, *completion_ids, tokenizer.eos_token_id]
     if len(input_ids) > max_length:
         raise InputError(
@@ -172,6 +210,10 @@ def tokenize_trace(tokenizer: Any, trace: Trace, max_length: int) -> Example:
             "learnt, so raise max_length or remove the trace"
         )
     return Example(input_ids, [0] * len(prompt_ids) + [1] * (len(completion_ids) + 1))
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else True
 
 
 def check_labels(trainer: Any, tokenizer: Any, examples: Sequence[Example]) -> None:

@@ -12,6 +12,9 @@ from rl.study import check_stages, read_study
 from rl.train import GRPOArguments, load_rewards
 from rl.train import read_arguments as read_grpo
 from sft.config import parse_config, read_yaml
+from sft.filters import read_steps
+from sft.generate import TraceArguments
+from sft.teacher import EndpointArguments
 from sft.train import SFTArguments
 from sft.train import read_arguments as read_sft
 
@@ -126,3 +129,28 @@ def test_every_stage_of_a_study_is_a_valid_configuration(name: str, monkeypatch:
                 steps = args.max_steps if args.max_steps > 0 else steps
                 assert steps >= args.logging_steps, "no loss would be logged"
                 assert steps > args.warmup_steps, "the learning rate would never be reached"
+
+
+@pytest.mark.parametrize("name", ["answer-only", "2-percent", "wrong-kept"])
+def test_an_ablation_differs_from_its_stage_in_what_it_learns_only(name: str) -> None:
+    folder = CONFIGS / "deepseek-r1-distill-llama-8b"
+    plain, changed = read_yaml(folder / "sft.yaml"), read_yaml(folder / f"sft-{name}.yaml")
+    parse_sft(folder / f"sft-{name}.yaml")
+    differing = {key for key in {*plain, *changed} if plain.get(key) != changed.get(key)}
+    assert differing <= {"output_dir", "traces", "answer_only"}
+    assert "output_dir" in differing
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "traces").glob("filter*.yaml")), ids=lambda path: path.stem)
+def test_filter_configs_read(path: Path) -> None:
+    values = read_yaml(path)
+    assert set(values) == {"input", "output", "seed", "steps"}
+    names = [step.name for step in read_steps(values["steps"], values["seed"])]
+    assert ("label" in names) == ("wrong" not in path.stem)
+
+
+def test_the_teacher_s_config_reads() -> None:
+    arguments, endpoint = parse_config(CONFIGS / "traces" / "teacher.yaml", (), (TraceArguments, EndpointArguments))
+    settings = endpoint.teacher_settings(arguments.teacher)
+    assert (settings.base_url, settings.max_tokens) == ("http://localhost:8000/v1", 4096)
+    assert endpoint.critics

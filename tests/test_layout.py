@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = ("rewards", "benchmarks", "sft", "rl")  # each may import those to its left
 HEAVY = {"torch", "transformers", "trl", "vllm", "peft", "datasets", "accelerate", "sklearn", "matplotlib"}
 FILES = sorted(path.relative_to(ROOT) for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
-MODULES = [file for file in FILES if "speed" not in file.parts]  # those are scripts, imported by nothing
+MODULES = [file for file in FILES if "speed" not in file.parts]  # those are scripts that measure any part
 
 
 def imported(node: ast.AST) -> set[str]:
@@ -44,7 +44,7 @@ def test_all_folders_have_files() -> None:
     assert {file.parts[0] for file in FILES} == set(ORDER)
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
+@pytest.mark.parametrize("file", MODULES, ids=str)
 def test_an_import_never_points_upwards(file: Path) -> None:
     above = set(ORDER[ORDER.index(file.parts[0]) + 1 :])
     for node in ast.walk(tree_of(file)):

@@ -8,9 +8,18 @@ import pytest
 from benchmarks.chat import render_prompt
 from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
-from rewards import CheckError, InputError
+from rewards import CheckError, InputError, parse_answer
 from sft.template_teacher import generate
-from sft.train import IGNORE, check_labels, draw_traces, load_tokenizer, read_arguments, tokenize_trace
+from sft.train import (
+    IGNORE,
+    check_labels,
+    draw_traces,
+    load_tokenizer,
+    read_arguments,
+    tokenize_trace,
+    train,
+    without_reasoning,
+)
 
 PREFILLED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -114,3 +123,57 @@ def test_a_share_that_is_none_is_refused(fraction):
     }  # fmt: skip
     with pytest.raises(InputError, match="traces_fraction: .*above 0 and at most at 1"):
         read_arguments(config)
+
+
+QWEN3_THINKING = (
+    "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content.split('</think>')[-1] + '<|im_end|>\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
+)
+R1_DISTILL = (
+    "{% set ns = namespace(system='') %}{%- for m in messages %}{%- if m['role'] == 'system' %}"
+    "{% set ns.system = m['content'] %}{%- endif %}{%- endfor %}{{ ns.system }}{%- for m in messages %}"
+    "{%- if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}{%- endif %}{%- if m['role'] == 'assistant' %}"
+    "{{ '<｜Assistant｜>' + m['content'].split('</think>')[-1] }}{%- endif %}{%- endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [QWEN3_THINKING, R1_DISTILL, PREFILLED, None])
+@pytest.mark.parametrize("short", [False, True], ids=["reasoning", "answer only"])
+def test_rendered_example_equals_generation_prompt_plus_completion(tokenizer, trace, template, short, monkeypatch):
+    """Templates that drop the reasoning of past turns, as the originals do, must not touch what is learnt."""
+    if template:
+        monkeypatch.setattr(tokenizer, "chat_template", template)
+    example = tokenize_trace(tokenizer, without_reasoning(trace) if short else trace, 512)
+    prompt = render_prompt(tokenizer, trace.prompt)
+    wanted = f"<think></think><answer>{trace.label}</answer>" if short else trace.completion
+    learnt = wanted.removeprefix("<think>") if template else wanted
+    text = tokenizer.decode(example.input_ids, clean_up_tokenization_spaces=False)
+    assert text == prompt + learnt + tokenizer.eos_token
+    start = example.completion_mask.index(1)
+    assert tokenizer.decode(example.input_ids[:start], clean_up_tokenization_spaces=False) == prompt
+
+
+def test_answer_only_learns_the_true_label_whatever_the_teacher_said(trace):
+    wrong = replace(trace, completion="<think>a</think><answer>downregulated</answer>", answer="downregulated")
+    short = without_reasoning(replace(wrong, label="upregulated"))
+    assert short.completion == "<think></think><answer>upregulated</answer>"
+    assert parse_answer(short.completion).label == short.answer == "upregulated"
+
+
+@pytest.mark.parametrize("place", ["completion", "prompt"])
+def test_a_lone_surrogate_is_refused_in_one_line(tokenizer, trace, place):
+    text = "a\ud800b"
+    change = {
+        "completion": {"completion": f"<think>{text}</think><answer>upregulated</answer>"},
+        "prompt": {"prompt": [{"role": "user", "content": text}]},
+    }[place]
+    with pytest.raises(InputError, match="lone surrogate"):
+        tokenize_trace(tokenizer, replace(trace, **change), 512)
+
+
+def test_packing_that_cuts_examples_is_refused(tmp_path):
+    config = {"output_dir": str(tmp_path / "run"), "traces": "t", "use_peft": True, "max_length": 512, "packing": True,
+              "packing_strategy": "wrapped", "use_cpu": True, "bf16": False, "model_name_or_path": "m"}  # fmt: skip
+    with pytest.raises(InputError, match="cuts examples in two; use bfd"):
+        train(config)

@@ -75,7 +75,7 @@ def sft(folder, tiny):
     config = write(
         folder / "sft.yaml", output_dir=str(folder / "sft"), traces=str(traces), model_name_or_path=str(tiny),
         use_peft=True, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_target_modules=["all-linear"], max_length=512,
-        max_steps=4, **COMMON,
+        max_steps=4, gate_prompts=0, **COMMON,
     )  # fmt: skip
     run(REPO / "tests/slow/driver.py", "sft", config, folder / "sft.json", cwd=folder)
     return folder / "sft", json.loads((folder / "sft.json").read_text()), config
@@ -85,6 +85,24 @@ def test_sft_moves_every_lora_weight_and_no_base_weight(sft):
     _, seen, _ = sft
     assert seen["lora"] == 2 * 2 * 7  # layers x (A, B) x linear layers
     assert seen["stuck"] == [] and seen["moved"] == [] and seen["base"] > 0
+
+
+def test_a_student_that_gives_no_answer_fails_the_gate(sft, folder):
+    _, _, config = sft
+    out = folder / "gated"
+    words = ["-m", "rl.cli", "sft", "--config", config, "--output_dir", out, "--gate_prompts", "8"]
+    done = run(*words, cwd=folder, check=False)
+    assert done.returncode == 1
+    assert "synthpert: gate: 0% of 8 completions on training prompts end and give an answer" in done.stderr
+    assert len(json.loads((out / "gate.json").read_text())["worst"]) == 5
+    assert read_manifest(out)["status"] == "running"
+    assert run(*words, "--gate_share", "1.5", cwd=folder, check=False).returncode == 2
+
+
+def test_the_audit_is_in_the_manifest(sft):
+    audit = read_manifest(sft[0])["audit"]
+    assert audit["clean"] is True and audit["split"] == "official" and audit["traces"] == 24
+    assert audit["checks"]["every item is a training item"] == "0 of 24 fail"
 
 
 def test_same_seed_same_adapter_and_another_seed_another(sft, folder):
@@ -129,6 +147,8 @@ def test_eval_report_and_refusals_by_command(sft, tiny, folder, smollm2):
     report = json.loads((folder / "report" / "report.json").read_text())
     shortcuts = {"majority class", "class prior", "gene rate", "cross-line neighbours"}
     assert set(report["systems"]) == {"eval", "SFT", *shortcuts}
+    page = (folder / "report" / "report.html").read_text()
+    assert "every item is a training item" in page and "0 of 24 fail" in page  # the audit is told
     assert report["systems"]["SFT"]["metrics"]["three_class"]["all"]["accuracy"]["n"] == 16
 
     again = run(*words, cwd=folder)  # a finished run is kept

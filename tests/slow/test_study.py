@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
     lora = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["all-linear"]}
     stages: dict[str, dict[str, Any]] = {
         "traces": {"output": "unused", "rows": 24},
-        "sft": {**common, **lora, "traces": "unused", "max_length": 512, "max_steps": 2},
+        "sft": {**common, **lora, "traces": "unused", "max_length": 512, "max_steps": 2, "gate_prompts": 0},
         "grpo": {
             **common, "sft_run": "unused", "train_items": 6, "rollouts": "transformers", "beta": 0.1, "max_steps": 1,
             "num_generations": 4, "max_completion_length": 8,

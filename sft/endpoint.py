@@ -1,0 +1,426 @@
+"""An OpenAI-compatible endpoint that a teacher or a critic answers from: bounded, patient, and within a budget."""
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from benchmarks.chat import Message
+from rewards import CheckError, InputError
+
+_MILLION: Final = 1_000_000
+_LONGEST_PAUSE: Final = 60.0  # seconds between two attempts where the server names no time
+_QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not mend
+# Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
+_TOKENS_PER_CHARACTER: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one question.
+
+    Attributes:
+        text: the message's content; None if the question failed.
+        reasoning: the model's own thinking where the server keeps it apart.
+        finish_reason: `stop`, `length`, `content_filter`, `error`, or what else the server says.
+        prompt_tokens, completion_tokens: charged over all attempts; estimates where the server did not say.
+        requests: attempts made.
+        error: why it failed for good; None if it did not.
+    """
+
+    text: str | None
+    reasoning: str | None
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    requests: int
+    error: str | None = None
+
+
+class BudgetSpentError(CheckError):
+    """The next request would exceed the budget."""
+
+
+class StoppedError(CheckError):
+    """The server cannot be asked any more, which is no item's fault."""
+
+
+class _Again(Exception):  # noqa: N818 - control flow, never shown
+    """An attempt failed in a way that another may not.
+
+    Args:
+        reason: in words.
+        wait: seconds that the server asks to wait.
+        charged: whether the server may have charged for it.
+        server: whether the server as a whole is at fault, not this question.
+    """
+
+    def __init__(self, reason: str, wait: float | None = None, *, charged: bool = False, server: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.wait, self.charged, self.server = reason, wait, charged, server
+
+
+@dataclass
+class Budget:
+    """What all requests together may take. A request that could exceed it is not sent.
+
+    Attributes:
+        max_requests, max_tokens: limits; 0 for none. Tokens are those of prompts and completions.
+        max_cost: limit in the currency of the prices; 0 for none.
+        price_in, price_out: per million tokens of prompts and completions.
+        requests, prompt_tokens, completion_tokens: spent so far, earlier runs included.
+    """
+
+    max_requests: int = 0
+    max_tokens: int = 0
+    max_cost: float = 0.0
+    price_in: float = 0.0
+    price_out: float = 0.0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    _open: list[tuple[int, int]] = field(default_factory=list)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def __post_init__(self) -> None:
+        for key in ("max_requests", "max_tokens", "max_cost", "price_in", "price_out"):
+            if not getattr(self, key) >= 0:
+                raise InputError(f"budget: {key} is {getattr(self, key)}; use 0 for none, or more")
+        if self.max_cost and not (self.price_in or self.price_out):
+            raise InputError("max_cost: needs price_in and price_out, per million tokens")
+
+    @property
+    def cost(self) -> float:
+        """Money spent, in the currency of the prices."""
+        return self._cost(self.prompt_tokens, self.completion_tokens)
+
+    def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / _MILLION
+
+    def _over(self, prompt_tokens: int, completion_tokens: int) -> str | None:
+        """Which limit a request with so many tokens, on top of those under way, would exceed."""
+        tokens_in = self.prompt_tokens + sum(one[0] for one in self._open) + prompt_tokens
+        tokens_out = self.completion_tokens + sum(one[1] for one in self._open) + completion_tokens
+        if self.max_requests and self.requests + 1 > self.max_requests:
+            return f"max_requests {self.max_requests}"
+        if self.max_tokens and tokens_in + tokens_out > self.max_tokens:
+            return f"max_total_tokens {self.max_tokens}"
+        if self.max_cost and self._cost(tokens_in, tokens_out) > self.max_cost:
+            return f"max_cost {self.max_cost:g}"
+        return None
+
+    async def reserve(self, prompt_tokens: int, completion_tokens: int) -> tuple[int, int]:
+        """Set tokens aside for one request, waiting for those under way where they may give some back.
+
+        Raises:
+            BudgetSpentError: nothing under way could make room.
+        """
+        async with self._changed:
+            while over := self._over(prompt_tokens, completion_tokens):
+                if not self._open or over.startswith("max_requests"):
+                    raise BudgetSpentError(f"the budget is spent ({over})")
+                await self._changed.wait()
+            self.requests += 1
+            self._open.append((prompt_tokens, completion_tokens))
+        return prompt_tokens, completion_tokens
+
+    async def settle(self, reserved: tuple[int, int], prompt_tokens: int, completion_tokens: int) -> None:
+        """Give a reservation back and note what was spent instead."""
+        async with self._changed:
+            self._open.remove(reserved)
+            self.prompt_tokens += prompt_tokens
+            self.completion_tokens += completion_tokens
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """How an endpoint is asked.
+
+    Attributes:
+        base_url: the server's URL, with its `/v1`; without credentials.
+        model: the model's name there.
+        api_key_env: environment variable that holds the key; servers without keys need none.
+        max_tokens: longest completion.
+        max_tokens_key: what the server calls that limit, `max_tokens` or `max_completion_tokens`.
+        temperature: None leaves it to the server.
+        timeout: seconds per attempt, from the question to the last byte.
+        attempts: tries per question.
+        backoff: seconds before the second try, doubled before each further one, where the server names no time.
+        max_wait: a server that asks to wait longer than so many seconds stops the run.
+        max_reply_bytes: a longer reply is not read to its end.
+        extra_body: further keys of the request.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    max_tokens: int = 2048
+    max_tokens_key: str = "max_tokens"
+    temperature: float | None = 0.0
+    timeout: float = 600.0
+    attempts: int = 6
+    backoff: float = 0.5
+    max_wait: float = 600.0
+    max_reply_bytes: int = 4 * 1024 * 1024
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_base_url(self.base_url)
+        for key in ("max_tokens", "attempts", "max_reply_bytes"):
+            if getattr(self, key) < 1:
+                raise InputError(f"{key}: is {getattr(self, key)}; it must be at least 1")
+        if not self.timeout > 0:
+            raise InputError(f"timeout: is {self.timeout}; it must be above 0 seconds")
+        if self.max_tokens_key not in ("max_tokens", "max_completion_tokens"):
+            raise InputError(f"max_tokens_key: {self.max_tokens_key!r}; use max_tokens or max_completion_tokens")
+
+
+def check_base_url(base_url: str, key: str = "base_url") -> None:
+    """Refuse a URL that is none, or that holds what may be a secret; the message does not repeat it."""
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname
+    except ValueError:
+        raise InputError(f"{key}: is no URL; give one such as http://localhost:8000/v1") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise InputError(f"{key}: is no http(s) URL; give one such as http://localhost:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise InputError(
+            f"{key}: holds user, password, query or fragment, which may be secret; leave them out and set the key in "
+            "the environment (api_key_env)"
+        )
+
+
+class Endpoint:
+    """One model behind an endpoint.
+
+    Failed attempts are made again: connection trouble, a timeout, 408, 409, 429, 5xx, a reply that is cut, is no UTF-8
+    JSON, or has no choice. `Retry-After` is honoured, for all questions at once. A question that fails for good is a
+    `Reply` with `error`. A server that is out of reach, stays too busy, refuses the key or does not know the model
+    stops the run: no item is to blame.
+
+    Args:
+        settings: how to ask.
+        budget: shared with other endpoints; None for none.
+        connections: connections kept open.
+    """
+
+    def __init__(self, settings: EndpointSettings, budget: Budget | None = None, connections: int = 100) -> None:
+        import openai
+
+        self.settings = settings
+        self.budget = budget or Budget()
+        self._key = os.environ.get(settings.api_key_env)
+        self._not_before = 0.0
+        self._transport_errors = _transport_errors()
+        self._client = openai.AsyncOpenAI(
+            base_url=settings.base_url,
+            api_key=self._key or "none",  # the client wants one; servers without keys ignore it
+            max_retries=0,
+            timeout=settings.timeout,
+            http_client=openai.DefaultAsyncHttpxClient(limits=_limits(connections)),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    def redact(self, text: str) -> str:
+        """Return the text without the key, which servers may echo."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+    async def ask(
+        self, messages: Sequence[Message], request_id: str, on_send: Callable[[], Awaitable[None]] | None = None
+    ) -> Reply:
+        """Ask one question.
+
+        Args:
+            messages: the chat, the last message from the user.
+            request_id: sent as `Idempotency-Key`; a server that honours it charges for the question once.
+            on_send: called before each attempt leaves.
+
+        Raises:
+            BudgetSpentError: the budget does not allow the next attempt.
+            StoppedError: the server is out of reach, stays too busy, or asks to wait too long.
+            InputError: it refuses the key or does not know the model.
+        """
+        estimate = int(sum(len(message["content"]) for message in messages) * _TOKENS_PER_CHARACTER) + 16
+        spent_in = spent_out = 0
+        failure = _Again("no attempt")
+        for attempt in range(self.settings.attempts):
+            if attempt:
+                await asyncio.sleep(self._pause(attempt, failure))
+            while (wait := self._not_before - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+            reserved = await self.budget.reserve(estimate, self.settings.max_tokens)
+            used = (0, 0)
+            try:
+                if on_send is not None:
+                    await on_send()
+                reply = await self._attempt(messages, request_id, estimate)
+                used = (reply.prompt_tokens, reply.completion_tokens)
+                return Reply(
+                    reply.text, reply.reasoning, reply.finish_reason, spent_in + used[0], spent_out + used[1],
+                    attempt + 1, reply.error,
+                )  # fmt: skip
+            except _Again as again:
+                failure = again
+                used = (estimate, 0) if again.charged else (0, 0)
+                if again.wait is not None and again.wait > self.settings.max_wait:
+                    raise StoppedError(
+                        f"{self.settings.base_url}: asks to wait {again.wait:g} s, more than max_wait "
+                        f"{self.settings.max_wait:g}"
+                    ) from None
+                if again.wait is not None and again.server:
+                    self._not_before = max(self._not_before, time.monotonic() + again.wait)
+            finally:
+                await self.budget.settle(reserved, *used)
+            spent_in, spent_out = spent_in + used[0], spent_out + used[1]
+        if failure.server:
+            raise StoppedError(f"{self.settings.base_url}: {failure.reason} after {self.settings.attempts} attempts")
+        return Reply(None, None, "error", spent_in, spent_out, self.settings.attempts, failure.reason)
+
+    def _pause(self, attempt: int, failure: _Again) -> float:
+        if failure.wait is not None:
+            return failure.wait
+        return min(_LONGEST_PAUSE, self.settings.backoff * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+
+    async def _attempt(self, messages: Sequence[Message], request_id: str, estimate: int) -> Reply:
+        import openai
+
+        settings = self.settings
+        limit = {settings.max_tokens_key: settings.max_tokens}
+        temperature = {} if settings.temperature is None else {"temperature": settings.temperature}
+        body = bytearray()
+        answering = False
+        try:
+            async with (
+                asyncio.timeout(settings.timeout),
+                self._client.chat.completions.with_streaming_response.create(
+                    model=settings.model,
+                    messages=[],  # they go with the extra body, which spares the client's costly walk through them
+                    extra_headers={"Idempotency-Key": request_id},
+                    extra_body={
+                        "messages": [dict(one) for one in messages],
+                        **limit,
+                        **temperature,
+                        **settings.extra_body,
+                    },
+                ) as response,
+            ):
+                answering = True
+                async for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > settings.max_reply_bytes:
+                        return _failed(f"the reply is longer than {settings.max_reply_bytes:,} bytes", estimate, self)
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise InputError(
+                f"{settings.base_url}: refuses the key (HTTP {error.status_code}); set {settings.api_key_env} in the "
+                "environment"
+            ) from None
+        except openai.NotFoundError:
+            raise InputError(
+                f"{settings.base_url}: knows no model {settings.model!r} (HTTP 404); check the name and that the URL "
+                "ends in /v1"
+            ) from None
+        except openai.APIStatusError as error:
+            return self._refused(error)
+        except (TimeoutError, openai.APITimeoutError):
+            raise _Again(f"no reply within {settings.timeout:g} s", charged=True) from None
+        except openai.APIConnectionError as error:
+            if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
+                raise _Again("cannot be reached", server=True) from None
+            raise _Again("the connection was cut", charged=True) from None
+        except self._transport_errors:
+            raise _Again("the connection was cut" if answering else "the connection failed", charged=True) from None
+        return self._read(bytes(body), estimate)
+
+    def _refused(self, error: Any) -> Reply:
+        status = int(error.status_code)
+        wait = retry_after(error.response.headers)
+        if status == 429:
+            if getattr(error, "code", None) in _QUOTA:
+                raise StoppedError(f"{self.settings.base_url}: the account's quota is used up (HTTP 429)") from None
+            raise _Again("HTTP 429: too many requests", wait, server=True) from None
+        if status == 402:
+            raise StoppedError(f"{self.settings.base_url}: asks for payment (HTTP 402)") from None
+        if status in (408, 409) or status >= 500:
+            raise _Again(f"HTTP {status}", wait) from None
+        # Only a complaint about the request is worth quoting; other bodies may echo credentials.
+        detail = f": {' '.join(str(error).split())}" if status in (400, 422) else ""
+        return Reply(None, None, "error", 0, 0, 1, self.redact(f"HTTP {status}{detail}")[:300])
+
+    def _read(self, body: bytes, estimate: int) -> Reply:
+        try:
+            reply = json.loads(body.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise _Again("the reply is no UTF-8 text", charged=True) from None
+        except (ValueError, RecursionError):
+            raise _Again("the reply is no JSON", charged=True) from None
+        choices = reply.get("choices") if isinstance(reply, dict) else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(choice, dict) or not isinstance(message, dict):
+            raise _Again("the reply has no choice", charged=True)
+        usage = reply.get("usage")
+        tokens_in, tokens_out = (_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+        text, finish = message.get("content"), str(choice.get("finish_reason") or "unknown")
+        reasoning = message.get("reasoning") or message.get("reasoning_content")
+        text = self.redact(text) if isinstance(text, str) else ""
+        reasoning = self.redact(reasoning) if isinstance(reasoning, str) else None
+        if tokens_in is None or tokens_out is None:
+            tokens_in = estimate
+            tokens_out = int((len(text) + len(reasoning or "")) * _TOKENS_PER_CHARACTER)
+        if finish == "content_filter" or message.get("refusal"):
+            return Reply(None, None, "content_filter", tokens_in, tokens_out, 1, "the server filtered the content")
+        if not text and not reasoning:
+            raise _Again("the reply is empty", charged=True)
+        return Reply(text, reasoning, finish, tokens_in, tokens_out, 1)
+
+
+def _failed(reason: str, estimate: int, endpoint: Endpoint) -> Reply:
+    return Reply(None, None, "error", estimate, endpoint.settings.max_tokens, 1, reason)
+
+
+def _count(usage: Any, key: str) -> int | None:
+    value = usage.get(key) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date."""
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * scale
+        except (KeyError, ValueError):
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _http() -> Any:
+    try:
+        import httpx2 as http
+    except ImportError:  # the client before its version 3
+        import httpx as http  # type: ignore[no-redef]
+    return http
+
+
+def _limits(connections: int) -> Any:
+    return _http().Limits(max_connections=connections, max_keepalive_connections=connections)
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    http = _http()
+    return (http.HTTPError, http.StreamError, OSError)

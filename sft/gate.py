@@ -1,0 +1,94 @@
+"""The gate after stage one: a student that does not end its turn or gives no answer is no start for stage two."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.chat import prefilled_think, render_prompt
+from rewards import CheckError, Status, parse_answer
+from sft.traces import Trace
+
+WORST: Final = 5
+_SHOWN: Final = 120  # characters of a completion's end
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What the student wrote on training prompts.
+
+    Attributes:
+        prompts: how many were asked.
+        share: of them with a completion that ends its turn and gives an answer by the strict parser.
+        terminated: share that ends its turn.
+        worst: `item_id, status, terminated, end` of up to five that fail, the worst first.
+    """
+
+    prompts: int
+    share: float
+    terminated: float
+    worst: list[dict[str, Any]]
+
+    def require(self, least: float) -> None:
+        """Raise a `CheckError` that shows the worst completions where the share is below `least`."""
+        if self.share < least:
+            shown = "; ".join(f"{one['item_id']} {one['status']} …{one['end']!r}" for one in self.worst)
+            raise CheckError(
+                f"gate: {self.share:.0%} of {self.prompts} completions on training prompts end and give an answer, "
+                f"fewer than {least:.0%}; train longer or on more traces. Worst: {shown}"
+            )
+
+
+def run_gate(
+    model: Any, tokenizer: Any, traces: Sequence[Trace], *, n: int, max_new_tokens: int, seed: int, batch: int = 16
+) -> GateResult:
+    """Ask a trained student training prompts, greedily.
+
+    Args:
+        model: a causal language model, with its adapter.
+        tokenizer: its tokenizer.
+        traces: what it was trained on; prompts are drawn from them.
+        n: prompts asked; all there are if there are fewer.
+        max_new_tokens: a completion that is longer does not count as ended.
+        seed: of the draw.
+        batch: prompts at a time.
+    """
+    import torch
+
+    drawn = random.Random(seed).sample(list(traces), min(n, len(traces)))
+    drawn.sort(key=lambda trace: len(trace.prompt[-1]["content"]))  # little padding
+    ends = {tokenizer.eos_token_id}
+    configured = model.generation_config.eos_token_id
+    ends.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
+    read: list[dict[str, Any]] = []
+    was_training = model.training
+    model.eval()
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    for start in range(0, len(drawn), batch):
+        asked = drawn[start : start + batch]
+        prompts = [render_prompt(tokenizer, trace.prompt) for trace in asked]
+        ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        width = max(map(len, ids))
+        input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=input_ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
+                eos_token_id=sorted(ends), pad_token_id=pad, use_cache=True,
+            )  # fmt: skip
+        for trace, prompt, row in zip(asked, prompts, output[:, width:].tolist(), strict=True):
+            read.append(_read(tokenizer, trace, prompt, row, ends))
+    model.train(was_training)
+    good = sum(one["terminated"] and one["status"] == str(Status.ANSWERED) for one in read)
+    failed = [one for one in read if not (one["terminated"] and one["status"] == str(Status.ANSWERED))]
+    failed.sort(key=lambda one: (one["terminated"], one["status"] == str(Status.ANSWERED), one["item_id"]))
+    return GateResult(len(read), good / len(read), sum(one["terminated"] for one in read) / len(read), failed[:WORST])
+
+
+def _read(tokenizer: Any, trace: Trace, prompt: str, row: list[int], ends: set[int]) -> dict[str, Any]:
+    at = next((position for position, token in enumerate(row) if token in ends), None)
+    text = tokenizer.decode(row[:at], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    answer = parse_answer(prefilled_think(prompt) + text)
+    return {
+        "item_id": trace.item_id, "status": str(answer.status), "terminated": at is not None, "end": text[-_SHOWN:],
+    }  # fmt: skip

@@ -1,0 +1,124 @@
+"""Finding reasoning that was written before: word for word, or nearly so.
+
+Texts are compared as sets of all their windows of eight bytes, with the item's own gene symbols masked. Candidates come
+from MinHash signatures in bands (Broder 1997, 10.1109/SEQUEN.1997.666900; Leskovec et al., Mining of Massive Datasets,
+chapter 3), and each is checked by the exact Jaccard similarity of the two sets.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+HASHES: Final = 32
+BANDS: Final = 8
+_ROWS: Final = HASHES // BANDS
+_WINDOW: Final = 8
+_SAMPLE_FROM: Final = 512  # windows above which one in eight is looked at, chosen by its hash
+_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+_FACTORS: Final = np.random.default_rng(20261123).integers(1, 2**63, HASHES, dtype=np.uint64) * np.uint64(
+    2
+) + np.uint64(1)
+
+Signatures = npt.NDArray[np.uint32]
+
+
+def mask(text: str, names: Sequence[str]) -> bytes:
+    """Return the text without the item's own symbols and in lower case, as bytes to compare."""
+    for number, name in enumerate(names, start=1):
+        text = text.replace(name, chr(number))
+    return " ".join(text.lower().split()).encode("utf-8", "surrogatepass")
+
+
+def digest(masked: bytes) -> int:
+    """Return 64 bits that tell masked texts apart."""
+    return int.from_bytes(hashlib.blake2b(masked, digest_size=8).digest(), "little")
+
+
+def sketch(texts: Sequence[bytes]) -> Signatures:
+    """Return the MinHash signatures of masked texts, (N, HASHES)."""
+    padded = [text if len(text) >= _WINDOW else text.ljust(_WINDOW, b"\0") for text in texts]
+    buffer = b"".join(padded)
+    lengths = np.array([len(text) for text in padded])
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    windows = np.ndarray(shape=(len(buffer) - _WINDOW + 1,), dtype="<u8", buffer=buffer, strides=(1,))
+    with np.errstate(over="ignore"):
+        hashed = windows * _MIX
+        hashed ^= hashed >> np.uint64(29)
+        hashed *= _FACTORS[0]
+    across = (ends[:-1, None] - np.arange(1, _WINDOW)[None]).ravel()
+    long = np.repeat(lengths > _SAMPLE_FROM, lengths)[: len(hashed)]
+    use = ~long | (hashed >> np.uint64(61) == 0)
+    use[starts] = True  # so that each text has a window
+    use[across] = False
+    at = np.flatnonzero(use)
+    chosen, first = hashed[at], np.searchsorted(at, starts)
+    signatures = np.empty((len(texts), HASHES), dtype=np.uint32)
+    with np.errstate(over="ignore"):
+        for number, factor in enumerate(_FACTORS):
+            values = ((chosen ^ (chosen >> np.uint64(31))) * factor >> np.uint64(32)).astype(np.uint32)
+            signatures[:, number] = np.minimum.reduceat(values, first)
+    return signatures
+
+
+def jaccard(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Return the Jaccard similarity of two sorted arrays of distinct values."""
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    return common / (len(a) + len(b) - common)
+
+
+def window_set(masked: bytes) -> npt.NDArray[np.uint64]:
+    """Return the distinct windows of a masked text, sorted."""
+    text = masked if len(masked) >= _WINDOW else masked.ljust(_WINDOW, b"\0")
+    return np.unique(np.ndarray(shape=(len(text) - _WINDOW + 1,), dtype="<u8", buffer=text, strides=(1,)))
+
+
+def find_duplicates(
+    digests: npt.NDArray[np.uint64], signatures: Signatures, similarity: float, text_of: Callable[[int], bytes]
+) -> npt.NDArray[np.bool_]:
+    """Return which texts repeat an earlier one that is kept.
+
+    Args:
+        digests: (N,) from `digest`.
+        signatures: (N, HASHES) from `sketch`.
+        similarity: Jaccard similarity from which a text counts as a repeat; 1 finds equal texts only.
+        text_of: returns the masked text at a position; asked for candidates only.
+    """
+    n = len(digests)
+    duplicate = np.ones(n, dtype=bool)
+    duplicate[np.unique(digests, return_index=True)[1]] = False
+    if similarity >= 1 or n < 2:
+        return duplicate
+    rows = np.flatnonzero(~duplicate)
+    keys = np.empty((len(rows), BANDS), dtype=np.uint64)
+    shared = np.empty((len(rows), BANDS), dtype=bool)
+    with np.errstate(over="ignore"):
+        for band in range(BANDS):
+            key = np.full(len(rows), band, dtype=np.uint64)
+            for column in range(band * _ROWS, (band + 1) * _ROWS):
+                key = (key ^ signatures[rows, column]) * _MIX
+                key ^= key >> np.uint64(32)
+            _, code, counts = np.unique(key, return_inverse=True, return_counts=True)
+            keys[:, band], shared[:, band] = key, counts[code] > 1
+    windows = lru_cache(maxsize=4096)(lambda row: window_set(text_of(row)))
+    kept: dict[int, list[int]] = {}
+    for at in np.flatnonzero(shared.any(axis=1)):
+        row = int(rows[at])
+        mine = [int(one) for one in keys[at, shared[at]]]
+        candidates = {other for shared_key in mine for other in kept.get(shared_key, ())}
+        for other in sorted(candidates):
+            alike = float((signatures[row] == signatures[other]).mean())
+            # Four standard errors of a signature's estimate below the limit, no candidate is one.
+            if alike >= similarity - 4 * (similarity * (1 - similarity) / HASHES) ** 0.5 and (
+                jaccard(windows(row), windows(other)) >= similarity
+            ):
+                duplicate[row] = True
+                break
+        else:
+            for shared_key in mine:
+                kept.setdefault(shared_key, []).append(row)
+    return duplicate

@@ -1,0 +1,135 @@
+"""The log of all requests: one JSON object a line, appended and synced to disk, so that none is paid for twice.
+
+Two kinds of lines: `sent` before an attempt leaves, `outcome` once a question is settled. A question with an outcome
+is never asked again. One that was sent and has no outcome was under way when the process died: it is asked again, and
+counted, since the server may have charged for it.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from benchmarks.runs import disk_errors
+from rewards import InputError
+
+
+class RequestLog:
+    """An open log; use as a context manager.
+
+    Args:
+        path: the file; made if absent. It is locked: two processes never append to one log.
+
+    Attributes:
+        done: byte offset of each settled question's outcome.
+        interrupted: questions sent, but not settled, when the log was opened.
+        repaired: bytes of a torn last line that was dropped; 0 where there was none.
+        requests, prompt_tokens, completion_tokens: spent according to the log when it was opened.
+
+    Raises:
+        InputError: another process writes here, or a line in the middle is broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done: dict[str, int] = {}
+        self.interrupted: set[str] = set()
+        self.repaired = 0
+        self.requests = self.prompt_tokens = self.completion_tokens = 0
+        self._durable = 0
+        self._lock = asyncio.Lock()
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise InputError(f"{path}: another process is writing here; wait for it or stop it") from None
+        try:
+            self._size = self._read_back()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> "RequestLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._fd)
+
+    def _read_back(self) -> int:
+        offset = 0
+        size = os.fstat(self._fd).st_size
+        with self.path.open("rb") as file:
+            for row, line in enumerate(file, start=1):
+                try:
+                    if not line.endswith(b"\n"):
+                        raise ValueError("torn")
+                    record = json.loads(line)
+                    self._count(record, offset)
+                except (ValueError, KeyError, TypeError):
+                    if offset + len(line) < size:
+                        raise InputError(
+                            f"{self.path}, row {row}: not a line of a request log; restore the file, or remove it to "
+                            "ask everything again"
+                        ) from None
+                    self.repaired = len(line)
+                    os.ftruncate(self._fd, offset)
+                    os.fsync(self._fd)
+                    break
+                offset += len(line)
+        return offset
+
+    def _count(self, record: dict[str, Any], offset: int) -> None:
+        question = str(record["question"])
+        if record["event"] == "sent":
+            self.requests += 1
+            self.interrupted.add(question)
+            return
+        self.done[question] = offset
+        self.interrupted.discard(question)
+        self.prompt_tokens += int(record["prompt_tokens"])
+        self.completion_tokens += int(record["completion_tokens"])
+
+    def sent(self, question: str) -> None:
+        """Note that an attempt leaves now; survives the death of this process."""
+        self._append({"event": "sent", "question": question})
+
+    async def settle(self, question: str, outcome: dict[str, Any]) -> None:
+        """Append an outcome; when this returns, neither a kill nor a power cut loses it."""
+        if question in self.done:
+            raise AssertionError(f"{question} is settled already")
+        offset = self._append({"event": "outcome", "question": question, **outcome})
+        ticket = self._size
+        async with self._lock:  # whoever holds it syncs for all who wait
+            if self._durable < ticket:
+                size = self._size
+                with disk_errors(self.path):
+                    await asyncio.to_thread(os.fdatasync, self._fd)
+                self._durable = size
+        self.done[question] = offset
+
+    def _append(self, record: dict[str, Any]) -> int:
+        # Escaped to ASCII: a lone surrogate in a reply has no UTF-8 bytes.
+        line = json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+        offset = self._size
+        with disk_errors(self.path):
+            try:
+                written = 0
+                while written < len(line):
+                    written += os.write(self._fd, line[written:])
+            except OSError:
+                os.ftruncate(self._fd, offset)
+                raise
+        self._size += len(line)
+        return offset
+
+    def read(self, question: str) -> dict[str, Any]:
+        """Return a settled question's outcome."""
+        with self.path.open("rb") as file:
+            file.seek(self.done[question])
+            record: dict[str, Any] = json.loads(file.readline())
+        return record

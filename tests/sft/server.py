@@ -1,0 +1,128 @@
+"""A small OpenAI-compatible server for tests: asyncio, HTTP/1.1, kept alive; its replies and faults are functions.
+
+Run as a script it serves `respond_well` on a free port and prints it.
+"""
+
+import asyncio
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+RIGHT = "<think>{reason}</think><answer>{label}</answer>"
+# What a handler returns: a whole HTTP response, or None to close the connection without one.
+Handler = Callable[[dict[str, Any], dict[str, str]], Awaitable[bytes | None]]
+
+
+def http(status: int, body: bytes, headers: dict[str, str] | None = None, length: int | None = None) -> bytes:
+    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {length or len(body)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def chat(text: str | None, finish: str = "stop", **message: Any) -> bytes:
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
+    usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+    return json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+
+
+def error(status: int, message: str, code: str | None = None, **headers: str) -> bytes:
+    body = json.dumps({"error": {"message": message, "code": code}}).encode()
+    return http(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+class Server:
+    """Serves a handler from a thread of its own; counts what it is asked."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.answered: Counter[str] = Counter()  # by the last message
+        self.busy = self.most = 0
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> "Server":
+        self._thread.start()
+        self._ready.wait(10)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=1024))
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        self._loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                headers = {
+                    name.lower(): value.strip()
+                    for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])
+                }
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                request = json.loads(body)
+                self.requests.append(request)
+                self.headers.append(headers)
+                self.busy += 1
+                self.most = max(self.most, self.busy)
+                try:
+                    response = await self.handler(request, headers)
+                finally:
+                    self.busy -= 1
+                if response is None:
+                    break
+                writer.write(response)
+                await writer.drain()
+                if b" 200 X" in response[:20]:
+                    self.answered[request["messages"][-1]["content"]] += 1
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+def is_critic(request: dict[str, Any]) -> bool:
+    return "<verdict>" in request["messages"][-1]["content"]
+
+
+async def respond_well(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+    """Answer by the question alone: a critic says good; a teacher's label depends on the text's length."""
+    if is_critic(request):
+        return http(200, chat("<verdict>good</verdict><reason>Sound.</reason>"))
+    text = request["messages"][-1]["content"]
+    label = ("upregulated", "downregulated", "not differentially expressed")[sum(text.encode()) % 3]
+    return http(200, chat(RIGHT.format(reason=f"Loss of it stresses the cell {sum(text.encode())}.", label=label)))
+
+
+async def _main(delay: float) -> None:
+    async def slow(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        await asyncio.sleep(delay)
+        return await respond_well(request, headers)
+
+    server = Server(slow)
+    listening = await asyncio.start_server(server._connection, "127.0.0.1", 0, backlog=1024)
+    print(listening.sockets[0].getsockname()[1], flush=True)
+    await listening.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0))

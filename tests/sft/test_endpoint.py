@@ -1,0 +1,251 @@
+"""Asking an endpoint: every way a server can fail ends in one outcome, within the budget, and without the key."""
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards import InputError
+from sft.endpoint import Budget, BudgetSpentError, Endpoint, EndpointSettings, Reply, StoppedError, retry_after
+
+sys.path.insert(0, str(Path(__file__).parent))
+from server import Server, chat, error, http, respond_well
+
+KEY = "sk-planted-4711"
+QUESTION = [{"role": "user", "content": "What happens?"}]
+
+
+def ask(server: Server, budget: Budget | None = None, times: int = 1, **settings: Any) -> list[Reply]:
+    """Ask at the same time; raise the first error once all have ended."""
+
+    async def main() -> list[Any]:
+        endpoint = Endpoint(EndpointSettings(server.url, "m", **{"backoff": 0.01, "timeout": 2.0, **settings}), budget)
+        questions = [endpoint.ask(QUESTION, f"q{n}") for n in range(times)]
+        try:
+            return await asyncio.gather(*questions, return_exceptions=True)
+        finally:
+            await endpoint.close()
+
+    replies = asyncio.run(main())
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+    return replies
+
+
+def sequence(*responses: Any) -> Any:
+    """A handler that gives these responses in turn, the last one for ever; a number is seconds of silence."""
+    given = iter(responses)
+    last = responses[-1]
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes | None:
+        response = next(given, last)
+        if isinstance(response, float):
+            await asyncio.sleep(response)
+            return None
+        return response
+
+    return handler
+
+
+GOOD = http(200, chat("fine"))
+TRANSIENT = {
+    "429 with Retry-After": error(429, "slow down", retry_after="0"),
+    "429 without": error(429, "slow down"),
+    "500": error(500, "oops"),
+    "503": http(503, b"<html>busy</html>"),
+    "a hang": 9.0,
+    "a cut connection": None,
+    "half a JSON body": http(200, chat("fine")[:40]),
+    "a body cut off": http(200, chat("fine")[:40], length=400) + b"",
+    "no choice": http(200, b'{"choices": []}'),
+    "a choice that is none": http(200, b'{"choices": [null]}'),
+    "a list": http(200, b"[]"),
+    "an empty message": http(200, chat(None)),
+    "wrong encoding": http(200, json.dumps({"choices": []}).encode("utf-16")),
+    "Latin-1": http(200, '{"choices": [{"message": {"content": "é"}}]}'.encode("latin-1")),
+    "nesting without end": http(200, b"[" * 100_000),
+    "gzip that is none": http(200, b"no gzip", {"Content-Encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_a_passing_fault_is_tried_again(fault: str) -> None:
+    handler = sequence(TRANSIENT[fault], GOOD)
+    if fault == "a body cut off":  # the connection must close for the client to notice
+        first = iter([True])
+
+        async def handler(request: Any, headers: Any) -> bytes | None:
+            return TRANSIENT[fault] if next(first, False) else GOOD
+
+    with Server(handler) as server:
+        (reply,) = ask(server, timeout=0.5)
+        assert (reply.text, reply.error, reply.requests) == ("fine", None, 2)
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("fault", [name for name in TRANSIENT if "429" not in name])
+def test_a_fault_that_stays_is_the_item_s_error(fault: str) -> None:
+    with Server(sequence(TRANSIENT[fault])) as server:
+        (reply,) = ask(server, attempts=2, timeout=0.3)
+    assert reply.text is None
+    assert reply.error
+    assert reply.requests == 2
+
+
+@pytest.mark.parametrize(
+    ("response", "finish", "text", "words"),
+    [
+        (http(200, chat("<think>half", "length")), "length", "<think>half", None),
+        (http(200, chat("secret", "content_filter")), "content_filter", None, "filtered"),
+        (http(200, chat(None, refusal="I will not")), "content_filter", None, "filtered"),
+        (http(200, chat("x" * 10_000_000)), "error", None, "longer than"),
+        (error(400, "context too long"), "error", None, "context too long"),
+        (error(422, "bad"), "error", None, "HTTP 422"),
+        (http(200, chat("\ud800 lone")), "stop", "\ud800 lone", None),
+    ],
+)  # fmt: skip
+def test_what_another_try_would_not_mend_is_settled_at_once(
+    response: bytes, finish: str, text: str | None, words: str | None
+) -> None:
+    with Server(sequence(response)) as server:
+        (reply,) = ask(server)
+        assert len(server.requests) == 1
+    assert (reply.finish_reason, reply.text) == (finish, text)
+    assert (reply.error is None) == (words is None)
+    assert (words or "") in (reply.error or "")
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "words"),
+    [
+        (error(401, f"Incorrect API key {KEY}"), InputError, "refuses the key"),
+        (error(403, f"no {KEY}"), InputError, "refuses the key"),
+        (error(404, "no such model"), InputError, "knows no model 'm'"),
+        (error(402, "pay"), StoppedError, "payment"),
+        (error(429, "quota", code="insufficient_quota"), StoppedError, "quota"),
+        (error(429, "slow down"), StoppedError, "429"),
+        (error(429, "slow down", retry_after="3600"), StoppedError, "asks to wait 3600 s"),
+    ],
+)
+def test_a_server_that_cannot_be_asked_stops_the_run(
+    response: bytes, kind: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Server(sequence(response)) as server, pytest.raises(kind, match=words) as caught:
+        ask(server, attempts=2)
+    assert KEY not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_out_of_reach_stops_the_run() -> None:
+    with Server(respond_well) as server:
+        pass
+    with pytest.raises(StoppedError, match="cannot be reached"):
+        ask(server, attempts=2)
+
+
+def test_retry_after_is_honoured_by_all_questions() -> None:
+    first = iter([error(429, "slow down", retry_after="0.6")])
+    times: list[float] = []
+
+    async def handler(request: Any, headers: Any) -> bytes:
+        times.append(time.monotonic())
+        if (refusal := next(first, None)) is not None:
+            return refusal
+        await asyncio.sleep(0.1)
+        return GOOD
+
+    with Server(handler) as server:
+
+        async def main() -> None:
+            endpoint = Endpoint(EndpointSettings(server.url, "m", backoff=0.01))
+            early = asyncio.create_task(endpoint.ask(QUESTION, "a"))
+            await asyncio.sleep(0.2)  # by now the server has asked to wait
+            await asyncio.gather(early, endpoint.ask(QUESTION, "b"))
+            await endpoint.close()
+
+        asyncio.run(main())
+    assert len(times) == 3
+    assert min(times[1:]) - times[0] >= 0.55
+
+
+def test_retry_after_is_read_in_all_its_forms() -> None:
+    assert retry_after({"retry-after": "7"}) == 7
+    assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
+    assert retry_after({"retry-after": formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=3)
+    assert retry_after({"retry-after": formatdate(time.time() - 100, usegmt=True)}) == 0
+    for nonsense in ({}, {"retry-after": "soon"}, {"retry-after": "nan"}, {"retry-after": "-5"}):
+        assert retry_after(nonsense) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "sent"),
+    [
+        ({"max_requests": 7}, 7),
+        ({"max_tokens": 1000}, 7),  # 120 a reply; the last one needs room for its estimate and 100 tokens
+        ({"max_cost": 0.01, "price_in": 1.0, "price_out": 20.0}, None),
+    ],
+)
+def test_the_budget_is_never_exceeded(limits: dict[str, Any], sent: int | None) -> None:
+    budget = Budget(**limits)
+    with Server(respond_well) as server:
+        with pytest.raises(BudgetSpentError):
+            ask(server, budget, times=50, max_tokens=100)
+        n = len(server.requests)
+    assert 0 < n < 50
+    if "max_requests" in limits:
+        assert n == sent
+    if "max_tokens" in limits:
+        assert budget.prompt_tokens + budget.completion_tokens <= 1000
+        assert n >= 7
+    if "max_cost" in limits:
+        assert budget.cost <= 0.01
+
+
+def test_retries_count_in_the_budget() -> None:
+    budget = Budget(max_requests=3)
+    with Server(sequence(error(500, "oops"))) as server, pytest.raises(BudgetSpentError, match="max_requests 3"):
+        ask(server, budget)
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{KEY}@host/v1",
+        f"http://{KEY}@host/v1",
+        f"https://host/v1?api-key={KEY}",
+        f"https://host/v1#{KEY}",
+        f"ftp://{KEY}",
+        f"{KEY}",
+        f"http://[{KEY}",
+    ],
+)
+def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(InputError, match="base_url") as caught:
+        EndpointSettings(url, "m")
+    assert KEY not in str(caught.value)
+
+
+def test_a_key_that_the_server_echoes_is_cut_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Server(sequence(http(200, chat(f"your key is {KEY}", reasoning_content=f"{KEY}!")))) as server:
+        (reply,) = ask(server)
+        assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert (reply.text, reply.reasoning) == ("your key is [key]", "[key]!")
+    with Server(sequence(error(400, f"bad header Bearer {KEY}"))) as server:
+        (reply,) = ask(server)
+    assert KEY not in str(reply)
+
+
+def test_a_question_keeps_its_idempotency_key() -> None:
+    with Server(sequence(error(500, "x"), GOOD)) as server:
+        ask(server)
+    assert Counter(headers["idempotency-key"] for headers in server.headers) == {"q0": 2}

@@ -1,0 +1,77 @@
+"""The funnel's counts, shares and accuracy, against counting by hand."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.corpus import open_corpus
+from benchmarks.prompts import PromptConfig
+from rewards import InputError
+from sft.filters import filter_traces, read_steps
+from sft.funnel import STAGES, format_funnel, measure_funnel
+from sft.generate import TraceArguments, generate_traces
+from sft.teacher import EndpointArguments
+from sft.template_teacher import generate
+from sft.traces import read_traces, write_traces
+
+sys.path.insert(0, str(Path(__file__).parent))
+from server import Server, error, is_critic, respond_well
+
+
+def test_drawn_to_used_per_line_and_label(tmp_path: Path) -> None:
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        if not is_critic(request) and sum(request["messages"][-1]["content"].encode()) % 10 == 0:
+            return error(400, "no")
+        return await respond_well(request, headers)
+
+    path, used = tmp_path / "t.jsonl", tmp_path / "used.jsonl"
+    with Server(handler) as server:
+        args = TraceArguments(str(path), teacher="m", data="sample", evidence=0, rows=150)
+        generate_traces(args, EndpointArguments(base_url=server.url, critics=["c"]))
+    filter_traces(path, used, read_steps(["label", {"critic": ["good"]}, {"fraction": 0.5}], 0))
+    corpus = open_corpus("sample")
+    funnel = measure_funnel(path, corpus, used, ["good"])
+    traces = read_traces(path)
+    table = funnel.table.set_index(["cell_line", "label"])
+    right = [trace for trace in traces if trace.answer == trace.label]
+    whole = table.loc[("all", "all")]
+    assert [whole[name] for name in STAGES] == [150, len(traces), len(right), len(right), len(read_traces(used))]
+    assert 0 < len(right) < len(traces) < 150
+    assert whole["drawn_share"] == 150 / len(corpus.train)
+    for line, label in ((line, label) for line, label in table.index if "all" not in (line, label)):
+        train = corpus.train[(corpus.train["cell_line"] == line) & (corpus.train["label"] == label)]
+        row = table.loc[(line, label)]
+        assert row["train"] == len(train)
+        assert row["correct"] == sum((trace.cell_line, trace.label) == (line, label) for trace in right)
+        assert row["correct_share"] == row["correct"] / len(train)
+    for name in STAGES:
+        cells = [table.loc[(line, "all")][name] for line in ("k562", "rpe1", "hepg2", "jurkat")]
+        assert sum(cells) == whole[name]
+    accuracy = funnel.accuracy["all"]
+    assert accuracy["value"] == len(right) / len(traces)
+    assert accuracy["low"] < accuracy["value"] < accuracy["high"]
+    assert accuracy["n"] == len(traces)
+    assert funnel.statuses == {"answered": len(traces), "error": 150 - len(traces)}
+    text = format_funnel(funnel)
+    assert "teacher accuracy, all: 0." in text
+    assert f"{150 - len(traces)} requests failed" in text
+
+
+def test_a_teacher_that_was_given_labels_has_no_accuracy_and_no_critic_no_accepted(tmp_path: Path) -> None:
+    corpus = open_corpus("sample")
+    traces = generate(corpus.train.head(20), corpus, PromptConfig(evidence=1), seed=0)
+    path = tmp_path / "t.jsonl"
+    write_traces(traces, path)
+    funnel = measure_funnel(path, corpus)
+    assert not funnel.accuracy
+    assert "accepted" not in funnel.table
+    assert "used" not in funnel.table
+    assert any("rows count as drawn" in note for note in funnel.notes)
+    row = next(corpus.test.itertuples())
+    item = {name: str(getattr(row, name)) for name in ("item_id", "cell_line", "pert", "gene", "label")}
+    write_traces([replace(traces[0], **item)], path)
+    with pytest.raises(InputError, match="no training item under split official"):
+        measure_funnel(path, corpus)

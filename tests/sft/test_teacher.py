@@ -1,0 +1,379 @@
+"""Traces from a teacher: every item is accounted for once, whatever the server does and whenever the process dies."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.corpus import draw_items, open_corpus
+from benchmarks.prompts import PromptConfig, build_prompts
+from rewards import LABELS, CheckError, InputError
+from sft.generate import TraceArguments, generate_traces
+from sft.request_log import RequestLog
+from sft.teacher import EndpointArguments, Work, ask_teacher, assemble_completion, read_manifest
+from sft.traces import read_traces
+
+sys.path.insert(0, str(Path(__file__).parent))
+from server import RIGHT, Server, chat, error, http, is_critic, respond_well
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-planted-4711"
+
+
+def make_work(n: int, **config: Any) -> Work:
+    corpus = open_corpus("sample")
+    items = draw_items(corpus.train, n, seed=0, balance=False)
+    prompts = build_prompts(items, corpus, PromptConfig())
+    return Work(items, prompts, {"data": corpus.digest, "split": "official", "train_items": len(corpus.train)}, config)
+
+
+def generate(server: Server, path: Path, n: int = 30, **keys: Any) -> list[str]:
+    said: list[str] = []
+    args = EndpointArguments(base_url=server.url, **{"max_in_flight": 8, "timeout": 5.0, **keys})
+    ask_teacher(make_work(n), "teacher", args, path, progress=said.append)
+    return said
+
+
+def test_blind_traces_are_the_teacher_s_own_predictions(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with Server(respond_well) as server:
+        args = TraceArguments(str(path), teacher="m", data="sample", evidence=3, rows=30)
+        assert generate_traces(args, EndpointArguments(base_url=server.url, critics=["c"])) == (path, 30)
+        asked = [request for request in server.requests if not is_critic(request)]
+        critics = [request for request in server.requests if is_critic(request)]
+    traces = read_traces(path)
+    corpus = open_corpus("sample")
+    items = draw_items(corpus.train, 30, seed=0, balance=True)
+    assert [trace.item_id for trace in traces] == items["item_id"].tolist()
+    prompts = build_prompts(items, corpus, PromptConfig(evidence=3))
+    assert [trace.prompt for trace in traces] == prompts
+    assert sorted(map(str, (request["messages"] for request in asked))) == sorted(map(str, prompts))
+    right = [trace for trace in traces if trace.answer == trace.label]
+    assert 0 < len(right) < 30
+    assert len(critics) == len(right)  # wrong answers are not graded
+    for trace in traces:
+        assert (trace.critic or {}).get("verdict") == ("good" if trace in right else None)
+        assert (trace.teacher, trace.mode) == ("m", "blind")
+    assert all(str(label) not in request["messages"][0]["content"] for request in critics for label in LABELS)
+
+
+def test_a_rationalizing_teacher_is_given_the_label_and_the_student_is_not(tmp_path: Path) -> None:
+    with Server(respond_well) as server:
+        generate(server, tmp_path / "t.jsonl", mode="rationalize")
+        asked = {request["messages"][-1]["content"] for request in server.requests}
+    for trace in read_traces(tmp_path / "t.jsonl"):
+        assert trace.mode == "rationalize"
+        student = trace.prompt[-1]["content"]
+        assert "the measured effect is" not in student
+        assert any(text.startswith(student) and f"the measured effect is {trace.label}." in text for text in asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "strip", "keep"),
+    [
+        ("<think>a</think><answer>x</answer>", None, "<think>a</think><answer>x</answer>", None),
+        ("<think>own</think>\n\n<think>a</think><answer>x</answer>", None, "<think>a</think><answer>x</answer>",
+         "<think>own\n\na</think><answer>x</answer>"),
+        ("own</think><think>a</think><answer>x</answer>", None, "<think>a</think><answer>x</answer>",
+         "<think>own\n\na</think><answer>x</answer>"),
+        ("own</think>\n<answer>x</answer>", None, "<answer>x</answer>", "<think>own</think><answer>x</answer>"),
+        ("<answer>x</answer>", "own", "<answer>x</answer>", "<think>own</think><answer>x</answer>"),
+        ("<think>a</think><answer>x</answer>", "own", "<think>a</think><answer>x</answer>",
+         "<think>own\n\na</think><answer>x</answer>"),
+        ("no tags", None, "no tags", None),
+        ("", "cut off in its own", "", "<think>cut off in its own</think>"),
+        ("<think>never closed", None, "<think>never closed", None),
+    ],
+)  # fmt: skip
+def test_a_reasoning_model_s_own_thinking(text: str, reasoning: str | None, strip: str, keep: str | None) -> None:
+    assert assemble_completion(text, reasoning, "strip") == strip
+    assert assemble_completion(text, reasoning, "keep") == (strip if keep is None else keep)
+
+
+def test_several_critics_and_their_disagreement(tmp_path: Path) -> None:
+    votes = {"a": "good", "b": "good", "c": "terrible"}
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        if is_critic(request):
+            return http(200, chat(f"<verdict>{votes[request['model']]}</verdict><reason>{request['model']}</reason>"))
+        return await respond_well(request, headers)
+
+    path = tmp_path / "t.jsonl"
+    with Server(handler) as server:
+        generate(server, path, critics=list(votes))
+    graded = [trace.critic for trace in read_traces(path) if trace.critic]
+    assert graded
+    assert all(one == {"verdict": "good", "reason": "a", "votes": "good, good, terrible"} for one in graded)
+    manifest = read_manifest(path)
+    assert manifest
+    assert manifest["critic"]["of these not unanimous"] == manifest["critic"]["graded by several"] == len(graded)
+
+
+def faulty(seed: int, share: float = 0.3) -> Any:
+    """A handler that fails on a share of the items: once, twice or for ever, each with a fault of its own."""
+    seen: Counter[str] = Counter()
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes | None:
+        text = request["messages"][-1]["content"]
+        pick = random.Random(f"{seed}|{text}")
+        good = await respond_well(request, headers)
+        seen[text] += 1
+        if pick.random() >= share or seen[text] > pick.choice((1, 1, 2, 99)):
+            return good
+        fault = pick.choice(range(11))
+        if fault == 0:
+            # For ever too busy would stop the run, as it should; these pass.
+            return error(429, "busy", retry_after="0.05") if seen[text] < 3 else good
+        if fault == 1:
+            return error(429, "busy") if seen[text] < 3 else good
+        if fault == 2:
+            await asyncio.sleep(30)
+        return {
+            3: error(500, "oops"), 4: http(200, good.split(b"\r\n\r\n", 1)[1][:50]),
+            5: http(200, b'{"choices": []}'), 6: http(200, chat("<think>never", "length")),
+            7: http(200, chat("no", "content_filter")), 8: http(200, "{\"é\"".encode("latin-1")),
+            9: http(200, chat("x" * 10_000_000)), 10: http(200, b"", length=500),
+        }.get(fault)  # fmt: skip
+
+    return handler
+
+
+def test_500_items_with_30_percent_faults_are_each_accounted_for_once(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with Server(faulty(1)) as server:
+        generate(server, path, n=500, timeout=1.0, attempts=4, max_in_flight=64)
+        asked = Counter(request["messages"][-1]["content"] for request in server.requests)
+    manifest = read_manifest(path)
+    assert manifest
+    counts: Counter[str] = Counter()
+    for cell in manifest["cells"].values():
+        counts.update(cell)
+    assert counts["drawn"] == 500
+    settled = {name: n for name, n in counts.items() if name != "drawn"}
+    assert sum(settled.values()) == 500
+    assert {"answered", "incomplete", "error"} == set(settled)
+    traces = read_traces(path)  # refuses an item that comes twice
+    assert len(traces) == 500 - counts["error"]
+    assert sum(manifest["errors"].values()) == counts["error"]
+    assert len(asked) == 500
+    assert max(asked.values()) <= 4
+    assert 500 < sum(asked.values()) == manifest["spent"]["requests"]
+    log = [json.loads(line) for line in (tmp_path / "t.jsonl.requests.jsonl").read_text().splitlines()]
+    outcomes = Counter(line["question"] for line in log if line["event"] == "outcome")
+    assert len(outcomes) == 500
+    assert set(outcomes.values()) == {1}
+
+
+def run_generate(config: Path, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "rl.cli", "traces", "generate", "--config", str(config)],
+        env={**os.environ, **(env or {}), "PYTHONPATH": str(ROOT)},
+        cwd=config.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def slow_well(seconds: float) -> Any:
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        await asyncio.sleep(seconds)
+        return await respond_well(request, headers)
+
+    return handler
+
+
+KILLED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_teacher import make_work
+from sft.teacher import EndpointArguments, ask_teacher
+delays = [float(word) for word in sys.argv[3:]]
+work = make_work(150)
+args = EndpointArguments(base_url=sys.argv[1], critics=["c"], max_in_flight=8)
+for delay in delays:  # one import, many deaths
+    child = os.fork()
+    if child == 0:
+        ask_teacher(work, "teacher", args, Path(sys.argv[2]))
+        os._exit(0)
+    if delay >= 0:
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    print(os.WIFSIGNALED(status), os.WEXITSTATUS(status) if os.WIFEXITED(status) else "", flush=True)
+"""
+
+
+def test_killed_at_20_random_moments_it_ends_as_if_unbroken(tmp_path: Path) -> None:
+    path, unbroken = tmp_path / "killed.jsonl", tmp_path / "unbroken.jsonl"
+    pick = random.Random(20)
+    delays = [str(pick.uniform(0.05, 0.35)) for _ in range(20)]
+    in_flight = 8
+    with Server(slow_well(0.02)) as server:
+        script = tmp_path / "killed.py"
+        script.write_text(KILLED.format(tests=str(Path(__file__).parent)))
+        done = subprocess.run(
+            [sys.executable, str(script), server.url, str(path), *delays, "-1"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        outcomes = done.stdout.splitlines()
+        assert outcomes[-1] == "False 0", done.stderr[-2000:]
+        killed = sum(line.startswith("True") for line in outcomes)
+        assert killed >= 5  # the others came too late, the run was done
+        answered = Counter(server.answered)
+        generate(server, unbroken, n=150, critics=["c"])
+    strip = [{**trace.__dict__, "created": ""} for trace in read_traces(path)]
+    assert strip == [{**trace.__dict__, "created": ""} for trace in read_traces(unbroken)]
+    # Only what was under way at a death may have been asked again.
+    assert sum(answered.values()) - len(answered) <= killed * in_flight
+    log = [json.loads(line) for line in path.with_name(path.name + ".requests.jsonl").read_text().splitlines()]
+    settled = Counter(line["question"] for line in log if line["event"] == "outcome")
+    assert set(settled.values()) == {1}
+
+
+def test_a_torn_last_line_is_repaired_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    log = tmp_path / "t.jsonl.requests.jsonl"
+    with Server(respond_well) as server:
+        generate(server, path)
+        whole = path.read_text()
+        lines = log.read_bytes().splitlines(keepends=True)
+        last = max(i for i, line in enumerate(lines) if b'"outcome"' in line)
+        log.write_bytes(b"".join(lines[:last]) + lines[last][:40])
+        before = len(server.requests)
+        said = generate(server, path)
+        assert len(server.requests) == before + 1
+    assert any("torn last line of 40 bytes was dropped" in line for line in said)
+    assert any("1 questions were under way" in line for line in said)
+    assert len(read_traces(path)) == len(whole.splitlines())
+
+
+def test_a_log_broken_in_its_middle_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    log = tmp_path / "t.jsonl.requests.jsonl"
+    with Server(respond_well) as server:
+        generate(server, path)
+        lines = log.read_bytes().splitlines(keepends=True)
+        log.write_bytes(b"".join([lines[0], b"\0\0\0\n", *lines[1:]]))
+        with pytest.raises(InputError, match=r"requests\.jsonl, row 2: not a line"):
+            generate(server, path)
+
+
+def test_two_processes_do_not_write_one_log(tmp_path: Path) -> None:
+    with RequestLog(tmp_path / "log"), pytest.raises(InputError, match="another process"):
+        RequestLog(tmp_path / "log")
+
+
+def test_a_changed_configuration_is_refused_and_a_changed_budget_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with Server(respond_well) as server:
+
+        def run(mode: Any, budget: int) -> None:
+            args = EndpointArguments(base_url=server.url, mode=mode, max_requests=budget)
+            config = {"mode": mode, "max_requests": budget}
+            ask_teacher(make_work(30, **config), "m", args, path)
+
+        with pytest.raises(CheckError, match=r"budget is spent \(max_requests 10\); 10 of 30 items are done"):
+            run("blind", 10)
+        assert len(read_traces(path)) == 10
+        with pytest.raises(InputError, match=r"another configuration \(mode changed\)"):
+            run("rationalize", 10)
+        run("blind", 30)
+        assert len(server.requests) == 30
+    assert len(read_traces(path)) == 30
+
+
+def test_a_server_that_refuses_the_key_stops_at_once(tmp_path: Path) -> None:
+    async def handler(request: Any, headers: Any) -> bytes:
+        return error(401, "who are you")
+
+    with Server(handler) as server, pytest.raises(InputError, match="refuses the key"):
+        generate(server, tmp_path / "t.jsonl", n=200)
+    assert len(server.requests) <= 16
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"extra_body": "{"}, "extra_body: no JSON"),
+        ({"extra_body": "[]"}, "no JSON object"),
+        ({"max_in_flight": 0}, "max_in_flight"),
+        ({"timeout": 0.0}, "timeout"),
+        ({"max_cost": 1.0}, "price_in"),
+        ({"max_requests": -1}, "max_requests"),
+        ({"critics": ["c"], "critic_base_url": f"http://a:{KEY}@b/v1"}, "critic_base_url"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_asked(tmp_path: Path, keys: dict[str, Any], words: str) -> None:
+    with Server(respond_well) as server:
+        with pytest.raises(InputError, match=words) as caught:
+            generate(server, tmp_path / "t.jsonl", **keys)
+        assert not server.requests
+    assert KEY not in str(caught.value)
+
+
+def test_a_test_item_is_never_asked_about(tmp_path: Path) -> None:
+    corpus = open_corpus("sample")
+    items = corpus.test.head(3)
+    work = Work(items, build_prompts(items, corpus, PromptConfig()), {}, {})
+    with Server(respond_well) as server:
+        with pytest.raises(InputError, match="a test item"):
+            ask_teacher(work, "m", EndpointArguments(base_url=server.url), tmp_path / "t.jsonl")
+        assert not server.requests
+
+
+def test_no_key_is_in_any_file_log_or_message(tmp_path: Path) -> None:
+    """The server echoes the key in replies and errors, and the client's own debug log is on."""
+    seen: Counter[str] = Counter()
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        text = request["messages"][-1]["content"]
+        seen[text] += 1
+        header = headers["authorization"]
+        kind = sum(text.encode()) % 4
+        if kind == 0:
+            return error(400, f"bad request with {header}")
+        if kind == 1 and seen[text] == 1:
+            return error(500, f"oops {header}")
+        if is_critic(request):
+            return http(200, chat(f"<verdict>good</verdict><reason>{header}</reason>"))
+        return http(200, chat(RIGHT.format(reason=f"{header} was sent", label=LABELS[kind % 3])))
+
+    config = tmp_path / "c.yaml"
+    with Server(handler) as server:
+        text = f"output: run/t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 60\n"
+        config.write_text(text + "critics: [c]\n")
+        process = run_generate(config, {"OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug"})
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors[-2000:]
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) >= 5
+    for text in (output, errors, *(file.read_text(encoding="utf-8") for file in files)):
+        assert KEY not in text
+        assert "Bearer sk" not in text
+    assert "[key]" in (tmp_path / "run" / "t.jsonl").read_text()
+
+
+def test_ctrl_c_says_so_in_one_line_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    with Server(slow_well(0.2)) as server:
+        text = f"output: t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 90\n"
+        config.write_text(text + "max_in_flight: 8\n")
+        process = run_generate(config)
+        deadline = time.monotonic() + 60
+        while not server.answered and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in errors
+        assert "stopped" in errors
+        assert run_generate(config).wait(timeout=120) == 0
+    assert len(read_traces(tmp_path / "t.jsonl")) == 90

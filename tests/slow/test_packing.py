@@ -1,0 +1,70 @@
+"""Packing and grouping by length change how examples are batched, and nothing about the loss per token."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.corpus import open_corpus
+from benchmarks.prompts import PromptConfig
+from sft.template_teacher import generate
+from sft.train import IGNORE, _dataset, check_labels, load_tokenizer, tokenize_trace
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tiny(smollm2: Path) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(smollm2)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=1024, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval(), tokenizer
+
+
+def token_losses(tiny: Any, out: Path, **keys: Any) -> tuple[float, int]:
+    """Return the summed loss over all learnt tokens of one epoch of batches, and their number."""
+    import torch
+    from trl import SFTConfig, SFTTrainer
+
+    model, tokenizer = tiny
+    corpus = open_corpus("sample")
+    traces = generate(corpus.train.head(24), corpus, PromptConfig(evidence=5), seed=0)
+    examples = [tokenize_trace(tokenizer, trace, 512) for trace in traces]
+    args = SFTConfig(
+        output_dir=str(out), max_length=512, completion_only_loss=True, use_cpu=True, bf16=False, report_to=[],
+        per_device_train_batch_size=4, gradient_checkpointing=False, **keys,
+    )  # fmt: skip
+    trainer = SFTTrainer(model=model, args=args, train_dataset=_dataset(examples), processing_class=tokenizer)
+    check_labels(trainer, tokenizer, examples)
+    total, count = 0.0, 0
+    for batch in trainer.get_train_dataloader():
+        with torch.no_grad():
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            logits = model(**inputs).logits[:, :-1].float()
+        labels = batch["labels"][:, 1:]
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORE
+        )
+        total, count = total + float(loss), count + int((labels != IGNORE).sum())
+    return total, count
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"packing": True},
+        {"train_sampling_strategy": "group_by_length"},
+    ],
+    ids=str,
+)
+def test_loss_per_token_is_that_of_plain_batches(keys: dict[str, Any], tiny: Any, tmp_path: Path) -> None:
+    plain, n_plain = token_losses(tiny, tmp_path / "plain")
+    loss, n = token_losses(tiny, tmp_path / "other", **keys)
+    assert n == n_plain
+    assert loss / n == pytest.approx(plain / n_plain, abs=1e-5)
