@@ -210,6 +210,9 @@ def scenarios() -> list[Scenario]:
         Scenario(one, *strong, **five),
         Scenario(one, *strong, **five, gap=GAP),
         Scenario(four, *strong),
+        Scenario(four, *strong, **five),
+        Scenario(four, *none),
+        Scenario(four, *strong, gap=GAP),
     ]
 
 

@@ -71,9 +71,9 @@ def folder(tmp_path_factory, smollm2):
     AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder / "tiny")
     traces, _ = generate_traces(TraceArguments(output=str(folder / "traces.jsonl"), data="sample", rows=24, evidence=3))
     values = {
-        "output_dir": str(folder / "sft"), "traces": str(traces), "gate_prompts": 0, "model_name_or_path": str(folder / "tiny"),
+        "output_dir": str(folder / "sft"), "traces": str(traces), "model_name_or_path": str(folder / "tiny"),
         "use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": ["all-linear"],
-        "max_length": 512, "max_steps": 2, **COMMON,
+        "max_length": 512, "max_steps": 2, "gate_prompts": 0, **COMMON,
     }  # fmt: skip
     (folder / "sft.yaml").write_text(yaml.safe_dump(values))
     run("sft", "--config", "sft.yaml", cwd=folder)
