@@ -25,7 +25,9 @@ PROSE = (
     "ribosome biogenesis slows therefore histone output falls given that cells arrest in G1 we expect little change "
     "an answer may depend on cell context splicing factors feed back on their own messages kinase activity drops"
 )
-WORDS = [*PROSE.split(), *(f"word{number}" for number in range(180))]  # "given", "answer" once a text, as in prose
+LETTERS = random.Random(1)
+# "given" and "answer" come about once a text, as in prose.
+WORDS = [*PROSE.split(), *("".join(LETTERS.choices("aeiorstnlcdmpu", k=LETTERS.randint(3, 11))) for _ in range(500))]
 
 
 def write_traces(path: Path, rows: int) -> None:
