@@ -33,9 +33,9 @@ _LEAK: Final = re.compile(
 )
 # One of these stands in every leak; they are found far faster than the pattern, which then looks around them.
 _ROOTS: Final = (
-    "given", "provided", "stated", "supplied", "specif", "disclosed", "reveal", " told", "informed", "instruct",
-    "label", "answer", "measured effect", "ground", "mention", "hinting", " alone", "pretend", "supposed to know",
-    "justif", "rationali", "backward", "already know", "already knew", "prompt", "question", "user", "task",
+    "answer", "label", "outcome", "effect", "solution", "classif", "conclusion", " truth", "-truth", "pretend",
+    " alone", "supposed to know", "mention", "revealing", "hinting", " told", " informed", " instructed", "as stated",
+    "as given", "as provided", "as told", "as instructed", "as specified", "as was ",
 )  # fmt: skip
 _AROUND: Final = 80
 

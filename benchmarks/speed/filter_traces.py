@@ -25,7 +25,9 @@ PROSE = (
     "ribosome biogenesis slows therefore histone output falls given that cells arrest in G1 we expect little change "
     "an answer may depend on cell context splicing factors feed back on their own messages kinase activity drops"
 )
-WORDS = [*PROSE.split(), *(f"word{number}" for number in range(180))]  # "given", "answer" once a text, as in prose
+LETTERS = random.Random(1)
+# "given" and "answer" come about once a text, as in prose.
+WORDS = [*PROSE.split(), *("".join(LETTERS.choices("aeiorstnlcdmpu", k=LETTERS.randint(3, 11))) for _ in range(500))]
 
 
 def write_traces(path: Path, rows: int) -> None:
@@ -67,11 +69,14 @@ def other(path: Path) -> None:
     """Read with pandas, keep right and well graded answers of distinct reasoning; no other step, and no check."""
     import pandas as pd
 
-    frame = pd.concat(pd.read_json(path, lines=True, chunksize=20000))
-    frame = frame[frame["answer"] == frame["label"]]
-    frame = frame[[critic["verdict"] in ("excellent", "good") for critic in frame["critic"]]]
-    think = frame["completion"].str.extract(r"<think>(.*)</think>")[0]
-    frame[~think.duplicated()].to_json(path.with_name("plain.jsonl"), orient="records", lines=True)
+    parts = []
+    for frame in pd.read_json(path, lines=True, chunksize=20000):
+        right = frame[frame["answer"] == frame["label"]]
+        good = right[[critic["verdict"] in ("excellent", "good") for critic in right["critic"]]]
+        parts.append(good[["item_id", "completion"]])  # the whole frame would take more memory than most machines have
+    kept = pd.concat(parts)
+    think = kept["completion"].str.extract(r"<think>(.*)</think>")[0]
+    kept[~think.duplicated()].to_json(path.with_name("plain.jsonl"), orient="records", lines=True)
 
 
 def measure(side: str, path: Path) -> tuple[float, float]:
