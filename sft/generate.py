@@ -59,27 +59,23 @@ def generate_traces(
     items = draw_items(train, args.rows, seed=args.seed, balance=args.balance)
     prompt = PromptConfig(args.template, args.evidence, args.lemmas)
     path = Path(args.output)
-    config_file = _config_file(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if endpoint is not None and remote:
         protocol = {
             "template": args.template, "template_version": VERSION, "evidence": args.evidence, "lemmas": args.lemmas,
             "split": corpus.split, "data": corpus.digest, "train_items": len(train),
         }  # fmt: skip
         work = Work(items, build_prompts(items, corpus, prompt), protocol, {**asdict(args), **asdict(endpoint)})
-        rows = ask_teacher(work, args.teacher, endpoint, path, progress=progress)
-        config_file.write_text(yaml.safe_dump(made_with(args, endpoint), sort_keys=False), encoding="utf-8")
-        return path, rows
+        return path, ask_teacher(work, args.teacher, endpoint, path, progress=progress)  # keeps its configuration too
     traces = template_teacher.generate(items, corpus, prompt, seed=args.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # traces never lie beside a configuration that is not theirs
-    config_file.write_text(yaml.safe_dump(made_with(args, endpoint), sort_keys=False), encoding="utf-8")
+    _config_file(path).write_text(yaml.safe_dump(asdict(args), sort_keys=False), encoding="utf-8")
     return path, write_traces(traces, path)
 
 
 def made_with(args: TraceArguments, endpoint: EndpointArguments | None) -> dict[str, Any]:
-    """Return the configuration that is kept beside the traces; that of the endpoint only where one was asked."""
-    remote = endpoint is not None and endpoint.base_url
-    return {**asdict(args), **(asdict(endpoint) if endpoint is not None and remote else {})}
+    """Return the configuration that shapes the traces; that of the endpoint only where one is asked."""
+    return asdict(args) if endpoint is None or endpoint.base_url is None else {**asdict(args), **asdict(endpoint)}
 
 
 def config_of(traces: Path) -> dict[str, Any] | None:
