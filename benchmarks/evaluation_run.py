@@ -21,6 +21,7 @@ from benchmarks.protocol import Protocol
 from benchmarks.published import published_figures
 from benchmarks.report import write_report
 from benchmarks.runs import CONFIG, open_run, read_manifest
+from benchmarks.server_engine import check_base_url
 from benchmarks.strata import strata
 from benchmarks.summary import System
 from rewards import LABELS, InputError
@@ -76,6 +77,8 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
     """
     corpus = open_corpus(args.data, args.split)
     protocol = make_protocol(args, corpus.digest)
+    if args.base_url is not None:
+        check_base_url(args.base_url)  # before it is written anywhere
     run = open_run(Path(args.output_dir), "eval", asdict(args))
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path

@@ -26,6 +26,22 @@ def restore_think(text: str, reasoning: str | None, finish_reason: str) -> str:
     return THINK + text if "</think>" in text and THINK not in text else text
 
 
+def check_base_url(base_url: str, key: str = "base_url") -> None:
+    """Refuse a URL that is none, or that holds what may be a secret; the message does not repeat it."""
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname
+    except ValueError:
+        raise InputError(f"{key}: is no URL; give one such as http://localhost:8000/v1") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise InputError(f"{key}: is no http(s) URL; give one such as http://localhost:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise InputError(
+            f"{key}: holds user, password, query or fragment, which may be secret; leave them out and set the key in "
+            "the environment"
+        )
+
+
 class OpenAIEngine:
     """A server that speaks OpenAI's chat completions: vLLM, llama.cpp, OpenAI, and others.
 

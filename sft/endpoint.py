@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from benchmarks.chat import Message
+from benchmarks.server_engine import check_base_url
 from rewards import CheckError, InputError
 
 _MILLION: Final = 1_000_000
@@ -180,22 +180,6 @@ class EndpointSettings:
             raise InputError(f"timeout: is {self.timeout}; it must be above 0 seconds")
         if self.max_tokens_key not in ("max_tokens", "max_completion_tokens"):
             raise InputError(f"max_tokens_key: {self.max_tokens_key!r}; use max_tokens or max_completion_tokens")
-
-
-def check_base_url(base_url: str, key: str = "base_url") -> None:
-    """Refuse a URL that is none, or that holds what may be a secret; the message does not repeat it."""
-    try:
-        parts = urlsplit(base_url)
-        host = parts.hostname
-    except ValueError:
-        raise InputError(f"{key}: is no URL; give one such as http://localhost:8000/v1") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise InputError(f"{key}: is no http(s) URL; give one such as http://localhost:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise InputError(
-            f"{key}: holds user, password, query or fragment, which may be secret; leave them out and set the key in "
-            "the environment (api_key_env)"
-        )
 
 
 class Endpoint:

@@ -19,10 +19,11 @@ import yaml
 
 from benchmarks.chat import Message
 from benchmarks.runs import disk_errors
+from benchmarks.server_engine import check_base_url
 from rewards import CheckError, InputError, Status, parse_answer
 from sft.critic import VERSION as CRITIC_VERSION
 from sft.critic import Verdict, combine, critic_messages, parse_verdict
-from sft.endpoint import Budget, BudgetSpentError, Endpoint, EndpointSettings, StoppedError, check_base_url
+from sft.endpoint import Budget, BudgetSpentError, Endpoint, EndpointSettings, StoppedError
 from sft.request_log import RequestLog
 from sft.traces import Trace, write_traces
 

@@ -20,6 +20,7 @@ from benchmarks.evaluation_run import (
     merge_seeds,
     read_runs,
     report_runs,
+    run_evaluation,
     same_items,
 )
 from benchmarks.imports import import_run
@@ -219,3 +220,12 @@ def test_the_funnel_says_how_many_of_how_many(sample: Corpus) -> None:
         ("traces used for SFT", 100, of_train, round(100 / n_train, 4), "old"),
         ("prompts of GRPO", 50, of_train, round(50 / n_train, 4), "grpo"),
     ]
+
+
+@pytest.mark.parametrize("url", ["http://me:planted@localhost:1/v1", "http://localhost:1/v1?key=planted"])
+def test_a_server_s_url_with_a_secret_is_refused_and_written_nowhere(tmp_path: Path, url: str) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(InputError, match="may be secret") as caught:
+        run_evaluation(EvalArguments(str(run), "m", engine="openai", base_url=url, data="sample"))
+    assert "planted" not in str(caught.value)
+    assert not run.exists()
