@@ -9,10 +9,19 @@ import pandas as pd
 import pytest
 
 from benchmarks import NeighbourModel, fit_neighbours, load_labels
+from benchmarks.engines import has_vllm
 from benchmarks.perturbqa import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
 from rewards import LABELS
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs vLLM where it is not installed; where nothing may be skipped, fail."""
+    if item.get_closest_marker("needs_vllm") and not has_vllm():
+        if os.environ.get("SYNTHPERT_NO_SKIP"):
+            pytest.fail("SYNTHPERT_NO_SKIP is set, but vLLM is not installed: run make install")
+        pytest.skip("vLLM is not installed")
 
 
 @pytest.fixture(scope="session")

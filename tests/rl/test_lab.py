@@ -91,7 +91,11 @@ def page_commands() -> list[Any]:
 @pytest.mark.parametrize("line", page_commands())
 def test_every_command_of_the_page_runs(folder: Path, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
-    synthpert(*words, cwd=folder, code=1 if "exits with 1" in line else 0)
+    expected = 1 if "exits with 1" in line else 0
+    done = synthpert(*words, cwd=folder, code=expected)
+    assert done.returncode == expected
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip()
 
 
 def test_a_reward_from_a_file_to_a_report_on_10000_rollouts_takes_seconds(tmp_path: Path) -> None:

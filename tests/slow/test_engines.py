@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.engines import Engine, EngineName, Request, VLLMEngine, has_vllm, open_engine
+from benchmarks.engines import Engine, EngineName, Request, VLLMEngine, open_engine
 from benchmarks.models import adapter_sha256, model_fingerprint
 from benchmarks.protocol import Protocol
 from rewards import CheckError
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 ENGINES: list[Any] = [
     "transformers",
-    pytest.param("vllm", marks=pytest.mark.skipif(not has_vllm(), reason="vllm is not installed")),
+    pytest.param("vllm", marks=pytest.mark.needs_vllm),
 ]
 PROMPT = (
     "Reply only with <think>short reason</think><answer>LABEL</answer>, LABEL one of upregulated, downregulated, not "
@@ -183,7 +183,7 @@ def test_generation_ends_at_the_model_s_own_stop_ids(name: EngineName, smollm2: 
         opened.close()
 
 
-@pytest.mark.skipif(not has_vllm(), reason="vllm is not installed")
+@pytest.mark.needs_vllm
 def test_vllm_with_the_adapter_beside_the_model(smollm2: Path, adapter: Path) -> None:
     """As on a GPU: LoRA applied at run time says what the merged model says."""
     texts = ("Name a gene.", "What does the ribosome do?", "Is TP53 a gene?", "Write one sentence about cells.")
@@ -202,7 +202,7 @@ def test_vllm_with_the_adapter_beside_the_model(smollm2: Path, adapter: Path) ->
     assert answers[0] != without
 
 
-@pytest.mark.skipif(not has_vllm(), reason="vllm is not installed")
+@pytest.mark.needs_vllm
 def test_vllm_that_does_not_start_names_a_remedy(smollm2: Path) -> None:
     with pytest.raises(
         CheckError, match="vllm: does not start .*; set a smaller max_model_len, or engine: transf"

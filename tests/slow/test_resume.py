@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.engines import has_vllm
 from benchmarks.predictions import read_facts, read_predictions
 
 pytestmark = pytest.mark.slow
@@ -72,7 +71,7 @@ def progress_of(process: subprocess.Popen[str]) -> list[int]:
     "name",
     [
         "transformers",
-        pytest.param("vllm", marks=pytest.mark.skipif(not has_vllm(), reason="vllm is not installed")),
+        pytest.param("vllm", marks=pytest.mark.needs_vllm),
     ],
 )
 def test_killed_then_resumed_equals_unbroken(name: str, smollm2: Path, tmp_path: Path) -> None:

@@ -16,12 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.engines import has_vllm
 from benchmarks.runs import read_manifest
 from rewards import LABELS
 from sft.traces import read_traces
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not has_vllm(), reason="vllm is not installed")]
+pytestmark = [pytest.mark.slow, pytest.mark.needs_vllm]
 REPO = Path(__file__).resolve().parents[2]
 # A model of 135M parameters does not keep to a format: the server does it for it, as a user would have it do.
 ANSWER = "<think>[A-Za-z ,]{30,120}\\.</think><answer>(" + "|".join(LABELS) + ")</answer>"
