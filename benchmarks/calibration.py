@@ -24,8 +24,8 @@ TESTED: Final = tuple(metric for metric in METRICS if metric != "ece")  # ECE ha
 # disagree on 30 % of the items.
 SIGNAL: Final = 0.45
 BIAS: Final = (-0.42, -0.42, 0.6)  # of up, down, none
-OWN: Final = 0.55
-ANEW: Final = 0.5
+OWN: Final = 0.55  # share of the noise that is a system's own; the rest, hard items, both systems have
+ANEW: Final = 0.5  # share of what single items add that each training run draws anew
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def real_items(labels: pd.DataFrame, lines: Sequence[str]) -> Items:
 def simulate_pair(rng: np.random.Generator, items: Items, scenario: Scenario) -> tuple[PredictionArrays, ...]:
     """Make the answers and probabilities of two systems.
 
-    The utility of each label is a bias, a signal on the true one, and noise: half of it the same for both systems
-    (hard items), half a system's own, of which `icc_pert` and `icc_gene` are shared within perturbations and genes.
+    The utility of each label is a bias, a signal on the true one, and noise: part of it the same for both systems
+    (hard items), part (`OWN`) a system's own, of which `icc_pert` and `icc_gene` are shared within perturbations and genes.
     The answer is the label of highest utility, the probabilities its softmax. Training runs of a system share what
     perturbations and genes add, and half of what single items add.
     """
