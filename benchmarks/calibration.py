@@ -95,8 +95,8 @@ def simulate_pair(rng: np.random.Generator, items: Items, scenario: Scenario) ->
 
     The utility of each label is a bias, a signal on the true one, and noise: part of it the same for both systems
     (hard items), part (`OWN`) a system's own, of which `icc_pert` and `icc_gene` are shared within perturbations and
-    genes. The answer is the label of highest utility, the probabilities its softmax. Training runs of a system share what
-    perturbations and genes add, and half of what single items add.
+    genes. The answer is the label of highest utility, the probabilities its softmax. Training runs of a system share
+    what perturbations and genes add; of what single items add, each draws a part (`ANEW`) for itself.
     """
     n = len(items.label)
     shape = (n, len(LABELS))
