@@ -38,6 +38,8 @@ def open_engine(
     max_model_len: int | None = None,
     seed: int = 0,
     base_url: str | None = None,
+    api_key_env: str = "OPENAI_API_KEY",
+    max_tokens_key: str = "max_tokens",
 ) -> Engine:
     """Open a generation engine.
 
@@ -50,6 +52,7 @@ def open_engine(
         max_model_len: tokens that vLLM makes room for per sequence; None for the model's own context.
         seed: engine seed of vLLM (requests bring their own).
         base_url: the OpenAI-compatible server's URL, with its `/v1`.
+        api_key_env, max_tokens_key: see `OpenAIEngine`.
 
     Raises:
         InputError: an argument is unknown, does not fit the engine, or names something that is not there.
@@ -64,7 +67,7 @@ def open_engine(
             raise InputError("engine: openai needs base_url, such as http://localhost:8000/v1")
         if adapter is not None or revision is not None:
             raise InputError("engine: openai takes no adapter or revision; let the server load it and give its name")
-        return OpenAIEngine(base_url, str(model))
+        return OpenAIEngine(base_url, str(model), api_key_env=api_key_env, max_tokens_key=max_tokens_key)
     if base_url is not None:
         raise InputError(f"base_url: is for engine: openai, not {name}; leave it out")
     if name == "transformers" or (name == "auto" and not has_vllm()):

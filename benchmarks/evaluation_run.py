@@ -12,6 +12,7 @@ import yaml
 from benchmarks import perturbqa
 from benchmarks.baselines import left_out, predict_baselines
 from benchmarks.corpus import Corpus, draw_items, open_corpus
+from benchmarks.endpoint import check_base_url
 from benchmarks.engines import open_engine
 from benchmarks.evaluate import evaluate
 from benchmarks.perturbqa import CELL_LINES
@@ -21,7 +22,6 @@ from benchmarks.protocol import Protocol
 from benchmarks.published import published_figures
 from benchmarks.report import write_report
 from benchmarks.runs import CONFIG, open_run, read_manifest
-from benchmarks.server_engine import check_base_url
 from benchmarks.strata import strata
 from benchmarks.summary import System
 from rewards import LABELS, InputError
@@ -42,6 +42,8 @@ class EvalArguments:
         default="auto", metadata={"help": "auto, vllm, transformers or openai"}
     )
     base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible server, for engine: openai"})
+    api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "environment variable with the server's key"})
+    max_tokens_key: str = field(default="max_tokens", metadata={"help": "or max_completion_tokens, for such a server"})
     dtype: str = field(default="auto", metadata={"help": "auto, bfloat16, float16 or float32"})
     chunk: int = field(default=64, metadata={"help": "items handed to the engine at once"})
     training_seed: int = field(default=0, metadata={"help": "tells training runs of one system apart"})
@@ -86,8 +88,9 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
     prompts = build_prompts(items, corpus, PromptConfig(args.template, args.evidence, args.lemmas))
     adapter = None if args.adapter is None else Path(args.adapter)
     engine = open_engine(
-        args.engine, args.model, adapter, revision=args.revision, dtype=args.dtype, base_url=args.base_url
-    )
+        args.engine, args.model, adapter, revision=args.revision, dtype=args.dtype, base_url=args.base_url,
+        api_key_env=args.api_key_env, max_tokens_key=args.max_tokens_key,
+    )  # fmt: skip
     try:
         path = evaluate(
             engine, items, prompts, protocol, run.path,

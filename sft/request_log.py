@@ -1,14 +1,16 @@
 """The log of all requests: one JSON object a line, appended and synced to disk, so that none is paid for twice.
 
-Two kinds of lines: `sent` before an attempt leaves, `outcome` once a question is settled. A question with an outcome
-is never asked again. One that was sent and has no outcome was under way when the process died: it is asked again, and
-counted, since the server may have charged for it.
+Four kinds of lines: `sent` before an attempt leaves, with the tokens set aside for it; `failed` where it did, with
+those it may have cost; `outcome` once a question is settled, with the tokens of all its attempts; `lost` for a question
+that was sent and has no outcome, because the process ended. A question with an outcome is not asked again. A lost one
+is, and what was set aside for it stays spent, since the server may have charged for it.
 """
 
 import asyncio
 import fcntl
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,25 @@ from benchmarks.runs import disk_errors
 from rewards import InputError
 
 
+@dataclass
+class _Cost:
+    """(prompt, completion) tokens of a question under way: of attempts that failed, and of the one that was sent."""
+
+    failed: tuple[int, int] = (0, 0)
+    sent: tuple[int, int] = (0, 0)
+
+
 class RequestLog:
     """An open log; use as a context manager.
 
     Args:
         path: the file; made if absent. It is locked: two processes never append to one log.
+        retry_failed: whether a question whose outcome is an error is to be asked again.
 
     Attributes:
         done: byte offset of each settled question's outcome.
         interrupted: questions sent, but not settled, when the log was opened.
+        failed: questions whose outcome is an error and which `retry_failed` asks again.
         repaired: bytes of a torn last line that was dropped; 0 where there was none.
         requests, prompt_tokens, completion_tokens: spent according to the log when it was opened.
 
@@ -32,10 +44,12 @@ class RequestLog:
         InputError: another process writes here, or a line in the middle is broken.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, retry_failed: bool = False) -> None:
         self.path = path
         self.done: dict[str, int] = {}
         self.interrupted: set[str] = set()
+        self.failed: set[str] = set()
+        self._open: dict[str, _Cost] = {}
         self.repaired = 0
         self.requests = self.prompt_tokens = self.completion_tokens = 0
         self._durable = 0
@@ -49,7 +63,13 @@ class RequestLog:
             os.close(self._fd)
             raise InputError(f"{path}: another process is writing here; wait for it or stop it") from None
         try:
-            self._size = self._read_back()
+            self._size = self._read_back(retry_failed)
+            for question, cost in self._open.items():
+                prompt_tokens, completion_tokens = (sum(tokens) for tokens in zip(cost.failed, cost.sent, strict=True))
+                self.note("lost", question, prompt_tokens, completion_tokens)
+                self.prompt_tokens += prompt_tokens
+                self.completion_tokens += completion_tokens
+            self.interrupted = set(self._open)
         except BaseException:
             os.close(self._fd)
             raise
@@ -60,7 +80,7 @@ class RequestLog:
     def __exit__(self, *error: object) -> None:
         os.close(self._fd)
 
-    def _read_back(self) -> int:
+    def _read_back(self, retry_failed: bool) -> int:
         offset = 0
         size = os.fstat(self._fd).st_size
         with self.path.open("rb") as file:
@@ -69,7 +89,7 @@ class RequestLog:
                     if not line.endswith(b"\n"):
                         raise ValueError("torn")
                     record = json.loads(line)
-                    self._count(record, offset)
+                    self._count(record, offset, retry_failed)
                 except (ValueError, KeyError, TypeError):
                     if offset + len(line) < size:
                         raise InputError(
@@ -83,20 +103,33 @@ class RequestLog:
                 offset += len(line)
         return offset
 
-    def _count(self, record: dict[str, Any], offset: int) -> None:
-        question = str(record["question"])
-        if record["event"] == "sent":
+    def _count(self, record: dict[str, Any], offset: int, retry_failed: bool) -> None:
+        question, event = str(record["question"]), record["event"]
+        prompt_tokens, completion_tokens = int(record["prompt_tokens"]), int(record["completion_tokens"])
+        if event == "sent":
             self.requests += 1
-            self.interrupted.add(question)
-            return
-        self.done[question] = offset
-        self.interrupted.discard(question)
-        self.prompt_tokens += int(record["prompt_tokens"])
-        self.completion_tokens += int(record["completion_tokens"])
+            self._open.setdefault(question, _Cost()).sent = (prompt_tokens, completion_tokens)
+        elif event == "failed":
+            cost = self._open[question]
+            cost.failed = (cost.failed[0] + prompt_tokens, cost.failed[1] + completion_tokens)
+            cost.sent = (0, 0)
+        elif event in ("lost", "outcome"):
+            self._open.pop(question, None)
+            self.prompt_tokens += prompt_tokens
+            self.completion_tokens += completion_tokens
+        else:
+            raise ValueError(event)
+        if event == "outcome":
+            failed = retry_failed and record["error"] is not None
+            (self.failed.add if failed else self.failed.discard)(question)
+            self.done.pop(question, None)
+            if not failed:
+                self.done[question] = offset
 
-    def sent(self, question: str) -> None:
-        """Note that an attempt leaves now; survives the death of this process."""
-        self._append({"event": "sent", "question": question})
+    def note(self, event: str, question: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """Append what became of an attempt; survives the death of this process."""
+        tokens = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        self._append({"event": event, "question": question, **tokens})
 
     async def settle(self, question: str, outcome: dict[str, Any]) -> None:
         """Append an outcome; when this returns, neither a kill nor a power cut loses it."""

@@ -18,12 +18,18 @@ import pandas as pd
 import yaml
 
 from benchmarks.chat import Message
+from benchmarks.endpoint import (
+    Budget,
+    BudgetSpentError,
+    Endpoint,
+    EndpointSettings,
+    StoppedError,
+    check_base_url,
+)
 from benchmarks.runs import disk_errors
-from benchmarks.server_engine import check_base_url
 from rewards import CheckError, InputError, Status, parse_answer
 from sft.critic import VERSION as CRITIC_VERSION
 from sft.critic import Verdict, combine, critic_messages, parse_verdict
-from sft.endpoint import Budget, BudgetSpentError, Endpoint, EndpointSettings, StoppedError
 from sft.request_log import RequestLog
 from sft.traces import Trace, write_traces
 
@@ -33,7 +39,7 @@ Mode = Literal["blind", "rationalize"]
 # These may change between a run and its resumption: they do not shape a reply.
 _FREE: Final = frozenset(
     (
-        "output", "max_in_flight", "timeout", "attempts", "max_wait", "max_reply_bytes", "max_requests",
+        "output", "retry_failed", "max_in_flight", "timeout", "attempts", "max_wait", "max_reply_bytes", "max_requests",
         "max_total_tokens", "max_cost", "price_in", "price_out", "api_key_env", "critic_api_key_env",
     )
 )  # fmt: skip
@@ -62,6 +68,7 @@ class EndpointArguments:
     critic_api_key_env: str | None = field(default=None, metadata={"help": "their key's variable; the teacher's"})
     critic_max_tokens: int = field(default=1024, metadata={"help": "longest reply of a critic in tokens"})
     critic_extra_body: str | None = field(default=None, metadata={"help": "further keys of its request, as JSON"})
+    retry_failed: bool = field(default=False, metadata={"help": "ask again what failed for good in an earlier run"})
     max_in_flight: int = field(default=64, metadata={"help": "questions under way at a time"})
     timeout: float = field(default=600.0, metadata={"help": "seconds per attempt"})
     attempts: int = field(default=6, metadata={"help": "tries per question"})
@@ -164,9 +171,11 @@ def ask_teacher(
     budget = args.budget()
     log_path = _beside(path, "requests.jsonl")
     _check_config(path, log_path, work)
-    with RequestLog(log_path) as log:
+    with RequestLog(log_path, retry_failed=args.retry_failed) as log:
         if log.repaired:
             say(f"{log_path}: a torn last line of {log.repaired} bytes was dropped; its question is asked again")
+        if log.failed:
+            say(f"{log_path}: {len(log.failed)} questions failed for good before; they are asked again")
         if log.interrupted:
             say(
                 f"{log_path}: {len(log.interrupted)} questions were under way when the last run stopped; they are "
@@ -281,12 +290,13 @@ class _Run:
                 await self._ask(critic, messages, question)
 
     async def _ask(self, endpoint: Endpoint, messages: Sequence[Message], question: str) -> dict[str, Any]:
-        async def note() -> None:
-            self._log.sent(question)
+        async def note(event: str, prompt_tokens: int, completion_tokens: int) -> None:
+            self._log.note(event, question, prompt_tokens, completion_tokens)
 
         content = json.dumps([question, endpoint.settings.model, [dict(message) for message in messages]])
         reply = await endpoint.ask(messages, hashlib.sha256(content.encode()).hexdigest(), note)
         outcome = {**asdict(reply), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+        del outcome["logprobs"]  # none were asked for
         await self._log.settle(question, outcome)
         return outcome
 

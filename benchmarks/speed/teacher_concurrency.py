@@ -141,10 +141,10 @@ def replay(n: int) -> list[float]:
     """Answer n questions from memory, without sockets; return resident MB at each tenth."""
     import openai
 
-    import sft.endpoint
+    from benchmarks import endpoint
     from sft.teacher import EndpointArguments, ask_teacher
 
-    http = sft.endpoint._http()
+    http = endpoint._http()
 
     async def answer(request: Any) -> Any:
         return http.Response(200, content=REPLY, headers={"Content-Type": "application/json"})

@@ -1,11 +1,11 @@
 """The funnel's counts, shares and accuracy, against counting by hand."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoint_server import Server, error, is_critic, respond_well
 
 from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
@@ -16,9 +16,6 @@ from sft.generate import TraceArguments, generate_traces
 from sft.teacher import EndpointArguments
 from sft.template_teacher import generate
 from sft.traces import read_traces, write_traces
-
-sys.path.insert(0, str(Path(__file__).parent))
-from server import Server, error, is_critic, respond_well
 
 
 def test_drawn_to_used_per_line_and_label(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoint_server import FAULTS, RIGHT, Server, chat, error, faulty, forward, http, is_critic, respond_well
 
 from benchmarks.corpus import draw_items, open_corpus
 from benchmarks.prompts import PromptConfig, build_prompts
@@ -21,9 +21,6 @@ from sft.generate import TraceArguments, generate_traces
 from sft.request_log import RequestLog
 from sft.teacher import EndpointArguments, Work, ask_teacher, assemble_completion, read_manifest
 from sft.traces import read_traces
-
-sys.path.insert(0, str(Path(__file__).parent))
-from server import RIGHT, Server, chat, error, http, is_critic, respond_well
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-planted-4711"
@@ -118,40 +115,16 @@ def test_several_critics_and_their_disagreement(tmp_path: Path) -> None:
     assert manifest["critic"]["of these not unanimous"] == manifest["critic"]["graded by several"] == len(graded)
 
 
-def faulty(seed: int, share: float = 0.3) -> Any:
-    """A handler that fails on a share of the items: once, twice or for ever, each with a fault of its own."""
-    seen: Counter[str] = Counter()
-
-    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes | None:
-        text = request["messages"][-1]["content"]
-        pick = random.Random(f"{seed}|{text}")
-        good = await respond_well(request, headers)
-        seen[text] += 1
-        if pick.random() >= share or seen[text] > pick.choice((1, 1, 2, 99)):
-            return good
-        fault = pick.choice(range(11))
-        if fault == 0:
-            # For ever too busy would stop the run, as it should; these pass.
-            return error(429, "busy", retry_after="0.05") if seen[text] < 3 else good
-        if fault == 1:
-            return error(429, "busy") if seen[text] < 3 else good
-        if fault == 2:
-            await asyncio.sleep(30)
-        return {
-            3: error(500, "oops"), 4: http(200, good.split(b"\r\n\r\n", 1)[1][:50]),
-            5: http(200, b'{"choices": []}'), 6: http(200, chat("<think>never", "length")),
-            7: http(200, chat("no", "content_filter")), 8: http(200, "{\"é\"".encode("latin-1")),
-            9: http(200, chat("x" * 10_000_000)), 10: http(200, b"", length=500),
-        }.get(fault)  # fmt: skip
-
-    return handler
-
-
 def test_500_items_with_30_percent_faults_are_each_accounted_for_once(tmp_path: Path) -> None:
+    """A fault proxy stands between the client and the server that answers."""
     path = tmp_path / "t.jsonl"
-    with Server(faulty(1)) as server:
-        generate(server, path, n=500, timeout=1.0, attempts=4, max_in_flight=64)
-        asked = Counter(request["messages"][-1]["content"] for request in server.requests)
+    used: Counter[str] = Counter()
+    with Server(respond_well) as server, Server(faulty(forward(server.url), 1, used=used)) as proxy:
+        generate(proxy, path, n=500, timeout=1.0, attempts=4, max_in_flight=64)
+        asked = Counter(request["messages"][-1]["content"] for request in proxy.requests)
+        reached = {request["messages"][-1]["content"] for request in server.requests}
+        assert 350 < len(reached) < 500  # some questions never got through
+    assert set(used) == set(FAULTS)
     manifest = read_manifest(path)
     assert manifest
     counts: Counter[str] = Counter()
@@ -190,21 +163,27 @@ def slow_well(seconds: float) -> Any:
 
 
 KILLED = """
-import os, signal, sys, threading, time
+import os, random, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
+import openai
 from test_teacher import make_work
 from sft.teacher import EndpointArguments, ask_teacher
-delays = [float(word) for word in sys.argv[3:]]
-work = make_work(150)
-args = EndpointArguments(base_url=sys.argv[1], critics=["c"], max_in_flight=8)
-for delay in delays:  # one import, many deaths
+url, path = sys.argv[1], Path(sys.argv[2])
+log = path.with_name(path.name + ".requests.jsonl")
+work = make_work({items})
+pick = random.Random(20)
+for death in range({deaths} + 1):  # one import, many deaths
+    before = log.stat().st_size if log.exists() else 0
     child = os.fork()
     if child == 0:
-        ask_teacher(work, "teacher", args, Path(sys.argv[2]))
+        ask_teacher(work, "teacher", EndpointArguments(base_url=url, critics=["c"], max_in_flight=8), path)
         os._exit(0)
-    if delay >= 0:
-        time.sleep(delay)
+    if death < {deaths}:
+        moment = before + pick.randrange(1, 6000)  # bytes of the log: some questions sent, some answered
+        while not log.exists() or log.stat().st_size < moment:
+            time.sleep(0.001)
+        time.sleep(pick.uniform(0, 0.03))
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     print(os.WIFSIGNALED(status), os.WEXITSTATUS(status) if os.WIFEXITED(status) else "", flush=True)
@@ -213,26 +192,22 @@ for delay in delays:  # one import, many deaths
 
 def test_killed_at_20_random_moments_it_ends_as_if_unbroken(tmp_path: Path) -> None:
     path, unbroken = tmp_path / "killed.jsonl", tmp_path / "unbroken.jsonl"
-    pick = random.Random(20)
-    delays = [str(pick.uniform(0.05, 0.35)) for _ in range(20)]
-    in_flight = 8
+    items, deaths, in_flight = 400, 20, 8
     with Server(slow_well(0.02)) as server:
         script = tmp_path / "killed.py"
-        script.write_text(KILLED.format(tests=str(Path(__file__).parent)))
+        tests = Path(__file__).parent
+        script.write_text(KILLED.format(paths=[str(tests), str(tests.parent)], items=items, deaths=deaths))
         done = subprocess.run(
-            [sys.executable, str(script), server.url, str(path), *delays, "-1"],
+            [sys.executable, str(script), server.url, str(path)],
             env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
-        outcomes = done.stdout.splitlines()
-        assert outcomes[-1] == "False 0", done.stderr[-2000:]
-        killed = sum(line.startswith("True") for line in outcomes)
-        assert killed >= 5  # the others came too late, the run was done
+        assert done.stdout.splitlines() == ["True "] * deaths + ["False 0"], done.stderr[-2000:]
         answered = Counter(server.answered)
-        generate(server, unbroken, n=150, critics=["c"])
+        generate(server, unbroken, n=items, critics=["c"])
     strip = [{**trace.__dict__, "created": ""} for trace in read_traces(path)]
     assert strip == [{**trace.__dict__, "created": ""} for trace in read_traces(unbroken)]
     # Only what was under way at a death may have been asked again.
-    assert sum(answered.values()) - len(answered) <= killed * in_flight
+    assert sum(answered.values()) - len(answered) <= deaths * in_flight
     log = [json.loads(line) for line in path.with_name(path.name + ".requests.jsonl").read_text().splitlines()]
     settled = Counter(line["question"] for line in log if line["event"] == "outcome")
     assert set(settled.values()) == {1}
@@ -253,6 +228,64 @@ def test_a_torn_last_line_is_repaired_and_told(tmp_path: Path) -> None:
     assert any("torn last line of 40 bytes was dropped" in line for line in said)
     assert any("1 questions were under way" in line for line in said)
     assert len(read_traces(path)) == len(whole.splitlines())
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.with_name(f"{path.name}.requests.jsonl").read_text().splitlines()]
+
+
+def test_what_was_under_way_at_a_death_stays_spent(tmp_path: Path) -> None:
+    """After a failed attempt that may have cost its prompt, a second was under way with its reservation."""
+    path = tmp_path / "t.jsonl"
+    path.with_name("t.jsonl.requests.jsonl").write_text(
+        "".join(
+            json.dumps({"event": event, "question": "teacher|x", "prompt_tokens": a, "completion_tokens": b}) + "\n"
+            for event, a, b in (("sent", 70, 500), ("failed", 70, 0), ("sent", 70, 500))
+        )
+    )
+    for _ in range(2):  # opening it once more does not count it once more
+        with RequestLog(path.with_name("t.jsonl.requests.jsonl")) as log:
+            assert (log.requests, log.prompt_tokens, log.completion_tokens) == (2, 140, 500)
+    assert [line["event"] for line in read_log(path)] == ["sent", "failed", "sent", "lost"]
+
+
+def test_attempts_that_cost_nothing_leave_the_budget_alone(tmp_path: Path) -> None:
+    """A server that stays too busy stops the run; its refusals are not charged, now or after the next start."""
+
+    async def busy(request: Any, headers: Any) -> bytes:
+        return error(429, "busy", retry_after="0.01")
+
+    path = tmp_path / "t.jsonl"
+    with Server(busy) as server, pytest.raises(CheckError, match="429"):
+        generate(server, path, attempts=2)
+    with RequestLog(path.with_name("t.jsonl.requests.jsonl")) as log:
+        assert log.requests >= 2
+        assert (log.prompt_tokens, log.completion_tokens) == (0, 0)
+
+
+def test_failed_questions_are_asked_again_only_where_that_is_wanted(tmp_path: Path) -> None:
+    async def half_broken(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        broken = sum(request["messages"][-1]["content"].encode()) % 2
+        return error(500, "oops") if broken else await respond_well(request, headers)
+
+    path = tmp_path / "t.jsonl"
+    with Server(half_broken) as server:
+        generate(server, path, attempts=1)
+    failed = 30 - len(read_traces(path))
+    assert 5 < failed < 25
+    with Server(respond_well) as server:
+        generate(server, path)
+        assert not server.requests
+        said = generate(server, path, retry_failed=True)
+        assert len(server.requests) == failed
+        assert any(f"{failed} questions failed for good before" in line for line in said)
+        generate(server, path, retry_failed=True)
+        assert len(server.requests) == failed
+    assert len(read_traces(path)) == 30
+    manifest = read_manifest(path)
+    assert manifest
+    assert manifest["errors"] == {}
+    assert manifest["spent"]["requests"] == 30 + failed
 
 
 def test_a_log_broken_in_its_middle_is_an_error(tmp_path: Path) -> None:

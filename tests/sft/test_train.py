@@ -1,11 +1,12 @@
 """What stage one learns: each example is prompt + completion, and what would train the wrong tokens is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.chat import render_prompt
+from benchmarks.chat import prefilled_think, render_prompt
 from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
 from rewards import CheckError, InputError, parse_answer
@@ -125,33 +126,34 @@ def test_a_share_that_is_none_is_refused(fraction):
         read_arguments(config)
 
 
-QWEN3_THINKING = (
-    "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content.split('</think>')[-1] + '<|im_end|>\\n' }}"
-    "{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
-)
-R1_DISTILL = (
-    "{% set ns = namespace(system='') %}{%- for m in messages %}{%- if m['role'] == 'system' %}"
-    "{% set ns.system = m['content'] %}{%- endif %}{%- endfor %}{{ ns.system }}{%- for m in messages %}"
-    "{%- if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}{%- endif %}{%- if m['role'] == 'assistant' %}"
-    "{{ '<｜Assistant｜>' + m['content'].split('</think>')[-1] }}{%- endif %}{%- endfor %}"
-    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
-)
+def shipped_template(name: str) -> str:
+    """A model family's own chat template, as TRL ships it."""
+    import trl
+
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("template", [QWEN3_THINKING, R1_DISTILL, PREFILLED, None])
+@pytest.mark.parametrize(
+    ("template", "prefilled"),
+    [("deepseek_r1_distill", True), ("qwen3_5_think", True), ("qwen3", False), ("llama3", False), ("SmolLM2's", False)],
+)
 @pytest.mark.parametrize("short", [False, True], ids=["reasoning", "answer only"])
-def test_rendered_example_equals_generation_prompt_plus_completion(tokenizer, trace, template, short, monkeypatch):
-    """Templates that drop the reasoning of past turns, as the originals do, must not touch what is learnt."""
-    if template:
-        monkeypatch.setattr(tokenizer, "chat_template", template)
+def test_rendered_example_equals_generation_prompt_plus_completion(
+    tokenizer, trace, template, prefilled, short, monkeypatch
+):
+    """Templates that drop or move the reasoning of past turns must not touch what is learnt."""
+    if template != "SmolLM2's":
+        monkeypatch.setattr(tokenizer, "chat_template", shipped_template(template))
     example = tokenize_trace(tokenizer, without_reasoning(trace) if short else trace, 512)
     prompt = render_prompt(tokenizer, trace.prompt)
+    assert prompt.rstrip().endswith("<think>") == prefilled
     wanted = f"<think></think><answer>{trace.label}</answer>" if short else trace.completion
-    learnt = wanted.removeprefix("<think>") if template else wanted
+    learnt = wanted.removeprefix("<think>") if prefilled else wanted
     text = tokenizer.decode(example.input_ids, clean_up_tokenization_spaces=False)
     assert text == prompt + learnt + tokenizer.eos_token
     start = example.completion_mask.index(1)
     assert tokenizer.decode(example.input_ids[:start], clean_up_tokenization_spaces=False) == prompt
+    assert parse_answer(prefilled_think(prompt) + learnt).label == trace.label
 
 
 def test_answer_only_learns_the_true_label_whatever_the_teacher_said(trace):

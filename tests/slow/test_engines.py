@@ -211,25 +211,14 @@ def test_vllm_that_does_not_start_names_a_remedy(smollm2: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_think_tag_in_the_prompt_is_put_in_front(smollm2: Path, tmp_path: Path) -> None:
-    """A tiny random model behind a template that opens the reasoning, as distilled reasoning models have."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+def test_a_think_tag_in_the_prompt_is_put_in_front(tiny_model: Path, tmp_path: Path) -> None:
+    """A template that opens the reasoning, as distilled reasoning models have."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.manual_seed(0)
-    tokenizer: Any = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     tokenizer.save_pretrained(tmp_path)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path)
     engine = open_engine("transformers", tmp_path)
     requests = [Request([{"role": "user", "content": word}], 0) for word in ("one", "two, which is longer")]
     short, long = engine.generate(requests, Protocol(data="digest", max_tokens=4))
@@ -237,4 +226,4 @@ def test_a_think_tag_in_the_prompt_is_put_in_front(smollm2: Path, tmp_path: Path
     assert (long.text or "").startswith("<think>\n")
     assert short.finish_reason == "length"
     assert short.completion_tokens == 4
-    assert engine.context == 128
+    assert engine.context == 512

@@ -14,17 +14,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def tiny(smollm2: Path) -> Any:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def tiny(tiny_model: Path) -> Any:
+    """A tiny random model and its tokenizer."""
+    from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(smollm2)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=1024, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval(), tokenizer
+    return AutoModelForCausalLM.from_pretrained(tiny_model).eval(), load_tokenizer(tiny_model)
 
 
 def token_losses(tiny: Any, out: Path, **keys: Any) -> tuple[float, int]:

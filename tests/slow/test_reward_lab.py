@@ -53,22 +53,12 @@ COMMON = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, smollm2):
+def folder(tmp_path_factory, tiny_model):
     """A folder with a tiny model, a finished stage one, and a reward file."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
     from sft.generate import TraceArguments, generate_traces
 
     folder = tmp_path_factory.mktemp("lab")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=512, eos_token_id=2, pad_token_id=2, bos_token_id=1,
-        tie_word_embeddings=True, dtype="float32",
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder / "tiny")
-    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder / "tiny")
+    (folder / "tiny").symlink_to(tiny_model)
     traces, _ = generate_traces(TraceArguments(output=str(folder / "traces.jsonl"), data="sample", rows=24, evidence=3))
     values = {
         "output_dir": str(folder / "sft"), "traces": str(traces), "model_name_or_path": str(folder / "tiny"),

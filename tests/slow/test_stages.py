@@ -38,23 +38,6 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("stages")
 
 
-@pytest.fixture(scope="module")
-def tiny(folder, smollm2):
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=512, eos_token_id=2, pad_token_id=2, bos_token_id=1,
-        tie_word_embeddings=True, dtype="float32",
-    )  # fmt: skip
-    path = folder / "tiny"
-    LlamaForCausalLM(config).save_pretrained(path)
-    AutoTokenizer.from_pretrained(smollm2).save_pretrained(path)
-    return path
-
-
 COMMON = {
     "dtype": "float32", "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1,
     "gradient_checkpointing": False, "bf16": False, "use_cpu": True, "seed": 3,
@@ -67,13 +50,13 @@ def write(path, **values):
 
 
 @pytest.fixture(scope="module")
-def sft(folder, tiny):
+def sft(folder, tiny_model):
     """A finished stage one, and what its driver saw."""
     from sft.generate import TraceArguments, generate_traces
 
     traces, _ = generate_traces(TraceArguments(output=str(folder / "traces.jsonl"), data="sample", rows=24, evidence=3))
     config = write(
-        folder / "sft.yaml", output_dir=str(folder / "sft"), traces=str(traces), model_name_or_path=str(tiny),
+        folder / "sft.yaml", output_dir=str(folder / "sft"), traces=str(traces), model_name_or_path=str(tiny_model),
         use_peft=True, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_target_modules=["all-linear"], max_length=512,
         max_steps=4, gate_prompts=0, **COMMON,
     )  # fmt: skip
@@ -114,12 +97,12 @@ def test_same_seed_same_adapter_and_another_seed_another(sft, folder):
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_grpo_moves_every_lora_weight_from_the_sft_policy(sft, tiny, folder, engine):
+def test_grpo_moves_every_lora_weight_from_the_sft_policy(sft, tiny_model, folder, engine):
     path, _, _ = sft
     config = write(
         folder / f"grpo-{engine}.yaml", output_dir=str(folder / f"grpo-{engine}"), sft_run=str(path), data="sample",
-        evidence=3, train_items=12, balance=True, rollouts=engine, beta=0.1, model_name_or_path=str(tiny), max_steps=3,
-        num_generations=4, max_completion_length=24, **COMMON,
+        evidence=3, train_items=12, balance=True, rollouts=engine, beta=0.1, model_name_or_path=str(tiny_model),
+        max_steps=3, num_generations=4, max_completion_length=24, **COMMON,
     )  # fmt: skip
     run(REPO / "tests/slow/driver.py", "grpo", config, folder / "seen.json", cwd=folder)
     seen = json.loads((folder / "seen.json").read_text())
@@ -135,11 +118,11 @@ def test_grpo_moves_every_lora_weight_from_the_sft_policy(sft, tiny, folder, eng
     assert len(trained) == 12 and not trained & set((path / "items.txt").read_text().split())
 
 
-def test_eval_report_and_refusals_by_command(sft, tiny, folder, smollm2):
+def test_eval_report_and_refusals_by_command(sft, tiny_model, folder, smollm2):
     path, _, _ = sft
     words = ["-m", "rl.cli", "eval", "--config", write(
-        folder / "eval.yaml", output_dir=str(folder / "eval"), model=str(tiny), engine="transformers", data="sample",
-        evidence=3, items=4, max_tokens=8, chunk=8,
+        folder / "eval.yaml", output_dir=str(folder / "eval"), model=str(tiny_model), engine="transformers",
+        data="sample", evidence=3, items=4, max_tokens=8, chunk=8,
     )]  # fmt: skip
     run(*words, cwd=folder)
     run(*words, "--output_dir", folder / "eval-sft", "--adapter", path / "adapter", "--name", "SFT", cwd=folder)
@@ -162,7 +145,7 @@ def test_eval_report_and_refusals_by_command(sft, tiny, folder, smollm2):
 
 
 @pytest.mark.parametrize("stage", ["sft", "eval", "grpo"])
-def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(sft, tiny, folder, stage):
+def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(sft, tiny_model, folder, stage):
     path, _, sft_config = sft
     out = folder / f"stopped-{stage}"
     if stage == "sft":
@@ -171,13 +154,13 @@ def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(sft, tiny, folder
     elif stage == "grpo":
         config = write(
             folder / "stop.yaml", output_dir=str(out), sft_run=str(path), data="sample", evidence=3, train_items=12,
-            rollouts="transformers", beta=0.0, model_name_or_path=str(tiny), max_steps=6, num_generations=4,
+            rollouts="transformers", beta=0.0, model_name_or_path=str(tiny_model), max_steps=6, num_generations=4,
             max_completion_length=24, save_steps=1, **COMMON,
         )  # fmt: skip
         words = ["grpo", "--config", config]
         begun = out / "checkpoints" / "checkpoint-1"
     else:
-        config = write(folder / "stop-eval.yaml", output_dir=str(out), model=str(tiny), engine="transformers",
+        config = write(folder / "stop-eval.yaml", output_dir=str(out), model=str(tiny_model), engine="transformers",
                        data="sample", evidence=3, items=40, max_tokens=48, chunk=8)  # fmt: skip
         words = ["eval", "--config", config]
         begun = out / "predictions.parts"

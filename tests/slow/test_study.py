@@ -27,20 +27,10 @@ def run(*words: object, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A folder with a tiny model and the stages' configurations."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
     path = tmp_path_factory.mktemp("study")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=512, eos_token_id=2, pad_token_id=2, bos_token_id=1,
-        tie_word_embeddings=True, dtype="float32",
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(path / "tiny")
-    AutoTokenizer.from_pretrained(smollm2).save_pretrained(path / "tiny")
+    (path / "tiny").symlink_to(tiny_model)
     common = {
         "output_dir": "unused", "dtype": "float32", "per_device_train_batch_size": 4, "learning_rate": 1e-3,
         "logging_steps": 1, "gradient_checkpointing": False, "bf16": False, "use_cpu": True, "save_strategy": "no",

@@ -9,12 +9,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from endpoint_server import Server, faulty, forward
 
 from benchmarks.runs import read_manifest
 from rewards import LABELS
@@ -133,6 +135,29 @@ def test_teacher_critic_filter_audit_and_stage_one(server: str, smollm2: Path, t
     assert done["audit"]["clean"] is True
     assert done["audit"]["traces"] == len(kept)
     assert done["gate"]["prompts"] == min(4, len(kept))
+
+
+def test_a_fault_proxy_before_the_real_server_loses_and_doubles_nothing(server: str, tmp_path: Path) -> None:
+    used: Counter[str] = Counter()
+    path = tmp_path / "t.jsonl"
+    with Server(faulty(forward(server), 2, share=0.4, used=used)) as proxy:
+        config = {
+            "output": str(path), "teacher": "smol", "base_url": proxy.url, "data": "sample", "evidence": 0, "rows": 40,
+            "max_tokens": 24, "max_in_flight": 8, "timeout": 20.0, "attempts": 3,
+        }  # fmt: skip
+        (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(config))
+        run("traces", "generate", "--config", "teacher.yaml", cwd=tmp_path)
+        asked = len(proxy.requests)
+    assert len(used) >= 5
+    manifest = json.loads((tmp_path / "t.jsonl.manifest.json").read_text())
+    cells = Counter[str]()
+    for cell in manifest["cells"].values():
+        cells.update(cell)
+    failed = sum(manifest["errors"].values())
+    assert cells.pop("drawn") == cells.total() == 40
+    assert cells["error"] == failed > 0
+    assert len(read_traces(path)) == 40 - failed
+    assert manifest["spent"]["requests"] == asked > 40
 
 
 def test_the_teacher_is_evaluated_like_a_student(server: str, smollm2: Path, tmp_path: Path) -> None:

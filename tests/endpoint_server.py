@@ -1,12 +1,15 @@
 """A small OpenAI-compatible server for tests: asyncio, HTTP/1.1, kept alive; its replies and faults are functions.
 
-Run as a script it serves `respond_well` on a free port and prints it.
+With `forward` and `faulty` it is a proxy that spoils a share of what another server answers. Run as a script it serves
+`respond_well` on a free port and prints it.
 """
 
 import asyncio
 import json
+import random
 import sys
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -111,6 +114,66 @@ async def respond_well(request: dict[str, Any], headers: dict[str, str]) -> byte
     text = request["messages"][-1]["content"]
     label = ("upregulated", "downregulated", "not differentially expressed")[sum(text.encode()) % 3]
     return http(200, chat(RIGHT.format(reason=f"Loss of it stresses the cell {sum(text.encode())}.", label=label)))
+
+
+def forward(url: str) -> Handler:
+    """A handler that hands each request on to the server at `url` and returns what that one answers."""
+
+    def post(request: dict[str, Any], authorization: str) -> bytes:
+        headers = {"Content-Type": "application/json", "Authorization": authorization}
+        asked = urllib.request.Request(f"{url}/chat/completions", json.dumps(request).encode(), headers)
+        with urllib.request.urlopen(asked, timeout=300) as reply:
+            return http(200, reply.read())
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        return await asyncio.to_thread(post, request, headers.get("authorization", ""))
+
+    return handler
+
+
+SPOILT = {  # None cuts the connection
+    "429 with Retry-After": error(429, "busy", retry_after="0.05"),
+    "429": error(429, "busy"),
+    "500": error(500, "oops"),
+    "a hang": None,  # first
+    "a cut connection": None,
+    "half a JSON body": None,  # of what the upstream server answers
+    "a body cut off": http(200, b"", length=500),
+    "an empty choice": http(200, b'{"choices": []}'),
+    "length": http(200, chat("<think>never", "length")),
+    "content filtered": http(200, chat("no", "content_filter")),
+    "wrong encoding": http(200, '{"é"'.encode("latin-1")),
+    "10 MB": http(200, chat("x" * 10_000_000)),
+}
+FAULTS = tuple(SPOILT)
+
+
+def faulty(upstream: Handler, seed: int, share: float = 0.3, used: Counter[str] | None = None) -> Handler:
+    """A handler that spoils what `upstream` answers on a share of the questions, each with a fault of its own.
+
+    Once, twice or for ever; `used` counts the faults.
+    """
+    seen: Counter[str] = Counter()
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes | None:
+        text = request["messages"][-1]["content"]
+        pick = random.Random(f"{seed}|{text}")
+        seen[text] += 1
+        spoilt, times, fault = pick.random() < share, pick.choice((1, 1, 2, 99)), pick.choice(FAULTS)
+        if fault.startswith("429"):
+            times = min(times, 2)  # a server that stays too busy stops the run, as it should
+        if not spoilt or seen[text] > times:
+            return await upstream(request, headers)
+        if used is not None:
+            used[fault] += 1
+        if fault == "a hang":
+            await asyncio.sleep(30)
+        if fault == "half a JSON body":
+            body = (await upstream(request, headers) or b"").split(b"\r\n\r\n", 1)[1]
+            return http(200, body[: len(body) // 2])
+        return SPOILT[fault]
+
+    return handler
 
 
 async def _main(delay: float) -> None:

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint that a teacher or a critic answers from: bounded, patient, and within a budget."""
+"""A model behind an OpenAI-compatible endpoint: teacher, critic or evaluated; asked with patience, within a budget."""
 
 import asyncio
 import json
@@ -6,12 +6,12 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from benchmarks.chat import Message
-from benchmarks.server_engine import check_base_url
 from rewards import CheckError, InputError
 
 _MILLION: Final = 1_000_000
@@ -19,6 +19,22 @@ _LONGEST_PAUSE: Final = 60.0  # seconds between two attempts where the server na
 _QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not mend
 # Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
 _TOKENS_PER_CHARACTER: Final = 0.5
+
+
+def check_base_url(base_url: str, key: str = "base_url") -> None:
+    """Refuse a URL that is none, or that holds what may be a secret; the message does not repeat it."""
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname
+    except ValueError:
+        raise InputError(f"{key}: is no URL; give one such as http://localhost:8000/v1") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise InputError(f"{key}: is no http(s) URL; give one such as http://localhost:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise InputError(
+            f"{key}: holds user, password, query or fragment, which may be secret; leave them out and set the key in "
+            "the environment"
+        )
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class Reply:
         prompt_tokens, completion_tokens: charged over all attempts; estimates where the server did not say.
         requests: attempts made.
         error: why it failed for good; None if it did not.
+        logprobs: the server's entry for each generated token, as it came; None where it gave none.
     """
 
     text: str | None
@@ -41,6 +58,7 @@ class Reply:
     completion_tokens: int
     requests: int
     error: str | None = None
+    logprobs: list[Any] | None = None
 
 
 class BudgetSpentError(CheckError):
@@ -221,14 +239,20 @@ class Endpoint:
         return text.replace(self._key, "[key]") if self._key else text
 
     async def ask(
-        self, messages: Sequence[Message], request_id: str, on_send: Callable[[], Awaitable[None]] | None = None
+        self,
+        messages: Sequence[Message],
+        request_id: str,
+        note: Callable[[str, int, int], Awaitable[None]] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> Reply:
         """Ask one question.
 
         Args:
             messages: the chat, the last message from the user.
             request_id: sent as `Idempotency-Key`; a server that honours it charges for the question once.
-            on_send: called before each attempt leaves.
+            note: told `sent` before each attempt leaves, with the prompt and completion tokens set aside for it, and
+                `failed` where it failed, with those it may have cost.
+            extra: keys of this request alone, such as its seed.
 
         Raises:
             BudgetSpentError: the budget does not allow the next attempt.
@@ -246,17 +270,21 @@ class Endpoint:
             reserved = await self.budget.reserve(estimate, self.settings.max_tokens)
             used = (0, 0)
             try:
-                if on_send is not None:
-                    await on_send()
-                reply = await self._attempt(messages, request_id, estimate)
+                if note is not None:
+                    await note("sent", *reserved)
+                reply = await self._attempt(messages, request_id, estimate, extra or {})
                 used = (reply.prompt_tokens, reply.completion_tokens)
-                return Reply(
-                    reply.text, reply.reasoning, reply.finish_reason, spent_in + used[0], spent_out + used[1],
-                    attempt + 1, reply.error,
-                )  # fmt: skip
+                return replace(
+                    reply,
+                    prompt_tokens=spent_in + used[0],
+                    completion_tokens=spent_out + used[1],
+                    requests=attempt + 1,
+                )
             except _Again as again:
                 failure = again
                 used = (estimate, 0) if again.charged else (0, 0)
+                if note is not None:
+                    await note("failed", *used)
                 if again.wait is not None and again.wait > self.settings.max_wait:
                     raise StoppedError(
                         f"{self.settings.base_url}: asks to wait {again.wait:g} s, more than max_wait "
@@ -264,6 +292,10 @@ class Endpoint:
                     ) from None
                 if again.wait is not None and again.server:
                     self._not_before = max(self._not_before, time.monotonic() + again.wait)
+            except (InputError, StoppedError):
+                if note is not None:
+                    await note("failed", 0, 0)
+                raise
             finally:
                 await self.budget.settle(reserved, *used)
             spent_in, spent_out = spent_in + used[0], spent_out + used[1]
@@ -276,7 +308,9 @@ class Endpoint:
             return failure.wait
         return min(_LONGEST_PAUSE, self.settings.backoff * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
-    async def _attempt(self, messages: Sequence[Message], request_id: str, estimate: int) -> Reply:
+    async def _attempt(
+        self, messages: Sequence[Message], request_id: str, estimate: int, extra: Mapping[str, Any]
+    ) -> Reply:
         import openai
 
         settings = self.settings
@@ -296,6 +330,7 @@ class Endpoint:
                         **limit,
                         **temperature,
                         **settings.extra_body,
+                        **extra,
                     },
                 ) as response,
             ):
@@ -355,18 +390,22 @@ class Endpoint:
             raise _Again("the reply has no choice", charged=True)
         usage = reply.get("usage")
         tokens_in, tokens_out = (_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
-        text, finish = message.get("content"), str(choice.get("finish_reason") or "unknown")
+        content, finish = message.get("content"), str(choice.get("finish_reason") or "unknown")
         reasoning = message.get("reasoning") or message.get("reasoning_content")
-        text = self.redact(text) if isinstance(text, str) else ""
+        text = self.redact(content) if isinstance(content, str) else ""
         reasoning = self.redact(reasoning) if isinstance(reasoning, str) else None
         if tokens_in is None or tokens_out is None:
             tokens_in = estimate
             tokens_out = int((len(text) + len(reasoning or "")) * _TOKENS_PER_CHARACTER)
         if finish == "content_filter" or message.get("refusal"):
             return Reply(None, None, "content_filter", tokens_in, tokens_out, 1, "the server filtered the content")
-        if not text and not reasoning:
-            raise _Again("the reply is empty", charged=True)
-        return Reply(text, reasoning, finish, tokens_in, tokens_out, 1)
+        if not isinstance(content, str) and not reasoning:
+            raise _Again("the reply has no content", charged=True)
+        logprobs = choice.get("logprobs")
+        entries = logprobs.get("content") if isinstance(logprobs, dict) else None
+        return Reply(
+            text, reasoning, finish, tokens_in, tokens_out, 1, logprobs=entries if isinstance(entries, list) else None
+        )
 
 
 def _failed(reason: str, estimate: int, endpoint: Endpoint) -> Reply:

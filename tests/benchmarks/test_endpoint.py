@@ -2,20 +2,16 @@
 
 import asyncio
 import json
-import sys
 import time
 from collections import Counter
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoint_server import Server, chat, error, http, respond_well
 
+from benchmarks.endpoint import Budget, BudgetSpentError, Endpoint, EndpointSettings, Reply, StoppedError, retry_after
 from rewards import InputError
-from sft.endpoint import Budget, BudgetSpentError, Endpoint, EndpointSettings, Reply, StoppedError, retry_after
-
-sys.path.insert(0, str(Path(__file__).parent))
-from server import Server, chat, error, http, respond_well
 
 KEY = "sk-planted-4711"
 QUESTION = [{"role": "user", "content": "What happens?"}]
