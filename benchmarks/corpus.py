@@ -185,10 +185,12 @@ def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.D
             mixes them.
 
     Raises:
-        InputError: there are fewer items than asked for, or too few of a label to balance them.
+        InputError: there are fewer items than asked for, too few of a label to balance them, or no such seed.
     """
     if n < 0:
         raise InputError(f"items: {n} asked for; use 0 for all, or more")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: {seed}; draws take a whole number from 0 to 2^32 - 1")
     shuffled = items.sample(frac=1.0, random_state=seed)
     if not balance:
         if n > len(items):

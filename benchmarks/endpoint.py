@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,11 @@ from rewards import CheckError, InputError
 _MILLION: Final = 1_000_000
 _LONGEST_PAUSE: Final = 60.0  # seconds between two attempts where the server names no time
 _QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not mend
+_OUTAGE: Final = 20  # so many questions in a row that meet a 5xx are the server's fault, not theirs
+_SECRET: Final = re.compile(
+    r"^x-|(keys?|token|secrets?|password|passwd|passphrase|credentials?|cookies?|auth|authorization|bearer|headers?)$",
+    re.IGNORECASE,
+)  # `max_tokens` and `budget_tokens` are none
 # Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
 _TOKENS_PER_CHARACTER: Final = 0.5
 
@@ -35,6 +41,41 @@ def check_base_url(base_url: str, key: str = "base_url") -> None:
             f"{key}: holds user, password, query or fragment, which may be secret; leave them out and set the key in "
             "the environment"
         )
+
+
+def read_extra_body(value: Mapping[str, Any] | str | None, key: str = "extra_body") -> dict[str, Any]:
+    """Return the further keys of a request: a mapping, JSON text, or None for none.
+
+    Raises:
+        InputError: it is neither, or one of its keys is called like a secret, since configurations are stored; the
+            message does not repeat the value.
+    """
+    if value is None:
+        return {}
+    try:
+        body = json.loads(value if isinstance(value, str) else json.dumps(value, allow_nan=False))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{key}: no JSON ({error}); write an object such as '{{\"top_p\": 0.9}}'") from None
+    if not isinstance(body, dict):
+        raise InputError(f"{key}: is no JSON object; write one such as '{{\"top_p\": 0.9}}'")
+    if (name := _secret_key(body)) is not None:
+        raise InputError(
+            f"{key}: {name!r} is called like a secret or a header, and configurations are stored; leave it out and set "
+            "the key in the environment variable that api_key_env names"
+        )
+    return body
+
+
+def _secret_key(value: Any) -> str | None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if _SECRET.search(str(name)):
+                return str(name)
+            if (found := _secret_key(inner)) is not None:
+                return found
+    if isinstance(value, list):
+        return next((found for one in value if (found := _secret_key(one)) is not None), None)
+    return None
 
 
 @dataclass(frozen=True)
@@ -77,11 +118,20 @@ class _Again(Exception):  # noqa: N818 - control flow, never shown
         wait: seconds that the server asks to wait.
         charged: whether the server may have charged for it.
         server: whether the server as a whole is at fault, not this question.
+        outage: whether the server is at fault if many questions in a row meet this.
     """
 
-    def __init__(self, reason: str, wait: float | None = None, *, charged: bool = False, server: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        wait: float | None = None,
+        *,
+        charged: bool = False,
+        server: bool = False,
+        outage: bool = False,
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.wait, self.charged, self.server = reason, wait, charged, server
+        self.reason, self.wait, self.charged, self.server, self.outage = reason, wait, charged, server, outage
 
 
 @dataclass
@@ -196,6 +246,10 @@ class EndpointSettings:
                 raise InputError(f"{key}: is {getattr(self, key)}; it must be at least 1")
         if not self.timeout > 0:
             raise InputError(f"timeout: is {self.timeout}; it must be above 0 seconds")
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature: is {self.temperature}; use 0 or more, or null to leave it to the server")
+        if not self.api_key_env.isidentifier():  # a key itself would be stored with the configuration
+            raise InputError("api_key_env: is no name of an environment variable; give one such as OPENAI_API_KEY")
         if self.max_tokens_key not in ("max_tokens", "max_completion_tokens"):
             raise InputError(f"max_tokens_key: {self.max_tokens_key!r}; use max_tokens or max_completion_tokens")
 
@@ -205,8 +259,8 @@ class Endpoint:
 
     Failed attempts are made again: connection trouble, a timeout, 408, 409, 429, 5xx, a reply that is cut, is no UTF-8
     JSON, or has no choice. `Retry-After` is honoured, for all questions at once. A question that fails for good is a
-    `Reply` with `error`. A server that is out of reach, stays too busy, refuses the key or does not know the model
-    stops the run: no item is to blame.
+    `Reply` with `error`. A server that is out of reach, stays too busy, answers many questions in a row with 5xx,
+    refuses the key or does not know the model stops the run: no item is to blame.
 
     Args:
         settings: how to ask.
@@ -221,6 +275,7 @@ class Endpoint:
         self.budget = budget or Budget()
         self._key = os.environ.get(settings.api_key_env)
         self._not_before = 0.0
+        self._unanswered: set[str] = set()  # questions that met a 5xx since the server last answered one
         self._transport_errors = _transport_errors()
         self._client = openai.AsyncOpenAI(
             base_url=settings.base_url,
@@ -229,6 +284,11 @@ class Endpoint:
             timeout=settings.timeout,
             http_client=openai.DefaultAsyncHttpxClient(limits=_limits(connections)),
         )
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last thing the server did was a 5xx, so that it may be down."""
+        return bool(self._unanswered)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -256,7 +316,8 @@ class Endpoint:
 
         Raises:
             BudgetSpentError: the budget does not allow the next attempt.
-            StoppedError: the server is out of reach, stays too busy, or asks to wait too long.
+            StoppedError: the server is out of reach, stays too busy, fails for many questions in a row, or asks to wait
+                too long.
             InputError: it refuses the key or does not know the model.
         """
         estimate = int(sum(len(message["content"]) for message in messages) * _TOKENS_PER_CHARACTER) + 16
@@ -273,6 +334,7 @@ class Endpoint:
                 if note is not None:
                     await note("sent", *reserved)
                 reply = await self._attempt(messages, request_id, estimate, extra or {})
+                self._unanswered.clear()
                 used = (reply.prompt_tokens, reply.completion_tokens)
                 return replace(
                     reply,
@@ -285,6 +347,12 @@ class Endpoint:
                 used = (estimate, 0) if again.charged else (0, 0)
                 if note is not None:
                     await note("failed", *used)
+                if again.outage:
+                    self._unanswered.add(request_id)
+                    if len(self._unanswered) >= _OUTAGE:
+                        raise StoppedError(
+                            f"{self.settings.base_url}: {again.reason} for {_OUTAGE} questions in a row"
+                        ) from None
                 if again.wait is not None and again.wait > self.settings.max_wait:
                     raise StoppedError(
                         f"{self.settings.base_url}: asks to wait {again.wait:g} s, more than max_wait "
@@ -371,7 +439,7 @@ class Endpoint:
         if status == 402:
             raise StoppedError(f"{self.settings.base_url}: asks for payment (HTTP 402)") from None
         if status in (408, 409) or status >= 500:
-            raise _Again(f"HTTP {status}", wait) from None
+            raise _Again(f"HTTP {status}", wait, outage=status >= 500) from None
         # Only a complaint about the request is worth quoting; other bodies may echo credentials.
         detail = f": {' '.join(str(error).split())}" if status in (400, 422) else ""
         return Reply(None, None, "error", 0, 0, 1, self.redact(f"HTTP {status}{detail}")[:300])

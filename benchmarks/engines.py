@@ -1,7 +1,8 @@
 """Generation engines: one interface over vLLM, transformers and any OpenAI-compatible server."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from benchmarks.generation import Decoding, Engine, Generation, Request
 from benchmarks.local_engines import TransformersEngine, VLLMEngine, has_vllm
@@ -40,6 +41,7 @@ def open_engine(
     base_url: str | None = None,
     api_key_env: str = "OPENAI_API_KEY",
     max_tokens_key: str = "max_tokens",
+    extra_body: Mapping[str, Any] | None = None,
 ) -> Engine:
     """Open a generation engine.
 
@@ -52,7 +54,7 @@ def open_engine(
         max_model_len: tokens that vLLM makes room for per sequence; None for the model's own context.
         seed: engine seed of vLLM (requests bring their own).
         base_url: the OpenAI-compatible server's URL, with its `/v1`.
-        api_key_env, max_tokens_key: see `OpenAIEngine`.
+        api_key_env, max_tokens_key, extra_body: see `OpenAIEngine`.
 
     Raises:
         InputError: an argument is unknown, does not fit the engine, or names something that is not there.
@@ -67,7 +69,11 @@ def open_engine(
             raise InputError("engine: openai needs base_url, such as http://localhost:8000/v1")
         if adapter is not None or revision is not None:
             raise InputError("engine: openai takes no adapter or revision; let the server load it and give its name")
-        return OpenAIEngine(base_url, str(model), api_key_env=api_key_env, max_tokens_key=max_tokens_key)
+        return OpenAIEngine(
+            base_url, str(model), api_key_env=api_key_env, max_tokens_key=max_tokens_key, extra_body=extra_body
+        )
+    if extra_body:
+        raise InputError(f"extra_body: is for engine: openai, not {name}; leave it out")
     if base_url is not None:
         raise InputError(f"base_url: is for engine: openai, not {name}; leave it out")
     if name == "transformers" or (name == "auto" and not has_vllm()):

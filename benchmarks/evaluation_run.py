@@ -12,9 +12,10 @@ import yaml
 from benchmarks import perturbqa
 from benchmarks.baselines import left_out, predict_baselines
 from benchmarks.corpus import Corpus, draw_items, open_corpus
-from benchmarks.endpoint import check_base_url
+from benchmarks.endpoint import check_base_url, read_extra_body
 from benchmarks.engines import open_engine
 from benchmarks.evaluate import evaluate
+from benchmarks.models import adapter_sha256, read_trained_items
 from benchmarks.perturbqa import CELL_LINES
 from benchmarks.predictions import changed_keys, read_answers, read_completions, read_facts, read_predictions
 from benchmarks.prompts import VERSION, PromptConfig, build_prompts
@@ -44,6 +45,9 @@ class EvalArguments:
     base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible server, for engine: openai"})
     api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "environment variable with the server's key"})
     max_tokens_key: str = field(default="max_tokens", metadata={"help": "or max_completion_tokens, for such a server"})
+    extra_body: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "further keys of the server's request: a mapping, or JSON"}
+    )
     dtype: str = field(default="auto", metadata={"help": "auto, bfloat16, float16 or float32"})
     chunk: int = field(default=64, metadata={"help": "items handed to the engine at once"})
     training_seed: int = field(default=0, metadata={"help": "tells training runs of one system apart"})
@@ -62,6 +66,11 @@ class EvalArguments:
     scores: str = field(default="logprobs", metadata={"help": "logprobs or votes"})
     parser: str = field(default="strict", metadata={"help": "strict or lenient"})
 
+    def __post_init__(self) -> None:
+        self.extra_body = read_extra_body(self.extra_body, "extra_body")
+        if not self.api_key_env.isidentifier():  # a key put here by mistake would be written to the run folder
+            raise InputError("api_key_env: is no variable's name; put the key in the environment and its name here")
+
 
 def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | None = None) -> Path:
     """Evaluate a model on test items and store its predictions.
@@ -74,27 +83,32 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
         The run folder: `config.yaml`, `manifest.json`, `predictions.parquet`.
 
     Raises:
-        InputError: bad configuration, data, model or adapter, or a folder of another configuration.
+        InputError: bad configuration, data, model or adapter, an adapter that was trained on a test item, or a folder
+            of another configuration.
         CheckError: the disk is full, or a server is out of reach; what is stored stays.
     """
     corpus = open_corpus(args.data, args.split)
     protocol = make_protocol(args, corpus.digest)
     if args.base_url is not None:
         check_base_url(args.base_url)  # before it is written anywhere
-    run = open_run(Path(args.output_dir), "eval", asdict(args))
+    adapter = None if args.adapter is None else Path(args.adapter)
+    trained = None if adapter is None else check_unseen(adapter, corpus)
+    inputs = {} if adapter is None else {"adapter": adapter_sha256(adapter)}
+    run = open_run(Path(args.output_dir), "eval", asdict(args), inputs)
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path
     items = select_test_items(corpus, protocol)
     prompts = build_prompts(items, corpus, PromptConfig(args.template, args.evidence, args.lemmas))
-    adapter = None if args.adapter is None else Path(args.adapter)
     engine = open_engine(
         args.engine, args.model, adapter, revision=args.revision, dtype=args.dtype, base_url=args.base_url,
         api_key_env=args.api_key_env, max_tokens_key=args.max_tokens_key,
+        extra_body=read_extra_body(args.extra_body),
     )  # fmt: skip
     try:
         path = evaluate(
             engine, items, prompts, protocol, run.path,
-            seed=args.training_seed, chunk=args.chunk, facts={"name": args.name}, progress=progress,
+            seed=args.training_seed, chunk=args.chunk, facts={"name": args.name, "trained_items": trained},
+            progress=progress,
         )  # fmt: skip
     finally:
         engine.close()
@@ -109,6 +123,24 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
         completion_tokens=int(frame["completion_tokens"].sum()),
     )
     return run.path
+
+
+def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
+    """Return how many items an adapter was trained on; None where nothing beside its weights says so.
+
+    Raises:
+        InputError: one of them is a test item of the split.
+    """
+    items = read_trained_items(adapter)
+    if items is None:
+        return None
+    seen = sorted(items & set(corpus.test["item_id"].astype(str)))
+    if seen:
+        raise InputError(
+            f"{adapter}: {len(seen)} of the {len(items)} items that it was trained on are test items under split "
+            f"{corpus.split}, e.g. {seen[0]}; evaluate it under the split that its stages were trained with"
+        )
+    return len(items)
 
 
 def make_protocol(args: EvalArguments, data: str) -> Protocol:
@@ -202,7 +234,9 @@ def report_runs(
     for name, frame in predict_baselines(corpus, items, embeddings).items():
         systems.append(System(name, "baseline", frame, {"fitted on": "training labels only"}))
     data = describe(corpus, items, command)
-    data["warnings"] = warnings
+    unseen, unknown = describe_training(evaluations)
+    data["notes"] += unseen
+    data["warnings"] = [*warnings, *unknown]
     data["funnel"] = data_funnel(corpus, len(items), stages)
     protocols = [run.facts["protocol"] for run in evaluations if "protocol" in run.facts]
     protocol = dict(protocols[0]) if protocols else {"split": corpus.split, "data": corpus.digest}
@@ -210,6 +244,29 @@ def report_runs(
         systems, out, title=title, protocol=protocol, data=data, stages=stages, strata=strata(corpus, items),
         published=published_for(corpus),
     )  # fmt: skip
+
+
+def describe_training(runs: Sequence[EvaluationRun]) -> tuple[list[str], list[str]]:
+    """Say of each system's adapters whether they were trained on test items; what is known first, then what is not."""
+    known: dict[str, list[int]] = {}
+    unknown: dict[str, None] = {}
+    for run in runs:
+        if (run.facts.get("engine") or {}).get("adapter_sha256") is None:
+            continue
+        trained = (run.facts.get("run") or {}).get("trained_items")
+        if trained is None:
+            unknown[run.name] = None
+        else:
+            known.setdefault(run.name, []).append(trained)
+    unseen = [
+        f"{name}: none of the {' and '.join(f'{n:,}' for n in dict.fromkeys(counts))} items that its adapter was "
+        "trained on, in either stage, is a test item of this split."
+        for name, counts in known.items()
+    ]
+    return unseen, [
+        f"{name}: nothing beside its adapter says which items it was trained on; test items may be among them."
+        for name in unknown
+    ]
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str, Any]]]:

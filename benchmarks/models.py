@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rewards import InputError
 
+TRAINED_ITEMS: Final = "items.txt"
 _TAIL: Final = 1 << 20
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 # Keys of config.json that change when the same weights are saved again.
@@ -113,6 +115,17 @@ def adapter_sha256(path: Path) -> str:
         with file.open("rb") as weights:
             digest.update(hashlib.file_digest(weights, "sha256").digest())
     return digest.hexdigest()
+
+
+def write_trained_items(adapter: Path, item_ids: Iterable[str]) -> None:
+    """Write beside an adapter's weights which items it was trained on in all its stages, one id a line."""
+    (adapter / TRAINED_ITEMS).write_text("".join(f"{item}\n" for item in sorted(set(item_ids))), encoding="utf-8")
+
+
+def read_trained_items(adapter: Path) -> frozenset[str] | None:
+    """Return the items that an adapter was trained on; None where nothing beside its weights says so."""
+    file = adapter / TRAINED_ITEMS
+    return frozenset(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else None
 
 
 def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:

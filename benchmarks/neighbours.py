@@ -336,6 +336,8 @@ def _similar_genes(vector_GK: Floats, least: float) -> Any:
     """Return the squared cosines of at least `least` between different genes: sparse (G, G)."""
     from scipy import sparse
 
+    if least > 1:  # no genes are, and looking for them costs seconds
+        return sparse.csr_array((len(vector_GK), len(vector_GK)))
     step, parts = 1024, []
     for start in range(0, len(vector_GK), step):  # all genes at once would be half a gigabyte
         cosine = np.round(vector_GK[start : start + step] @ vector_GK.T, 12)

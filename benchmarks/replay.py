@@ -3,15 +3,16 @@
 Correlations within groups are those that GRPO can act on: it compares the completions of one prompt with each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.rollout_files import COMPONENT
+from benchmarks.rollout_files import COMPONENT, ITEM, stored_components
 from rewards import LABELS, Status, parse_answer
+from rewards.check import counts_tokens, estimated_ids
 from rewards.composition import Composition
 
 CHUNK: Final = 1000
@@ -19,8 +20,12 @@ BINS: Final = 30
 EXAMPLES: Final = 10
 TEXT_LIMIT: Final = 3000
 AS_TRAINED: Final = "as trained"
+SHIFT: Final = "a constant shift: GRPO subtracts each group's mean, so it does nothing"
+ESTIMATED_IDS: Final = (
+    "Token ids are estimated: pieces of words of four characters at most, in the number of tokens where that is stored"
+)
 FACTORS: Final = {
-    "correctness": "1 where the answer is the label, else 0",
+    "correctness": "1 where the answer is the label, else 0; none where generation failed",
     "length": "tokens of the completion (words where tokens are not stored)",
     "gene's rate": "how often the gene shows the answered label in training, the item itself left out",
 }
@@ -37,7 +42,7 @@ class Replayed:
         name: of the configuration.
         total_N: weighted sum; NaN where it cannot be judged.
         parts: component to its scores, gated and scheduled but not weighted; NaN where it cannot judge.
-        weights: component to its weight.
+        weights: component to its weight; empty where they are not known.
         notes: sentences about the weights.
     """
 
@@ -49,7 +54,7 @@ class Replayed:
 
 
 def replay(frame: pd.DataFrame, composition: Composition, name: str, notes: Sequence[str] = ()) -> Replayed:
-    """Apply rewards to rollouts.
+    """Apply rewards to rollouts: the rows of one step at a time, with the columns that training has.
 
     Args:
         frame: from `read_rollouts`.
@@ -61,52 +66,62 @@ def replay(frame: pd.DataFrame, composition: Composition, name: str, notes: Sequ
         InputError: a reward needs a column that the rollouts do not have.
         CheckError: a reward raised an error.
     """
-    columns = _columns(frame)
+    columns: dict[str, list[Any]] = {key: frame[key].tolist() for key in ITEM}
+    if "prompt" in frame:
+        messages = {text: [{"role": "user", "content": text}] for text in frame["prompt"].unique()}
+        columns["prompts"] = [messages[text] for text in frame["prompt"]]
+    if counts_tokens(composition):
+        columns["completion_ids"] = _token_ids(frame)
+        if "completion_ids" not in frame:
+            notes = [*notes, ESTIMATED_IDS]
     completions = frame["completion"].tolist()
-    parts: dict[str, list[float | None]] = {component.name: [] for component in composition.components}
-    bounds = _chunks(columns["group"])
-    for start, end in bounds:
-        some = {key: values[start:end] for key, values in columns.items()}
-        for key, scores in composition.scores(completions[start:end], **some).items():
-            parts[key] += scores
-    total = composition.total(parts, columns["group"])
+    parts: dict[str, list[float | None]] = {one.name: [None] * len(frame) for one in composition.components}
+    for step, rows in _batches(frame):
+        some = {key: [values[at] for at in rows] for key, values in columns.items()}
+        for key, scores in composition.scores([completions[at] for at in rows], **some, step=step).items():
+            for at, score in zip(rows, scores, strict=True):
+                parts[key][at] = score
+    total = composition.total(parts, frame["group"].tolist())
     weights = {component.name: component.weight for component in composition.components}
     return Replayed(name, _array(total), {key: _array(scores) for key, scores in parts.items()}, weights, tuple(notes))
 
 
-def as_trained(frame: pd.DataFrame) -> Replayed | None:
-    """Return the rewards that rollouts were stored with, or None where there are none."""
+def as_trained(frame: pd.DataFrame, weights: Mapping[str, float] | None = None) -> Replayed | None:
+    """Return the rewards that rollouts were stored with, or None where there are none.
+
+    Args:
+        frame: the rollouts.
+        weights: of the run's rewards, by name; left out unless they are those of the rewards stored.
+    """
     if "total_reward" not in frame:
         return None
-    parts = {
-        str(name)[len(COMPONENT) :]: frame[name].to_numpy(dtype=np.float64)
-        for name in frame
-        if str(name).startswith(COMPONENT)
-    }
-    return Replayed(AS_TRAINED, frame["total_reward"].to_numpy(dtype=np.float64), parts, {})
+    parts = {name: frame[COMPONENT + name].to_numpy(dtype=np.float64) for name in stored_components(frame)}
+    known = weights if weights is not None and set(weights) == set(parts) else {}
+    return Replayed(AS_TRAINED, frame["total_reward"].to_numpy(dtype=np.float64), parts, known)
 
 
-def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    names = [name for name in frame if not str(name).startswith(COMPONENT)]
-    columns = {str(name): frame[name].tolist() for name in names if name not in ("completion", "answer", "status")}
-    columns["label"] = [None if pd.isna(label) else label for label in columns["label"]]
-    columns.pop("total_reward", None)
-    columns.pop("advantage", None)
-    if "prompt" in columns:
-        columns["prompts"] = columns.pop("prompt")
-        if any(prompt is None for prompt in columns["prompts"]):
-            del columns["prompts"]
-    return columns
+def _token_ids(frame: pd.DataFrame) -> list[list[int]]:
+    """Token ids as stored; else estimated as the check of a reward does, in the number that is stored."""
+    if "completion_ids" in frame:
+        return [[] if ids is None else list(ids) for ids in frame["completion_ids"]]
+    ids = [estimated_ids(text or "") for text in frame["completion"]]
+    if "completion_tokens" not in frame:
+        return ids
+    counts = frame["completion_tokens"].tolist()
+    return [
+        one if n != n else one[: int(n)] + list(range(int(n) - len(one))) for one, n in zip(ids, counts, strict=True)
+    ]
 
 
-def _chunks(group: Sequence[Any]) -> list[tuple[int, int]]:
-    """Bounds of about `CHUNK` rows that do not cut a group in two where its rows stand together."""
-    bounds, start = [], 0
-    for at in range(1, len(group) + 1):
-        if at == len(group) or (at - start >= CHUNK and group[at] != group[at - 1]):
-            bounds.append((start, at))
-            start = at
-    return bounds
+def _batches(frame: pd.DataFrame) -> Iterator[tuple[int, list[int]]]:
+    """Yield steps with about `CHUNK` of their rows; a group is not cut in two where its rows stand together."""
+    group = frame["group"].to_numpy()
+    for step, at_step in frame.groupby("step").indices.items():
+        rows, start = [int(at) for at in at_step], 0
+        for at in range(1, len(rows) + 1):
+            if at == len(rows) or (at - start >= CHUNK and group[rows[at]] != group[rows[at - 1]]):
+                yield int(str(step)), rows[start:at]
+                start = at
 
 
 def _array(scores: Sequence[float | None]) -> Floats:
@@ -114,8 +129,9 @@ def _array(scores: Sequence[float | None]) -> Floats:
 
 
 def summarize_replay(
-    frame: pd.DataFrame, replayed: Sequence[Replayed], rates: pd.DataFrame | None, *, source: str, command: str
-) -> dict[str, Any]:
+    frame: pd.DataFrame, replayed: Sequence[Replayed], rates: pd.DataFrame | None, *, source: str, command: str,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Return what the page shows, as JSON can hold it.
 
     Args:
@@ -124,12 +140,16 @@ def summarize_replay(
         rates: `item_id, p_up, p_down, p_none` of the items' genes; None where they are not known.
         source: of the rollouts.
         command: that made the page.
+        notes: sentences about the data.
     """
     answers = [parse_answer(text) for text in frame["completion"]]
-    label = frame["label"].astype(object).where(frame["label"].notna(), "").astype(str).to_numpy()
+    failed_N = np.asarray([one.status is Status.ERROR for one in answers])
+    label = frame["label"].astype(str).to_numpy()
     answer = np.asarray(["" if one.label is None else str(one.label) for one in answers], dtype=object)
-    right_N = np.where(label == "", np.nan, (answer == label).astype(float))
-    length_N = _lengths(frame)
+    right_N = np.where((label == "") | failed_N, np.nan, (answer == label).astype(float))
+    length_N = np.where(failed_N, np.nan, _lengths(frame))
+    if failed_N.any():
+        notes = [f"Failed generations: {failed_N.sum():,}; unscorable, neither right nor wrong", *notes]
     group_N: Ints = pd.factorize(frame["group"])[0]
     factors = {
         "correctness": right_N,
@@ -148,10 +168,12 @@ def summarize_replay(
             "groups": int(group_N.max()) + 1,
             "items": int(frame["item_id"].nunique()),
             "steps": len(np.unique(steps)),
-            "accuracy": _number(np.nanmean(right_N)) if not np.isnan(right_N).all() else None,
+            "accuracy": _number(_mean_of(right_N, True)),
+            "failed": int(failed_N.sum()),
             "status": {str(one): float((status == str(one)).mean()) for one in Status},
-            "mean_length": _number(np.nanmean(length_N)),
+            "mean_length": _number(_mean_of(length_N, True)),
         },
+        "notes": list(notes),
         "command": command,
         "edges": edges.tolist(),
         "configs": [_one(one, frame, group_N, steps, factors, right_N, edges) for one in replayed],
@@ -165,7 +187,8 @@ def summarize_replay(
         chosen = _surprising(replayed[0].total_N, right_N)
     summary["examples"] = [
         {
-            **{key: str(frame[key].iloc[at]) for key in ("item_id", "step", "label")},
+            **{key: str(frame[key].iloc[at]) for key in ("item_id", "step")},
+            "label": str(label[at]) or "none",
             "answer": str(answer[at]) or None,
             "status": str(answers[at].status),
             "rewards": [
@@ -173,7 +196,7 @@ def summarize_replay(
                  "parts": {key: _number(part[at]) for key, part in one.parts.items()}}
                 for one in replayed
             ],
-            "text": str(frame["completion"].iloc[at] or "")[:TEXT_LIMIT],
+            "text": _cut(frame["completion"].iloc[at] or ""),
             "why": why,
         }
         for at, why in chosen
@@ -181,8 +204,16 @@ def summarize_replay(
     return summary
 
 
+def _cut(text: str) -> str:
+    """The beginning and the end of a text that is too long to show; the answer stands at its end."""
+    if len(text) <= TEXT_LIMIT:
+        return text
+    half = TEXT_LIMIT // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters cut out …]\n{text[-half:]}"
+
+
 def _lengths(frame: pd.DataFrame) -> Floats:
-    if "completion_tokens" in frame and frame["completion_tokens"].notna().all():
+    if "completion_tokens" in frame and frame["completion_tokens"][frame["completion"].notna()].notna().all():
         return frame["completion_tokens"].to_numpy(dtype=np.float64)
     return np.asarray([0 if text is None else len(text.split()) for text in frame["completion"]], dtype=np.float64)
 
@@ -202,9 +233,10 @@ def _one(
     edges: Floats,
 ) -> dict[str, Any]:  # fmt: skip
     flat, n_groups = zero_variance(one.total_N, group_N)
+    constant = [key for key, part in one.parts.items() if zero_variance(part, group_N)[0] == 1.0]
     return {
         "name": one.name,
-        "notes": list(one.notes),
+        "notes": [*one.notes, *(f"{key}: the same throughout each group, {SHIFT}" for key in constant)],
         "total": _distribution(one.total_N, edges),
         "components": {
             key: {**_distribution(part, None), "weight": one.weights.get(key), "share": share}
@@ -327,16 +359,25 @@ def _standardised(total_N: Floats) -> Floats:
 
 
 def _compare(a: Replayed, b: Replayed, group_N: Ints) -> tuple[dict[str, Any], list[tuple[int, str]]]:
-    """How alike two rewards are, and the completions on which they differ most in units of their own spread."""
-    gap_N = _standardised(a.total_N) - _standardised(b.total_N)
-    order = np.argsort(-np.abs(np.where(np.isnan(gap_N), 0.0, gap_N)), kind="stable")
-    chosen = [(int(at), f"{gap_N[at]:+.2f} standard deviations") for at in order[:EXAMPLES] if abs(gap_N[at]) > 1e-9]
+    """How alike two rewards are, and the completions on which they differ most in units of their own spread.
+
+    A completion that only one of them judges counts as average under the other: GRPO gives it an advantage of 0.
+    """
+    gap_N = (np.nan_to_num(_standardised(a.total_N)) - np.nan_to_num(_standardised(b.total_N))).round(9)
+    one_N = np.isnan(a.total_N) != np.isnan(b.total_N)
+    chosen = []
+    for at in np.lexsort((~one_N, -np.abs(gap_N)))[:EXAMPLES].tolist():
+        judge = b.name if np.isnan(a.total_N[at]) else a.name
+        if one_N[at] or gap_N[at]:
+            only = f", only {judge} judges it" if one_N[at] else ""
+            chosen.append((at, f"{gap_N[at]:+.2f} standard deviations{only}"))
     found = {
         "a": a.name,
         "b": b.name,
         "correlation": correlation(a.total_N, b.total_N),
         "within": within_correlation(a.total_N, b.total_N, group_N),
         "other_order": _other_order(a.total_N, b.total_N, group_N),
+        "judged_by_one": int(one_N.sum()),
     }
     return found, chosen
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.corpus import Corpus
@@ -11,6 +12,7 @@ from rewards import LABELS, Label
 from rewards.batch import prompt_text
 from rewards.compose import Context
 from rewards.exploits import Row
+from rewards.verifiers import PROBABILITIES
 
 TABLES = ("neighbours", "gene_rate")
 
@@ -20,25 +22,68 @@ def reward_context(
 ) -> Context:
     """Return what rewards are made with.
 
+    `gene_rate` holds among the prompts: where labels are drawn more or less often than they occur in training, each
+    gene's rates are weighted by that and add up to 1 again (prior shift: Saerens et al., 2002,
+    10.1162/089976602753284446).
+
     Args:
         items: the rows that will be scored, with `item_id`, `cell_line`, `pert`, `gene`, `label`; each item may recur.
         corpus: whose training labels the tables `neighbours` and `gene_rate` come from, made when a reward asks.
         folder: of the configuration: files that it names are relative to it.
-        counts: rows per label, for `balanced_accuracy`; those of the items by default.
+        counts: rows per label among the prompts; those of the items by default.
     """
     once = items.drop_duplicates("item_id")
     if counts is None:
-        counts = {str(label): int((once["label"].astype(str) == str(label)).sum()) for label in LABELS}
+        counts = label_counts(once)
+    drawn = dict(counts)
     return Context(
         train_counts=counts,
-        tables={"neighbours": lambda: corpus.neighbour_forecast(once), "gene_rate": lambda: corpus.rates(once)},
+        tables={
+            "neighbours": lambda: corpus.neighbour_forecast(once),
+            "gene_rate": lambda: shift_rates(corpus.rates(once), drawn, label_counts(corpus.train)),
+        },
         folder=folder,
     )
 
 
-def check_rows(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig) -> list[Row]:
-    """Return items as the check of a reward takes them, with the prompts that a model would see."""
+def label_counts(items: pd.DataFrame) -> dict[str, int]:
+    """Return how often each label occurs."""
+    return {str(label): int((items["label"].astype(str) == str(label)).sum()) for label in LABELS}
+
+
+def shift_rates(rates: pd.DataFrame, drawn: Mapping[str, int], trained: Mapping[str, int]) -> pd.DataFrame:
+    """Return label rates as they are among prompts whose labels were drawn otherwise than they occur.
+
+    Args:
+        rates: `item_id, p_up, p_down, p_none` among the training rows.
+        drawn: prompts per label, or any numbers in their proportion, 0 for a label that is not asked; where all are 0
+            (no prompt has a label) the rates stay as they are.
+        trained: training rows per label.
+    """
+    if not any(drawn.values()):
+        return rates
+    weight_L = np.array([drawn[label] / trained[label] if trained.get(label) else 0.0 for label in map(str, LABELS)])
+    p_NL = rates[list(PROBABILITIES)].to_numpy() * weight_L
+    total_N = p_NL.sum(axis=1, keepdims=True)
+    prior_L = np.array([drawn[label] for label in map(str, LABELS)]) / sum(drawn.values())
+    p_NL = np.where(total_N > 0, p_NL / np.where(total_N > 0, total_N, 1.0), prior_L)  # a gene of undrawn labels only
+    return rates.assign(**dict(zip(PROBABILITIES, p_NL.T, strict=True)))
+
+
+def check_rows(
+    items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, counts: Mapping[str, int] | None = None
+) -> list[Row]:
+    """Return items as the check of a reward takes them, with the prompts that a model would see.
+
+    Args:
+        items: as in `reward_context`.
+        corpus: as in `reward_context`.
+        prompt: how the prompts are made.
+        counts: rows per label among the prompts; None where these are the training rows as they come.
+    """
     rates = corpus.rates(items)
+    if counts is not None:
+        rates = shift_rates(rates, counts, label_counts(corpus.train))
     p_NL = rates[["p_up", "p_down", "p_none"]].to_numpy()
     prompts = build_prompts(items, corpus, prompt)
     rows = []

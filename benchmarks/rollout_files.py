@@ -4,12 +4,14 @@ A batch's file is written whole or not at all, so that a stopped run leaves no h
 batches after its checkpoint and writes them anew.
 """
 
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,10 +84,12 @@ def read_rollouts(source: Path) -> pd.DataFrame:
             `prompt` and what stands after `status` may be missing; a predictions file of an evaluation will do).
 
     Returns:
-        The columns of `rollout_schema`; `group` is the item where none is stored, `step` 0.
+        The columns of `rollout_schema`; `group` is the item where none is stored, `step` 0, and the completion None
+        where generation failed.
 
     Raises:
-        InputError: there are no rollouts, a file is broken, or a label or status is unknown.
+        InputError: there are no rollouts, a file is broken, or a value is not what its column holds; names file,
+            row (from 0) and column.
     """
     if source.is_dir():
         folder = source / FOLDER if (source / FOLDER).is_dir() else source
@@ -104,34 +108,84 @@ def read_rollouts(source: Path) -> pd.DataFrame:
             said = " ".join(str(error).split())[:120]
             raise InputError(f"{path}: not a Parquet file ({said}); remove it, or run the stage again") from None
     try:
-        frame = pa.concat_tables(tables, promote_options="default").to_pandas()
+        frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     except pa.ArrowException as error:
         raise InputError(f"{source}: its files do not fit together ({error}); give one run's rollouts") from None
-    return _checked(frame, source)
+    ends = np.cumsum([table.num_rows for table in tables])
+
+    def place(row: int) -> str:
+        at = int(np.searchsorted(ends, row, side="right"))
+        return f"{paths[at]}, row {row - (int(ends[at - 1]) if at else 0)}"
+
+    return _checked(frame, source, place)
 
 
-def _checked(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
+def _checked(frame: pd.DataFrame, source: Path, place: Callable[[int], str]) -> pd.DataFrame:
     for name in (*ITEM, "completion"):
         if name not in frame:
             raise InputError(f"{source}: no column {name!r}; rollouts have {', '.join(_FIXED.names)}")
     if frame.empty:
         raise InputError(f"{source}: no rollouts in it; give the folder of a GRPO run that made a step")
-    if "step" not in frame:
-        frame["step"] = 0
-    if "group" not in frame:
-        frame["group"] = frame["item_id"].astype(str)
-    if frame["item_id"].isna().any():
-        row = int(frame["item_id"].isna().to_numpy().argmax())
-        raise InputError(f"{source}, row {row}: has no item_id; rollouts belong to an item")
-    known = frame["label"].isin([str(label) for label in LABELS]) | frame["label"].isna() | (frame["label"] == "")
-    if not known.all():
-        row = int((~known).to_numpy().argmax())
-        raise InputError(f"{source}, row {row}: label {frame['label'].iloc[row]!r} is unknown; use {', '.join(LABELS)}")
-    if "status" in frame and not frame["status"].isin([str(status) for status in Status]).all():
-        row = int((~frame["status"].isin([str(status) for status in Status])).to_numpy().argmax())
-        raise InputError(f"{source}, row {row}: status {frame['status'].iloc[row]!r} is unknown")
-    frame["completion"] = frame["completion"].astype(object).where(frame["completion"].notna(), None)
-    return frame
+    if "prompt" in frame and frame["prompt"].isna().all():
+        frame = frame.drop(columns="prompt")
+    rewards = [name for name in frame if str(name).startswith(COMPONENT) or name == "total_reward"]
+    for name, (fits, wanted) in [*_RULES.items(), *((str(name), _SCORE) for name in rewards)]:
+        if name not in frame:
+            continue
+        for row, value in enumerate(_values(frame[name])):
+            if not fits(value):
+                raise InputError(f"{place(row)}: {name}: {repr(value)[:60]} is no {wanted}; mend the file")
+    item, completion = frame["item_id"], _values(frame["completion"])
+    if "status" in frame:
+        failed = frame["status"] == str(Status.ERROR)
+        completion = [None if no else text for no, text in zip(failed, completion, strict=True)]
+    group = _values(frame["group"]) if "group" in frame else [None] * len(frame)
+    return frame.assign(
+        step=frame["step"].astype(int) if "step" in frame else 0,
+        group=[str(one if key is None else key) for key, one in zip(group, item, strict=True)],
+        label=[label or "" for label in _values(frame["label"])],
+        completion=pd.Series(completion, index=frame.index, dtype=object),
+    )
+
+
+def _values(column: pd.Series) -> list[Any]:
+    """A column's values, None where one is missing."""
+    values: list[Any] = column.astype(object).where(column.notna(), None).tolist()
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value >= 0 and float(value).is_integer()
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _one_of(*names: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in names
+
+
+# Column to what a value of it must be; a column that is not there is not looked at.
+_SCORE: Final = (_or_none(_is_number), "finite number or null")
+_RULES: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    **dict.fromkeys(("item_id", "cell_line", "pert", "gene"), (_is_name, "name")),
+    "label": (_or_none(_one_of("", *LABELS)), f"label ({', '.join(LABELS)}, or null)"),
+    "prompt": (lambda value: isinstance(value, str), "text (of messages, their contents)"),
+    "completion": (_or_none(lambda value: isinstance(value, str)), "text (of messages, the last one's content)"),
+    "completion_ids": (_or_none(lambda value: isinstance(value, list | np.ndarray)), "list of token ids"),
+    "status": (_one_of(*Status), f"status ({', '.join(Status)})"),
+    "step": (_is_count, "whole number"),
+    "completion_tokens": (_or_none(_is_count), "whole number or null"),
+}
 
 
 def stored_components(frame: pd.DataFrame) -> list[str]:

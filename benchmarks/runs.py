@@ -54,17 +54,18 @@ class Run:
         _write(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
 
 
-def open_run(path: Path, stage: str, config: Mapping[str, Any]) -> Run:
+def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> Run:
     """Open a run folder: a new one, an unfinished one to go on with, or a finished one with the same configuration.
 
     Args:
         path: the folder.
         stage: `sft`, `grpo`, …
         config: the resolved configuration; what YAML can hold.
+        inputs: digests of the files that keys of the configuration name, by key: the same path may hold another file.
 
     Raises:
-        InputError: the folder holds another stage, a run with another configuration (the message names the keys),
-            or files that are no run.
+        InputError: the folder holds another stage, a run with another configuration or of other inputs (the message
+            names the keys), or files that are no run.
     """
     config = json.loads(json.dumps(config, default=str))
     if (path / CONFIG).is_file() and (path / MANIFEST).is_file():
@@ -83,6 +84,15 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any]) -> Run:
                 f"{path}: was started with another configuration ({', '.join(changed)} changed); "
                 "change it back, or choose another output_dir"
             )
+        read_before = manifest.get("inputs", {})
+        replaced = [
+            f"{key}: {config.get(key)}" for key, digest in (inputs or {}).items() if read_before.get(key) != digest
+        ]
+        if replaced:
+            raise InputError(
+                f"{path}: was started on other files (changed since: {', '.join(replaced)}); bring them back, or "
+                "choose another output_dir"
+            )
         return Run(path, manifest, resumed=manifest["status"] != "done")
     if not is_main_process():
         return Run(path, {"status": "running"}, resumed=False)
@@ -91,6 +101,8 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any]) -> Run:
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     manifest = {"stage": stage, "status": "running", "started": _now(), "packages": package_versions()}
+    if inputs:
+        manifest["inputs"] = dict(inputs)
     _write(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     _write(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return Run(path, manifest, resumed=False)

@@ -3,13 +3,13 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final
 
 from benchmarks.chat import THINK, Message
-from benchmarks.endpoint import Endpoint, EndpointSettings, Reply
+from benchmarks.endpoint import Endpoint, EndpointSettings, Reply, read_extra_body
 from benchmarks.generation import (
     TOP_LOGPROBS,
     Decoding,
@@ -21,6 +21,13 @@ from benchmarks.generation import (
 )
 from rewards import InputError
 
+# What the protocol or the engine sets: under another value the protocol's fingerprint would be untrue.
+_OWN: Final = frozenset(
+    (
+        "model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens",
+        "logprobs", "top_logprobs",
+    )
+)  # fmt: skip
 _MAX_REPLY_BYTES: Final = 64 * 1024 * 1024  # twenty logprobs a token make a long reply longer
 
 
@@ -52,9 +59,11 @@ class OpenAIEngine:
         max_in_flight: requests open at a time.
         attempts: tries per request.
         timeout: seconds per attempt.
+        extra_body: further keys of each request, such as `{"chat_template_kwargs": {"enable_thinking": False}}`; none
+            that the protocol sets.
 
     Raises:
-        InputError: an argument is out of range, or `base_url` is no http(s) URL or may hold a secret.
+        InputError: an argument is out of range, `base_url` is no http(s) URL, or it or `extra_body` may hold a secret.
     """
 
     name: Final = "openai"
@@ -70,7 +79,11 @@ class OpenAIEngine:
         max_in_flight: int = 32,
         attempts: int = 7,
         timeout: float = 600.0,
+        extra_body: Mapping[str, Any] | None = None,
     ) -> None:
+        self._extra_body = read_extra_body(extra_body)
+        if own := sorted(_OWN & set(self._extra_body)):
+            raise InputError(f"extra_body: {own[0]!r} is set by the protocol; leave it out and use the protocol's key")
         self._settings = EndpointSettings(
             base_url, model, api_key_env, max_tokens_key=max_tokens_key, timeout=timeout, attempts=attempts,
             max_reply_bytes=_MAX_REPLY_BYTES,
@@ -86,7 +99,8 @@ class OpenAIEngine:
 
         Raises:
             InputError: the server refuses the key, does not know the model, or gives no logprobs where they are asked.
-            CheckError: the server cannot be reached, or keeps saying that there are too many requests.
+            CheckError: the server cannot be reached, fails for many questions in a row, or keeps saying that there are
+                too many requests.
         """
         return _run(self._generate_all(requests, decoding))
 
@@ -96,14 +110,15 @@ class OpenAIEngine:
             self._settings,
             max_tokens=decoding.max_tokens,
             temperature=decoding.temperature,
-            extra_body={"top_p": decoding.top_p, **logprobs},
+            extra_body={"top_p": decoding.top_p, **logprobs, **self._extra_body},
         )
         endpoint = Endpoint(settings, connections=self._max_in_flight)
         gate = asyncio.Semaphore(self._max_in_flight)
 
         async def one(request: Request) -> Generation:
             messages = [dict(message) for message in request.messages]
-            content = json.dumps([messages, settings.model, settings.max_tokens, settings.temperature, request.seed])
+            shaping = (settings.model, settings.max_tokens, settings.temperature, settings.extra_body, request.seed)
+            content = json.dumps([messages, *shaping])
             async with gate:
                 reply = await endpoint.ask(
                     messages, hashlib.sha256(content.encode()).hexdigest(), extra={"seed": request.seed}
@@ -138,9 +153,10 @@ class OpenAIEngine:
 
     def facts(self) -> dict[str, Any]:
         """Return the engine's facts; see `Engine.facts`."""
+        extra = {"extra_body": self._extra_body} if self._extra_body else {}
         return {
             "name": self.name, "model": self._settings.model, "revision": None, "adapter_sha256": None,
-            "url": self._settings.base_url,
+            "url": self._settings.base_url, **extra,
         }  # fmt: skip
 
     def close(self) -> None:

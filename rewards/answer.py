@@ -1,6 +1,7 @@
 """The one parser of completions: what a model answered, and whether it answered at all."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -34,10 +35,11 @@ class Answer:
 
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+# Tags are searched one at a time: a pattern of a pair takes quadratic time where one is opened often and never closed.
+_THINK, _END_THINK, _ANSWER, _END_ANSWER = (re.compile(tag, re.IGNORECASE) for tag in TAGS)
 # A label may be followed by how sure the model is of it: `LABEL <confidence>0.8</confidence>`.
-_CONFIDENCE = re.compile(r"\s*<confidence>\s*([01](?:\.[0-9]+)?)\s*</confidence>\s*$")
-_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL | re.IGNORECASE)
+_CONFIDENCE_TAGS = ("<confidence>", "</confidence>")
+_PROBABILITY = re.compile(r"[01](?:\.[0-9]+)?")
 # Longest label first: "not differentially expressed" is consumed whole, so no part of it is read again.
 _WHOLE_LABEL = re.compile(
     r"(?<![\w-])(?P<negated>(?:\w+n['’]t|cannot|not|no|neither|nor|never|without)\s+(?:be\s+|being\s+|significantly\s+)?)?"
@@ -86,7 +88,7 @@ def _parse_strict(text: str) -> Answer:
 
 
 def _parse_lenient(text: str) -> Answer:
-    answers = _ANSWER.findall(text)
+    answers = list(_between(_ANSWER, _END_ANSWER, text))
     if answers:
         found = {label for answer in answers for label in _whole_labels(answer)}
     elif _failure(text) is Status.INCOMPLETE:
@@ -103,10 +105,15 @@ def _parse_lenient(text: str) -> Answer:
 
 def _split_confidence(answer: str) -> tuple[str, float | None]:
     """The answer without its stated confidence, and that; the answer as it is where none is stated or it is no P."""
-    match = _CONFIDENCE.search(answer) if "<confidence>" in answer else None
-    if match is None or float(match[1]) > 1:
+    opening, closing = _CONFIDENCE_TAGS
+    whole = answer.rstrip()
+    start = whole.rfind(opening)
+    if start < 0 or not whole.endswith(closing):
         return answer, None
-    return answer[: match.start()], float(match[1])
+    stated = whole[start + len(opening) : -len(closing)].strip()
+    if not _PROBABILITY.fullmatch(stated) or float(stated) > 1:
+        return answer, None
+    return whole[:start], float(stated)
 
 
 def _whole_labels(text: str) -> set[Label | None]:
@@ -133,5 +140,14 @@ def _failure(text: str) -> Status:
 
 
 def _think(text: str) -> str | None:
-    match = _THINK.search(text)
-    return match[1].strip() if match else None
+    think = next(_between(_THINK, _END_THINK, text), None)
+    return None if think is None else think.strip()
+
+
+def _between(opening: re.Pattern[str], closing: re.Pattern[str], text: str) -> Iterator[str]:
+    """What stands between each opening tag and the next closing one, in linear time."""
+    end: re.Match[str] | None
+    start = opening.search(text)
+    while start and (end := closing.search(text, start.end())):
+        yield text[start.end() : end.start()]
+        start = opening.search(text, end.end())

@@ -104,9 +104,7 @@ def prompt_text(prompt: Any) -> str:
 def read_prompts(columns: Mapping[str, Any], n: int, reward: str) -> list[str]:
     """Return n prompts as text, from TRL's `prompts` or a column `prompt`."""
     name = "prompts" if columns.get("prompts") is not None else "prompt"
-    prompts = column(columns, name, n, reward)
-    seen: dict[int, str] = {}  # a group's completions share one prompt object or equal texts
-    return [seen.get(id(prompt)) or seen.setdefault(id(prompt), prompt_text(prompt)) for prompt in prompts]
+    return [prompt_text(prompt) for prompt in column(columns, name, n, reward)]
 
 
 def is_column(value: Any, n: int) -> bool:

@@ -2,13 +2,15 @@
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from rewards.composition import Composition
+from rewards.batch import Scores
+from rewards.composition import Component, Composition
 from rewards.errors import CheckError, InputError
 from rewards.exploits import BLIND, EXPLOITS, Row, honest_think, say
 from rewards.functions import Confidence
@@ -18,12 +20,15 @@ from rewards.verifiers import GeneSets
 
 HONEST: Final = 0.6  # accuracy of the honest policy
 LENGTHS: Final = (1, 2, 4, 7, 11, 16, 24)  # sentences; the honest policy writes as much as pays best
+COVERED: Final = 0.5  # share of gold and of honest completions that must be judged
 TOLERANCE: Final = 1e-9
 _CHUNK: Final = 1000
 _FACTS: Final = 2  # pathways that an honest policy names for a gene
 _PIECE: Final = re.compile(r"\s?\S{1,4}")
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+# Of N rows and a completion each: the total reward (NaN where there is none) over whether its answer is judged, (2, N).
+Score: TypeAlias = Callable[[Sequence[Row], Sequence[str]], Floats]
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Earning:
         mean: of the total reward over the rows scored; NaN where none could be.
         error: standard error of its difference from the honest policy, over rows.
         knows: whether it answers right as often as the honest policy (it games by writing), or knows nothing.
-        unscorable: share of its completions that the reward could not judge.
+        unscorable: share of its completions whose answer the reward could not judge.
     """
 
     name: str
@@ -50,23 +55,29 @@ class Check:
     """The outcome of a check; made by `check_rewards`.
 
     Attributes:
+        step: that it was made at, the worst of those that schedules name; None without schedules.
         rows: how many rows the exploits were scored on.
         gold_rows: how many rows the gold answer was scored on.
         gold: mean reward of the gold answer.
+        gold_unscorable: share of gold answers that the reward could not judge: none of its components with a verifier
+            had a score for them, or none at all where none has a verifier.
         honest: mean reward of the honest policy.
-        honest_unscorable: share of its completions that the reward could not judge.
+        honest_unscorable: share of its completions whose answer the reward could not judge.
         sentences: how much the honest policy writes.
         beaten: rows where another label earns more than the gold one, with the same reasoning.
         first_beaten: the first such row in words; empty where there is none.
         earnings: of every exploit, highest first.
         effect: component to its share of the variance within groups, from which GRPO learns.
-        constant: components that give all completions of an item the same score.
-        soft: whether a table decides which label is best, so that the gold one need not be.
+        constant: components that give all completions of an item the same score, at every step checked.
+        soft: whether a table alone decides which label is best, so that the gold one need not be: there is a soft
+            verifier, and no component's scores depend on the labels.
     """
 
+    step: int | None
     rows: int
     gold_rows: int
     gold: float
+    gold_unscorable: float
     honest: float
     honest_unscorable: float
     sentences: int
@@ -81,6 +92,11 @@ class Check:
     def found(self) -> list[Earning]:
         """Exploits that earn more than the honest policy, by more than chance among rows explains (two errors)."""
         return [one for one in self.earnings if one.mean > self.honest + TOLERANCE + 2 * one.error]
+
+    @property
+    def unearned(self) -> list[Earning]:
+        """Exploits that know nothing and earn what the honest policy does, or more."""
+        return [one for one in self.earnings if not one.knows and one.mean >= self.honest - TOLERANCE]
 
     @property
     def tied(self) -> list[Earning]:
@@ -99,11 +115,24 @@ class Check:
             said.append(f"the gold answer is not the maximum on {self.beaten} of {self.gold_rows} rows, first "
                         f"{self.first_beaten}")  # fmt: skip
         if self.found:
-            names = ", ".join(f"{one.name!r} ({one.mean:.3f})" for one in self.found[:3])
-            more = f" and {len(self.found) - 3} more" if len(self.found) > 3 else ""
             said.append(f"{len(self.found)} of {len(self.earnings)} exploits earn more than an honest policy that is "
-                        f"right {HONEST:.0%} of the time ({self.honest:.3f}): {names}{more}")  # fmt: skip
-        return said
+                        f"right {HONEST:.0%} of the time ({self.honest:.3f}): {_names(self.found)}")  # fmt: skip
+        unearned = [one for one in self.unearned if one not in self.found]
+        if len(self.constant) == len(self.effect):
+            said.append("every component pays all completions of an item the same, so that nothing is learned")
+        elif unearned:
+            said.append(f"it pays a policy that knows nothing as much as an honest one ({self.honest:.3f}): "
+                        f"{_names(unearned)}; put a reward for the right answer beside it")  # fmt: skip
+        if max(self.gold_unscorable, self.honest_unscorable) > 1 - COVERED:
+            said.append(f"only {1 - self.gold_unscorable:.0%} of the gold answers and {1 - self.honest_unscorable:.0%} "
+                        "of the honest ones can be judged, and half of them should be; take a table that knows the "
+                        "items, or prompts that the reward can judge")  # fmt: skip
+        return said if self.step is None else [f"at step {self.step}, {one}" for one in said]
+
+
+def _names(earnings: Sequence[Earning]) -> str:
+    more = f" and {len(earnings) - 3} more" if len(earnings) > 3 else ""
+    return ", ".join(f"{one.name!r} ({one.mean:.3f})" for one in earnings[:3]) + more
 
 
 def check_rewards(
@@ -113,7 +142,7 @@ def check_rewards(
 
     The honest policy reasons about the item and is right with probability 0.6 whatever the label; its errors are
     equally often either other label. Exploits that take an answer are given the same mixture, so that only their
-    writing differs. A reward whose schedule changes is scored at its last step.
+    writing differs. Where schedules name steps, all is scored at each of them, except where nothing is paid for.
 
     Args:
         composition: the rewards.
@@ -121,9 +150,13 @@ def check_rewards(
         gold_rows: items for the gold answer; `rows` by default.
         weight: of each of `rows` in the means; equal by default.
 
+    Returns:
+        The check of the worst step: the most failures, then the exploit that earns most above the honest policy.
+
     Raises:
         InputError: fewer than two rows.
-        CheckError: a reward raised an error, or could not judge a single gold answer.
+        CheckError: a reward raised an error or was cut off by its timeout, a sum is not finite, or no gold or no honest
+            answer could be judged.
     """
     if len(rows) < 2:
         raise InputError(f"rows: {len(rows)}; the check needs at least two, to give one item another's reasoning")
@@ -131,33 +164,62 @@ def check_rewards(
     weight_N = weight_N / weight_N.sum()
     rows = prepare(composition, rows)
     gold_rows = prepare(composition, gold_rows) if len(gold_rows) else rows
+    steps = composition.steps or (None,)
+    checks = [_check_at(composition, rows, gold_rows, weight_N, step) for step in steps]
+    paying = [check for check in checks if len(check.constant) < len(composition.components)] or checks
+    constant = tuple(name for name in checks[0].constant if all(name in check.constant for check in checks))
+    return replace(max(paying, key=_badness), constant=constant)
 
+
+def _badness(check: Check) -> tuple[int, float, int]:
+    most = max((one.mean - check.honest for one in check.earnings if not np.isnan(one.mean)), default=0.0)
+    return len(check.failures()), most, check.step or 0
+
+
+def _check_at(
+    composition: Composition, rows: Sequence[Row], gold_rows: Sequence[Row], weight_N: Floats, step: int | None
+) -> Check:
+    score = partial(score_rows, composition, step)
     means, by_length = [], []
     for sentences in LENGTHS:
-        by_length.append(_mixture(composition, rows, lambda row, answer, n=sentences: _honest(row, answer, n)))
+        by_length.append(_mixture(score, rows, lambda row, answer, n=sentences: _honest(row, answer, n)))
         means.append(_mean(by_length[-1], weight_N))
     if all(np.isnan(mean) for mean, _ in means):
         raise CheckError("the reward judges no honest completion: every score is None; look at its columns and tables")
     best = int(np.nanargmax([mean for mean, _ in means]))
     (honest, honest_unscorable), sentences = means[best], LENGTHS[best]
 
-    gold, beaten, first = _gold(composition, gold_rows, sentences)
+    gold, gold_unscorable, beaten, first = _gold(score, gold_rows, sentences)
     rows = [replace(row, other=honest_think(rows[at - 1], sentences)) for at, row in enumerate(rows)]
     earnings = []
     for name, make in EXPLOITS.items():
         blind = name in BLIND
-        scores = _mixture(composition, rows, make, answers=1 if blind else len(LABELS))
+        scores = _mixture(score, rows, make, answers=1 if blind else len(LABELS))
         mean, unscorable = _mean(scores, weight_N)
-        error = _error(scores - by_length[best], weight_N)
+        error = _error(scores[0] - by_length[best][0], weight_N)
         earnings.append(Earning(name, mean, error, not blind, unscorable))
     earnings.sort(key=lambda one: (-one.mean if one.mean == one.mean else np.inf, one.name))
-    effect, constant = _effects(composition, rows, sentences)
-    soft = any(getattr(getattr(one.reward, "verifier", None), "soft", False) for one in composition.components)
+    effect, constant = _effects(composition, rows, sentences, step)
     return Check(
-        rows=len(rows), gold_rows=len(gold_rows), gold=gold, honest=honest, honest_unscorable=honest_unscorable,
-        sentences=sentences, beaten=beaten, first_beaten=first, earnings=tuple(earnings), effect=effect,
-        constant=constant, soft=soft,
+        step=step, rows=len(rows), gold_rows=len(gold_rows), gold=gold, gold_unscorable=gold_unscorable, honest=honest,
+        honest_unscorable=honest_unscorable, sentences=sentences, beaten=beaten, first_beaten=first,
+        earnings=tuple(earnings), effect=effect, constant=constant, soft=_is_soft(composition, rows, step),
     )  # fmt: skip
+
+
+def _is_soft(composition: Composition, rows: Sequence[Row], step: int | None) -> bool:
+    """Whether a soft verifier judges answers, and no component changes its scores when the labels change."""
+    if not any(getattr(_verifier(component), "soft", False) for component in composition.components):
+        return False
+    completions = [_honest(row, row.label, 1) for row in rows]
+    turned = [replace(row, label=LABELS[LABELS.index(row.label) - 1]) for row in rows]
+    return _component_scores(composition, step, rows, completions) == _component_scores(
+        composition, step, turned, completions
+    )
+
+
+def _verifier(component: Component) -> Any:
+    return getattr(component.reward, "verifier", None)
 
 
 def prepare(composition: Composition, rows: Sequence[Row]) -> list[Row]:
@@ -185,24 +247,56 @@ def _honest(row: Row, answer: Label, sentences: int, confidence: str | None = No
     return say(honest_think(row, sentences), answer, row.confidence if confidence is None else confidence)
 
 
-def score_rows(composition: Composition, rows: Sequence[Row], completions: Sequence[str]) -> Floats:
-    """Return the total reward of one completion per row; NaN where it cannot be judged."""
+def score_answers(
+    composition: Composition, check: Check, rows: Sequence[Row], answers: Sequence[Label], weight: Sequence[float]
+) -> float:
+    """Return what given answers earn on average, written as the check's honest policy writes and at the check's step.
+
+    Args:
+        composition: the rewards.
+        check: their check.
+        rows: N items.
+        answers: N labels.
+        weight: of each row.
+    """
+    rows = prepare(composition, rows)
+    completions = [_honest(row, answer, check.sentences) for row, answer in zip(rows, answers, strict=True)]
+    return _mean(score_rows(composition, check.step, rows, completions), np.asarray(weight, dtype=np.float64))[0]
+
+
+def score_rows(composition: Composition, step: int | None, rows: Sequence[Row], completions: Sequence[str]) -> Floats:
+    """Score one completion per row; see `Score` for what is returned."""
     totals: list[float | None] = []
+    judged: list[bool] = []
+    judges = [one.name for one in composition.components if _verifier(one) is not None and one.weight]
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
-        scores = composition.scores(list(completions[part]), **_columns(composition, rows[part], completions[part]))
+        scores = _component_scores(composition, step, rows[part], completions[part])
         totals += composition.total(scores, None)
-    return np.asarray([np.nan if one is None else one for one in totals], dtype=np.float64)
+        answers = zip(*(scores[name] for name in judges or scores), strict=True)
+        judged += [any(score is not None for score in row) for row in answers]
+    return np.asarray([[np.nan if one is None else one for one in totals], judged], dtype=np.float64)
 
 
-def _columns(composition: Composition, rows: Sequence[Row], completions: Sequence[str]) -> dict[str, Any]:
-    return {
+def _component_scores(
+    composition: Composition, step: int | None, rows: Sequence[Row], completions: Sequence[str]
+) -> dict[str, Scores]:
+    columns = {
         **{name: [getattr(row, name) for row in rows] for name in ("item_id", "cell_line", "pert", "gene")},
         "label": [str(row.label) for row in rows],
-        "prompts": [row.prompt for row in rows],
-        **({"completion_ids": [_pieces(text) for text in completions]} if counts_tokens(composition) else {}),
-        "step": composition.last_step,
+        "prompts": [[{"role": "user", "content": row.prompt}] for row in rows],  # as a trainer hands them over
+        **({"completion_ids": [estimated_ids(text) for text in completions]} if counts_tokens(composition) else {}),
+        "step": step or 0,
     }
+    scores = {}
+    for component in composition.components:
+        before = component.cut_off
+        scores[component.name] = component(completions=list(completions), **columns)
+        if component.cut_off > before:
+            seconds = max(getattr(one, "seconds", 0.0) for one in (component.reward, component.gate))
+            raise CheckError(f"reward {component.name}: a call took longer than its timeout of {seconds:g} s; make it "
+                             "faster, or give it more")  # fmt: skip
+    return scores
 
 
 def counts_tokens(composition: Composition) -> bool:
@@ -211,29 +305,32 @@ def counts_tokens(composition: Composition) -> bool:
     return any(not one.ours or (isinstance(one.reward, Length) and one.reward.unit == "tokens") for one in parts)
 
 
-def _pieces(text: str) -> list[int]:
+def estimated_ids(text: str) -> list[int]:
+    """Return ids of pieces of words, four characters at most, for rewards that look at tokens where there are none."""
     return [zlib.crc32(piece.encode("utf-8", "surrogatepass")) for piece in _PIECE.findall(text)]
 
 
-def _mixture(composition: Composition, rows: Sequence[Row], make: Any, answers: int = len(LABELS)) -> Floats:
-    """The expected reward of each row when `make` is given the right answer with probability `HONEST`."""
+def _mixture(score: Score, rows: Sequence[Row], make: Any, answers: int = len(LABELS)) -> Floats:
+    """The expected score of each row when `make` is given the right answer with probability `HONEST`."""
     if answers == 1:
-        return score_rows(composition, rows, [make(row, row.label) for row in rows])
+        return score(rows, [make(row, row.label) for row in rows])
     wrong = (1 - HONEST) / (len(LABELS) - 1)
-    expected_N = np.zeros(len(rows))
+    expected_2N = np.zeros((2, len(rows)))
     for turn in range(len(LABELS)):
         given = [LABELS[(LABELS.index(row.label) + turn) % len(LABELS)] for row in rows]
         completions = [make(row, answer) for row, answer in zip(rows, given, strict=True)]
-        expected_N += (HONEST if turn == 0 else wrong) * score_rows(composition, rows, completions)
-    return expected_N
+        expected_2N += (HONEST if turn == 0 else wrong) * score(rows, completions)
+    return expected_2N
 
 
-def _mean(scores_N: Floats, weight_N: Floats) -> tuple[float, float]:
-    """Weighted mean over what was scored, and the share that was not."""
-    known = ~np.isnan(scores_N)
+def _mean(scores_2N: Floats, weight_N: Floats) -> tuple[float, float]:
+    """Weighted mean over what was scored, and the weight of what was not judged."""
+    total_N, judged_N = scores_2N
+    unscorable = round(float(1 - np.average(judged_N, weights=weight_N)), 12)
+    known = ~np.isnan(total_N)
     if not known.any():
-        return float("nan"), 1.0
-    return float(np.average(scores_N[known], weights=weight_N[known])), float(1 - known.mean())
+        return float("nan"), unscorable
+    return float(np.average(total_N[known], weights=weight_N[known])), unscorable
 
 
 def _error(difference_N: Floats, weight_N: Floats) -> float:
@@ -245,17 +342,19 @@ def _error(difference_N: Floats, weight_N: Floats) -> float:
     return float(np.sqrt(np.sum((w * (d - np.average(d, weights=w))) ** 2)) / w.sum())
 
 
-def _gold(composition: Composition, rows: Sequence[Row], sentences: int) -> tuple[float, int, str]:
-    """Mean reward of the gold answer, on how many rows another label earns more, and the first of these."""
-    by_turn = []
-    for turn in range(len(LABELS)):
-        given = [LABELS[(LABELS.index(row.label) + turn) % len(LABELS)] for row in rows]
+def _gold(score: Score, rows: Sequence[Row], sentences: int) -> tuple[float, float, int, str]:
+    """Mean reward and unjudged share of the gold answer, the number of rows where another earns more, the first one."""
+    parts = []
+    for start in range(0, len(rows), _CHUNK):
+        thrice = [row for row in rows[start : start + _CHUNK] for _ in LABELS]  # the gold label first, on one prompt
+        thinks = [honest_think(row, sentences) for row in thrice[:: len(LABELS)]]
         completions = [
-            _honest(row, answer, sentences, "1" if row.confidence else "")
-            for row, answer in zip(rows, given, strict=True)
+            say(thinks[at // len(LABELS)], LABELS[(LABELS.index(row.label) + at) % len(LABELS)], row.confidence and "1")
+            for at, row in enumerate(thrice)
         ]
-        by_turn.append(score_rows(composition, rows, completions))
-    gold_N, best_N = by_turn[0], np.fmax(by_turn[1], by_turn[2])
+        parts.append(score(thrice, completions).reshape(2, -1, len(LABELS)))
+    total_NL, judged_NL = np.concatenate(parts, axis=1)
+    gold_N, best_N = total_NL[:, 0], np.fmax(total_NL[:, 1], total_NL[:, 2])
     if np.isnan(gold_N).all():
         raise CheckError("the reward judges no gold answer: every score is None; look at its columns and tables")
     beaten_N = best_N > gold_N + TOLERANCE
@@ -263,10 +362,12 @@ def _gold(composition: Composition, rows: Sequence[Row], sentences: int) -> tupl
     if beaten_N.any():
         at = int(np.flatnonzero(beaten_N)[0])
         first = f"{rows[at].item_id} ({rows[at].label}: {gold_N[at]:.3f}, another label: {best_N[at]:.3f})"
-    return float(np.nanmean(gold_N)), int(beaten_N.sum()), first
+    return float(np.nanmean(gold_N)), float(1 - judged_NL[:, 0].mean()), int(beaten_N.sum()), first
 
 
-def _effects(composition: Composition, rows: Sequence[Row], sentences: int) -> tuple[dict[str, float], tuple[str, ...]]:
+def _effects(
+    composition: Composition, rows: Sequence[Row], sentences: int, step: int | None
+) -> tuple[dict[str, float], tuple[str, ...]]:
     """Each component's share of the variance within groups, over a group of honest and careless completions a row."""
     spread: dict[str, float] = {}
     group: list[list[str]] = [[_honest(row, label, sentences) for row in rows] for label in LABELS]
@@ -274,7 +375,7 @@ def _effects(composition: Composition, rows: Sequence[Row], sentences: int) -> t
     group.append([row.prompt for row in rows])
     by_name: dict[str, list[Floats]] = {component.name: [] for component in composition.components}
     for completions in group:
-        scores = composition.scores(completions, **_columns(composition, rows, completions))
+        scores = _component_scores(composition, step, rows, completions)
         for name, row_scores in scores.items():
             by_name[name].append(np.asarray([np.nan if s is None else s for s in row_scores], dtype=np.float64))
     constant = []

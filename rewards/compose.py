@@ -5,8 +5,8 @@ rewards:
     weight: 1.0
     parameters: {verifier: hard}
     schedule: {0: 0.0, 100: 1.0} # step: factor, linear between
-    gate: format                 # counts only where this reward is 1
-    timeout: 60                  # seconds a call may take; for rewards that are not ours
+    gate: format                 # counts only where this reward is 1; elsewhere the least that margin can pay
+    timeout: 60                  # seconds a call may take; for rewards and gates that are not ours
   - format                       # short for {name: format}
 """
 
@@ -21,7 +21,7 @@ import pandas as pd
 
 from rewards.composition import Component, Composition
 from rewards.errors import InputError
-from rewards.foreign import load_foreign, nearest
+from rewards.foreign import find_file, load_foreign, nearest, stated_range
 from rewards.functions import Accuracy, BalancedAccuracy, Confidence, Direction, Format, GradedFormat, Margin
 from rewards.text import EvidenceFaithfulness, GeneMention, Length, Pathways, Repetition
 from rewards.timeout import TimeLimited
@@ -59,9 +59,11 @@ TRL_REWARDS: Final = (
     "reasoning_accuracy_reward",
     "think_format_reward",
 )
+REWARD_NAMES: Final = (*BUILT_IN, *TRL_REWARDS)
 KEYS: Final = ("name", "weight", "parameters", "schedule", "gate", "timeout")
 VERIFIERS: Final = ("hard", "soft", "mixed")
 TIMEOUT: Final = 60.0
+LONGEST_TIMEOUT: Final = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Context:
     Attributes:
         train_counts: rows per label among the prompts, for `balanced_accuracy`.
         tables: forecasts by name (`neighbours`, `gene_rate`): each makes a frame `item_id, p_up, p_down, p_none`.
-        folder: what relative paths in the configuration are relative to.
+        folder: of the configuration: files that it names are looked for there, then in the current directory.
     """
 
     train_counts: Mapping[Any, int] | None = None
@@ -130,16 +132,22 @@ def _component(entry: Any, context: Context, where: str) -> Component:
     if not isinstance(parameters, Mapping):
         raise InputError(f"{where}: parameters {parameters!r} are no mapping; write `name: value` pairs")
     weight = _number(values.get("weight", 1.0), f"{where}: weight")
-    timeout = values.get("timeout")
-    if timeout is not None and name in BUILT_IN:
-        raise InputError(f"{where}: timeout has no effect on a built-in reward; remove it")
     gate = values.get("gate")
     if gate is not None and not isinstance(gate, str):
         raise InputError(f"{where}: gate {gate!r}; name one reward, as in `gate: format`")
+    timeout = values.get("timeout")
+    if timeout is not None and name in BUILT_IN and (gate is None or gate in BUILT_IN):
+        raise InputError(f"{where}: timeout has no effect on a built-in reward; remove it")
     seconds = TIMEOUT if timeout is None else _number(timeout, f"{where}: timeout")
+    if not 0 <= seconds <= LONGEST_TIMEOUT:
+        raise InputError(f"{where}: timeout {timeout!r}; use seconds up to {LONGEST_TIMEOUT:.0f}, or 0 for no limit")
+    reward = make_reward(name, parameters, context, timeout=seconds, where=where)
+    if gate is not None and stated_range(reward) is None:
+        raise InputError(f"{where}: a shut gate pays the least that a reward can, which this one does not say; "
+                         "give the function an attribute `range = (low, high)`")  # fmt: skip
     return Component(
         name=name,
-        reward=make_reward(name, parameters, context, timeout=seconds, where=where),
+        reward=reward,
         weight=weight,
         schedule=_schedule(values.get("schedule"), where),
         gate=None if gate is None else make_reward(gate, {}, context, timeout=seconds, where=f"{where}: gate"),
@@ -157,7 +165,8 @@ def make_reward(
         name: one of `BUILT_IN` or `TRL_REWARDS`, `package.module:function`, or `file.py:function`.
         parameters: of the reward's class or maker; as in a configuration.
         context: what built-in rewards need to know of the data.
-        timeout: seconds a call may take, for rewards that are not ours; 0 runs them in this process without limit.
+        timeout: seconds a call may take, for rewards that are not ours, which are loaded and run in a process of their
+            own; 0 loads and runs them in this process without limit.
         where: what errors call the entry.
 
     Raises:
@@ -170,15 +179,12 @@ def make_reward(
     elif ":" in name:
         source = name
     else:
-        near = nearest(name, [*BUILT_IN, *TRL_REWARDS])
+        near = nearest(name, REWARD_NAMES)
         raise InputError(
             f"{where}: {name!r} is unknown; did you mean {near!r}? A reward of your own is file.py:function"
         )
     arguments = (source, dict(parameters), str(context.folder))
-    reward = load_foreign(*arguments)  # once here, so that what does not load is told before anything starts
-    if timeout <= 0:
-        return reward
-    return TimeLimited(load_foreign, arguments, getattr(reward, "__name__", name), timeout)
+    return TimeLimited(load_foreign, arguments, name, timeout) if timeout else load_foreign(*arguments)
 
 
 def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where: str) -> Any:
@@ -198,7 +204,7 @@ def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where:
     if "verifier" in given:
         given["verifier"] = make_verifier(given["verifier"], context, f"{where}: verifier")
     if "gene_sets" in given:
-        given["gene_sets"] = read_gene_sets(context.folder / str(given["gene_sets"]))
+        given["gene_sets"] = read_gene_sets(find_file(str(given["gene_sets"]), context.folder))
     try:
         return made(**given)
     except TypeError as error:
@@ -242,12 +248,11 @@ def make_verifier(spec: Any, context: Context, where: str = "verifier") -> Verif
 def _table(name: Any, context: Context, where: str) -> LabelTable:
     if isinstance(name, LabelTable):
         return name
-    if name in context.tables:
+    if isinstance(name, str) and name in context.tables:
         return label_table(context.tables[name](), str(name))
-    path = context.folder / str(name)
-    if not path.is_file() and path.suffix != ".parquet":
+    if Path(str(name)).suffix != ".parquet":
         raise InputError(f"{where}: {name!r} is no Parquet file and none of {_names(context.tables)}")
-    return read_label_table(path)
+    return read_label_table(find_file(str(name), context.folder))
 
 
 def _schedule(values: Any, where: str) -> tuple[tuple[int, float], ...]:
@@ -257,13 +262,15 @@ def _schedule(values: Any, where: str) -> tuple[tuple[int, float], ...]:
         raise InputError(
             f"{where}: schedule {values!r} is no mapping; write {{step: factor}}, as in {{0: 0.0, 100: 1.0}}"
         )
-    points = []
+    points: dict[int, float] = {}
     for step, factor in values.items():
         step = int(step) if isinstance(step, str) and step.isdigit() else step  # as a run's stored configuration has it
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise InputError(f"{where}: schedule has the step {step!r}; steps are whole numbers from 0")
-        points.append((step, _number(factor, f"{where}: schedule at step {step}")))
-    return tuple(sorted(points))
+        if step in points:
+            raise InputError(f"{where}: schedule has the step {step} twice; give it one factor")
+        points[step] = _number(factor, f"{where}: schedule at step {step}")
+    return tuple(sorted(points.items()))
 
 
 def _number(value: Any, where: str) -> float:

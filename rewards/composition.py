@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from rewards.batch import Completion, Scores, completion_text, is_column
 from rewards.errors import CheckError, InputError
+
+_LARGEST: Final = 3.4028234e38  # TRL keeps scores and their sum as 32-bit floats: more would become infinite there
 
 
 @dataclass
@@ -18,7 +20,7 @@ class Component:
         reward: the reward function.
         weight: of its score in the sum.
         schedule: (step, factor) pairs by step; the score is multiplied by a factor linear between them.
-        gate: a reward that must be 1 for this one to count.
+        gate: a reward that must be 1 for this one to count; the reward then has an attribute `range`.
         ours, gate_ours: whether the reward and the gate are built in. Others get what TRL would give them for a
             conversation: messages, and no completion that failed.
     """
@@ -35,9 +37,14 @@ class Component:
         self.__name__ = self.name
 
     @property
-    def lowest(self) -> float:
-        """What it pays where its gate is shut: its own lowest score, 0 where that is not known or higher."""
-        return min(0.0, getattr(self.reward, "range", (0.0, 0.0))[0])
+    def cut_off(self) -> int:
+        """How many scores the time limits of the reward and its gate have cut off."""
+        return sum(int(getattr(one, "cut_off", 0)) for one in (self.reward, self.gate))
+
+    def shut(self, factor: float) -> float:
+        """Return the score where the gate is shut: 0 or an end of the range, what pays least with weight and factor."""
+        paid = (self.weight or 1.0) * factor
+        return min((0.0, *map(float, self.reward.range)), key=lambda score: paid * score)
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions, gated and scheduled but not weighted.
@@ -51,16 +58,19 @@ class Component:
         """
         score = checked_scores if self.ours else _foreign_scores
         scores = score(self.reward, self.name, completions, columns)
+        n = len(completions)
+        factors = [self.factor(step) for step in _steps(columns, n, self.name)] if self.schedule else [1.0] * n
         if self.gate is not None:
+            low, high = map(float, self.reward.range)
+            if any(score is not None and not low - 1e-9 <= score <= high + 1e-9 for score in scores):
+                raise CheckError(f"reward {self.name}: leaves its range ({low:g}, {high:g}), from which a shut gate "
+                                 "takes what pays least; mend the range")  # fmt: skip
             score = checked_scores if self.gate_ours else _foreign_scores
             open_ = score(self.gate, f"{self.name}'s gate", completions, columns)
             scores = [
-                None if score is None or gate is None else score if gate >= 1 else self.lowest
-                for score, gate in zip(scores, open_, strict=True)
+                None if score is None or gate is None else score if gate >= 1 else self.shut(factor)
+                for score, gate, factor in zip(scores, open_, factors, strict=True)
             ]
-        if not self.schedule:
-            return scores
-        factors = [self.factor(step) for step in _steps(columns, len(completions), self.name)]
         return [None if score is None else score * at for score, at in zip(scores, factors, strict=True)]
 
     def factor(self, step: int) -> float:
@@ -92,9 +102,9 @@ class Composition:
         return [component.weight for component in self.components]
 
     @property
-    def last_step(self) -> int:
-        """The last step that a schedule names; 0 without schedules."""
-        return max((point[0] for component in self.components for point in component.schedule), default=0)
+    def steps(self) -> list[int]:
+        """The steps that schedules name, in order; between two of them the sum is linear."""
+        return sorted({point[0] for component in self.components for point in component.schedule})
 
     def scores(self, completions: Sequence[Completion], **columns: Any) -> dict[str, Scores]:
         """Return each component's scores, gated and scheduled but not weighted."""
@@ -113,6 +123,9 @@ class Composition:
         Args:
             scores: B scores by component.
             group: B values that tell groups apart; None where each completion stands alone.
+
+        Raises:
+            CheckError: a sum is too large for a 32-bit float.
         """
         rows = [scores[component.name] for component in self.components]
         n = len(rows[0])
@@ -127,7 +140,11 @@ class Composition:
                 for component, row in zip(self.components, rows, strict=True)
                 if (value := row[at]) is not None
             ]
-            totals.append(None if unscorable[at] or not parts else sum(parts))
+            total = sum(parts)
+            if not abs(total) <= _LARGEST:
+                raise CheckError(f"row {at}: the weighted sum {total:g} is too large for a 32-bit float; make weights "
+                                 "or scores smaller")  # fmt: skip
+            totals.append(None if unscorable[at] or not parts else total)
         return totals
 
 
@@ -181,18 +198,19 @@ def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], c
 
 
 def _checked(score: Any, row: int, name: str) -> float | None:
-    if type(score) is float and math.isfinite(score):
+    if type(score) is float and -_LARGEST <= score <= _LARGEST:
         return score
     if score is None:
         return None
     try:
         number = float(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.inf
     if math.isnan(number) and not isinstance(score, str):
         return None  # TRL's sign for a completion that cannot be judged
-    if math.isinf(number) or isinstance(score, str):
-        raise CheckError(f"reward {name}: row {row} has the score {score!r}; return finite numbers or None")
+    if not abs(number) <= _LARGEST or isinstance(score, str):
+        said = f"{score!r}"[:60]
+        raise CheckError(f"reward {name}: row {row} has the score {said}; return finite 32-bit floats or None")
     return number
 
 

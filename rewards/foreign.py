@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,12 +37,36 @@ def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") 
     if parameters or inspect.isclass(made) or attribute.startswith("get_"):
         try:
             made = made(**parameters)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             said = " ".join(str(error).split())[:160]
             raise InputError(f"{source}: does not take its parameters ({said}); mend them") from None
     if inspect.iscoroutinefunction(made):
         raise InputError(f"{source}: is asynchronous; make it a plain function")
     return made
+
+
+def stated_range(reward: Any) -> tuple[float, float] | None:
+    """Return the lowest and highest score that a reward states in its attribute `range`; None where it states none."""
+    stated = getattr(reward, "range", None)
+    try:
+        low, high = map(float, stated)  # type: ignore[arg-type]  # any other type is the TypeError below
+    except (TypeError, ValueError):
+        return None
+    return (low, high) if math.isfinite(low) and math.isfinite(high) and low <= high else None
+
+
+def find_file(name: str, folder: Path) -> Path:
+    """Return where a file that a configuration names is: beside it, else in the current directory.
+
+    Raises:
+        InputError: it is in neither.
+    """
+    found = next((path for path in (folder / name, Path(name)) if path.is_file()), None)
+    if found is None:
+        raise InputError(
+            f"{name}: no such file in {folder.resolve()}, beside the configuration, nor in {Path.cwd()}; mend the path"
+        )
+    return found
 
 
 def _module(name: str, folder: Path, source: str) -> Any:
@@ -50,9 +75,7 @@ def _module(name: str, folder: Path, source: str) -> Any:
             if str(Path.cwd()) not in sys.path:
                 sys.path.append(str(Path.cwd()))  # as `python -m` would find it
             return importlib.import_module(name)
-        path = next((p for p in (folder / name, Path(name)) if p.is_file()), None)
-        if path is None:
-            raise InputError(f"{source}: no file {name}; give the path from here or from the configuration")
+        path = find_file(name, folder)
         alias = f"reward_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
         spec = importlib.util.spec_from_file_location(alias, path)
         assert spec is not None and spec.loader is not None
@@ -64,7 +87,7 @@ def _module(name: str, folder: Path, source: str) -> Any:
         return module
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: cannot be loaded ({type(error).__name__}: {said}); mend the module") from None
 

@@ -4,25 +4,42 @@ The same signature as in `rewards/functions.py`. None of these knows whether the
 weight beside one that does, and run `synthpert rewards check`.
 """
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from rewards.answer import Answer
 from rewards.batch import Completion, Scores, column, read_answers, read_prompts, read_words
 from rewards.errors import InputError
-from rewards.verifiers import SENTENCE_END, GeneSets
+from rewards.labels import LABELS
+from rewards.verifiers import GeneSets
 
 UNITS: Final = ("words", "tokens")
 _FEWEST_WORDS: Final = 5
+_WORD: Final = re.compile(r"[^\W_][\w'’-]*")
+# Words that hold a sentence together. A list of names and keywords has none; in English two of five words are such.
+_FUNCTION_WORDS: Final = frozenset(re.findall(r"\w+", """
+    a about after all also although an and any are as at be because been before being between both but by can could
+    did do does during each either few for from had has have hence here how however i if in into is it its many may
+    might more most must no nor not of on one only or other our over should since so some such than that the their
+    them then there therefore these they this those though through thus to too under until upon via was we were what
+    when where whether which while who whose why will with within without would yet
+"""))  # fmt: skip
+_FEWEST_FUNCTION: Final = 1 / 8  # share of a sentence's words
+_JOINED: Final = re.compile(r"[-_](?:like\b|(?![a-z]{3})[^\W_])")
 # A gene counts as used where its sentence relates it to something; the bare name does not do that.
 _RELATION: Final = re.compile(
     r"\b(?:activat|affect|bind|block|caus|chang|control|decreas|deplet|depend|differ|downregulat|driv|encod|express|"
-    r"impair|increas|induc|inhibit|interact|knock|lead|level|los[est]|lower|modulat|participat|phosphorylat|promot|"
+    r"impair|increas|induc|inhibit|interact|knock|lead|level|los[est]|lower|modulat|mediat|participat|phosphorylat|promot|"
     r"rais|reduc|regulat|repress|requir|respon|silenc|spare|stabili[sz]|suppress|support|target|transcri|trigger|"
     r"upregulat)"
 )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,7 @@ class Length:
             `completion_tokens`).
 
     Raises:
-        InputError: no band, or an unknown unit.
+        InputError: no band of whole numbers, or an unknown unit.
     """
 
     __name__ = "length"
@@ -48,8 +65,8 @@ class Length:
     range = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.low <= self.high:
-            raise InputError(f"length: low {self.low}, high {self.high}; use 1 <= low <= high")
+        if not (_is_whole(self.low) and _is_whole(self.high) and 1 <= self.low <= self.high):
+            raise InputError(f"length: low {self.low!r}, high {self.high!r}; use whole numbers, 1 <= low <= high")
         if self.unit not in UNITS:
             raise InputError(f"length: unit {self.unit!r} is unknown; use {' or '.join(UNITS)}")
 
@@ -74,10 +91,13 @@ class Length:
 class GeneMention:
     """Score the share of the item's two genes that the reasoning uses: 0, 1/2 or 1.
 
-    A gene is used where a sentence of the reasoning names it as a whole word, has five words or more, relates it to
-    something (a verb such as "represses", a noun such as "levels"), and does not stand in the prompt. A list of names
-    or a copied question is no use. An item whose two genes are one asks for that one. Range: 0 to 1. Source: ours;
-    rbio's mention reward counts bare names (Istrate et al., 2025).
+    A gene is used where a sentence of the reasoning names it as a whole word ("AARS-mediated" does, "AARS2" does not),
+    and the sentence has five words or more, fewer than half of them in threes that the prompt has too; a word of
+    relation ("represses", "levels"); another word of content; function words ("of", "the"), at least one in eight; and
+    not the two genes side by side with nothing between them. A list of names or keywords and a copied question, with
+    or without a word added, are no use. It cannot see whether a sentence makes sense or is true: words in any order
+    that meet this count. An item whose two genes are one asks for that one. Range: 0 to 1. Source: ours; rbio's mention
+    reward counts bare names (Istrate et al., 2025).
     """
 
     __name__ = "gene_mention"
@@ -88,51 +108,70 @@ class GeneMention:
         n = len(completions)
         perts, genes = (column(columns, name, n, self.__name__) for name in ("pert", "gene"))
         prompts = read_prompts(columns, n, self.__name__)
+        plain = {prompt: f" {' '.join(_words(prompt))} " for prompt in set(prompts)}
         answers = read_answers(completions)
         scores: Scores = []
         for answer, pert, gene, prompt in zip(answers, perts, genes, prompts, strict=True):
             if answer is None:
                 scores.append(None)
                 continue
-            wanted = {str(pert), str(gene)}
-            think = answer.think or ""
-            scores.append(sum(_is_used(name, think, prompt) for name in wanted) / len(wanted))
+            names = dict.fromkeys((str(pert), str(gene)))
+            scores.append(len(_used(names, answer.think or "", plain[prompt])) / len(names))
         return scores
 
 
-def _is_used(gene: str, think: str, prompt: str) -> bool:
-    start = 0
-    while (at := think.find(gene, start)) >= 0:
-        start = at + len(gene)
-        if _inside_word(think, at, start):
-            continue
-        left, right = _sentence(think, at, start)
-        sentence = think[left:right].strip()
-        start = max(start, right)
-        if _RELATION.search(sentence.lower()) and len(sentence.split()) >= _FEWEST_WORDS and sentence not in prompt:
-            return True
-    return False
+def _used(names: Collection[str], think: str, prompt: str) -> set[str]:
+    """The names that sentences use; see `GeneMention`."""
+    used: set[str] = set()
+    for end in ("! ", "? ", "\n"):
+        think = think.replace(end, ". ")
+    for sentence in think.split(". "):
+        named = [name for name in names if name in sentence and name not in used and _stands_in(name, sentence)]
+        if named and _relates(sentence, names, prompt):
+            used.update(named)
+            if len(used) == len(names):
+                break
+    return used
+
+
+def _relates(sentence: str, names: Collection[str], prompt: str) -> bool:
+    """Whether a sentence relates its genes to something, in words of its own."""
+    words = _words(sentence)
+    if len(words) < _FEWEST_WORDS or 2 * _copied(words, prompt) >= len(words):
+        return False
+    distinct = set(words)
+    content = distinct - _FUNCTION_WORDS
+    if len(distinct) - len(content) < _FEWEST_FUNCTION * len(distinct):
+        return False
+    content.difference_update([name.lower() for name in names])
+    if not 0 < len(_RELATION.findall(" ".join(content))) < len(content):
+        return False
+    plain = f" {' '.join(sentence.split())} "
+    return not any(f" {one} {other} " in plain for one, other in itertools.permutations(names, 2))
+
+
+def _copied(words: Sequence[str], prompt: str) -> int:
+    """How many words stand in threes, one after the other, that a prompt has too."""
+    threes = (" ".join(words[at : at + 3]) for at in range(0, len(words) - 2, 3))
+    return sum(3 for three in threes if f" {three} " in prompt)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
 
 
 def _inside_word(text: str, left: int, right: int) -> bool:
+    """Whether a span is part of a longer name: A in HLA-A, A-1, A2 and A-like, but not in A-mediated."""
     before, after = text[left - 1 : left], text[right : right + 1]
-    joined = {"-", "_"}  # HLA-A is not A, and A-1 is not A
-    return (
-        before.isalnum()
-        or after.isalnum()
-        or before in joined
-        or (after in joined and text[right + 1 : right + 2].isalnum())
-    )
+    return before.isalnum() or after.isalnum() or before in {"-", "_"} or _JOINED.match(text, right) is not None
 
 
-def _sentence(text: str, left: int, right: int) -> tuple[int, int]:
-    """Where the sentence around a span begins and ends."""
-    begin = 0
-    for end in ("\n", ". ", "! ", "? "):
-        found = text.rfind(end, 0, left)
-        begin = max(begin, found + len(end) if found >= 0 else 0)
-    found_end = SENTENCE_END.search(text, right)
-    return begin, found_end.start() if found_end else len(text)
+def _stands_in(part: str, text: str) -> bool:
+    """Whether a part stands in a text and does not begin or end within a word."""
+    at = text.find(part)
+    while at >= 0 and _inside_word(text, at, at + len(part)):
+        at = text.find(part, at + 1)
+    return at >= 0
 
 
 @dataclass(frozen=True)
@@ -147,7 +186,7 @@ class Repetition:
         n: words in an n-gram, at least 1.
 
     Raises:
-        InputError: n below 1.
+        InputError: n is no whole number, or below 1.
     """
 
     __name__ = "repetition"
@@ -155,8 +194,8 @@ class Repetition:
     range = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise InputError(f"repetition: n {self.n}; use at least 1")
+        if not (_is_whole(self.n) and self.n >= 1):
+            raise InputError(f"repetition: n {self.n!r}; use a whole number, at least 1")
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions; None where the completion is None. No column is needed."""
@@ -172,18 +211,36 @@ def _unique_share(words: Sequence[str], n: int) -> float:
     return len(set(zip(*(words[at:] for at in range(n)), strict=False))) / total
 
 
-_QUOTES: Final = {'"': re.compile(r'"([^"\n]{1,400})"'), "“": re.compile(r"“([^”\n]{1,400})”")}
-_LABELLED: Final = re.compile(r"\((-?[01]\.[0-9]+)\): (upregulated|downregulated|not differentially expressed)")
+# An apostrophe within a word ends no quote.
+_QUOTES: Final = {
+    '"': re.compile(r'"([^"\n]{1,400})"'),
+    "“": re.compile(r"“([^”\n]{1,400})”"),
+    "'": re.compile(r"(?<!\w)'((?:[^'\n]|(?<=\w)'(?=\w)){1,400})'(?!\w)"),
+    "‘": re.compile(r"‘((?:[^’\n]|(?<=\w)’(?=\w)){1,400})’(?!\w)"),
+}
 _FEWEST_QUOTED: Final = 3
+# Evidence is a name, a number and a label: LARS (0.67): upregulated; LARS (similarity .67) was strongly upregulated.
+# The number is looked for first: it is rare. What stands around it is read within _NEAR characters.
+_DECIMALS: Final = re.compile(r"\.[0-9]+")
+_NEAR: Final = 80
+_NAME: Final = re.compile(r"\s*([\w.-]+)")  # read backwards from a bracket
+_SYMBOL: Final = re.compile(r"(?<![\w.-])([A-Z][A-Z0-9][\w.-]*)[\s:,=]*((?:[a-z]+[\s:,=]+){0,3})$")
+_LABELS: Final = "|".join(LABELS)
+_LABEL_AFTER: Final = re.compile(rf"[^\w.!?]*((?:[a-z'’]+[^\w.!?]+){{0,3}}?)({_LABELS})\b", re.IGNORECASE)
+_LABEL_WITHIN: Final = re.compile(rf"()({_LABELS})\b", re.IGNORECASE)
+_NEGATION: Final = re.compile(r"\b(?:not|never|no|hardly)\b|n['’]t\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class EvidenceFaithfulness:
     """Score the share of what the reasoning quotes from the prompt that is really there.
 
-    Quotes are passages of three words or more in quotation marks, and evidence in the prompt's own form
-    `NAME (0.67): label`; letter case and white space do not count, and a quote counts once. No quote earns 0: there is
-    nothing to believe. Range: 0 to 1. Source: ours; quotation precision, as in attribution metrics.
+    Quotes are passages of three words or more in quotation marks, which must stand in the prompt as whole words, and
+    evidence: a name with a number and then a label, as in the prompt's `NAME (0.67): label` or otherwise, such as
+    `NAME (similarity .67) was strongly upregulated`, whose name, number and label the prompt must give together. Letter
+    case and white space do not count, and a quote counts once. No quote earns 0: there is nothing to believe. It cannot
+    see claims without a number or quotation marks, nor whether what is quoted matters. Range: 0 to 1. Source: ours;
+    quotation precision, as in attribution metrics.
     """
 
     __name__ = "evidence_faithfulness"
@@ -192,25 +249,45 @@ class EvidenceFaithfulness:
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions; None where the completion is None. Needs `prompts` or `prompt`."""
         prompts = read_prompts(columns, len(completions), self.__name__)
-        plain = {prompt: " ".join(prompt.lower().split()) for prompt in set(prompts)}
+        known = {prompt: (" ".join(prompt.lower().split()), _evidence(prompt)) for prompt in set(prompts)}
         return [
-            None if answer is None else _faithful_share(answer, plain[prompt])
+            None if answer is None else _faithful_share(answer, *known[prompt])
             for answer, prompt in zip(read_answers(completions), prompts, strict=True)
         ]
 
 
-def _faithful_share(answer: Answer, prompt: str) -> float:
+def _faithful_share(answer: Answer, prompt: str, evidence: set[tuple[str, float, str]]) -> float:
     think = answer.think or ""
     quotes: set[str] = set()
     for mark, pattern in _QUOTES.items():
         if mark in think:
             quoted = (" ".join(one.lower().split()).strip(" .,;:") for one in pattern.findall(think))
             quotes |= {quote for quote in quoted if quote.count(" ") + 1 >= _FEWEST_QUOTED}
-    if "): " in think:
-        for match in _LABELLED.finditer(think):
-            name = think[: match.start()].rsplit(maxsplit=1)[-1:]
-            quotes.add(f"{''.join(name)} {match[0]}".lower())
-    return sum(quote in prompt for quote in quotes) / len(quotes) if quotes else 0.0
+    claims = _evidence(think)
+    if not quotes and not claims:
+        return 0.0
+    return (sum(_stands_in(quote, prompt) for quote in quotes) + len(claims & evidence)) / (len(quotes) + len(claims))
+
+
+def _evidence(text: str) -> set[tuple[str, float, str]]:
+    """Each name, number and label that a text gives as evidence, in lower case; the label with a "not" if negated."""
+    found: set[tuple[str, float, str]] = set()
+    for decimals in _DECIMALS.finditer(text):
+        start, end = decimals.span()
+        start -= text[start - 1 : start].isdecimal()
+        start -= text[start - 1 : start] == "-"
+        before, bracket, between = text[max(0, start - _NEAR) : start].replace("[", "(").rpartition("(")
+        if bracket and ")" not in between:
+            last = _NAME.match(before[::-1])
+            name = last[1][::-1] if last else ""
+        else:
+            symbol = _SYMBOL.search(before + bracket + between)
+            name, between = (symbol[1], symbol[2]) if symbol else ("", "")
+        label = _LABEL_AFTER.match(text[end : end + _NEAR]) or _LABEL_WITHIN.search(between)
+        if name and label:
+            negated = "not " if _NEGATION.search(label[1]) else ""
+            found.add((name.lower(), float(text[start:end]), negated + label[2].lower()))
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,25 @@
 """A hard time limit for rewards that we did not write: they run in a process of their own, which can be ended.
 
-A thread cannot be ended, and a signal does not interrupt a loop in C; a process always can.
+A thread cannot be ended, and a signal does not interrupt a loop in C; a process always can. It leads a session of its
+own, so that what it has started ends with it.
 """
 
-import atexit
 import contextlib
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from rewards.batch import Completion, Scores, is_column
-from rewards.errors import CheckError
+from rewards.errors import CheckError, InputError
+from rewards.foreign import stated_range
 
 _STARTING: Final = 120.0  # seconds for the process to start and to import the reward's module
 _logger = logging.getLogger("synthpert.rewards")
@@ -25,14 +28,24 @@ _logger = logging.getLogger("synthpert.rewards")
 class TimeLimited:
     """A reward in a process of its own; a call that takes too long is cut off, and all its completions get None.
 
-    Only columns of one value per completion reach the reward (and `step`): not the trainer and its callbacks.
+    Only columns of one value per completion reach the reward (and `step`): not the trainer and its callbacks. The
+    process starts at once, so that what does not load is told before anything else starts.
 
     Args:
         make: makes the reward in the other process; a function that can be pickled.
         arguments: of `make`.
         name: of the reward.
         seconds: a call may take.
+
+    Attributes:
+        cut_off: scores that were cut off.
+        range: what the reward states as its lowest and highest score; None where it states none.
+
+    Raises:
+        InputError: the reward does not load, or not within two minutes.
     """
+
+    range: tuple[float, float] | None
 
     def __init__(self, make: Callable[..., Any], arguments: Sequence[Any], name: str, seconds: float) -> None:
         self.__name__ = name
@@ -40,14 +53,14 @@ class TimeLimited:
         self.cut_off = 0
         self._make, self._arguments = make, tuple(arguments)
         self._lock = threading.Lock()  # one call at a time: the process answers in order
-        self._process: Any = None
-        self._pipe: Connection | None = None
+        self._end: Callable[[], object] = lambda: None
+        self._pipe: Connection | None = self._start()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_process", "_pipe", "_lock")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_end", "_pipe", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _process=None, _pipe=None, _lock=threading.Lock())
+        self.__dict__.update(state, _end=lambda: None, _pipe=None, _lock=threading.Lock())
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions; None for each of them where the reward did not come back in time.
@@ -64,11 +77,11 @@ class TimeLimited:
 
     def _score(self, completions: list[Completion], columns: dict[str, Any]) -> Scores:
         n = len(completions)
-        pipe = self._start() if self._pipe is None else self._pipe
+        pipe = self._pipe = self._pipe or self._start()
         try:
             pipe.send((completions, columns))
             if not pipe.poll(self.seconds):
-                self._end()
+                self._stop()
                 self.cut_off += n
                 _logger.warning(
                     "reward %s: cut off after %g s, %d completions are unscorable", self.__name__, self.seconds, n
@@ -76,12 +89,12 @@ class TimeLimited:
                 return [None] * n
             kind, found = pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._end()
+            self._stop()
             raise CheckError(
                 f"reward {self.__name__}: its process ended by itself; call it by hand to see why"
             ) from None
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            self._end()
+            self._stop()
             raise CheckError(f"reward {self.__name__}: a column cannot be sent to its process ({error}); set timeout: "
                              "0 to run it in the trainer's own") from error  # fmt: skip
         if kind == "error":
@@ -94,9 +107,7 @@ class TimeLimited:
         # The other process would run this one's main script again, which can be a trainer without a main guard.
         main = sys.modules["__main__"]
         kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
-        process = context.Process(
-            target=_serve, args=(theirs, self._make, self._arguments), daemon=True, name=f"reward {self.__name__}"
-        )
+        process = context.Process(target=_serve, args=(theirs, self.__name__, self._make, self._arguments), daemon=True)
         try:
             for name in kept:
                 with contextlib.suppress(AttributeError):
@@ -107,40 +118,47 @@ class TimeLimited:
                 if value is not None:
                     setattr(main, name, value)
         theirs.close()
-        self._process, self._pipe = process, ours
-        atexit.register(self._end)
-        if not ours.poll(_STARTING):
-            self._end()
-            raise CheckError(f"reward {self.__name__}: its module did not load within {_STARTING:g} s")
-        try:
-            kind, found = ours.recv()
-        except EOFError:
-            kind, found = "error", "nothing; its process ended while it loaded"
+        self._end = weakref.finalize(self, _end_group, process, ours, os.getpid())  # at exit too
+        found: Any
+        kind, found = "error", f"{self.__name__}: does not load within {_STARTING:g} s; mend the module"
+        if ours.poll(_STARTING):
+            try:
+                kind, found = ours.recv()
+            except (EOFError, OSError):
+                found = f"{self.__name__}: its process ended while it loaded; mend the module"
         if kind == "error":
-            self._end()
-            raise CheckError(f"reward {self.__name__}: loading it raised {found}")
+            self._stop()
+            raise InputError(found)
+        self.__name__, self.range = found
         return ours
 
-    def _end(self) -> None:
-        """End the process; also at exit, or when it hangs."""
-        if self._process is not None and self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
-        atexit.unregister(self._end)
+    def _stop(self) -> None:
+        self._end()
+        self._pipe = None
 
 
-def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _end_group(process: Any, pipe: Connection, owner: int) -> None:
+    """End a process and all that it has started; in a fork of its owner, nothing."""
+    if os.getpid() != owner:
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has not come to lead a group, or is gone
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+    pipe.close()
+
+
+def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
     """Score what comes through the pipe until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's; it ends this process itself
+    os.setsid()  # so that its group can be ended, and Ctrl-C, which is the trainer's, does not reach it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         reward = make(*arguments)
     except BaseException as error:
-        pipe.send(("error", _said(error)))
+        said = str(error) if isinstance(error, InputError) else f"{name}: loading it raised {_said(error)}"
+        pipe.send(("error", said))
         return
-    pipe.send(("ready", None))
+    pipe.send(("ready", (getattr(reward, "__name__", name), stated_range(reward))))
     while True:
         try:
             completions, columns = pipe.recv()
@@ -151,6 +169,14 @@ def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any])
             pipe.send(("scores", scores))
         except Exception as error:
             pipe.send(("error", _said(error)))
+
+
+def _end_with_parent() -> None:
+    """End the group when the trainer is gone, even if it was killed while the reward hangs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _plain(score: Any) -> Any:

@@ -73,24 +73,36 @@ def label_table(frame: pd.DataFrame, name: str) -> LabelTable:
     """Make a table from a forecast.
 
     Args:
-        frame: `item_id, p_up, p_down, p_none`, an item once, probabilities that add up to 1; other columns are left.
+        frame: `item_id, p_up, p_down, p_none`, an item once, probabilities that add up to 1 within 0.001, which are
+            then scaled to do so exactly; other columns are left.
         name: of the file or model, for messages.
 
     Raises:
-        InputError: a column is missing, an item is there twice, or its probabilities are none.
+        InputError: there is no row, a column is missing, an item has no id or is there twice, or its probabilities
+            are none.
     """
     for needed in ("item_id", *PROBABILITIES):
         if needed not in frame:
             raise InputError(f"{name}: no column {needed!r}; a soft verifier needs item_id, {', '.join(PROBABILITIES)}")
+    if frame.empty:
+        raise InputError(f"{name}: no rows; a soft verifier needs the probabilities of the items that it judges")
+    unnamed = frame["item_id"].isna()
+    if unnamed.any():
+        raise InputError(f"{name}, row {int(unnamed.argmax())}: no item_id; give each row one, as in rpe1|AARS|CALR")
     ids = frame["item_id"].astype(str)
     if ids.duplicated().any():
         raise InputError(f"{name}: {ids[ids.duplicated()].iloc[0]} is there twice; give each item one row")
-    p_NL = frame[list(PROBABILITIES)].to_numpy(dtype=float)
-    wrong = ~((p_NL >= -1e-9).all(axis=1) & (abs(p_NL.sum(axis=1) - 1.0) <= 1e-3))  # NaN is wrong too
+    numbers = frame[list(PROBABILITIES)].apply(pd.to_numeric, errors="coerce")  # text becomes NaN
+    p_NL = numbers.to_numpy(dtype=float, na_value=float("nan"))
+    sum_N = p_NL.sum(axis=1)
+    wrong = ~((p_NL >= -1e-9).all(axis=1) & (abs(sum_N - 1.0) <= 1e-3))  # NaN is wrong too
     if wrong.any():
         row = int(wrong.argmax())
-        raise InputError(f"{name}, row {row}: {ids.iloc[row]} has probabilities {p_NL[row].tolist()}, which are not "
-                         "three numbers from 0 to 1 that add up to 1; mend the table")  # fmt: skip
+        given = ", ".join(str(frame[column].iloc[row]) for column in PROBABILITIES)
+        raise InputError(f"{name}, row {row}: {ids.iloc[row]} has probabilities {given}, which are not three numbers "
+                         "from 0 to 1 that add up to 1; mend the table")  # fmt: skip
+    p_NL = p_NL.clip(min=0.0)
+    p_NL = p_NL / p_NL.sum(axis=1, keepdims=True)
     rows = {item: (p[0], p[1], p[2]) for item, p in zip(ids, p_NL.tolist(), strict=True)}
     return LabelTable(name, rows)
 
@@ -145,6 +157,10 @@ class MixedVerifier:
         return [looked_up[row] if none else next(known) for row, none in enumerate(without)]
 
 
+# An accession at the end of a set's name: (GO:0006915), WP534, R-HSA-70171, hsa04210; Enrichr adds the species.
+_ACCESSION: Final = re.compile(
+    r"(?:\s+(?:homo sapiens|mus musculus|human|mouse))?\s+\(?(?:go:\d+|wp\d+|r-[a-z]{3}-\d+|(?:hsa|mmu)\d+)\)?$"
+)
 _COLLECTION: Final = re.compile(r"^(?:HALLMARK|KEGG_MEDICUS|KEGG|REACTOME|WP|BIOCARTA|PID|GOBP|GOCC|GOMF|HP)_")
 SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$)|\n")
 _NO_PUNCTUATION: Final = str.maketrans(dict.fromkeys(".,;:!?()[]\"'/", " "))
@@ -202,16 +218,19 @@ def _names(text: str, phrase: str) -> bool:
 def read_gene_sets(path: Path) -> GeneSets:
     """Read a GMT file: name, description and symbols on a line, tabs between.
 
-    `HALLMARK_OXIDATIVE_PHOSPHORYLATION` is known as `oxidative phosphorylation`.
+    `HALLMARK_OXIDATIVE_PHOSPHORYLATION` is known as `oxidative phosphorylation`, and so is `oxidative phosphorylation
+    (GO:0006119)`. Sets that come to one phrase, such as `KEGG_APOPTOSIS` and `HALLMARK_APOPTOSIS`, are merged: a text
+    does not say which it means.
 
     Raises:
-        InputError: the file is missing or empty, or a line has fewer than three fields; names file and line.
+        InputError: the file is missing or empty, a line has fewer than three fields, or a symbol has white space or a
+            comma in it; names file and line.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a GMT file of gene sets")
     sets: dict[str, frozenset[str]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text; give a GMT file of gene sets") from None
     for number, line in enumerate(lines, start=1):
@@ -221,6 +240,10 @@ def read_gene_sets(path: Path) -> GeneSets:
         genes = frozenset(part for part in fields[2:] if part)
         if not fields[0] or not genes:
             raise InputError(f"{path}, line {number}: not name, description and genes with tabs between; mend the line")
+        odd = next((part for part in fields[2:] if re.search(r"[\s,]", part)), None)
+        if odd is not None:
+            remedy = "drop Enrichr's weights, as in PGK1,1.0" if "," in odd else "put a tab between symbols"
+            raise InputError(f"{path}, line {number}: {odd[:60]!r} is no gene symbol; {remedy}")
         phrase = set_phrase(fields[0])
         sets[phrase] = sets.get(phrase, frozenset()) | genes
     if not sets:
@@ -230,4 +253,5 @@ def read_gene_sets(path: Path) -> GeneSets:
 
 def set_phrase(name: str) -> str:
     """Return the words by which a text would name a gene set."""
-    return " ".join(_COLLECTION.sub("", name).replace("_", " ").lower().split())
+    words = " ".join(_COLLECTION.sub("", name).replace("_", " ").lower().split())
+    return _ACCESSION.sub("", words)

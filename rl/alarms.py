@@ -46,11 +46,12 @@ def find_alarms(history: Sequence[Mapping[str, Any]], label_shares: Mapping[str,
 
     Returns:
         - `reward_without_accuracy`: held-out accuracy is below its best by more than two standard errors, while the
-          mean reward of the steps since then is above that of the steps before.
+          mean reward of the steps since then is above that of the steps before (at most ten logged steps each; where
+          the best came before the first step, the two halves of the steps since then).
         - `length_drift`: the mean length of the last ten logged steps is 1.5 times that of the first ten, or less than
           two thirds of it (from 20 on).
-        - `class_takeover`: over the last ten logged steps one class has more than 90 % of the answers, and more than
-          halfway from its share of the prompts to all.
+        - `class_takeover`: over the last ten logged steps (from 10 on) one class has more than 90 % of the answers, and
+          more than halfway from its share of the prompts to all.
         - `unscorable`: over the last ten logged steps (or all, where there are fewer) more than 1 % of the completions
           could not be judged.
     """
@@ -62,20 +63,29 @@ def find_alarms(history: Sequence[Mapping[str, Any]], label_shares: Mapping[str,
     return [Alarm(kind, now, message) for kind, message in found if message]
 
 
+def _is_known(entry: Mapping[str, Any], key: str) -> bool:
+    return entry.get(key) is not None and not math.isnan(entry[key])
+
+
 def _mean(entries: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    values = [float(entry[key]) for entry in entries if entry.get(key) is not None and not math.isnan(entry[key])]
+    values = [float(entry[key]) for entry in entries if _is_known(entry, key)]
     return sum(values) / len(values) if values else None
 
 
 def _without_accuracy(history: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     kind = "reward_without_accuracy"
-    at = [i for i, entry in enumerate(history) if entry.get(HELD_OUT) is not None]
+    at = [i for i, entry in enumerate(history) if _is_known(entry, HELD_OUT)]
     if len(at) < 2:
         return kind, ""
     best = max(at[:-1], key=lambda i: float(history[i][HELD_OUT]))
     top, last = float(history[best][HELD_OUT]), float(history[at[-1]][HELD_OUT])
     error = math.sqrt(max(top * (1 - top), 1e-9) / float(history[best].get(HELD_OUT_ITEMS) or 1))
-    before, after = _mean(history[:best][-WINDOW:], "reward"), _mean(history[best:][-WINDOW:], "reward")
+    earlier = [entry for entry in history[:best] if "reward" in entry]
+    since = [entry for entry in history[best:] if "reward" in entry]
+    if not earlier:  # evaluated before the first step: the first half since then stands for the start
+        earlier, since = since[: len(since) // 2], since[len(since) // 2 :]
+        earlier = earlier[:WINDOW]
+    before, after = _mean(earlier[-WINDOW:], "reward"), _mean(since[-WINDOW:], "reward")
     if before is None or after is None or after <= before or last >= top - 2 * error:
         return kind, ""
     return kind, (
@@ -106,8 +116,8 @@ def _takeover(steps: Sequence[Mapping[str, Any]], label_shares: Mapping[str, flo
         prompts = label_shares.get(str(label), 0.0)
         if share is not None and share > max(TAKEN_OVER, (1 + prompts) / 2):
             return kind, (
-                f"{share:.1%} of the answers are {str(label)!r}, of the prompts {prompts:.1%}; use `balance: true`, "
-                "`margin` or `balanced_accuracy`"
+                f"{share:.1%} of the answers are {str(label)!r}, of the prompts {prompts:.1%}; use `balance: true` "
+                "or `balanced_accuracy`"
             )
     return kind, ""
 

@@ -21,6 +21,10 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 _SAMPLE_HELP = "Folder of the labels, or `sample`; SYNTHPERT_DATA or the fetched ones by default."
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; any of its keys can follow as --key value.")]
 DataOption = Annotated[str | None, typer.Option("--data", help=_SAMPLE_HELP)]
+_REWARDS_HELP = (
+    "Folder of the labels, or `sample`; the configuration's or run's by default, else the full ones or the sample."
+)
+RewardsDataOption = Annotated[str | None, typer.Option("--data", help=_REWARDS_HELP)]
 _EMBEDDINGS_HELP = "Parquet or CSV of gene embeddings, for a regression on them."
 EmbeddingsOption = Annotated[Path | None, typer.Option("--embeddings", help=_EMBEDDINGS_HELP)]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
@@ -75,6 +79,11 @@ def traces_import(
     source: Annotated[str, typer.Argument(help="A .csv, .jsonl or .parquet file, or a Hugging Face data set's id.")],
     output: Annotated[Path, typer.Option(help="JSONL file to write; refused rows go beside it.")],
     columns: Annotated[list[str] | None, typer.Option("--map", help="Column, OURS=THEIRS: pert=knockdown.")] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help="Label, THEIRS=OURS: up=upregulated.")] = None,
+    prompts: Annotated[str, typer.Option(help="theirs, or ours: built by our template, as stage two asks.")] = "theirs",
+    template: Annotated[str | None, typer.Option(help="Of our prompts: three_class (default) or direction.")] = None,
+    evidence: Annotated[int | None, typer.Option(help="Of our prompts: similar knockdowns quoted (5).")] = None,
+    lemmas: Annotated[bool, typer.Option("--lemmas", help="Of our prompts: list the angles to consider.")] = False,
     data: DataOption = None,
     split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
     teacher: Annotated[str, typer.Option(help="Who wrote them, where the rows do not say.")] = "imported",
@@ -83,15 +92,18 @@ def traces_import(
 ) -> None:
     """Take traces of another making: SynthPert's CSV, JSONL or Parquet with messages, a data set."""
     from benchmarks.corpus import open_corpus
+    from benchmarks.prompts import PromptConfig
     from rewards import InputError
     from sft.import_traces import import_traces
 
-    pairs = [word.partition("=") for word in columns or ()]
-    if any(not (ours and theirs) for ours, _, theirs in pairs):
-        raise InputError("--map: give OURS=THEIRS, such as pert=knockdown")
+    if prompts not in ("ours", "theirs"):
+        raise InputError(f"--prompts {prompts!r}: use ours or theirs")
+    if prompts == "theirs" and (template is not None or evidence is not None or lemmas):
+        raise InputError("--template, --evidence, --lemmas: go with --prompts ours")
+    config = PromptConfig(template or "three_class", 5 if evidence is None else evidence, lemmas)
     done = import_traces(
-        source, output, open_corpus(data, split), columns={ours: theirs for ours, _, theirs in pairs},
-        teacher=teacher, mode=mode, dataset_split=dataset_split,
+        source, output, open_corpus(data, split), columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"),
+        prompts=config if prompts == "ours" else None, teacher=teacher, mode=mode, dataset_split=dataset_split,
     )  # fmt: skip
     typer.echo(f"{done.path}: {done.kept} of {done.rows} rows")
     if done.reasons:
@@ -127,7 +139,8 @@ def traces_stats(
 
     first, _, _ = next(iter(iter_traces(traces)))
     corpus = corpus_of(first.protocol, data, split)
-    typer.echo(format_funnel(measure_funnel(traces, corpus, used, accept.split(","))))
+    verdicts = [word.strip() for word in accept.split(",")]
+    typer.echo(format_funnel(measure_funnel(traces, corpus, used, verdicts)))
 
 
 @traces_app.command("audit")
@@ -143,7 +156,7 @@ def traces_audit(
     first, _, _ = next(iter(iter_traces(traces)))
     audit = audit_traces((trace for trace, _, _ in iter_traces(traces)), corpus_of(first.protocol, data, split))
     for name, one in audit.findings.items():
-        typer.echo(f"{'LEAK' if one.failed else 'ok  '}  {one.claim}: {one.failed} of {one.checked} fail")
+        typer.echo(f"{'LEAK' if one.failed else 'ok  '}  {one.claim}: {one}")
         for example in one.examples:
             typer.echo(f"        {name}: {example}")
     audit.require_clean(str(traces))
@@ -263,7 +276,7 @@ def study_command(
 @rewards_app.command("check")
 def rewards_check(
     config: Annotated[str, typer.Argument(help="YAML file with `rewards`, a built-in reward, or file.py:function.")],
-    data: DataOption = None,
+    data: RewardsDataOption = None,
     rows: Annotated[int, typer.Option(min=3, help="Rows for the exploits; the gold answer is scored on all.")] = 300,
     every: Annotated[bool, typer.Option("--all", help="Print every exploit, not only the best paid.")] = False,
 ) -> None:
@@ -285,7 +298,7 @@ def rewards_replay(
     configs: Annotated[list[str], typer.Argument(help="One or two, as for `check`; two are shown side by side.")],
     rollouts: Annotated[Path, typer.Option(help="Folder of a GRPO run, or a Parquet file of rollouts.")],
     out: OutOption = Path("runs/replay"),
-    data: DataOption = None,
+    data: RewardsDataOption = None,
 ) -> None:
     """Apply rewards to stored rollouts: distribution, signal, what they pay for, where two differ."""
     from rl.lab import read_reward_config, replay_configs

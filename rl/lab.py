@@ -1,5 +1,7 @@
 """The reward lab: a configuration's rewards checked for exploits and replayed on stored rollouts, without a model."""
 
+import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,20 +10,33 @@ from typing import Any, Final
 import pandas as pd
 
 from benchmarks.corpus import Corpus, draw_items, open_corpus
+from benchmarks.informed import Informed, informed_policies
+from benchmarks.perturbqa import data_dir
 from benchmarks.prompts import PromptConfig
-from benchmarks.replay import as_trained, replay, summarize_replay
+from benchmarks.replay import SHIFT, as_trained, replay, summarize_replay
 from benchmarks.replay_page import write_replay
 from benchmarks.reward_data import check_rows, reward_context
 from benchmarks.rollout_files import read_rollouts
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
 from rewards import LABELS, InputError
 from rewards.check import HONEST, Check, check_rewards, counts_tokens
-from rewards.compose import BUILT_IN, TRL_REWARDS, compose
+from rewards.compose import REWARD_NAMES, compose
 from rewards.composition import Composition, weight_notes
+from rl.train import check_scaling, confidence_notes, refuse_cancelled_weights
+from rl.unlabelled import check_verifiers
 from sft.config import check_keys, read_yaml
 
 CHECKED_ROWS: Final = 300
 SEED: Final = 0
+SAMPLE_ONLY: Final = (
+    "the rows are those of the sample that ships, not the ones that a run draws from: the verdict holds for the sample "
+    "only; run `synthpert data fetch`, or give --data FOLDER"
+)
+_VALUES: Final[Mapping[str, tuple[type, str]]] = {
+    **dict.fromkeys(("data", "split", "template"), (str, "text")),
+    "evidence": (int, "a whole number"),
+    **dict.fromkeys(("lemmas", "balance"), (bool, "true or false")),
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,7 @@ class RewardConfig:
         reward_weights: TRL's key: a weight each, instead of weights in the list.
         scale_rewards: TRL's key.
         data, split, template, evidence, lemmas, balance: as in stage two.
-        folder: what files that it names are relative to.
+        folder: where files that its rewards name are looked for before the current directory.
     """
 
     name: str
@@ -52,7 +67,10 @@ class RewardConfig:
     def compose(self, items: pd.DataFrame, corpus: Corpus, counts: Mapping[str, int] | None = None) -> Composition:
         """Make the rewards for a frame of items."""
         context = reward_context(items, corpus, folder=self.folder, counts=counts)
-        return compose(self.rewards, context, weights=self.reward_weights, where=f"{self.name}: rewards")
+        where = f"{self.name}: rewards"
+        composition = compose(self.rewards, context, weights=self.reward_weights, where=where)
+        refuse_cancelled_weights(composition, self.scale_rewards, where)
+        return composition
 
 
 def read_reward_config(source: str) -> RewardConfig:
@@ -60,25 +78,37 @@ def read_reward_config(source: str) -> RewardConfig:
 
     Args:
         source: a YAML file with a key `rewards`, or one reward: a built-in name, `package.module:function`, or
-            `file.py:function`.
+            `file.py:function`. One reward is taken with `scale_rewards: batch`, which keeps class weights.
 
     Raises:
-        InputError: neither, or the file has no rewards.
+        InputError: neither, or the file has no rewards, a key twice, or a value that is not what its key holds.
     """
-    if source in BUILT_IN or source in TRL_REWARDS or (":" in source and not Path(source).is_file()):
-        return RewardConfig(source, [source])
-    if not Path(source).is_file():
+    path = Path(source)
+    if source in REWARD_NAMES or (":" in source and not path.is_file()):
+        return RewardConfig(source, [source], scale_rewards="batch")
+    if not path.is_file():
+        near = difflib.get_close_matches(source.lower(), REWARD_NAMES, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(
-            f"{source}: no such file; give a YAML file with `rewards`, a built-in reward, or file.py:function"
+            f"{source}: no such file or reward{hint}; give a YAML file with `rewards`, a built-in reward, or "
+            "file.py:function"
         )
-    values = read_yaml(Path(source))
+    if path.suffix == ".py":
+        raise InputError(f"{source}: a Python file; say which function of it is the reward: {source}:function")
+    values = read_yaml(path)
     own = [one.name for one in fields(RewardConfig) if one.name not in ("name", "folder")]
     if "sft_run" not in values:  # a file of its own: every key must be one of ours
         check_keys([str(key) for key in values], own, source)
     if "rewards" not in values:
         raise InputError(f"{source}: has no key 'rewards'; write a list of rewards under it")
-    known = {key: value for key, value in values.items() if key in own}
-    return RewardConfig(source, folder=Path(), **known)
+    if values.get("multi_objective_aggregation") == "normalize_then_sum":  # TRL then scales each reward by group
+        values["scale_rewards"] = "group"
+    known = {key: value for key, value in values.items() if key in own and (key == "rewards" or value is not None)}
+    for key, (kind, wanted) in _VALUES.items():
+        if key in known and type(known[key]) is not kind:
+            raise InputError(f"{source}: {key} is {known[key]!r}; write {wanted}")
+    check_scaling(known.get("scale_rewards", "group"), source)
+    return RewardConfig(source, folder=path.parent, **known)
 
 
 @dataclass(frozen=True)
@@ -89,6 +119,7 @@ class Checked:
     data: str
     check: Check
     notes: tuple[str, ...]
+    informed: tuple[Informed, Informed]
 
 
 def check_config(config: RewardConfig, data: str | None = None, rows: int = CHECKED_ROWS) -> Checked:
@@ -96,14 +127,14 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
 
     Args:
         config: the configuration.
-        data: folder of the labels or `sample`; the configuration's own by default, and `sample` where it has none.
+        data: folder of the labels or `sample`; by default the configuration's own, else `default_data`.
         rows: rows for the exploits, drawn at random; the gold answer is scored on every training row.
 
     Raises:
         InputError: bad configuration or data.
         CheckError: a reward raised an error.
     """
-    corpus = open_corpus(data or config.data or "sample", config.split)
+    corpus = open_corpus(data or config.data or default_data(), config.split)
     train = corpus.train
     if config.template == "direction":
         train = train[train["label"] != str(LABELS[-1])]
@@ -113,17 +144,17 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
         counts = dict.fromkeys(map(str, LABELS), 1)
     composition = config.compose(train, corpus, counts)
     prompt = PromptConfig(config.template, config.evidence, config.lemmas)
-    checked = check_rows(drawn, corpus, prompt)
+    checked = check_rows(drawn, corpus, prompt, counts)
     check = check_rewards(
         composition,
         checked,
         gold_rows=check_rows(train, corpus, prompt),
         weight=weight,
     )
-    notes = weight_notes(composition, scale_rewards=str(config.scale_rewards))
-    for name in check.constant:
-        notes.append(f"{name}: the same for every completion of an item, a constant shift: GRPO subtracts each group's "
-                     "mean, so it does nothing")  # fmt: skip
+    notes = [SAMPLE_ONLY] if corpus.is_sample and config.data != "sample" else []
+    notes += weight_notes(composition, scale_rewards=str(config.scale_rewards))
+    notes += confidence_notes(composition, checked[0].prompt)
+    notes += [f"{name}: the same for every completion of an item, {SHIFT}" for name in check.constant]
     if check.soft and check.beaten:
         notes.append(f"a soft verifier decides: on {check.beaten} of {check.gold_rows} rows it pays another label more "
                      "than the gold one")  # fmt: skip
@@ -133,11 +164,26 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
             f"{len(check.unjudged)} exploits get None where an honest policy gets a score ({names}): GRPO takes them "
             "as average, which is more than a wrong answer earns; give what the model did wrong a score"
         )
-    if composition.last_step:
-        notes.append(f"schedules are taken at step {composition.last_step}, their last point")
+    if check.step is not None:
+        notes.append(
+            f"every step that schedules name is checked; the figures are those of step {check.step}, the worst"
+        )
     if counts_tokens(composition):
         notes.append("tokens, where a reward looks at them, are estimated: pieces of words of four characters at most")
-    return Checked(config, corpus.source, check, tuple(notes))
+    informed = informed_policies(composition, check, checked, corpus, weight=weight, counts=counts)
+    likeliest, surprising = informed
+    if surprising.mean > likeliest.mean and surprising.accuracy < likeliest.accuracy:
+        notes.append(
+            f"{surprising.name} earns more than {likeliest.name} and is right less often ({surprising.accuracy:.0%} "
+            f"against {likeliest.accuracy:.0%}): training towards this reward costs accuracy; give `accuracy` more "
+            "weight"
+        )
+    return Checked(config, corpus.source, check, tuple(notes), informed)
+
+
+def default_data() -> str | None:
+    """Return None where the full labels have a folder (see `benchmarks.perturbqa.data_dir`), else `sample`."""
+    return None if os.environ.get("SYNTHPERT_DATA") or data_dir().is_dir() else "sample"
 
 
 def draw_checked(train: pd.DataFrame, rows: int, *, balance: bool) -> tuple[pd.DataFrame, list[float]]:
@@ -173,7 +219,8 @@ def replay_configs(
         configs: one or two. A single one stands beside the rewards that the rollouts were stored with, if any.
         rollouts: a GRPO run's folder, or its Parquet files.
         out: folder for `replay.html` and `replay.json`.
-        data: folder of the labels or `sample`; by default the run's own, then the configuration's, then `sample`.
+        data: folder of the labels or `sample`; by default the run's own, then the configuration's, then
+            `default_data`.
         command: shown on the page.
 
     Raises:
@@ -184,31 +231,46 @@ def replay_configs(
         raise InputError(f"{len(configs)} configurations: give one, or two to see them side by side")
     frame = read_rollouts(rollouts)
     of_run = read_yaml(rollouts / CONFIG) if (rollouts / CONFIG).is_file() else {}
-    source = data or of_run.get("data") or (None if of_run else configs[0].data or "sample")
-    corpus = open_corpus(source, of_run.get("split") or configs[0].split)
+    named = data or of_run.get("data") or (None if of_run else configs[0].data)
+    corpus = open_corpus(named or default_data(), of_run.get("split") or configs[0].split)
     counts = None
     if (rollouts / MANIFEST).is_file():  # the prompts that the run drew, not only those it came to
         counts = (read_manifest(rollouts).get("prompts") or {}).get("labels")
     replayed = []
     for config in configs:
         composition = config.compose(frame, corpus, counts)
+        if (frame["label"] == "").any():
+            check_verifiers(composition.components)
         notes = weight_notes(composition, scale_rewards=str(config.scale_rewards))
         replayed.append(replay(frame, composition, config.name, notes))
-    stored = as_trained(frame)
+    stored = as_trained(frame, _trained_weights(of_run))
     if len(replayed) == 1 and stored is not None:
         replayed.append(stored)
-    rates = corpus.rates(frame.drop_duplicates("item_id"))
-    summary = summarize_replay(frame, replayed, rates, source=str(rollouts), command=command)
+    rates, notes = None, []
+    try:
+        rates = corpus.rates(frame.drop_duplicates("item_id"))
+    except InputError as error:  # of the page's own figures one is missing; a reward that needs rates has refused
+        notes.append(f"The correlation with the gene's rate is left out: {error}")
+    summary = summarize_replay(frame, replayed, rates, source=str(rollouts), command=command, notes=notes)
     return write_replay(summary, out)
+
+
+def _trained_weights(config: Mapping[str, Any]) -> dict[str, float]:
+    """The weights in a run's own configuration, by reward."""
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in config.get("rewards") or ()]
+    weights = config.get("reward_weights") or [entry.get("weight", 1.0) for entry in entries]
+    return {entry["name"]: float(weight) for entry, weight in zip(entries, weights, strict=False)}
 
 
 def describe_check(checked: Checked, *, every: bool = False) -> list[str]:
     """Say what a check found, as lines of text."""
     check = checked.check
+    only = "; the verdict holds for the sample only" if SAMPLE_ONLY in checked.notes else ""
     lines = [
-        f"{checked.config.name}: {check.rows} of {check.gold_rows} training rows of {checked.data}",
-        f"  {'gold answer':46} {check.gold:8.3f}",
-        f"  {f'honest policy, right {HONEST:.0%} of the time':46} {check.honest:8.3f}",
+        f"{checked.config.name}: {check.rows} of {check.gold_rows} training rows of {checked.data}{only}",
+        f"  {'gold answer':46} {check.gold:8.3f}  {_unscorable(check.gold_unscorable)}".rstrip(),
+        f"  {f'honest policy, right {HONEST:.0%} of the time':46} {check.honest:8.3f}  "
+        f"{_unscorable(check.honest_unscorable)}".rstrip(),
     ]
     less = [one for one in check.earnings if one not in check.found and one not in check.tied]
     shown = [*check.found, *(check.tied if every else ()), *(less if every else less[:12])]
@@ -216,13 +278,18 @@ def describe_check(checked: Checked, *, every: bool = False) -> list[str]:
         names = ", ".join(one.name for one in check.tied[:4])
         lines.append(f"  {f'{len(check.tied)} exploits that only write otherwise':46} {check.honest:8.3f}  {names}, …")
     for one in shown:
-        mark = "MORE than honest" if one in check.found else ""
-        none = f"{one.unscorable:.0%} unscorable" if one.unscorable else ""
+        mark = "MORE than honest" if one in check.found else "AS MUCH as honest" if one in check.unearned else ""
         kind = "as often right" if one.knows else "knows nothing"
-        lines.append(f"  {one.name:46} {one.mean:8.3f}  {kind:14} {mark} {none}".rstrip())
+        lines.append(f"  {one.name:46} {one.mean:8.3f}  {kind:14} {mark} {_unscorable(one.unscorable)}".rstrip())
     if len(shown) < len(check.earnings):
         lines.append(f"  {len(check.earnings) - len(shown)} more exploits earn less; --all prints them")
+    lines.append("policies that know the cross-line neighbours:")
+    lines += [f"  {one.name:46} {one.mean:8.3f}  right {one.accuracy:.0%}" for one in checked.informed]
     lines.append("share of the variance within groups, from which GRPO learns:")
     lines += [f"  {name:46} {share:8.1%}" for name, share in check.effect.items()]
     lines += [f"note: {note}" for note in checked.notes]
     return lines
+
+
+def _unscorable(share: float) -> str:
+    return f"{share:.0%} unscorable" if share else ""

@@ -83,8 +83,8 @@ class Recorder:
         return [parse_answer(self._text(completion)) for completion in completions]
 
     def newly_cut_off(self) -> int:
-        """How many scores the time limits have cut off since the last call."""
-        now = sum(getattr(component.reward, "cut_off", 0) for component in self.components)
+        """How many scores the time limits of rewards and gates have cut off since the last call."""
+        now = sum(component.cut_off for component in self.components)
         new, self._cut_off = now - self._cut_off, now
         return new
 
@@ -106,13 +106,18 @@ def batch_facts(
         cut_off: scores that a time limit cut off.
 
     Returns:
-        `answered_accuracy` (over labelled rows, no answer counting as wrong), `answer/LABEL` (shares of the answers
-        given), `status/STATUS` (shares), `unscorable` (share of completions, those cut off included), and
-        `zero_variance_groups` (share of groups that are paid alike throughout, so that they move nothing).
+        `answered_accuracy` (over labelled rows; no answer counts as wrong, a failed generation not at all),
+        `answer/LABEL` (shares of the answers given), `status/STATUS` (shares), `unscorable` (share of completions,
+        those cut off included), and `zero_variance_groups` (share of groups that are paid alike throughout, so that
+        they move nothing).
     """
     n = len(answers)
     given = [answer.label for answer in answers if answer.label is not None]
-    labelled = [(answer.label, label) for answer, label in zip(answers, labels, strict=True) if label]
+    labelled = [
+        (answer.label, label)
+        for answer, label in zip(answers, labels, strict=True)
+        if label and answer.status is not Status.ERROR
+    ]
     facts = {f"status/{status}": sum(answer.status is status for answer in answers) / n for status in Status}
     if given:
         facts |= {f"answer/{label}": given.count(label) / len(given) for label in LABELS}

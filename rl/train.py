@@ -1,5 +1,6 @@
 """Stage two: GRPO from the SFT adapter, with rewards that are checked against PerturbQA's labels (TRL)."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,12 +12,30 @@ import pandas as pd
 from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
 from benchmarks.corpus import Corpus, draw_items, open_corpus
 from benchmarks.local_engines import set_vllm_environment
-from benchmarks.models import adapter_sha256, check_adapter, model_fingerprint, resolve_model
+from benchmarks.models import (
+    TRAINED_ITEMS,
+    adapter_sha256,
+    check_adapter,
+    model_fingerprint,
+    read_trained_items,
+    resolve_model,
+)
 from benchmarks.prompts import PromptConfig, build_prompts
 from benchmarks.reward_data import reward_context
 from benchmarks.rollout_files import drop_rollouts_after
 from benchmarks.runs import disk_errors, open_run, require_done
-from rewards import LABELS, CheckError, Component, Composition, Context, InputError, completion_text, compose
+from rewards import (
+    LABELS,
+    CheckError,
+    Component,
+    Composition,
+    Confidence,
+    Context,
+    InputError,
+    completion_text,
+    compose,
+)
+from rewards.batch import prompt_text
 from rewards.composition import weight_notes
 from rl.alarms import MODES, alarm_callback, read_alarms
 from rl.recording import Recorder
@@ -25,7 +44,6 @@ from rl.unlabelled import check_verifiers, read_unlabelled
 from sft.config import ConfigSource, parse_config, resolved
 from sft.train import (
     ADAPTER,
-    ITEMS,
     last_checkpoint,
     load_base,
     load_tokenizer,
@@ -37,6 +55,8 @@ from sft.train import (
 )
 
 ITEM_COLUMNS = ["item_id", "cell_line", "pert", "gene", "label"]
+SCALINGS = ("group", "batch", "none")
+_logger = logging.getLogger("synthpert.train")
 
 
 @dataclass
@@ -66,25 +86,27 @@ class GRPOArguments:
 
 
 @dataclass
-class PrefilledReward:
-    """A reward that sees completions with the think tag which the chat template had already opened.
+class TrainerReward:
+    """A reward as the trainer calls it: with the think tag that the chat template had opened, and with the step.
 
     Attributes:
         reward: the reward function.
-        prefix: the tag to put in front of each completion.
+        prefix: the tag to put in front of each completion; empty where the template opens none.
     """
 
     reward: Any
-    prefix: str
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         self.__name__ = self.reward.__name__
 
-    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """Score B completions with the tag in front."""
-        texts = [completion_text(completion) for completion in completions]
+    def __call__(self, completions: Sequence[Any], trainer_state: Any, **columns: Any) -> list[float | None]:
+        """Score B completions with the tag in front, and with `step`, counted from 1 as in logs and rollouts."""
+        if self.prefix:
+            texts = [completion_text(completion) for completion in completions]
+            completions = [None if text is None else self.prefix + text for text in texts]
         scores: list[float | None] = self.reward(
-            completions=[None if text is None else self.prefix + text for text in texts], **columns
+            completions=completions, trainer_state=trainer_state, step=trainer_state.global_step + 1, **columns
         )
         return scores
 
@@ -109,11 +131,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     from transformers import set_seed
 
     ours, args, model_args = read_arguments(config, overrides)
-    run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args))
-    if run.done:
-        return run.path
     sft_run = Path(ours.sft_run)
     sft = require_done(sft_run, "sft")
+    inputs = {"sft_run": str(sft["adapter_sha256"])}
+    run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args), inputs)
+    if run.done:
+        return run.path
     base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
     check_adapter(sft_run / ADAPTER, base.path)
     for key in ("template", "evidence", "lemmas", "split"):
@@ -137,13 +160,17 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         for rows in (items, held_out)
     )
     counts = {str(label): int((items["label"] == str(label)).sum()) for label in LABELS}
-    context = reward_context(pd.concat([items, held_out]), corpus, folder=Path(), counts=counts)
+    folder = Path() if isinstance(config, Mapping) else Path(config).parent
+    context = reward_context(pd.concat([items, held_out]), corpus, folder=folder, counts=counts)
     components = load_rewards(ours.rewards, context, _scaling(args), args.reward_weights)
     if ours.unlabelled is not None:
         check_verifiers(components)
     args.reward_weights = [component.weight for component in components]
+    composition = Composition(tuple(components))
+    unasked = confidence_notes(composition, prompt_text(prompts[0]))
+    for note in unasked:
+        _logger.warning("%s", note)
     prefix = prefilled_think(render_prompt(tokenizer, prompts[0]))
-    reward_funcs = [PrefilledReward(component, prefix) for component in components] if prefix else list(components)
 
     args.disable_dropout = True  # the policy must equal its reference at the first step
     args.logging_first_step = True
@@ -171,9 +198,9 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         callbacks.append(alarm_callback(run.path, ours.alarms, shares))
     trainer = grpo_trainer(
         cost,
-        Recorder(run.path, components, prefix or "", rank),
+        Recorder(run.path, components, prefix, rank),
         model=model,
-        reward_funcs=reward_funcs,
+        reward_funcs=[TrainerReward(component, prefix) for component in components],
         args=trainer_arguments(args, run.path),
         train_dataset=Dataset.from_dict({"prompt": prompts, **_columns(items)}),
         eval_dataset=Dataset.from_dict({"prompt": held_out_prompts, **_columns(held_out)}) if len(held_out) else None,
@@ -182,7 +209,9 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     )
     with disk_errors(run.path):
         trainer.train(resume_from_checkpoint=checkpoint)
-        save_adapter(trainer, run.path / ADAPTER, base.path)
+        before = read_trained_items(sft_run / ADAPTER)
+        trained_on = None if before is None else [*before, *items["item_id"].astype(str)]
+        save_adapter(trainer, run.path / ADAPTER, base.path, trained_on)
         write_items(run.path, [str(item_id) for item_id in items["item_id"]])
         write_log(trainer, run.path)
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
@@ -192,7 +221,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         reference="sft" if args.beta > 0 else None,
         rewards=ours.rewards,
-        reward_notes=weight_notes(Composition(tuple(components)), scale_rewards=_scaling(args)),
+        reward_notes=[*weight_notes(composition, scale_rewards=_scaling(args)), *unasked],
         prompts={
             "items": len(items),
             "unlabelled": len(items) - sum(counts.values()),
@@ -225,8 +254,11 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
     ours, args, model_args = parse_config(config, overrides, (GRPOArguments, GRPOConfig, ModelConfig))
     if model_args.use_peft:
         raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
+    if args.chat_template_kwargs:
+        raise InputError("chat_template_kwargs: is not taken; stage one and evaluation render prompts without them")
     if args.use_vllm:
         raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
+    check_scaling(args.scale_rewards, "configuration" if isinstance(config, Mapping) else str(config))
     return ours, args, model_args
 
 
@@ -239,7 +271,7 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
     Raises:
         InputError: the SFT run does not say what it trained on, or too few items are left.
     """
-    listed = sft_run / ITEMS
+    listed = sft_run / TRAINED_ITEMS
     if not listed.is_file():
         raise InputError(f"{listed}: no such file; stage two must leave out the SFT rows, so run stage one again")
     used = set(listed.read_text(encoding="utf-8").split("\n"))
@@ -280,14 +312,37 @@ def load_rewards(
     Raises:
         InputError: an entry is wrong, or `balanced_accuracy` would have no effect.
     """
-    composition: Composition = compose(entries, context, weights=weights)
+    composition = compose(entries, context, weights=weights)
+    refuse_cancelled_weights(composition, scale_rewards)
+    return list(composition.components)
+
+
+def check_scaling(scale_rewards: Any, where: str) -> None:
+    """Refuse a `scale_rewards` that TRL would refuse at the first step; true and false are `group` and `none`."""
+    if not isinstance(scale_rewards, bool) and scale_rewards not in SCALINGS:
+        raise InputError(f"{where}: scale_rewards: {scale_rewards!r} is unknown; use {', '.join(SCALINGS)}")
+
+
+def refuse_cancelled_weights(composition: Composition, scale_rewards: Any, where: str = "rewards") -> None:
+    """Refuse `balanced_accuracy` where TRL's `scale_rewards` divides its weights out of each group."""
     names = [component.name for component in composition.components]
     if "balanced_accuracy" in names and str(scale_rewards).lower() in ("group", "true"):
         raise InputError(
-            "rewards: balanced_accuracy has no effect with scale_rewards: group, which divides its weight out of "
+            f"{where}: balanced_accuracy has no effect with scale_rewards: group, which divides its weight out of "
             "each group; set scale_rewards: batch or none"
         )
-    return list(composition.components)
+
+
+def confidence_notes(composition: Composition, prompt: str) -> list[str]:
+    """Say where a reward wants a confidence that a prompt, given as text, does not ask for."""
+    if "<confidence>" in prompt:
+        return []
+    return [
+        f"{component.name}: the prompts do not ask for a <confidence>, and an answer without one earns the least there "
+        "is; first train stage one on traces that state it (docs/rewards.md)"
+        for component in composition.components
+        if isinstance(component.reward, Confidence)
+    ]
 
 
 def load_policy(base: Path, adapter: Path, model_args: Any, args: Any) -> Any:

@@ -1,5 +1,6 @@
 """Pairs without a label as prompts: what soft and mixed verifiers let GRPO train on beyond the labelled ones."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +59,7 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
     return frame.assign(label="")
 
 
-def check_verifiers(components: list[Component]) -> None:
+def check_verifiers(components: Sequence[Component]) -> None:
     """Refuse rewards that need a label for every prompt.
 
     Raises:
@@ -68,5 +69,5 @@ def check_verifiers(components: list[Component]) -> None:
         if isinstance(getattr(component.reward, "verifier", None), HardVerifier):
             raise InputError(
                 f"rewards: {component.name} checks answers against labels, which unlabelled pairs do not have; give it "
-                " parameters: {verifier: {kind: mixed, table: neighbours}}"
+                "parameters: {verifier: {kind: mixed, table: neighbours}}"
             )

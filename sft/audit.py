@@ -1,25 +1,25 @@
 """The leakage audit: that nothing of the test split reached a file of traces. It runs before every stage one.
 
-What is checked: each item is a training item of the split; no item is of a held-out line; id, line, perturbation and
-gene agree; the label is the data's; and no prompt quotes a test label, neither in our evidence nor in anybody's words:
-a line of a prompt that names a label and a perturbation whose effect on the trace's gene, in its line, is in test.
+What is checked: the traces were drawn under the split audited; each item is a training item of it and of no held-out
+line; id, line, perturbation and gene agree; the label is the data's; a prompt of our template is what the training
+labels give; and no prompt, nor any reasoning, quotes a test label. `sft.quotations` says how quotations are found, and
+which are missed.
 """
 
-import re
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.corpus import Corpus, open_corpus
-from benchmarks.perturbqa import CELL_LINES
-from rewards import LABELS, CheckError, InputError
+from benchmarks.prompts import TEMPLATES, VERSION, PromptConfig, build_prompts
+from rewards import CheckError, InputError, parse_answer
+from sft.quotations import QuotationFinder
 from sft.traces import Trace
 
-_EXAMPLES: Final = 5
-_TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
-_LABEL: Final = re.compile(
-    "|".join(re.escape(label).replace(r"\ ", r"\s+") for label in sorted(LABELS, key=len, reverse=True)), re.IGNORECASE
-)
+_EXAMPLES: Final = 20  # few enough to read, and mostly enough to remove them by hand
+_BLOCK: Final = 10_000  # prompts rebuilt at once
 
 
 @dataclass
@@ -30,12 +30,14 @@ class Finding:
         claim: what holds if nothing was found.
         checked: how many traces, or quotations, were looked at.
         failed: how many break the claim.
-        examples: the first of these.
+        skipped: how many traces the check says nothing of.
+        examples: the first of those that break it.
     """
 
     claim: str
     checked: int = 0
     failed: int = 0
+    skipped: int = 0
     examples: list[str] = field(default_factory=list)
 
     def note(self, wrong: bool, example: str) -> None:
@@ -45,6 +47,10 @@ class Finding:
             self.failed += 1
             if len(self.examples) < _EXAMPLES:
                 self.examples.append(example)
+
+    def __str__(self) -> str:
+        skipped = f", {self.skipped} not checked" if self.skipped else ""
+        return f"{self.failed} of {self.checked} fail{skipped}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Audit:
         """Return the audit for a manifest."""
         return {
             "clean": self.clean, "split": self.split, "data": self.data, "traces": self.traces,
-            "checks": {one.claim: f"{one.failed} of {one.checked} fail" for one in self.findings.values()},
+            "checks": {one.claim: str(one) for one in self.findings.values()},
         }  # fmt: skip
 
     def require_clean(self, where: str) -> None:
@@ -81,7 +87,7 @@ class Audit:
             if finding.failed:
                 raise CheckError(
                     f"{where}: leak: {name}: {finding.failed} of {finding.checked} break “{finding.claim}” under split "
-                    f"{self.split}, e.g. {finding.examples[0]}; remove these traces"
+                    f"{self.split}, e.g. {finding.examples[0]}; remove these traces (synthpert traces audit lists them)"
                 )
 
 
@@ -96,52 +102,72 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
     known = {item_id: (label, split == "test") for item_id, label, split in zip(*columns, strict=True)}
     held_out = corpus.split.partition(":")[2]
     findings = {
+        "split": Finding(f"the traces were drawn under split {corpus.split}"),
         "known": Finding("every item is in the labels"),
         "id": Finding("id, line, perturbation and gene agree"),
         "train": Finding("every item is a training item"),
         "line": Finding(f"no item is of the held-out line {held_out}" if held_out else "no line is held out"),
         "label": Finding("every label is the data's"),
+        "prompt": Finding("every prompt of our template is what the training labels give"),
         "quoted test label": Finding("no prompt quotes a test label"),
         "own label": Finding("no prompt quotes its own item's label"),
+        "reasoning quotes a test label": Finding("no reasoning quotes a test label"),
     }
+    finder = QuotationFinder(corpus)
+    prompts: dict[PromptConfig, dict[str, bytes]] = {}
     n = 0
     for trace in traces:
         n += 1
         # By its parts, so that an id cannot hide what the prompt is about.
         item_id = f"{trace.cell_line}|{trace.pert}|{trace.gene}"
         label, in_test = known.get(item_id, (trace.label, False))
+        drawn_under = trace.protocol.get("split")
+        if drawn_under is None:
+            findings["split"].skipped += 1
+        else:
+            # Evidence in a prompt was computed from that split's training labels, which may be tests of this one.
+            findings["split"].note(drawn_under != corpus.split, f"{item_id} (drawn under {drawn_under})")
         findings["known"].note(item_id not in known, item_id)
         findings["id"].note(trace.item_id != item_id, f"{trace.item_id} ({item_id})")
         findings["train"].note(in_test, item_id)
         findings["line"].note(bool(held_out) and trace.cell_line == held_out, item_id)
         findings["label"].note(label != trace.label, f"{item_id} ({trace.label})")
-        for labels, names in _quotations(trace):
-            findings["own label"].note(trace.pert in names and labels == {trace.label}, item_id)
-            lines = [line for line in CELL_LINES if line in (name.lower() for name in names)] or [trace.cell_line]
-            pairs = (f"{line}|{name}|{trace.gene}" for line in lines for name in names)
-            tests = [pair for pair in pairs if pair != item_id and known.get(pair, ("", False))[1]]
-            findings["quoted test label"].note(bool(tests), f"{item_id} quotes {tests[0]}" if tests else "")
+        config = _our_prompt(trace.protocol, corpus)
+        if config is not None and item_id in known:
+            prompts.setdefault(config, {})[item_id] = _digest(trace.prompt)
+        else:
+            findings["prompt"].skipped += 1
+        for quoted, own in finder.in_prompt(trace):
+            findings["quoted test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
+            findings["own label"].note(own, item_id)
+        for quoted in finder.in_reasoning(trace, parse_answer(trace.completion).think or ""):
+            findings["reasoning quotes a test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
+    for config, digests in prompts.items():
+        for item_id, wrong in _differing(digests, corpus, config):
+            findings["prompt"].note(wrong, item_id)
     return Audit(corpus.split, corpus.digest, n, findings)
 
 
-def _quotations(trace: Trace) -> Iterable[tuple[set[str], list[str]]]:
-    """Yield, for each line of the prompt that names a label: the labels, and the words that may be perturbations.
+def _our_prompt(protocol: dict[str, Any], corpus: Corpus) -> PromptConfig | None:
+    """What a prompt was made with, if it is of our template and of these labels."""
+    if protocol.get("template_version") != VERSION or protocol.get("data") != corpus.digest:
+        return None
+    template, evidence, lemmas = (protocol.get(key) for key in ("template", "evidence", "lemmas"))
+    if template not in TEMPLATES or type(evidence) is not int or evidence < 0 or type(lemmas) is not bool:
+        return None
+    return PromptConfig(str(template), evidence, lemmas)
 
-    A line that names a cell line is about that one, any other about the trace's.
-    """
-    for message in trace.prompt:
-        content = message["content"]
-        if "regulated" not in content.lower() and "differentially" not in content.lower():
-            continue
-        for line in content.splitlines():
-            quoted = {" ".join(label.lower().split()) for label in _LABEL.findall(line)}
-            if not quoted:
-                continue
-            rest = _LABEL.sub(" ", line)
-            names = list(dict.fromkeys(token.rstrip(".-") for token in _TOKEN.findall(rest)))
-            names = [name for name in names if name != trace.gene]
-            if names:
-                yield quoted, names
+
+def _differing(digests: dict[str, bytes], corpus: Corpus, config: PromptConfig) -> Iterator[tuple[str, bool]]:
+    items = corpus.labels[corpus.labels["item_id"].isin(digests)]
+    for start in range(0, len(items), _BLOCK):
+        block = items.iloc[start : start + _BLOCK]
+        for item_id, prompt in zip(block["item_id"], build_prompts(block, corpus, config), strict=True):
+            yield str(item_id), _digest(prompt) != digests[str(item_id)]
+
+
+def _digest(prompt: Any) -> bytes:
+    return hashlib.blake2b(json.dumps(prompt).encode(), digest_size=16).digest()
 
 
 def corpus_of(protocol: dict[str, Any], data: str | None, split: str | None) -> Corpus:

@@ -4,7 +4,8 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -12,18 +13,37 @@ from rewards import InputError
 
 ConfigSource = str | Path | Mapping[str, Any]
 
+_WORDS: Final = {
+    str: "text (in quotes, if YAML reads it as something else)", int: "a whole number", float: "a number",
+    bool: "true or false", NoneType: "null", dict: "a mapping",
+}  # fmt: skip
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which would take the last value of a key that is given twice; this one refuses it."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"key {key.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
     Raises:
-        InputError: the file is missing, is not YAML, or holds no mapping.
+        InputError: the file is missing, is not YAML, holds no mapping, or gives a key twice.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file; give a YAML file, as in configs/")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2026-99-99
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())[:160]}); mend the file") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no keys; write one `key: value` a line")
@@ -50,7 +70,8 @@ def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types
         One instance per dataclass.
 
     Raises:
-        InputError: a key is unknown (the nearest is suggested) or a value does not fit.
+        InputError: a key is unknown (the nearest is suggested) or a value does not fit; ours are held against their
+            annotations, as argparse checks no value that comes from a file.
     """
     from trl import TrlParser
 
@@ -67,6 +88,10 @@ def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types
     parser = Parser(dataclass_types=list(dataclass_types), allow_abbrev=False)
     parser.set_defaults_with_config(**values)
     try:
+        read = vars(parser.parse_known_args(list(overrides))[0])
+        for cls in dataclass_types:
+            if _is_ours(cls):
+                _check_values(cls, read, where)
         return tuple(parser.parse_args_into_dataclasses(args=list(overrides)))
     except InputError:
         raise
@@ -74,11 +99,47 @@ def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types
         raise InputError(f"{where}: {' '.join(str(error).split())[:300]}") from error
 
 
+def _check_values(cls: type, values: Mapping[str, Any], where: str) -> None:
+    hints = get_type_hints(cls)
+    for entry in dataclasses.fields(cls):
+        if entry.name in values and not _fits(values[entry.name], hints[entry.name]):
+            shown = repr(values[entry.name])[:80]
+            raise InputError(f"{where}: {entry.name} is {shown}; write {_allowed(hints[entry.name])}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint) or hint
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is list:  # a mapping in a list is for the list's own reader, such as that of rewards
+        return isinstance(value, list) and all(isinstance(one, dict) or _fits(one, get_args(hint)[0]) for one in value)
+    if origin in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if origin is float else origin)
+
+
+def _allowed(hint: Any) -> str:
+    origin = get_origin(hint) or hint
+    if origin in (Union, UnionType):
+        return " or ".join(_allowed(one) for one in get_args(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if origin is list:
+        return f"a list such as [a, b], each {_allowed(get_args(hint)[0])}"
+    return _WORDS[origin]
+
+
+def _is_ours(cls: type) -> bool:
+    return not cls.__module__.startswith("trl.")
+
+
 def resolved(*parts: Any) -> dict[str, Any]:
     """Return what a run is defined by: every field of ours, and each of TRL's that differs from its default."""
     values: dict[str, Any] = {}
     for part in parts:
-        ours = not type(part).__module__.startswith("trl.")
+        ours = _is_ours(type(part))
         for entry in dataclasses.fields(part):
             if not entry.init:
                 continue

@@ -24,6 +24,7 @@ _TASK: Final = (
     "<verdict>one of: " + ", ".join(VERDICTS) + "</verdict><reason>one or two sentences</reason>"
 )
 _VERDICT: Final = re.compile(r"<verdict>\s*(.*?)\s*</verdict>", re.DOTALL | re.IGNORECASE)
+_END_THINK: Final = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _REASON: Final = re.compile(r"<reason>\s*(.*?)\s*</reason>", re.DOTALL | re.IGNORECASE)
 
 
@@ -49,12 +50,17 @@ def critic_messages(prompt: Sequence[Message], reasoning: str) -> list[Message]:
 
 
 def parse_verdict(text: str) -> Verdict | None:
-    """Read a critic's reply: exactly one verdict, spelt as asked (letter case aside); None for anything else."""
-    found = _VERDICT.findall(text.rsplit("</think>", 1)[-1])
-    if len(found) != 1 or found[0].lower() not in VERDICTS:
+    """Read a critic's reply: one verdict, after its thinking.
+
+    Letter case, and stars, quotation marks and a full stop around the word, do not matter; the same verdict may be
+    repeated. None for two different ones, for another word, and where the reply was cut off while it was thinking.
+    """
+    said = _END_THINK.split(text)[-1]
+    found = {word.strip("*\"'`. \n\t").lower() for word in _VERDICT.findall(said)}
+    if "<think" in said.lower() or len(found) != 1 or not found <= set(VERDICTS):
         return None
-    reasons = _REASON.findall(text)
-    return Verdict(found[0].lower(), " ".join(reasons[0].split())[:1000] if reasons else "")
+    reason = _REASON.search(said)
+    return Verdict(found.pop(), " ".join(reason[1].split())[:1000] if reason else "")
 
 
 def combine(verdicts: Sequence[Verdict]) -> dict[str, str] | None:

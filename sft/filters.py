@@ -69,8 +69,8 @@ def plain_text(trace: Trace, answer: Answer) -> str | None:
 
 
 def no_leak(trace: Trace, answer: Answer) -> str | None:
-    """Refuse reasoning that treats its label as given."""
-    return None if (found := find_leak(answer.think or "")) is None else f"leak: {found[:40]}"
+    """Refuse reasoning that treats its label as given; see `sft.leaks.find_leak`."""
+    return None if (found := find_leak(answer.think or "", trace.pert, trace.gene)) is None else f"leak: {found[:40]}"
 
 
 def verdict_in(verdicts: Sequence[str]) -> Check:
@@ -89,6 +89,28 @@ def length_within(shortest: int, longest: int) -> Check:
     def check(trace: Trace, answer: Answer) -> str | None:
         n = len(answer.think or "")
         return "too short" if n < shortest else "too long" if n > longest else None
+
+    return check
+
+
+def tokens_within(model: str, longest: int) -> Check:
+    """Refuse an example that training would refuse: of too many tokens, or not given back by the tokenizer.
+
+    Args:
+        model: folder or hub id of the model to train.
+        longest: its `max_length`: tokens of prompt, completion and end of turn together.
+    """
+    from benchmarks.models import resolve_model
+    from sft.train import load_tokenizer, tokenize_trace
+
+    tokenizer = load_tokenizer(resolve_model(model).path)
+
+    def check(trace: Trace, answer: Answer) -> str | None:
+        try:
+            n = len(tokenize_trace(tokenizer, trace).input_ids)
+        except InputError as error:
+            return str(error).removeprefix(f"{trace.item_id}: ").partition(";")[0]
+        return "too many tokens" if n > longest else None
 
     return check
 
@@ -154,7 +176,8 @@ def read_steps(config: Sequence[Any], seed: int, where: str = "steps") -> list[S
 
     Args:
         config: names, or mappings of one name to its setting: `parse`, `label`, `plain`, `leak`,
-            `critic: [excellent, good]`, `length: {min: 20, max: 4000}`, `duplicates: 0.9`, `balance`,
+            `critic: [excellent, good]`, `length: {min: 20, max: 4000}` (characters of reasoning),
+            `tokens: {max: 2048, model: FOLDER}` (some thousand traces a second), `duplicates: 0.9`, `balance`,
             `cap: {gene: 5, pert: 20}`, `fraction: 0.02`.
         seed: of what is drawn.
         where: what to call the list in errors.
@@ -186,12 +209,17 @@ def _read_step(name: str, value: Any, salt: str, at: str) -> Step:
             return Step(name, None, None, lambda features, rows: balanced(features, rows, salt))
         return Step(name, None, checks[name], None)
     if name == "critic":
-        if not isinstance(value, list) or not value or not set(value) <= set(VERDICTS):
+        if not isinstance(value, list) or not value or any(verdict not in VERDICTS for verdict in value):
             raise InputError(f"{at}: critic is {value!r}; give a list out of {', '.join(VERDICTS)}")
         return Step(name, value, verdict_in(value), None)
     if name == "length":
         shortest, longest = _pair(value, "min", "max", at)
         return Step(name, value, length_within(shortest or 0, longest or 2**62), None)
+    if name == "tokens":
+        valid = isinstance(value, Mapping) and set(value) == {"max", "model"} and isinstance(value["model"], str)
+        if not valid or type(value["max"]) is not int or value["max"] < 1:
+            raise InputError(f"{at}: tokens is {value!r}; give max, a whole number, and model, a folder or hub id")
+        return Step(name, dict(value), tokens_within(value["model"], value["max"]), None)
     if name == "duplicates":
         similarity = 1.0 if value is None else _share(value, name, at)
         return Step(name, similarity, None, lambda features, rows: distinct(features, rows, similarity))
@@ -208,7 +236,7 @@ def _read_step(name: str, value: Any, salt: str, at: str) -> Step:
     if name == "fraction":
         share = _share(value, name, at)
         return Step(name, share, None, lambda features, rows: fraction_of(features, rows, share, salt))
-    known = "parse, label, plain, leak, critic, length, duplicates, balance, cap, fraction"
+    known = "parse, label, plain, leak, critic, length, tokens, duplicates, balance, cap, fraction"
     raise InputError(f"{at}: {name!r} is no step; use {known}")
 
 
@@ -240,8 +268,10 @@ def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, 
         `{"input", "rows", "steps": [{"step", "setting", "left", "dropped", "reasons"}], "kept"}`.
 
     Raises:
-        InputError: a line is no trace, or no trace passes.
+        InputError: a line is no trace, no trace passes, or the output is a folder or the input.
     """
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; give a file, such as runs/traces/kept.jsonl")
     if output.resolve() == path.resolve():
         raise InputError(f"{output}: is the input; give another output")
     features, refused = _scan(path, steps)
@@ -283,7 +313,7 @@ def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
 
     Args:
         config: YAML file with `input`, `output`, `steps` (see `read_steps`) and `seed`.
-        overrides: command-line words `--key value` that win over the file.
+        overrides: command-line words `--key value` or `--key=value` that win over the file.
 
     Returns:
         The output and the funnel; see `filter_traces`.
@@ -292,11 +322,8 @@ def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
         InputError: a key is unknown or missing, or see `read_steps` and `filter_traces`.
     """
     values = read_yaml(config)
-    words = list(overrides)
-    if len(words) % 2 or any(not word.startswith("--") for word in words[::2]):
-        raise InputError(f"command line: {' '.join(words)!r}; give --key value")
-    given = {word[2:]: yaml.safe_load(value) for word, value in zip(words[::2], words[1::2], strict=True)}
     known = ("input", "output", "steps", "seed")
+    given = _read_overrides(overrides)
     check_keys([str(key) for key in values], known, str(config))
     check_keys(list(given), known, "command line")
     values = {"seed": 0, **values, **given}
@@ -308,6 +335,22 @@ def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
     output = Path(str(values["output"]))
     steps = read_steps(values["steps"], values["seed"], f"{config}: steps")
     return output, filter_traces(Path(str(values["input"])), output, steps)
+
+
+def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    left = iter(words)
+    for word in left:
+        key, equals, value = word.partition("=")
+        text = value if equals else next(left, None)
+        if not key.startswith("--") or text is None:
+            raise InputError(f"command line: {word!r}; give --key value")
+        key = key[2:]
+        try:
+            given[key] = text if key in ("input", "output") else yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise InputError(f"command line: --{key} is not YAML ({' '.join(str(error).split())[:100]})") from None
+    return given
 
 
 def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[int, str]]]:

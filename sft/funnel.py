@@ -11,8 +11,10 @@ import pandas as pd
 from benchmarks.corpus import Corpus
 from benchmarks.perturbqa import CELL_LINES
 from benchmarks.prediction_arrays import prediction_arrays
+from benchmarks.runs import file_sha256
 from rewards import LABELS, InputError, Status
-from sft.teacher import read_manifest
+from sft.critic import VERDICTS
+from sft.outcomes import manifest_file, read_manifest
 from sft.traces import Trace, iter_traces
 
 STAGES: Final = ("drawn", "answered", "correct", "accepted", "used")
@@ -50,15 +52,23 @@ def measure_funnel(
         accept: critic's verdicts that count as accepted.
 
     Raises:
-        InputError: a file is no trace file, or an item is not in the training split.
+        InputError: a file is no trace file, an item is not in the training split, a used one is not among the traces,
+            or there is no such verdict.
     """
+    if unknown := sorted({*accept} - {*VERDICTS}):
+        raise InputError(f"accept: {unknown[0]!r} is no verdict; use some of {', '.join(VERDICTS)}")
     manifest = read_manifest(path)
+    notes = [f"Shares are of the {len(corpus.train):,} training items of split {corpus.split}."]
+    if manifest is not None and manifest.get("traces_sha256") != file_sha256(path):
+        notes.append(f"{manifest_file(path).name} was written for other traces than these, and is left aside.")
+        manifest = None
     train = corpus.train[["cell_line", "label"]].astype("str")
     counts: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in ("train", *STAGES)}
     counts["train"].update(zip(train["cell_line"], train["label"], strict=True))
     statuses: Counter[str] = Counter()
     modes: set[str] = set()
     rows: list[tuple[str, str, str, str, str, str | None, str]] = []
+    items: set[str] = set()
     graded = False
     trained_on = set(corpus.train["item_id"].astype("str"))
     for trace, answer, _ in iter_traces(path):
@@ -67,6 +77,7 @@ def measure_funnel(
         cell = (trace.cell_line, trace.label)
         modes.add(trace.mode)
         rows.append(_prediction(trace, str(answer.status)))
+        items.add(trace.item_id)
         statuses[str(answer.status)] += 1
         counts["drawn"][cell] += 1
         counts["answered"][cell] += answer.label is not None
@@ -75,7 +86,6 @@ def measure_funnel(
         counts["accepted"][cell] += (
             answer.label == trace.label and trace.critic is not None and trace.critic.get("verdict") in accept
         )
-    notes = [f"Shares are of the {len(train):,} training items of split {corpus.split}."]
     if corpus.is_sample:
         notes.append("The labels are the sample's, whose training items are a part of PerturbQA's.")
     if manifest is not None:
@@ -93,6 +103,8 @@ def measure_funnel(
         notes.append("No critic graded these traces.")
     if used is not None:
         for trace, _, _ in iter_traces(used):
+            if trace.item_id not in items:
+                raise InputError(f"{used}: {trace.item_id} is not in {path}; give the file that it was filtered from")
             counts["used"][trace.cell_line, trace.label] += 1
     else:
         del counts["used"]
@@ -116,10 +128,12 @@ def _drawn(manifest: dict[str, Any]) -> Counter[tuple[str, str]]:
 
 
 def _critic_notes(manifest: dict[str, Any]) -> list[str]:
-    critic = manifest.get("critic") or {}
+    critic = manifest["critic"]
     notes = []
+    if failed := sum(manifest["critic_errors"].values()):
+        notes.append(f"{failed} of {critic['asked']} requests to critics failed.")
     if critic.get("no verdict"):
-        notes.append(f"{critic['no verdict']} of {critic['asked']} critic's replies hold no verdict.")
+        notes.append(f"{critic['no verdict']} of {critic['asked']} replies of critics hold no verdict.")
     if several := critic.get("graded by several"):
         split = critic["of these not unanimous"]
         notes.append(f"Critics disagreed on {split} of {several} traces that several graded ({split / several:.1%}).")

@@ -9,9 +9,11 @@ import yaml
 
 from benchmarks.corpus import draw_items, open_corpus
 from benchmarks.prompts import VERSION, PromptConfig, build_prompts
+from benchmarks.runs import disk_errors
 from rewards import InputError
 from sft import template_teacher
-from sft.teacher import EndpointArguments, Work, ask_teacher
+from sft.outcomes import manifest_file
+from sft.teacher import EndpointArguments, Work, ask_teacher, log_file
 from sft.traces import write_traces
 
 
@@ -44,7 +46,8 @@ def generate_traces(
         progress: told of repairs and of progress, a line at a time.
 
     Raises:
-        InputError: the teacher is unknown, or there are too few training items.
+        InputError: the teacher is unknown, there are too few training items, `output` is a folder, or the offline
+            teacher would write over another teacher's traces.
         CheckError: see `sft.teacher.ask_teacher`.
     """
     remote = endpoint is not None and endpoint.base_url is not None
@@ -52,13 +55,22 @@ def generate_traces(
         raise InputError(
             f"teacher: {args.teacher!r} goes with {'no' if remote else 'a'} base_url; see configs/traces/teacher.yaml"
         )
+    path = Path(args.output)
+    if path.is_dir():
+        raise InputError(f"output: {args.output!r} is a folder; give a file, such as runs/traces/t.jsonl")
+    if not remote and log_file(path).is_file() and log_file(path).stat().st_size:
+        raise InputError(
+            f"output: {path} is another teacher's, whose paid replies lie beside it; choose another output, or remove "
+            f"{log_file(path).name} to give them up"
+        )
+    if not 0 <= args.seed < 2**32:
+        raise InputError(f"seed: {args.seed}; use 0 or more, below 2**32")
     corpus = open_corpus(args.data, args.split)
     train = corpus.train
     if args.template == "direction":
         train = train[train["label"] != "not differentially expressed"]
     items = draw_items(train, args.rows, seed=args.seed, balance=args.balance)
     prompt = PromptConfig(args.template, args.evidence, args.lemmas)
-    path = Path(args.output)
     if endpoint is not None and remote:
         protocol = {
             "template": args.template, "template_version": VERSION, "evidence": args.evidence, "lemmas": args.lemmas,
@@ -67,9 +79,11 @@ def generate_traces(
         work = Work(items, build_prompts(items, corpus, prompt), protocol, {**asdict(args), **asdict(endpoint)})
         return path, ask_teacher(work, args.teacher, endpoint, path, progress=progress)  # keeps its configuration too
     traces = template_teacher.generate(items, corpus, prompt, seed=args.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # traces never lie beside a configuration that is not theirs
-    _config_file(path).write_text(yaml.safe_dump(asdict(args), sort_keys=False), encoding="utf-8")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # traces never lie beside a configuration or manifest that is not theirs
+        manifest_file(path).unlink(missing_ok=True)
+        _config_file(path).write_text(yaml.safe_dump(asdict(args), sort_keys=False), encoding="utf-8")
     return path, write_traces(traces, path)
 
 

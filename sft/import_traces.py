@@ -5,10 +5,12 @@ A row that is refused goes to a rejects file with its reason; none is dropped in
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -17,9 +19,12 @@ import pandas as pd
 from benchmarks.chat import Message
 from benchmarks.corpus import Corpus
 from benchmarks.perturbqa import CELL_LINES
+from benchmarks.prompts import VERSION, PromptConfig, build_prompts
 from benchmarks.runs import disk_errors, file_sha256
-from rewards import InputError, parse_answer
+from rewards import LABELS, InputError, parse_answer
 from sft.critic import VERDICTS
+from sft.outcomes import Outcomes, write_manifest
+from sft.teacher import assemble_completion
 from sft.traces import MODES, Trace, write_traces
 
 # Ours, and what else a column is called; the first one that a row has is taken.
@@ -34,12 +39,25 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "completion": ("completion", "assistant_response"),
     "thinking": ("generated_thinking",),
     "answer": ("generated_answer",),
+    "critic": ("critic",),
     "verdict": ("critic_evaluation", "verdict"),
     "reason": ("critic_reasoning", "reason"),
     "teacher": ("teacher",),
     "mode": ("mode",),
     "created": ("created",),
+    "protocol": ("protocol",),
 }
+_SUFFIXES: Final = (".csv", ".jsonl", ".parquet")
+# What is a file, not a data set's id, though none that is read.
+_OTHER_SUFFIXES: Final = (
+    ".tsv", ".txt", ".json", ".ndjson", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst", ".zip", ".arrow", ".feather",
+    ".pkl", ".pickle",
+)  # fmt: skip
+_MISSING: Final = ("", "nan")
+_NO_VERDICT: Final = ("none", "n/a", "na", "null")
+_ROLES: Final = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+_COMMIT: Final = re.compile(r"@([0-9a-f]{40})/")
+_BATCH: Final = 2000  # traces whose prompts are built at once
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,8 @@ def import_traces(
     corpus: Corpus,
     *,
     columns: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    prompts: PromptConfig | None = None,
     teacher: str = "imported",
     mode: str = "blind",
     dataset_split: str = "train",
@@ -76,31 +96,39 @@ def import_traces(
     """Read traces of another making.
 
     Args:
-        source: a `.csv`, `.jsonl` or `.parquet` file, or the id (or folder) of a Hugging Face data set.
-        output: JSONL file of traces; `.rejects.jsonl` beside it gets the rows that were refused.
+        source: a `.csv` (with commas, semicolons or tabs), `.jsonl` or `.parquet` file, or the id (or folder) of a
+            Hugging Face data set.
+        output: JSONL file of traces; `.rejects.jsonl` beside it gets the rows that were refused, `.manifest.json` how
+            many items of each line and label the rows are about. What is there stays where no row is accepted.
         corpus: labels and split; a row must be a training item, and its label, where it has one, the data's.
         columns: ours to theirs, of the names in `COLUMNS`.
+        labels: their words for labels, in `label` and `answer`, to ours; letter case does not matter.
+        prompts: write prompts of our template in place of theirs, as stage two asks for. Reasoning that was written to
+            another prompt may speak of what ours does not say.
         teacher, mode: for rows that do not say.
         dataset_split: split of a data set from the hub.
 
     Raises:
-        InputError: the source is not there or not readable, a column is unknown or missing, or no row is accepted.
+        InputError: the source is not there or not readable, a column or label is unknown or missing, or no row is
+            accepted.
     """
-    for ours in columns or {}:
+    columns, labels = columns or {}, labels or {}
+    for ours in columns:
         if ours not in COLUMNS:
             raise InputError(f"--map {ours}=…: is no column; use one of {', '.join(COLUMNS)}")
+    for theirs, ours in labels.items():
+        if ours not in LABELS:
+            raise InputError(f"--label {theirs}={ours}: means no label; use one of {', '.join(LABELS)}")
     if mode not in MODES:
         raise InputError(f"mode: {mode!r} is unknown; use {' or '.join(MODES)}")
-    names = {ours: ((columns or {})[ours],) if ours in (columns or {}) else theirs for ours, theirs in COLUMNS.items()}
-    path = Path(source)
-    is_file = path.suffix.lower() in (".csv", ".jsonl", ".parquet")
-    protocol = {
-        "source": path.name if is_file or path.exists() else source,
-        "source_sha256": file_sha256(path) if is_file and path.is_file() else None,
-        "split": corpus.split, "data": corpus.digest, "train_items": len(corpus.train),
-    }  # fmt: skip
-    reader = _Reader(names, corpus, teacher, mode, protocol)
-    rejects = output.with_name(f"{output.name}.rejects.jsonl")
+    path, rejects = Path(source), output.with_name(f"{output.name}.rejects.jsonl") if output.name else output
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; give a file, such as runs/traces/imported.jsonl")
+    if path.resolve() in (output.resolve(), rejects.resolve()):
+        raise InputError(f"{output}: is the source, or its rejects would be; give another output")
+    facts, records = _open(source, path, dataset_split)
+    names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMNS.items()}
+    reader = _Reader(names, labels, corpus, prompts, teacher, mode, facts)
     reasons: Counter[str] = Counter()
     rows = 0
     with disk_errors(output):
@@ -109,12 +137,12 @@ def import_traces(
 
             def accepted() -> Iterator[Trace]:
                 nonlocal rows
-                for rows, (row, record) in enumerate(_read(source, path, dataset_split), start=1):
+                for rows, (row, record) in enumerate(records, start=1):
                     try:
                         if isinstance(record, str):
                             raise _RefusedError(record)
                         if rows == 1:
-                            _check_columns(record, names, columns or {}, source)
+                            _check_columns(record, names, columns, source)
                         yield reader.trace(row, record)
                     except _RefusedError as error:
                         reason = str(error)
@@ -122,11 +150,13 @@ def import_traces(
                         line = {"row": row, "reason": reason, "record": None if isinstance(record, str) else record}
                         refused.write(json.dumps(line, default=str).encode("ascii") + b"\n")
 
-            kept = write_traces(accepted(), output)
+            traces = accepted() if prompts is None else _with_our_prompts(accepted(), corpus, prompts)
+            first = next(traces, None)  # before the output is touched
+            kept = 0 if first is None else write_traces(chain((first,), traces), output)
     if not kept:
-        output.unlink()
         found = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
         raise InputError(f"{source}: none of {rows} rows is a trace: {found or 'the file is empty'}; see {rejects}")
+    write_manifest(output, Outcomes(cells=reader.cells), {**facts, "rows": rows, "refused": dict(reasons)})
     return Imported(output, rejects, rows, kept, dict(reasons.most_common()))
 
 
@@ -143,19 +173,48 @@ def _check_columns(
             )
 
 
+def _with_our_prompts(traces: Iterator[Trace], corpus: Corpus, config: PromptConfig) -> Iterator[Trace]:
+    """Replace prompts by those of our template, and say so in the protocol with the keys that generated traces have."""
+    index = pd.Index(corpus.labels["item_id"])
+    train = corpus.train["label"].astype("str")
+    train_items = int((train != LABELS[-1]).sum()) if config.template == "direction" else len(train)
+    made = {**asdict(config), "template_version": VERSION, "train_items": train_items}
+    while batch := list(islice(traces, _BATCH)):
+        items = corpus.labels.iloc[index.get_indexer(pd.Index([trace.item_id for trace in batch]))]
+        for trace, prompt in zip(batch, build_prompts(items, corpus, config), strict=True):
+            yield replace(trace, prompt=prompt, protocol={**trace.protocol, **made})
+
+
 class _Reader:
-    """Makes traces of rows."""
+    """Makes traces of rows.
+
+    Attributes:
+        cells: per `line|label` how many training items the rows are about (`drawn`), whatever became of them.
+    """
 
     def __init__(
-        self, names: Mapping[str, Sequence[str]], corpus: Corpus, teacher: str, mode: str, protocol: dict[str, Any]
+        self,
+        names: Mapping[str, Sequence[str]],
+        labels: Mapping[str, str],
+        corpus: Corpus,
+        prompts: PromptConfig | None,
+        teacher: str,
+        mode: str,
+        facts: Mapping[str, Any],
     ) -> None:
-        self._names, self._teacher, self._mode, self._protocol = names, teacher, mode, protocol
+        self._names, self._teacher, self._mode, self._prompts = names, teacher, mode, prompts
+        self._labels = {theirs.strip().casefold(): ours for theirs, ours in labels.items()}
         self._index = pd.Index(corpus.labels["item_id"])
         self._label = corpus.labels["label"].astype("str").to_numpy()
         self._in_test = (corpus.labels["split"] == "test").to_numpy()
         self._split = corpus.split
+        self._protocol = {
+            **facts, "split": corpus.split, "data": corpus.digest, "train_items": len(corpus.train),
+        }  # fmt: skip
+        self._drawn: set[str] = set()
         self._seen: dict[str, int] = {}
         self._created = datetime.now(UTC).isoformat(timespec="seconds")
+        self.cells: dict[str, Counter[str]] = {}
 
     def trace(self, row: int, record: Mapping[str, Any]) -> Trace:
         """Return the trace in a row, or raise why there is none."""
@@ -169,9 +228,15 @@ class _Reader:
             raise _RefusedError(f"item is not in the labels: {item_id}")
         if self._in_test[at]:
             raise _RefusedError(f"item is in test under split {self._split}: {item_id}")
-        label = self._text(record, "label")
-        if label is not None and label.strip() != self._label[at]:
-            raise _RefusedError(f"label is not the data's: {label.strip()!r}, not {self._label[at]!r}")
+        true = str(self._label[at])
+        if item_id not in self._drawn:
+            self._drawn.add(item_id)
+            self.cells.setdefault(f"{line}|{true}", Counter())["drawn"] += 1
+        label = self._label_in(record, "label")
+        if label is not None and label != true:
+            raise _RefusedError(f"label is not the data's: {label!r}, not {true!r}")
+        if self._prompts is not None and self._prompts.template == "direction" and true == LABELS[-1]:
+            raise _RefusedError("label is none that a direction prompt offers")
         prompt, completion = self._chat(record)
         answer = parse_answer(completion)
         mode = self._text(record, "mode") or self._mode
@@ -184,7 +249,7 @@ class _Reader:
             cell_line=line,
             pert=pert,
             gene=gene,
-            label=str(self._label[at]),
+            label=true,
             prompt=prompt,
             completion=completion,
             answer=None if answer.label is None else str(answer.label),
@@ -192,7 +257,7 @@ class _Reader:
             mode=cast(Any, mode),
             critic=self._critic(record),
             created=self._text(record, "created") or self._created,
-            protocol=self._protocol,
+            protocol=self._own_protocol(record),
         )
         self._seen[item_id] = row  # a refused row does not take its item from a later one
         return trace
@@ -208,97 +273,142 @@ class _Reader:
         value = self._value(record, column)
         if value is not None and not isinstance(value, str):
             raise _RefusedError(f"{column} is no text: {type(value).__name__}")
-        return value or None
+        return None if value is None or value.strip().casefold() in _MISSING else value
 
     def _symbol(self, record: Mapping[str, Any], column: str) -> str:
-        text = (self._text(record, column) or "").strip()
-        if not text:
+        value = self._value(record, column)
+        if not isinstance(value, str):
+            raise _RefusedError(f"{column} is {'missing' if value is None else 'no text'}")
+        if not value.strip():
             raise _RefusedError(f"{column} is missing")
-        return text
+        return value.strip()  # NA and NAN are symbols
+
+    def _label_in(self, record: Mapping[str, Any], column: str) -> str | None:
+        value = self._value(record, column)
+        if isinstance(value, str) and (ours := self._labels.get(value.strip().casefold())):
+            return ours
+        text = self._text(record, column)
+        if text is not None and text.strip() not in LABELS:
+            raise _RefusedError(f"{column} is no label, say what it means by --label THEIRS=OURS: {text[:60]!r}")
+        return None if text is None else text.strip()
 
     def _chat(self, record: Mapping[str, Any]) -> tuple[list[Message], str]:
         messages = self._value(record, "messages")
         if messages is not None:
-            *prompt, last = self._messages(messages)
+            *prompt, last = _read_messages(messages)
             if last["role"] != "assistant" or not prompt:
                 raise _RefusedError("messages do not end in a reply: the last one must be the assistant's")
             return prompt, last["content"]
         value = self._value(record, "prompt")
         if value is None or (isinstance(value, str) and not value):
-            raise _RefusedError("prompt is missing")
-        prompt = [{"role": "user", "content": value}] if isinstance(value, str) else self._messages(value)
+            if self._prompts is None:
+                raise _RefusedError("prompt is missing")
+            return [], self._completion(record)
+        prompt = [{"role": "user", "content": value}] if isinstance(value, str) else _read_messages(value)
         if (system := self._text(record, "system")) is not None:
             prompt = [{"role": "system", "content": system}, *prompt]
         return prompt, self._completion(record)
 
-    def _messages(self, value: Any) -> list[Message]:
-        if hasattr(value, "tolist"):
-            value = value.tolist()
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                raise _RefusedError("messages are no list") from None
-        if not isinstance(value, list) or not value:
-            raise _RefusedError("messages are no list")
-        found: list[Message] = []
-        for message in value:
-            role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-            if role not in ("system", "user", "assistant") or not isinstance(content, str):
-                raise _RefusedError("a message has no role or no text")
-            found.append({"role": role, "content": content})
-        return found
-
     def _completion(self, record: Mapping[str, Any]) -> str:
-        thinking, answer = self._text(record, "thinking"), self._text(record, "answer")
+        thinking, answer = self._text(record, "thinking"), self._label_in(record, "answer")
         if thinking is not None and answer is not None:
-            return f"<think>{thinking.strip()}</think><answer>{answer.strip()}</answer>"
+            completion = f"<think>{thinking.strip()}</think><answer>{answer}</answer>"
+            if parse_answer(completion).label != answer:
+                raise _RefusedError("thinking holds tags")
+            return completion
         value = self._value(record, "completion")
         if isinstance(value, list):  # TRL's conversational form
-            value = self._messages(value)[-1]["content"]
-        if not isinstance(value, str) or not value:
+            value = _read_messages(value)[-1]["content"]
+        if not isinstance(value, str) or value.strip().casefold() in _MISSING:
             raise _RefusedError("completion is missing")
         return value
 
     def _critic(self, record: Mapping[str, Any]) -> dict[str, str] | None:
-        verdict = (self._text(record, "verdict") or "").strip().lower()
-        if not verdict:
+        own = self._value(record, "critic")
+        if isinstance(own, dict):
+            critic = {str(key): str(value) for key, value in own.items() if value is not None}
+        else:
+            critic = {"verdict": self._text(record, "verdict") or "", "reason": self._text(record, "reason") or ""}
+        verdict = critic.get("verdict", "").strip("*\"'`. \n").lower()
+        if not verdict or verdict in _NO_VERDICT:
             return None
         if verdict not in VERDICTS:
             raise _RefusedError(f"unknown verdict: {verdict!r}")
-        return {"verdict": verdict, "reason": self._text(record, "reason") or ""}
+        return {**critic, "verdict": verdict}
+
+    def _own_protocol(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        own = self._value(record, "protocol")
+        if self._prompts is not None or not isinstance(own, dict):
+            return self._protocol
+        own = {key: value for key, value in own.items() if value is not None}  # Parquet fills in what others have
+        if own.get("split", self._split) != self._split:
+            raise _RefusedError(f"prompt was made under another split: {own['split']}")
+        return {**self._protocol, **own}
 
 
-def _read(source: str, path: Path, dataset_split: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield each row's number, as an editor counts lines, and its values, or why it cannot be read."""
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".jsonl", ".parquet") and not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if suffix == ".csv":
-        yield from _read_csv(path)
-    elif suffix == ".jsonl":
-        yield from _read_jsonl(path)
-    elif suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+def _read_messages(value: Any) -> list[Message]:
+    """Read messages of `role` and `content`, or `from` and `value`; a reply's own thinking becomes its think block."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, str):
         try:
-            with pq.ParquetFile(path) as file:
-                batches = (record for batch in file.iter_batches(1024) for record in batch.to_pylist())
-                yield from enumerate(batches, start=1)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{path}: no Parquet file ({str(error)[:120]})") from None
-    else:
-        yield from _read_dataset(source, dataset_split)
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise _RefusedError("messages are no list") from None
+    if not isinstance(value, list) or not value:
+        raise _RefusedError("messages are no list")
+    found: list[Message] = []
+    for message in value:
+        if not isinstance(message, dict):
+            raise _RefusedError("a message has no role or no text")
+        role = _ROLES.get(str(message.get("role") or message.get("from")))
+        content = _content(message.get("value") if message.get("content") is None else message.get("content"))
+        thinking = message.get("reasoning_content")
+        if role == "assistant" and isinstance(thinking, str) and thinking.strip():
+            content = assemble_completion(content or "", thinking, "keep")
+        if role is None or content is None:
+            raise _RefusedError("a message has no role or no text")
+        found.append({"role": role, "content": content})
+    return found
+
+
+def _content(value: Any) -> str | None:
+    """The text of a message, given as such or as parts; None where it is neither."""
+    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
+        value = "".join(str(part.get("text")) for part in value)
+    return value if isinstance(value, str) else None
+
+
+def _open(
+    source: str, path: Path, dataset_split: str
+) -> tuple[dict[str, Any], Iterator[tuple[int, dict[str, Any] | str]]]:
+    """Return what the source is, and an iterator over each row's number, as an editor counts lines, and its values."""
+    suffix = path.suffix.lower()
+    if suffix in _SUFFIXES:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[suffix]
+        return {"source": path.name, "source_sha256": file_sha256(path)}, read(path)
+    if suffix in _OTHER_SUFFIXES or path.is_file():
+        raise InputError(
+            f"{path}: {suffix or 'a file without suffix'} is not read; save it as {', '.join(_SUFFIXES)}, or give "
+            "the id of a data set"
+        )
+    return _read_dataset(source, path, dataset_split)
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     csv.field_size_limit(2**31 - 1)  # reasoning can be longer than the module's default of 128 kB
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
+            header = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, strict=True, delimiter=max(",;\t", key=header.count))
             if not reader.fieldnames:
                 raise InputError(f"{path}: the file is empty")
+            twice = [name for name, count in Counter(reader.fieldnames).items() if count > 1]
+            if twice:
+                raise InputError(f"{path}: column {twice[0]!r} occurs twice; rename one")
             row = 2
             for record in reader:
                 broken = None in record or None in record.values()
@@ -317,7 +427,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line.decode("utf-8"))
+                record = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"))
             except UnicodeDecodeError:
                 yield row, "not UTF-8 text"
             except (ValueError, RecursionError):
@@ -326,7 +436,21 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                 yield row, record if isinstance(record, dict) else "not an object"
 
 
-def _read_dataset(source: str, split: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            batches = (record for batch in file.iter_batches(1024) for record in batch.to_pylist())
+            yield from enumerate(batches, start=1)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: no Parquet file ({str(error)[:120]})") from None
+
+
+def _read_dataset(
+    source: str, path: Path, split: str
+) -> tuple[dict[str, Any], Iterator[tuple[int, dict[str, Any] | str]]]:
     from datasets import load_dataset
 
     try:
@@ -336,5 +460,11 @@ def _read_dataset(source: str, split: str) -> Iterator[tuple[int, dict[str, Any]
             f"{source}: cannot be loaded as a data set ({' '.join(str(error).split())[:200]}); give a .csv, .jsonl or "
             ".parquet file, or check the id and the network"
         ) from None
-    for row, record in enumerate(rows, start=1):
-        yield row, dict(record)
+    commits = {match[1] for file in rows.info.download_checksums or () if (match := _COMMIT.search(str(file)))}
+    facts = {
+        "source": path.name if path.exists() else source,
+        "source_split": split,
+        "source_fingerprint": rows._fingerprint,
+        "source_revision": commits.pop() if len(commits) == 1 else None,
+    }
+    return facts, ((row, dict(record)) for row, record in enumerate(rows, start=1))

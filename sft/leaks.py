@@ -2,102 +2,292 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-_WORD: Final = r"(?:answer|label|outcome|effect(?! size)|solution|classification|conclusion)"
-_GIVEN: Final = r"(?:given|provided|stated|supplied|specified|disclosed|revealed)"
-_ARE: Final = r"(?: are| am| were| was| have been| had been|'re|'m|'ve been|’re|’m|’ve been)(?: already)?"
-# On lower-case text with single spaces.
-_LEAK: Final = re.compile(
-    "|".join(
-        (
-            r"\bas (?:was )?(?:stated|given|provided|told|instructed|specified)\b",
-            rf"\b(?:we|i|you){_ARE} (?:told|informed|instructed)\b",
-            rf"\b(?:given|provided with) the (?:\w+ )?{_WORD}\b",
-            rf"\b{_GIVEN} (?:final |correct |true |measured |observed )?{_WORD}\b",
-            rf"\b{_WORD} (?:that )?(?:is|was|has been|had been)(?: already)? (?:{_GIVEN}|(?<=already )known)\b"
-            r"(?! (?:in|by) (?:the )?(?:literature|previous|prior|earlier|published))",
-            r"\b(?:known|true|gold|target|measured) (?:label|answer)\b",
-            r"\b(?:according to|consistent with|to match|matching) the (?:label|answer)\b",
-            r"\bmeasured effect\b(?! size)|\bground[- ]truth\b|\bpretend|\bfor (?:me|you) alone\b",
-            r"\bnot supposed to know",
-            r"\bwithout (?:mention|reveal|hint)ing\b|\b(?:never|must not|should not|cannot) mention\b",
-            r"\b(?:prompt|question|user|instructions?|task)(?: itself| already)? (?:says?|states?|tells?|said|told|"
-            rf"gives?|gave|provides?|specif(?:y|ies)|reveals?) (?:us |me )?(?:that )?(?:the )?(?:\w+ )?{_WORD}\b",
-            r"\b(?:justify|justifying|rationali[sz]e|rationali[sz]ing|working? backwards? from) (?:the|this|that) "
-            rf"(?:\w+ )?{_WORD}\b",
-            rf"\balready kn(?:ow|ew)\b[^.]{{0,40}}\b{_WORD}\b",
-        )
-    )
+# Sentences are judged one by one: lower case, single spaces, no commas or brackets, the item's symbols replaced by
+# `the gene` and `the knockdown`.
+_ANSWER: Final = r"(?:answer|label)"
+_OUTCOME: Final = r"(?:answer|label|outcome|result|effect|direction|conclusion|solution|classification)"
+_GIVEN: Final = r"(?:given|provided|supplied|stated|specified|disclosed|revealed|indicated|told)"
+_SURE: Final = r"(?:correct |true |actual |real |right |final |measured |observed |known |given |provided )?"
+_NOUN: Final = r"(?:up-?regulation|down-?regulation|increase|decrease|rise|drop|fall|change|lack of change)"
+_CHANGES: Final = (
+    r"(?:up-?regulat|down-?regulat|not differentially|unchanged|no change|nothing changes|increas|decreas|"
+    r"rises?\b|rose\b|falls?\b|fell\b|drops?\b|dropped|goes|went|up\b|down\b)"
 )
-# One of these stands in every leak; they are found far faster than the pattern, which then looks around them.
-_ROOTS: Final = (
-    "answer", "label", "outcome", "effect", "solution", "classif", "conclusion", " truth", "-truth", "pretend",
-    " alone", "supposed to know", "mention", "revealing", "hinting", " told", " informed", " instructed", "as stated",
-    "as given", "as provided", "as told", "as instructed", "as specified", "as was ",
-)  # fmt: skip
-_AROUND: Final = 80
+_GENE: Final = r"(?:(?:the|this) (?:gene|expression|transcript|pair|item)|its?|expression)"
+_ACTS: Final = r"(?:leaves?|raises?|lowers?|spares?|induces?|reduces?|increases|decreases)\b"
+_IS: Final = r"(?:is|was|has been|had been|being)"
+_BECAUSE: Final = r"(?:since|because|as|(?:given|considering|knowing)(?: that)?|with)"
+_ASKED: Final = r"(?:prompt|question|user|instructions?|task|hint|note|message|statement|assignment|they)"
+_ARGUE: Final = r"(?:argue|justify|explain|support|defend|reach|arrive|lead|end|finish|conclude|hide|rationali[sz]e)"
+# A condition or a place after it makes it knowledge of biology.
+_HERE: Final = r"\w*\b(?! (?:by|in|under|upon|when|during|after|through|via|as|across|with)\b)"
 
-_INJECTIONS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
-    (word, re.compile(pattern))
-    for word, pattern in (
-        ("instruction", r"\b(?:ignore|disregard|forget|override|bypass|follow) (?:\w+ ){0,4}instructions?\b"),
-        ("instruction", r"\bnew instructions?\b"),
-        ("ignore", r"\bignore (?:all|any|everything|the) (?:\w+ ){0,2}(?:above|before|previous|prior|earlier)\b"),
-        ("you are", r"\byou are (?:now|an? (?:ai|assistant|grader|reviewer|critic|language model))\b"),
-        ("system prompt", r"\bsystem prompt\b"),
-        ("verdict", r"\bverdict\b"),
-        ("excellent", r"\b(?:grade|rate|mark|score|judge)(?: \w+){0,4} (?:as )?excellent\b"),
-        ("critic", r"\b(?:dear|note to(?: the)?) (?:critic|grader|reviewer)\b"),
-        ("grader", r"\b(?:dear|note to(?: the)?) (?:critic|grader|reviewer)\b"),
-    )
+# What marks a leak wherever it stands: words of which a sentence must hold one, and the pattern, with @ for the word.
+_ALWAYS: Final = (
+    ("pretend pretending perturbqa ground-truth", r" @\b"),
+    ("reverse ground truth", r" reverse[- ]engineer|(?<! no) ground[- ]truth| the truth is "),
+    ("backward backwards", r" work(?:ing)? @\b"),
+    ("key hand mind", rf" (?:answer|solution) key\b| with the {_SURE}{_OUTCOME} in @\b"),
+    ("requested instructed told", r" as (?:(?:we |i )?was |we were )?@\b(?! by)"),
+    (
+        "gold secret hidden assigned reference expected given provided supplied stated specified",
+        rf" @ {_ANSWER}\b(?! opt)",
+    ),
+    ("true actual real known measured", rf" @ (?:{_ANSWER}\b(?! of)|{_OUTCOME} (?:is|was|being) .{{0,20}}{_CHANGES})"),
+    ("desired intended target required requested", rf" @ (?:{_OUTCOME}|output)\b"),
+    (
+        "answer label",
+        rf" (?:as|with) the {_SURE}@ (?:is|was|being|must|has)\b| given \S+ as the @\b| have the {_SURE}@\b",
+    ),
+    ("answer label", r" @ (?:says|states|indicates|reads|tells) "),
+    ("answer", r" correct answer .{0,40} (?:so let|so i|hence|and i|but i|now) "),
+    (
+        "label",
+        r" (?:supports?|contradicts?|match|matches|fits?|confirms?|reach|explains?|according to|per|consistent with) "
+        rf"the {_SURE}label\b(?! (?:up|down|not|that|opt))",
+    ),
+    (
+        "since because given considering knowing",
+        rf" @ (?:that )?the {_SURE}(?:{_ANSWER}\b(?! of| opt| distr)|{_OUTCOME} (?:is|was) .{{0,20}}{_CHANGES})",
+    ),
+    ("being", rf" with the {_SURE}{_OUTCOME} being .{{0,20}}{_CHANGES}"),
+    ("outcome direction", rf" as the {_SURE}@ (?:is|was) .{{0,20}}{_CHANGES}"),
+    (
+        "given provided supplied stated specified disclosed revealed indicated told",
+        rf" @ (?:final |correct |true |measured |observed )?{_OUTCOME}\b(?! of| on| by| size| opt| distr)",
+    ),
+    (
+        "given provided supplied stated specified disclosed revealed indicated told",
+        rf" {_OUTCOME}(?: of change)?(?: that)?(?: {_IS})?(?: already)? @\b(?! by| upon| in| only| above| as a)",
+    ),
+    ("known", rf" known {_OUTCOME}\b(?! of| on)| {_OUTCOME} {_IS} already known\b(?! to)"),
+    ("alone", r" for (?:me|you) alone "),
+    ("know", rf" (?:i|we)(?: already)? know (?:that |what )?(?:the |its )?{_SURE}{_OUTCOME}\b(?! of| on)"),
+    ("know knowing", rf" @ (?:that )?{_GENE} (?:\w+ ){{0,3}}?{_CHANGES}{_HERE}"),
+    ("knowing", rf" without knowing the {_SURE}{_ANSWER}"),
+    ("know aware seen see", rf"n[o']t (?:yet )?@ (?:of |what )?(?:it\b|the {_SURE}{_OUTCOME}\b(?! of| on))"),
+    (
+        "justify justifying rationalize rationalise defend craft construct",
+        r" (?:need|have|has|wants?|asked|supposed|required|trying|me|us|let's|task is|job is|now i|i) (?:\w+ )?"
+        r"(?:to )?@\b(?! my)",
+    ),
+    ("explain argue", rf" (?:need|have|wants? me|asked|task is|job is) to @\b.*{_CHANGES}"),
+    ("why", rf" let me explain why | why (?:is|does|did|was) {_GENE} .*{_CHANGES}"),
+    (
+        "justification rationale reason reasons reasoning argument explanation mechanism story",
+        r" (?:(?<!would )need|find|craft|construct|produce|build|come up with|fill in|look for)s? "
+        rf"(?:to produce |to give )?(?:an? |the )?(?:\w+ )?@ (?:for|that|which|to|by)\b.*(?:{_CHANGES}|{_ANSWER})",
+    ),
+    ("support back towards toward", rf" need to (?:back up|support) .*{_CHANGES}| reason towards? .*{_CHANGES}"),
+    (
+        "end conclude finish lead arrive land",
+        r" (?:reasoning|explanation|argument|answer|conclusion|i|we|says|tells me) "
+        r"(?:must|has to|have to|needs? to|should|to)(?: \w+)? @(?: up)? "
+        rf"(?:(?:in|with|at|on|to)\b.*(?:{_CHANGES}|{_OUTCOME})|there|{_CHANGES})| have to arrive at (?:it|this) ",
+    ),
+    ("saying mentioning revealing hinting disclosing referring", r" without @\b(?! at a| a)"),
+    ("hide", r" hide (?:that|the fact) "),
+    ("say mention reveal", r" not allowed to @\b"),
+    (
+        "mention mentioning reveal revealing say saying hint hinting disclose admit away",
+        r" (?:can't|cannot|must not|should not|shouldn't|never|avoid) (?:\w+ )?"
+        r"(?:mention|reveal|say|hint|disclos|admit|giv(?:e|ing) away)\w* .*"
+        rf"(?:{_OUTCOME}|{_GIVEN}|i know|(?:mention|reveal|disclose) (?:it|this)\b)",
+    ),
+    ("though if", r" as @ i "),
+    ("look seem sound", r" @ like i | make it @\b"),
+    ("who", r" who (?:(?:does|do|did|is|was|has|had)(?:n't| not)|never) (?:know|see|aware|told|been|given)"),
+    ("supposed fixed settled", rf" (?:{_OUTCOME}|it|gene) {_IS} (?:already )?@\b"),
+    ("labelled labeled", rf" @ (?:as )?{_CHANGES}"),
+    (
+        "user prompt question task instruction instructions they message",
+        rf" @ (?:wants?|asks?|requires?|expects?|tells?|says?) (?:me |us )?to {_ARGUE}",
+    ),
 )
-# Control and invisible characters, surrogates, noncharacters, replacement; tab and line ends are allowed.
-_UNPRINTABLE: Final = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufff9-\uffff"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
+# What marks one only where the sentence also says what becomes of the gene, and does not speak of other knockdowns.
+_CLAIMS: Final = (
+    (
+        "stated given provided specified mentioned noted indicated described observed measured",
+        r" as (?:was |has been |already )?@\b",
+    ),
+    ("told informed given provided", r" (?:am|are|was|were|been|i'm|we're|you're) (?:already )?@\b"),
+    ("told tell tells informed gave give gives", r" @ (?:me|us) "),
+    ("stated disclosed specified given indicated revealed", r" it(?: is|'s| was| has been) @\b"),
+    (
+        "prompt question user instruction instructions task hint note message statement assignment they",
+        r" @ (?:itself |already |has )*(?:says?|states?|tells?|said|told|gives?|gave|given|provides?|provided|"
+        r"specif\w+|reveals?|indicates?|mentions?)\b",
+    ),
+    (
+        "prompt question user instruction instructions task message information",
+        r" (?:according to|per) the (?:given )?@\b",
+    ),
+    ("observed measured reported experimental", rf" @ (?:{_NOUN}|label|{_OUTCOME}(?! of| on| size))\b"),
+    ("measured observed found", rf" (?:{_NOUN}|{_OUTCOME})(?: that)?(?: {_IS})? @\b| what was @\b"),
+    (
+        "found measured observed recorded listed annotated classified",
+        rf" {_GENE} {_IS} @ (?:to be|as) {_CHANGES}{_HERE}",
+    ),
+    ("fact since because given considering", rf" @ (?:that )?{_GENE} (?:\w+ ){{0,3}}?{_CHANGES}{_HERE}"),
+    ("already", r" already know\b(?! of)"),
+    ("experiment dataset data screen assay", rf" in (?:this|the) @\b.*{_GENE}.*{_CHANGES}{_HERE}"),
+    (
+        "experiment dataset measurement measurements screen assay",
+        r" (?:the|this) @ (?:showed|shows|found|says?|reports?|has|indicates?|lists?|measured) ",
+    ),
+    ("explains explain", rf"(?<! would)(?<! could) @ why (?:{_GENE}|the knockdown|the experiment)\b"),
+    ("reality turned turns", r" in reality\b| turn(?:s|ed) out\b"),
+)
+
+# Words meant for whoever reads the reasoning.
+_INJECTIONS: Final = (
+    (
+        "instruction instructions",
+        r"\b(?:ignore|disregard|forget|override|bypass) (?:\w+ ){0,4}instructions?\b"
+        r"|\bfollow (?:these|my|the following|the new) (?:\w+ )?instructions?\b",
+    ),
+    ("ignore", r"\bignore (?:all|any|everything|the) (?:\w+ ){0,2}(?:above|before|previous|prior|earlier)\b"),
+    ("you", r"\byou are (?:now|an? (?:ai|assistant|grader|reviewer|critic|language model))\b"),
+    ("prompt", r"\bsystem prompt\b"),
+    (
+        "excellent",
+        r"(?<!\bi )\b(?:grade|rate|mark|score|judge|output|reply|verdict)(?: \w+){0,4}:? (?:as )?excellent\b",
+    ),
+    (
+        "grade score mark marks",
+        r"\b(?:give|assign|award|deserves?)(?: \w+){0,3} (?:top|highest|best|full|perfect|maximum) @\b",
+    ),
+    ("critic grader reviewer", r"\b(?:dear|note to(?: the)?) @\b|\b@:"),
+)
+_CLAIM: Final = re.compile(
+    rf"\b{_OUTCOME}\b(?! opt| distr)|\b{_GENE}\b.*{_CHANGES}|\bnothing changes|\b{_NOUN}\b|\b(?:up|down)-?reg"
+    rf"|\bthe knockdown (?:loss |depletion )?{_ACTS}"
+)
+_ELSEWHERE: Final = re.compile(
+    r"\b(?:knockdowns|neighbou?rs?|similar|evidence|literature|publish\w*|stud(?:y|ies)|paralogs?)\b"
+    r"|\b(?!its? |this |that |which |knockdown |loss |the )[\w-]+ (?:knockdown |loss |depletion )?" + _ACTS
+)
+
+
+def _by_word(rules: Iterable[tuple[str, str]]) -> dict[str, list[re.Pattern[str]]]:
+    patterns: dict[str, list[re.Pattern[str]]] = {}
+    for words, pattern in rules:
+        for word in words.split():
+            compiled = re.compile(pattern.replace("@", word))
+            for mark in ("", ".", ":"):
+                patterns.setdefault(word + mark, []).append(compiled)
+    return patterns
+
+
+_ALWAYS_BY_WORD: Final = _by_word(_ALWAYS)
+_CLAIMS_BY_WORD: Final = _by_word(_CLAIMS)
+_INJECTIONS_BY_WORD: Final = _by_word(_INJECTIONS)
+_LEAK_WORDS: Final = frozenset((*_ALWAYS_BY_WORD, *_CLAIMS_BY_WORD))
+_WORDS: Final = _LEAK_WORDS | _INJECTIONS_BY_WORD.keys()
+_LONGEST: Final = 120  # characters of a sentence that are looked at on each side of a word
+_MARKS: Final = str.maketrans("?!\u2013\u2014", "..  ", ',;()"*_\u201c\u201d')
+# Marks and letters that show nothing, though `str.isprintable` takes them; U+FE0F may follow an emoji.
+_HIDDEN: Final = re.compile(
+    "(?<![\u2190-\u2bff\U0001f000-\U0001faff])\ufe0f"
+    "|[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0\ufe00-\ufe0e\U000e0100-\U000e01ef]"
+)
+# A word that mixes Latin letters with Cyrillic ones, or with Greek ones in the place of Latin; TNFα and ΔF508 do not.
+_LOOK_ALIKE: Final = re.compile(
+    "[A-Za-z][\u0400-\u052f]|[\u0400-\u052f][A-Za-z]|[a-z][\u0370-\u03ff][a-z]"
+    "|[A-Za-z][\u0391\u0392\u0395-\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf]"
+    "|[\u0391\u0392\u0395-\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf][A-Za-z]"
 )
 _MARKUP: Final = re.compile(
-    r"<\|[^|>]{0,40}\|>|<｜|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>"
-    r"|</?(?:think|answer|verdict|reason|tool_call|system|user|assistant)\b[^>]{0,40}>",
+    r"<\s*\|[^|>]{0,40}\|\s*>|<｜|\[\s*/?\s*(?:INST|SYSTEM|SYS|USER|ASSISTANT)\s*\]|<<\s*/?\s*SYS\s*>>|<\s*/?\s*s\s*>"
+    r"|<\s*(?:start|end)_of_turn\s*>"
+    r"|<\s*/?\s*(?:think|answer|verdict|reason|tool_call|system|user|assistant)\b[^>]{0,40}>",
     re.IGNORECASE,
 )
 
 
+def visible(text: str) -> str:
+    """Return a text with compatibility characters unified (NFKC) and without those that show nothing."""
+    if text.isascii() and text.replace("\n", " ").isprintable():
+        return text
+    text = _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).replace("\u2019", "'")
+    if text.replace("\n", " ").isprintable():
+        return text
+    return "".join(one for one in text if one.isprintable() or one.isspace())
+
+
 @lru_cache(maxsize=4)
-def normalize(text: str) -> str:
-    """Return lower-case text with single spaces, compatibility characters unified and invisible ones removed."""
-    if not text.isascii():
-        text = _UNPRINTABLE.sub("", unicodedata.normalize("NFKC", text))
-    return " ".join(text.lower().split())
+def _normalize(text: str) -> tuple[str, frozenset[str]]:
+    """Return `visible` lower-case text with single spaces and full stops only, and which of `_WORDS` it holds."""
+    words = visible(text).lower().translate(_MARKS).split()
+    return f" {' '.join(words)} ", _WORDS.intersection(words)
 
 
-def find_leak(reasoning: str) -> str | None:
-    """Return the words in which reasoning treats its label as given ("as stated", "the given answer"), or None."""
-    text = normalize(reasoning)
-    for root in _ROOTS:
-        at = text.find(root)
+def find_leak(reasoning: str, pert: str = "", gene: str = "") -> str | None:
+    """Return the words in which reasoning treats its label as given ("as stated", "the given answer"), or None.
+
+    Each sentence is judged by itself, in English, by phrases: one that says it in a new way goes unseen, and an honest
+    one may be refused; the tests hold the rates on a list of sentences. What is said of other knockdowns ("we are told
+    that EPRS loss raises it") is evidence, not a leak. The label is not asked for: honest reasoning names it, too.
+    A blind teacher's traces are judged alike: it was given no label, but a student would learn to write as if it was.
+
+    Args:
+        reasoning: the text between the think tags.
+        pert, gene: symbols of the item.
+    """
+    text, found = _normalize(reasoning)
+    roles = [(f" {name.lower()} ", role) for name, role in ((gene, " the gene "), (pert, " the knockdown ")) if name]
+    for word in sorted(found & _LEAK_WORDS):
+        always, claims = _ALWAYS_BY_WORD.get(word, ()), _CLAIMS_BY_WORD.get(word, ())
+        at = text.find(f" {word} ")
         while at >= 0:
-            if match := _LEAK.search(text, max(0, at - _AROUND), at + _AROUND):
-                return match[0]
-            at = text.find(root, at + _AROUND)
+            start = max(text.rfind(". ", max(0, at - _LONGEST), at) + 1, at - _LONGEST, 0)
+            stop = text.find(". ", at, at + _LONGEST) + 2
+            sentence = text[start : stop if stop > 1 else at + _LONGEST]
+            for name, role in roles:
+                sentence = sentence.replace(name, role)
+            for pattern in always:
+                if match := pattern.search(sentence):
+                    return match[0].strip()
+            for pattern in claims:
+                if (match := pattern.search(sentence)) and _is_claim(sentence, match.start()):
+                    return match[0].strip()
+            at = text.find(f" {word} ", at + 1)
     return None
+
+
+def _is_claim(sentence: str, start: int) -> bool:
+    return _CLAIM.search(sentence, start) is not None and _ELSEWHERE.search(sentence) is None
 
 
 def find_foreign(reasoning: str) -> str | None:
     """Return why a text is not plain reasoning, or None.
 
-    `unprintable`: control characters, invisible characters or lone surrogates; `markup`: tags or tokens of chat
-    templates; `instructions`: words meant for the model that reads them.
+    `unprintable`: control characters but tab and line ends, characters that show nothing (soft hyphens and joiners too:
+    a filter passes lines on as they are and cannot take them out), private and unassigned ones, lone surrogates;
+    `look-alikes`: letters of another alphabet in a Latin word; `markup`: tags or tokens of chat templates, also in wide
+    letters; `instructions`: words meant for the model that reads them. These are told by English phrases, which whoever
+    wants to gets around: what protects a critic is the fence in its prompt, not this.
     """
     # Most text is printable, which is quick to tell.
-    if not reasoning.replace("\n", " ").isprintable() and _UNPRINTABLE.search(reasoning):
+    if not reasoning.replace("\n", " ").isprintable() and any(map(_is_unprintable, set(reasoning))):
         return "unprintable"
-    if ("<" in reasoning or "[" in reasoning) and _MARKUP.search(reasoning):
+    text = reasoning
+    if not reasoning.isascii():
+        if _HIDDEN.search(reasoning):
+            return "unprintable"
+        if _LOOK_ALIKE.search(reasoning):
+            return "look-alikes"
+        text = visible(reasoning)
+    if ("<" in text or "[" in text) and _MARKUP.search(text):
         return "markup"
-    text = normalize(reasoning)
-    for word, pattern in _INJECTIONS:
-        if word in text and pattern.search(text):
-            return "instructions"
-    return None
+    text, found = _normalize(reasoning)
+    patterns = (pattern for word in found for pattern in _INJECTIONS_BY_WORD.get(word, ()))
+    return "instructions" if any(pattern.search(text) for pattern in patterns) else None
+
+
+def _is_unprintable(character: str) -> bool:
+    return not (character.isprintable() or character in "\t\n\r" or unicodedata.category(character) == "Zs")

@@ -31,12 +31,11 @@ class RequestLog:
 
     Args:
         path: the file; made if absent. It is locked: two processes never append to one log.
-        retry_failed: whether a question whose outcome is an error is to be asked again.
 
     Attributes:
         done: byte offset of each settled question's outcome.
         interrupted: questions sent, but not settled, when the log was opened.
-        failed: questions whose outcome is an error and which `retry_failed` asks again.
+        failed: settled questions whose outcome is an error, when the log was opened.
         repaired: bytes of a torn last line that was dropped; 0 where there was none.
         requests, prompt_tokens, completion_tokens: spent according to the log when it was opened.
 
@@ -44,7 +43,7 @@ class RequestLog:
         InputError: another process writes here, or a line in the middle is broken.
     """
 
-    def __init__(self, path: Path, *, retry_failed: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.done: dict[str, int] = {}
         self.interrupted: set[str] = set()
@@ -63,7 +62,7 @@ class RequestLog:
             os.close(self._fd)
             raise InputError(f"{path}: another process is writing here; wait for it or stop it") from None
         try:
-            self._size = self._read_back(retry_failed)
+            self._size = self._read_back()
             for question, cost in self._open.items():
                 prompt_tokens, completion_tokens = (sum(tokens) for tokens in zip(cost.failed, cost.sent, strict=True))
                 self.note("lost", question, prompt_tokens, completion_tokens)
@@ -80,7 +79,13 @@ class RequestLog:
     def __exit__(self, *error: object) -> None:
         os.close(self._fd)
 
-    def _read_back(self, retry_failed: bool) -> int:
+    def forget_failed(self) -> int:
+        """Make the questions that failed unsettled, to be asked again; return their number."""
+        for question in self.failed:
+            del self.done[question]
+        return len(self.failed)
+
+    def _read_back(self) -> int:
         offset = 0
         size = os.fstat(self._fd).st_size
         with self.path.open("rb") as file:
@@ -89,7 +94,7 @@ class RequestLog:
                     if not line.endswith(b"\n"):
                         raise ValueError("torn")
                     record = json.loads(line)
-                    self._count(record, offset, retry_failed)
+                    self._count(record, offset)
                 except (ValueError, KeyError, TypeError):
                     if offset + len(line) < size:
                         raise InputError(
@@ -103,7 +108,7 @@ class RequestLog:
                 offset += len(line)
         return offset
 
-    def _count(self, record: dict[str, Any], offset: int, retry_failed: bool) -> None:
+    def _count(self, record: dict[str, Any], offset: int) -> None:
         question, event = str(record["question"]), record["event"]
         prompt_tokens, completion_tokens = int(record["prompt_tokens"]), int(record["completion_tokens"])
         if event == "sent":
@@ -120,11 +125,8 @@ class RequestLog:
         else:
             raise ValueError(event)
         if event == "outcome":
-            failed = retry_failed and record["error"] is not None
-            (self.failed.add if failed else self.failed.discard)(question)
-            self.done.pop(question, None)
-            if not failed:
-                self.done[question] = offset
+            (self.failed.discard if record["error"] is None else self.failed.add)(question)
+            self.done[question] = offset
 
     def note(self, event: str, question: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Append what became of an attempt; survives the death of this process."""

@@ -131,7 +131,7 @@ def parse_trace(line: bytes, path: Path, row: int) -> tuple[Trace, Answer]:
         raise _error(path, row, "prompt is no list of messages; remove the row")
     if not isinstance(trace.protocol, dict) or not (trace.critic is None or isinstance(trace.critic, dict)):
         raise _error(path, row, "protocol or critic is no mapping; remove the row")
-    if trace.label not in _LABELS:
+    if not isinstance(trace.label, str) or trace.label not in _LABELS:
         as_label(trace.label, f"{path}, row {row}: label")
     if trace.mode not in MODES:
         raise _error(path, row, f"mode {trace.mode!r} is unknown; use {' or '.join(MODES)}")

@@ -1,15 +1,25 @@
 """Stage one: supervised fine-tuning of a LoRA adapter on reasoning traces (TRL's `SFTTrainer`)."""
 
 import json
+import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import prefilled_think, render_prompt
-from benchmarks.models import adapter_sha256, check_adapter, model_fingerprint, resolve_model
-from benchmarks.runs import disk_errors, file_sha256, is_main_process, open_run
+from benchmarks.models import (
+    TRAINED_ITEMS,
+    adapter_sha256,
+    check_adapter,
+    model_fingerprint,
+    resolve_model,
+    write_trained_items,
+)
+from benchmarks.runs import MANIFEST, disk_errors, file_sha256, is_main_process, open_run
 from rewards import LABELS, CheckError, InputError
 from rewards.answer import TAGS
 from sft.audit import audit_traces, corpus_of
@@ -18,7 +28,6 @@ from sft.gate import run_gate
 from sft.traces import Trace, read_traces
 
 ADAPTER: Final = "adapter"
-ITEMS: Final = "items.txt"
 IGNORE: Final = -100  # the label of a token that is not learnt
 
 
@@ -69,11 +78,13 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     from trl import SFTTrainer, get_peft_config
 
     ours, args, model_args = read_arguments(config, overrides)
-    run = open_run(Path(args.output_dir), "sft", resolved(ours, args, model_args))
-    if run.done:
-        return run.path
+    traces_path, out = Path(ours.traces), Path(args.output_dir)
+    if not traces_path.is_file():
+        raise InputError(f"{traces_path}: no such file; make it with `synthpert traces generate`")
+    settings, inputs = resolved(ours, args, model_args), {"traces": file_sha256(traces_path)}
+    if (out / MANIFEST).is_file() and open_run(out, "sft", settings, inputs).done:
+        return out
     base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
-    traces_path = Path(ours.traces)
     found = read_traces(traces_path)
     for trace in found:
         if trace.protocol != found[0].protocol:
@@ -86,7 +97,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     if ours.answer_only:
         traces = [without_reasoning(trace) for trace in traces]
     tokenizer = load_tokenizer(base.path)
-    examples = [tokenize_trace(tokenizer, trace, args.max_length) for trace in traces]
+    examples = tokenize_traces(tokenizer, traces, args.max_length)
+    run = open_run(out, "sft", settings, inputs)  # only now: what is refused above leaves no folder behind
 
     set_seed(args.seed)  # before the adapter is made, so that one seed gives one adapter
     model = load_base(base.path, model_args, args)
@@ -99,9 +111,10 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         callbacks=[],
     )
     check_labels(trainer, tokenizer, examples)
+    check_steps(trainer)
     with disk_errors(run.path):
         result = trainer.train(resume_from_checkpoint=last_checkpoint(run.path))
-        save_adapter(trainer, run.path / ADAPTER, base.path)
+        save_adapter(trainer, run.path / ADAPTER, base.path, [trace.item_id for trace in traces])
         write_items(run.path, [trace.item_id for trace in traces])
         write_log(trainer, run.path)
     gate = None
@@ -154,6 +167,11 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
         raise InputError(f"traces_fraction: {ours.traces_fraction}; it must lie above 0 and at most at 1 (2 %: 0.02)")
     if ours.gate_prompts < 0 or not 0 <= ours.gate_share <= 1:
         raise InputError("gate_prompts, gate_share: must be 0 or more, and a share between 0 and 1")
+    if args.chat_template_path is not None:
+        raise InputError(
+            "chat_template_path: is not taken; training, gate, rollouts and evaluation all use the tokenizer's own "
+            "template: save yours with the model"
+        )
     if args.packing and not args.packing_strategy.startswith("bfd"):
         raise InputError(f"packing_strategy: {args.packing_strategy} cuts examples in two; use bfd")
     args.completion_only_loss = True  # by itself, TRL would learn the prompts of tokenised examples too
@@ -177,15 +195,33 @@ def without_reasoning(trace: Trace) -> Trace:
     return replace(trace, completion=f"<think></think><answer>{trace.label}</answer>", answer=trace.label)
 
 
-def tokenize_trace(tokenizer: Any, trace: Trace, max_length: int) -> Example:
+def tokenize_traces(tokenizer: Any, traces: Sequence[Trace], max_length: int) -> list[Example]:
+    """Tokenise traces; see `tokenize_trace`.
+
+    Raises:
+        InputError: a trace cannot be learnt, or some are longer than `max_length`: how many, and the first of them.
+    """
+    examples = [tokenize_trace(tokenizer, trace) for trace in traces]
+    too_long = [row for row, example in enumerate(examples) if len(example.input_ids) > max_length]
+    if too_long:
+        longest = max(len(examples[row].input_ids) for row in too_long)
+        raise InputError(
+            f"{traces[too_long[0]].item_id}: {len(too_long)} of {len(traces)} traces have more than max_length "
+            f"{max_length} tokens (the longest {longest}); their ends would not be learnt, so raise max_length or "
+            "filter by length"
+        )
+    return examples
+
+
+def tokenize_trace(tokenizer: Any, trace: Trace) -> Example:
     """Tokenise a trace exactly as generation would see it: prompt ids, then the completion's, then end of turn.
 
     The prompt comes from the chat template with its generation prompt; where that already opens the think block, the
     completion goes on inside it. The template's rendering of past turns is not used: many drop the reasoning.
 
     Raises:
-        InputError: the example has more or fewer than one pair of each tag, is longer than `max_length`, or does not
-            read back as prompt + completion.
+        InputError: the example has more or fewer than one pair of each tag, or does not read back as prompt +
+            completion.
     """
     prompt = render_prompt(tokenizer, trace.prompt)
     prefill = prefilled_think(prompt)
@@ -203,13 +239,9 @@ def tokenize_trace(tokenizer: Any, trace: Trace, max_length: int) -> Example:
     for name, text, ids in (("prompt", prompt, prompt_ids), ("completion", completion, completion_ids)):
         if tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text:
             raise InputError(f"{trace.item_id}: its {name} does not survive the tokenizer; mend or remove the trace")
-    input_ids = [*prompt_ids, *completion_ids, tokenizer.eos_token_id]
-    if len(input_ids) > max_length:
-        raise InputError(
-            f"{trace.item_id}: {len(input_ids)} tokens, more than max_length {max_length}; its end would not be "
-            "learnt, so raise max_length or remove the trace"
-        )
-    return Example(input_ids, [0] * len(prompt_ids) + [1] * (len(completion_ids) + 1))
+    return Example(
+        [*prompt_ids, *completion_ids, tokenizer.eos_token_id], [0] * len(prompt_ids) + [1] * (len(completion_ids) + 1)
+    )
 
 
 def _is_unicode(text: str) -> bool:
@@ -224,11 +256,13 @@ def check_labels(trainer: Any, tokenizer: Any, examples: Sequence[Example]) -> N
     """
     dataset = trainer.train_dataset
     if trainer.args.packing:
-        learnt = sum(label != IGNORE for row in dataset["labels"] for label in row)
-        wanted = sum(sum(example.completion_mask) for example in examples)
-        ends = sum(label == tokenizer.eos_token_id for row in dataset["labels"] for label in row)
-        if learnt != wanted or ends < len(examples):
-            raise CheckError(f"packing: {learnt} tokens are learnt, not {wanted}; set packing: false")
+        learnt_runs = Counter(run for row in dataset["labels"] for run in _learnt_runs(row))
+        wanted_runs = Counter(tuple(one.input_ids[one.completion_mask.index(1) :]) for one in examples)
+        if learnt_runs != wanted_runs:
+            missing = (wanted_runs - learnt_runs).total()
+            raise CheckError(
+                f"packing: {missing} of {len(examples)} completions are not learnt as they are; set packing: false"
+            )
         return
     if len(dataset) != len(examples):
         raise CheckError(f"traces: {len(examples)} given, but the trainer kept {len(dataset)}; raise max_length")
@@ -249,11 +283,35 @@ def check_labels(trainer: Any, tokenizer: Any, examples: Sequence[Example]) -> N
             raise CheckError(f"row {row + 1}: the trainer's tokens are not prompt + completion; do not shuffle_dataset")
 
 
+def _learnt_runs(labels: Sequence[int]) -> list[tuple[int, ...]]:
+    """The stretches of tokens that are learnt, between those that are not."""
+    return [tuple(run) for learnt, run in groupby(labels, lambda label: label != IGNORE) if learnt]
+
+
+def check_steps(trainer: Any) -> None:
+    """Stop before training where there are too few steps to log a loss or to reach the learning rate.
+
+    Raises:
+        InputError: `logging_steps` or `warmup_steps` does not fit the number of steps.
+    """
+    args = trainer.args
+    batches = len(trainer.get_train_dataloader())
+    steps = math.ceil(max(batches // args.gradient_accumulation_steps, 1) * args.num_train_epochs)
+    steps = args.max_steps if args.max_steps > 0 else steps
+    if args.logging_steps > steps:
+        raise InputError(f"logging_steps: {args.logging_steps:g}, but there are {steps} steps; set it to at most that")
+    if 1 <= steps <= args.warmup_steps:
+        raise InputError(
+            f"warmup_steps: {args.warmup_steps:g}, but there are {steps} steps: the learning rate would not be "
+            "reached, so set fewer"
+        )
+
+
 def load_tokenizer(path: Path) -> Any:
     """Load a model's tokenizer.
 
     Raises:
-        InputError: it has no chat template or no end-of-turn token.
+        InputError: it has no chat template or no end-of-turn token, or one of our tags is a special token.
     """
     from transformers import AutoTokenizer
 
@@ -262,6 +320,13 @@ def load_tokenizer(path: Path) -> Any:
         raise InputError(f"{path}: the tokenizer has no chat template; use an instruction-tuned model")
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end-of-turn token (eos_token); set one in its config")
+    for tag in TAGS:
+        ids = tokenizer(tag, add_special_tokens=False)["input_ids"]
+        if tokenizer.decode(ids, skip_special_tokens=True) != tag:
+            raise InputError(
+                f"{path}: {tag} is a special token of the tokenizer, which TRL removes before a reward reads a "
+                "completion; make it an ordinary one (special: false in tokenizer_config.json)"
+            )
     return tokenizer
 
 
@@ -302,11 +367,13 @@ def _reads(path: Path) -> bool:
     return True
 
 
-def save_adapter(trainer: Any, path: Path, base: Path) -> None:
-    """Save the trained adapter as safetensors with a note of the base model it belongs to."""
+def save_adapter(trainer: Any, path: Path, base: Path, item_ids: Sequence[str] | None) -> None:
+    """Save the trained adapter as safetensors, with notes of its base model and of the items it learnt, where known."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.accelerator.is_main_process:
         model.save_pretrained(path, selected_adapters=["default"], safe_serialization=True)
+        if item_ids is not None:
+            write_trained_items(path, item_ids)
         (path / "synthpert.json").write_text(json.dumps({"base_fingerprint": model_fingerprint(base)}) + "\n")
         check_adapter(path, base)
 
@@ -323,7 +390,7 @@ def write_log(trainer: Any, run: Path) -> None:
 def write_items(run: Path, item_ids: Sequence[str]) -> None:
     """Write which items a stage was trained on, one id a line."""
     if is_main_process():
-        (run / ITEMS).write_text("".join(f"{item_id}\n" for item_id in item_ids), encoding="utf-8")
+        (run / TRAINED_ITEMS).write_text("".join(f"{item_id}\n" for item_id in item_ids), encoding="utf-8")
 
 
 def _losses(trainer: Any) -> list[float]:

@@ -1,5 +1,6 @@
 """Every configuration that ships parses through TRL's own dataclasses, and a model's two stages fit together."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,21 @@ def test_an_ablation_differs_from_its_stage_in_what_it_learns_only(name: str) ->
     plain, changed = read_yaml(folder / "sft.yaml"), read_yaml(folder / f"sft-{name}.yaml")
     parse_sft(folder / f"sft-{name}.yaml")
     differing = {key for key in {*plain, *changed} if plain.get(key) != changed.get(key)}
-    assert differing <= {"output_dir", "traces", "answer_only"}
+    few_steps = {"warmup_steps", "logging_steps", "gate_share"} if name == "2-percent" else set()
+    assert differing <= {"output_dir", "traces", "answer_only"} | few_steps
     assert "output_dir" in differing
+
+
+def test_two_percent_of_the_teacher_s_traces_are_enough_steps_to_log_and_warm_up() -> None:
+    rows = read_yaml(CONFIGS / "traces" / "teacher.yaml")["rows"]
+    fraction = next(step["fraction"] for step in read_yaml(CONFIGS / "traces" / "filter-2-percent.yaml")["steps"]
+                    if isinstance(step, dict) and "fraction" in step)  # fmt: skip
+    values = read_yaml(CONFIGS / "deepseek-r1-distill-llama-8b" / "sft-2-percent.yaml")
+    batch = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
+    # A teacher that is right on half of the items, as many of each label as of the rarest: a fifth may be left.
+    steps = math.ceil(rows / 5 * fraction / batch) * values["num_train_epochs"]
+    assert steps >= values["logging_steps"]
+    assert steps > values["warmup_steps"]
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "traces").glob("filter*.yaml")), ids=lambda path: path.stem)

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 from endpoint_server import Server, chat, error, http, respond_well
 
-from benchmarks.endpoint import Budget, BudgetSpentError, Endpoint, EndpointSettings, Reply, StoppedError, retry_after
+from benchmarks.endpoint import (
+    Budget,
+    BudgetSpentError,
+    Endpoint,
+    EndpointSettings,
+    Reply,
+    StoppedError,
+    read_extra_body,
+    retry_after,
+)
+from benchmarks.engines import open_engine
+from benchmarks.generation import Request
+from benchmarks.protocol import Protocol
 from rewards import InputError
 
 KEY = "sk-planted-4711"
@@ -210,6 +222,62 @@ def test_retries_count_in_the_budget() -> None:
     with Server(sequence(error(500, "oops"))) as server, pytest.raises(BudgetSpentError, match="max_requests 3"):
         ask(server, budget)
     assert len(server.requests) == 3
+
+
+def test_a_server_that_fails_for_many_questions_in_a_row_stops_the_run() -> None:
+    with Server(sequence(error(503, "down"))) as server:
+        with pytest.raises(StoppedError, match="HTTP 503 for 20 questions in a row"):
+            ask(server, times=40)
+        assert all(reply.error == "HTTP 503" for reply in ask(server, times=19, attempts=3))
+
+
+def test_one_answer_breaks_the_row() -> None:
+    broken = [error(500, "oops")] * 15
+    with Server(sequence(*broken, GOOD, *broken, GOOD)) as server:
+        replies = ask(server, times=32, attempts=1)
+    assert Counter(reply.error for reply in replies) == {"HTTP 500": 30, None: 2}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"api_key": KEY},
+        {"apiKey": KEY},
+        {"Authorization": f"Bearer {KEY}"},
+        {"extra_headers": {"a": KEY}},
+        {"X-Org": KEY},
+        {"a": {"b": [{"hf_token": KEY}]}},
+        {"PASSWORD": KEY},
+        {"client_secret": KEY},
+        json.dumps({"key": KEY}),
+    ],
+)
+def test_further_keys_that_may_be_secrets_are_refused_and_not_repeated(body: Any) -> None:
+    with pytest.raises(InputError, match=r"extra_body: '.*' is called like a secret.*api_key_env") as caught:
+        read_extra_body(body)
+    assert KEY not in str(caught.value)
+
+
+def test_further_keys_that_are_none_are_taken() -> None:
+    body = {"max_completion_tokens": 9, "thinking": {"budget_tokens": 5}, "stop_token_ids": [1], "logit_bias": {"1": 2}}
+    assert read_extra_body(body) == read_extra_body(json.dumps(body)) == body
+    assert read_extra_body(None) == {}
+
+
+def test_an_evaluation_s_further_keys_are_sent_and_recorded_but_for_the_protocol_s_own() -> None:
+    body = {"chat_template_kwargs": {"enable_thinking": False}}
+    protocol = Protocol(data="d", max_tokens=16, scores="votes")
+    with Server(respond_well) as server:
+        engine = open_engine("openai", "m", base_url=server.url, extra_body=body)
+        engine.generate([Request(QUESTION, 0)], protocol)
+        assert server.requests[0]["chat_template_kwargs"] == body["chat_template_kwargs"]
+        assert server.requests[0]["top_p"] == 1.0
+    assert engine.facts()["extra_body"] == body
+    for keys, words in (({"top_p": 0.9}, "'top_p' is set by the protocol"), ({"api_key": KEY}, "like a secret")):
+        with pytest.raises(InputError, match=words):
+            open_engine("openai", "m", base_url="http://localhost/v1", extra_body=keys)
+    with pytest.raises(InputError, match="extra_body: is for engine: openai"):
+        open_engine("transformers", "m", extra_body=body)
 
 
 @pytest.mark.parametrize(

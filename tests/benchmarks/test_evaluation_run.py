@@ -1,8 +1,9 @@
 """Run folders become systems: seeds of one name are one system, items are held against each other, completions stay."""
 
 import json
+import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from benchmarks.corpus import Corpus, open_corpus
 from benchmarks.evaluation_run import (
     PREDICTIONS,
     EvalArguments,
+    check_unseen,
     data_funnel,
+    describe_training,
     group_by_name,
     make_protocol,
     merge_seeds,
@@ -24,6 +27,7 @@ from benchmarks.evaluation_run import (
     same_items,
 )
 from benchmarks.imports import import_run
+from benchmarks.models import write_trained_items
 from benchmarks.predictions import COLUMNS, write_predictions
 from benchmarks.runs import open_run
 from rewards import LABELS, InputError
@@ -41,7 +45,13 @@ def make_run(sample: Corpus, tmp_path: Path) -> MakeRun:
     """Return a function that writes a finished evaluation with random answers and returns its folder."""
 
     def make(
-        name: str, seed: int = 0, items: pd.DataFrame = sample.test, model: str = "tiny", folder: str = "", **keys: Any
+        name: str,
+        seed: int = 0,
+        items: pd.DataFrame = sample.test,
+        model: str = "tiny",
+        folder: str = "",
+        trained: int | None = 96,
+        **keys: Any,
     ) -> Path:
         path = tmp_path / (folder or f"{name}-{seed}")
         arguments = EvalArguments(str(path), model, name=name, data="sample", training_seed=seed, **keys)
@@ -61,6 +71,7 @@ def make_run(sample: Corpus, tmp_path: Path) -> MakeRun:
             "protocol_fingerprint": protocol.fingerprint,
             "engine": {"name": "none", "model": model, "adapter_sha256": f"{name}{seed}"},
             "seed": seed,
+            "run": {"trained_items": trained},
         }
         write_predictions(frame[COLUMNS], path / PREDICTIONS, facts)
         run.finish(name=name)
@@ -229,3 +240,36 @@ def test_a_server_s_url_with_a_secret_is_refused_and_written_nowhere(tmp_path: P
         run_evaluation(EvalArguments(str(run), "m", engine="openai", base_url=url, data="sample"))
     assert "planted" not in str(caught.value)
     assert not run.exists()
+
+
+def test_an_adapter_that_learnt_a_test_item_is_refused(sample: Corpus, tmp_path: Path) -> None:
+    assert check_unseen(tmp_path, sample) is None
+    write_trained_items(tmp_path, [*sample.train["item_id"].head(3), sample.train["item_id"].iloc[0]])
+    assert check_unseen(tmp_path, sample) == 3
+    item = str(sample.test["item_id"].iloc[0])
+    write_trained_items(tmp_path, [*sample.train["item_id"].head(3), item])
+    with pytest.raises(InputError, match=rf"1 of the 4 items .* under split official, e\.g\. {re.escape(item)}"):
+        check_unseen(tmp_path, sample)
+
+
+def test_an_adapter_of_one_split_is_refused_under_another(sample: Corpus, tmp_path: Path) -> None:
+    """Its training items are fit for `official`, but one of them is of the line that is held out."""
+    in_rpe1 = sample.train[sample.train["cell_line"] == "rpe1"]["item_id"].iloc[0]
+    write_trained_items(tmp_path, [in_rpe1])
+    assert check_unseen(tmp_path, sample) == 1
+    with pytest.raises(InputError, match="under split holdout:rpe1"):
+        held_out = (sample.labels["cell_line"] == "rpe1").map({True: "test", False: "train"})
+        check_unseen(tmp_path, replace(sample, split="holdout:rpe1", labels=sample.labels.assign(split=held_out)))
+
+
+def test_the_report_says_whose_training_items_are_known(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run("SFT", trained=1234), make_run("theirs", trained=None)]
+    evaluations, _ = read_runs(runs)
+    unseen, unknown = describe_training(evaluations)
+    assert [sentence.split(":")[0] for sentence in (*unseen, *unknown)] == ["SFT", "theirs"]
+    assert "none of the 1,234 items" in unseen[0]
+    report_runs(runs, tmp_path / "report", title="t", command="c")
+    for page in ("report.html", "report.md"):
+        text = (tmp_path / "report" / page).read_text()
+        assert "theirs: nothing beside its adapter says" in text
+        assert "SFT: none of the 1,234 items" in text

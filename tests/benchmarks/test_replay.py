@@ -19,6 +19,7 @@ from benchmarks.replay import (
     zero_variance,
 )
 from benchmarks.replay_page import write_replay
+from benchmarks.rollout_files import ITEM
 from rewards import LABELS, Component, Composition, Context, InputError, compose
 
 UP, DOWN, NONE = map(str, LABELS)
@@ -55,16 +56,55 @@ def test_a_replay_pays_what_the_rewards_pay() -> None:
     assert replayed.parts["accuracy"].tolist() == as_trained(frame).parts["accuracy"].tolist()  # type: ignore[union-attr]
 
 
-def test_chunks_never_cut_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.replay.CHUNK", 2)
-    seen: list[list[str]] = []
+def spy(seen: list[dict[str, Any]]) -> Composition:
+    """A foreign reward that keeps what it is given."""
 
-    def group_mean(completions: Any, group: Any, **columns: Any) -> list[float]:
-        seen.append(group)
+    def reward(completions: Any, **columns: Any) -> list[float]:
+        seen.append({"completions": completions, **columns})
         return [1.0] * len(completions)
 
-    replay(rollouts(), Composition((Component("group_mean", group_mean),)), "c")
-    assert seen == [["a"] * 3, ["b"] * 3]
+    return Composition((Component("spy", reward, ours=False),))
+
+
+def test_chunks_never_cut_a_group_and_hold_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.replay.CHUNK", 2)
+    seen: list[dict[str, Any]] = []
+    replay(rollouts(), spy(seen), "c")
+    assert [one["item_id"] for one in seen] == [["i"] * 3, ["j"] * 3]
+    seen.clear()
+    replay(rollouts(step=[2, 1, 2, 1, 1, 1]), spy(seen), "c")
+    assert [(one["step"], one["item_id"]) for one in seen] == [(1, ["i", "j", "j", "j"]), (2, ["i", "i"])]
+
+
+def test_scores_return_to_their_rows_when_steps_alternate() -> None:
+    frame = rollouts(step=[2, 1, 2, 1, 2, 1])
+    assert replay(frame, compose(["accuracy"], Context()), "c").total_N.tolist() == [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+
+
+def test_a_reward_of_ones_own_gets_what_training_gives_it() -> None:
+    seen: list[dict[str, Any]] = []
+    replayed = replay(rollouts(extra=1.0), spy(seen), "c")
+    assert [type(one["step"]) for one in seen] == [int, int]
+    assert set(seen[0]) == {"completions", "prompts", "completion_ids", "step", *ITEM}
+    assert seen[0]["prompts"] == [[{"role": "user", "content": "p"}]] * 3
+    assert seen[0]["completions"][0] == [{"role": "assistant", "content": say(UP)}]
+    assert [len(ids) for ids in seen[0]["completion_ids"]] == [4, 6, 2]  # as many as the tokens stored
+    assert any("estimated" in note for note in replayed.notes)
+
+
+@pytest.mark.parametrize("ours", [["accuracy"], [{"name": "length", "parameters": {"low": 1, "high": 9}}]])
+def test_token_ids_are_not_estimated_where_nothing_looks_at_them(ours: list[Any]) -> None:
+    assert replay(rollouts(), compose(ours, Context()), "c").notes == ()
+
+
+def test_token_ids_are_those_stored_or_without_a_stored_number_pieces_of_words() -> None:
+    seen: list[dict[str, Any]] = []
+    frame = rollouts().drop(columns="completion_tokens")
+    replay(frame, spy(seen), "c")
+    assert len(seen[0]["completion_ids"][0]) > len(seen[0]["completion_ids"][2]) == 1
+    frame["completion_ids"] = [[7, 8]] * 6
+    assert replay(frame, spy(seen), "c").notes == ()
+    assert seen[-1]["completion_ids"] == [[7, 8]] * 3
 
 
 def test_a_missing_prompt_column_is_named() -> None:
@@ -136,12 +176,60 @@ def test_two_configurations_stand_side_by_side_with_what_they_differ_on() -> Non
 
 
 def test_unscorable_completions_and_missing_labels_are_counted_not_scored() -> None:
-    frame = rollouts(label=[UP, None, "", DOWN, DOWN, DOWN])
+    frame = rollouts(label=[UP, "", "", DOWN, DOWN, DOWN])
     frame["completion"] = frame["completion"].astype(object).where(frame.index != 3, None)
     summary = summary_of(frame, ["format"])
     assert summary["configs"][0]["total"]["unscorable"] == pytest.approx(1 / 6)
     assert summary["rollouts"]["status"]["error"] == pytest.approx(1 / 6)
     assert "no label" in [row["name"] for row in summary["configs"][0]["by_class"]]
+
+
+def test_a_failed_generation_is_neither_right_nor_wrong_and_has_no_length() -> None:
+    frame = rollouts(completion_tokens=[4, 6, 2, 0, 5, 5])
+    frame["completion"] = frame["completion"].astype(object).where(frame.index != 3, None)
+    summary = summary_of(frame, ["accuracy"])
+    assert summary["rollouts"]["accuracy"] == pytest.approx(3 / 5)
+    assert summary["rollouts"]["mean_length"] == pytest.approx(22 / 5)
+    assert summary["rollouts"]["failed"] == 1 and summary["notes"][0].startswith("Failed generations: 1;")
+    assert {row["name"]: row["accuracy"] for row in summary["configs"][0]["by_class"]}[DOWN] == 1.0
+
+
+def test_a_component_that_is_constant_within_groups_is_said_to_do_nothing() -> None:
+    (one,) = summary_of(rollouts(completion=[say(UP), say(DOWN), say(NONE), say(UP), say(DOWN), say(DOWN)]),
+                        ["accuracy", "format"])["configs"]  # fmt: skip
+    assert [note for note in one["notes"] if "constant shift" in note] == [
+        "format: the same throughout each group, a constant shift: GRPO subtracts each group's mean, so it does nothing"
+    ]
+
+
+def test_a_completion_that_only_one_judges_is_among_those_that_differ(tmp_path: Path) -> None:
+    frame = rollouts()
+    flat = Replayed("flat", np.array([1.0, 1.0, np.nan, 1.0, 1.0, 1.0]), {}, {})
+    other = Replayed("other", np.array([1.0] * 6), {}, {})
+    summary = summarize_replay(frame, [flat, other], RATES, source="s", command="")
+    assert [one["why"] for one in summary["examples"]] == ["+0.00 standard deviations, only other judges it"]
+    assert summary["comparison"]["judged_by_one"] == 1
+    assert "Only one of the two judges 1 completions" in write_replay(summary, tmp_path).read_text()
+    spread = Replayed("spread", np.array([0.0, 0.0, 0.0, 0.0, 0.0, 6.0]), {}, {})
+    judged = Replayed("judged", np.array([1.0, 2.0, 3.0, 3.0, 2.0, np.nan]), {}, {})
+    summary = summarize_replay(frame, [spread, judged], RATES, source="s", command="")
+    assert summary["examples"][0]["why"].endswith("only spread judges it")
+
+
+def test_a_long_text_keeps_its_answer_and_says_that_it_is_cut() -> None:
+    frame = rollouts(completion=[say(UP), say(DOWN, "word " * 2000), "x", *[say(DOWN)] * 3])
+    (text,) = [one["text"] for one in summary_of(frame, ["accuracy"], ["format"])["examples"] if "word" in one["text"]]
+    assert text.startswith("<think>word") and text.endswith(f"<answer>{DOWN}</answer>")
+    assert "characters cut out" in text and len(text) < 3100
+
+
+def test_weights_of_a_run_stand_beside_what_it_paid() -> None:
+    frame = rollouts()
+    stored = as_trained(frame, {"accuracy": 2.0})
+    assert stored is not None
+    (part,) = summarize_replay(frame, [stored], None, source="s", command="")["configs"][0]["components"].values()
+    assert part["weight"] == 2.0 and part["share"] == 1.0
+    assert as_trained(frame, {"margin": 2.0}).weights == {}  # type: ignore[union-attr]  # of other rewards
 
 
 class _Tags(HTMLParser):

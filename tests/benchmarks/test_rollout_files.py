@@ -57,15 +57,50 @@ def test_a_file_of_ones_own_needs_items_labels_and_completions_only(tmp_path: Pa
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"label": ["up", "up"]}, "row 0: label 'up' is unknown"),
-        ({"status": ["fine", "error"]}, "row 0: status 'fine' is unknown"),
-        ({"item_id": ["a", None]}, "row 1: has no item_id"),
+        ({"label": ["up", "up"]}, "row 0: label: 'up' is no label"),
+        ({"status": ["fine", "error"]}, "row 0: status: 'fine' is no status"),
+        ({"item_id": ["a", None]}, "row 1: item_id: None is no name"),
+        ({"item_id": [7, 8]}, "row 0: item_id: 7 is no name"),
+        ({"gene": ["B", ""]}, "row 1: gene: '' is no name"),
+        ({"completion": [5, 6]}, "row 0: completion: 5 is no text"),
+        ({"completion": [[{"role": "assistant", "content": "x"}]] * 2}, "row 0: completion: .*of messages"),
+        ({"prompt": ["p", None]}, "row 1: prompt: None is no text"),
+        ({"step": [1, None]}, "row 1: step: None is no whole number"),
+        ({"step": ["a", "b"]}, "row 0: step: 'a' is no whole number"),
+        ({"step": [1.0, 1.5]}, "row 1: step: 1.5 is no whole number"),
+        ({"completion_tokens": ["many", "few"]}, "row 0: completion_tokens: 'many' is no whole number"),
+        ({"completion_ids": [3, 4]}, "row 0: completion_ids: 3 is no list of token ids"),
+        ({"reward/accuracy": [float("inf"), None]}, "row 0: reward/accuracy: inf is no finite number"),
+        ({"total_reward": ["x", "y"]}, "row 0: total_reward: 'x' is no finite number"),
     ],
 )
-def test_wrong_rows_are_refused(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
-    pd.DataFrame(columns(1, **changed)).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=words):
+def test_wrong_values_are_refused_by_file_row_and_column(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    pd.DataFrame({**columns(1), **changed}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=f"x.parquet, {words}"):
         read_rollouts(tmp_path / "x.parquet")
+
+
+def test_of_several_files_the_one_with_the_wrong_row_is_named(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        path = write_rollouts(tmp_path, step, 0, 0, columns(step), ["accuracy"])
+    pd.DataFrame(columns(3, gene=["B", None])).to_parquet(path)
+    with pytest.raises(InputError, match=f"{path.name}, row 1: gene: None is no name"):
+        read_rollouts(tmp_path)
+
+
+def test_rows_without_a_group_are_grouped_by_their_items(tmp_path: Path) -> None:
+    pd.DataFrame(columns(1, item_id=["a", "b"], group=[None, None])).to_parquet(tmp_path / "x.parquet")
+    assert read_rollouts(tmp_path)["group"].tolist() == ["a", "b"]
+    pd.DataFrame(columns(1, item_id=["a", "b"], group=["g", None])).to_parquet(tmp_path / "x.parquet")
+    assert read_rollouts(tmp_path)["group"].tolist() == ["g", "b"]
+
+
+def test_a_generation_that_failed_has_no_completion(tmp_path: Path) -> None:
+    changed = columns(1, completion=["<think>half", "whole"], status=["error", "malformed"], prompt=[None, None])
+    pd.DataFrame(changed).to_parquet(tmp_path / "x.parquet")
+    frame = read_rollouts(tmp_path)
+    assert frame["completion"].tolist() == [None, "whole"]
+    assert "prompt" not in frame
 
 
 def test_what_holds_no_rollouts_is_refused(tmp_path: Path) -> None:

@@ -36,6 +36,17 @@ def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:
     assert not again.done
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_file_replaced_under_the_same_name_is_refused(tmp_path: Path, finished: bool) -> None:
+    config = {**CONFIG, "traces": "t.jsonl"}
+    run = open_run(tmp_path / "run", "sft", config, {"traces": "abc"})
+    if finished:
+        run.finish()
+    assert open_run(tmp_path / "run", "sft", config, {"traces": "abc"}).done == finished
+    with pytest.raises(InputError, match=r"other files \(changed since: traces: t\.jsonl\)"):
+        open_run(tmp_path / "run", "sft", config, {"traces": "abd"})
+
+
 def test_a_finished_run_is_done_and_keeps_its_facts(tmp_path: Path) -> None:
     open_run(tmp_path / "run", "sft", CONFIG).finish(steps=7, loss=0.5)
     before = (tmp_path / "run" / "manifest.json").read_bytes()

@@ -1,5 +1,8 @@
 """The parser reads whole labels, tells a wrong form from a missing end, and never guesses."""
 
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,3 +176,44 @@ def test_any_well_formed_completion_gives_its_label(think: str, label: Label, sp
     text = f"{a}<think>{think}</think>{b}<answer>{c}{label}{d}</answer>{e}"
     assert parse_answer(text) == Answer(label, Status.ANSWERED, think.strip())
     assert parse_answer(text, strict=False).label is label
+
+
+PAIRED = st.lists(
+    st.one_of(
+        PIECES,
+        st.sampled_from(
+            ["<confidence>", "</confidence>", "0.8", "1", "1.2", "<THINK>", "</ThinK>", "</thin\u212a>", "\x1c"]
+        ),
+    ),
+    max_size=14,
+).map("".join)
+
+
+@given(text=PAIRED, answer=PAIRED)
+def test_pairs_of_tags_are_read_as_their_patterns_say(text: str, answer: str) -> None:
+    think = re.search("<think>(.*?)</think>", text, re.DOTALL | re.IGNORECASE)
+    assert parse_answer(text).think == (think[1].strip() if think else None)
+    stated = re.search(r"\s*<confidence>\s*([01](?:\.[0-9]+)?)\s*</confidence>\s*$", answer)
+    whole = f"<think>a</think><answer>{UP}{answer}</answer>"
+    if stated and float(stated[1]) <= 1 and not answer[: stated.start()].strip():
+        assert parse_answer(whole) == Answer(UP, Status.ANSWERED, "a", float(stated[1]))
+    else:
+        assert parse_answer(whole).confidence is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        wrap(UP + " " * 60_000 + "<confidence>x</confidence>"),
+        wrap(UP + "<confidence>0.1" * 4_000),
+        "<think>" * 9_000,
+        "<answer>" * 9_000,
+        "<think></think>" + "<answer>" * 9_000,
+    ],
+    ids=lambda text: text[:30],
+)
+def test_long_texts_are_read_in_linear_time(text: str) -> None:
+    start = time.process_time()
+    assert parse_answer(text).label is None
+    parse_answer(text, strict=False)
+    assert time.process_time() - start < 0.5

@@ -1,8 +1,10 @@
 """The check finds what can be gamed, and passes what cannot."""
 
+import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from rewards import LABELS, CheckError, Context, InputError, Label, compose
@@ -16,6 +18,7 @@ PROMPT = (
     "Think first, then answer: <think>reasoning</think><answer>one label</answer>"
 )
 OWN = '''
+import time
 from rewards import completion_text
 
 def contains(completions, label, **columns):
@@ -36,6 +39,16 @@ def wordy(completions, **columns):
 
 def constant(completions, **columns):
     return [1.0] * len(completions)
+
+def big(completions, **columns):
+    return [1e308] * len(completions)
+
+def hangs(completions, **columns):
+    time.sleep(600)
+
+def step(completions, step, **columns):
+    """Varies at step 7 alone."""
+    return [float(len(completion_text(c))) if step == 7 else 0.0 for c in completions]
 
 def shy(completions, label, **columns):
     """Does not judge what has no answer, where it should pay the least."""
@@ -63,8 +76,6 @@ def rows(labels: list[Label] | None = None) -> list[Row]:
 def context(tmp_path: Path) -> Context:
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "sets.gmt").write_text("UNFOLDED_PROTEIN_RESPONSE\t\tP0X\tG1Y\nGLYCOLYSIS\t\tG0Y\n")
-    import pandas as pd
-
     ids = [row.item_id for row in rows()]
     rates = pd.DataFrame({"item_id": ids, "p_up": 0.3, "p_down": 0.3, "p_none": 0.4})
     return Context(
@@ -160,9 +171,19 @@ def test_a_gold_answer_that_is_not_the_maximum_is_a_failure(context: Context) ->
     assert "the gold answer is not the maximum on" in failure and "first k562|P1|G1" in failure
 
 
+SOFT = {"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "neighbours"}}}
+
+
+def test_a_soft_verifier_excuses_no_reward_that_looks_at_the_labels(context: Context) -> None:
+    for other in (own("inverted"), {"name": "mine.py:inverted"}):
+        check = check_rewards(compose([SOFT, {**other, "weight": 0.3}], context), rows())
+        assert not check.soft and any("maximum" in failure for failure in check.failures())
+    assert not check_rewards(compose([SOFT, "direction"], context), rows()).soft
+    assert check_rewards(compose([SOFT, "format", own("wordy")], context), rows()).soft
+
+
 def test_under_a_soft_verifier_the_table_decides(context: Context) -> None:
-    entry = {"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "neighbours"}}}
-    check = check_rewards(compose([entry], context), rows())
+    check = check_rewards(compose([SOFT], context), rows())
     assert check.soft and check.beaten == 40  # the table prefers one label throughout
     assert not any("maximum" in failure for failure in check.failures())
 
@@ -184,3 +205,110 @@ def test_what_judges_nothing_is_an_error_not_a_pass(context: Context) -> None:
         check_rewards(compose([own("nobody")], context), rows())
     with pytest.raises(InputError, match="at least two"):
         check_rewards(compose(["accuracy"], context), rows()[:1])
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+FEW = rows(list(LABELS) * 6)
+
+
+def test_a_gameable_reward_is_found_whatever_its_schedule_ends_with(context: Context) -> None:
+    for schedule, step in (({0: 1.0, 1000: 0.0}, 0), ({0: 0.0, 500: 1.0, 1000: 0.0}, 500), ({9: 0.0, 20: 1.0}, 20)):
+        check = check_rewards(
+            compose(["accuracy", {**own("contains"), "weight": 5, "schedule": schedule}], context), FEW
+        )
+        assert check.step == step
+        assert any(failure.startswith(f"at step {step}, ") for failure in check.failures())
+    assert check_rewards(compose(["accuracy"], context), FEW).step is None
+
+
+def test_every_step_that_any_schedule_names_is_checked(context: Context) -> None:
+    entries = ["accuracy", own("step"), {"name": "format", "weight": 0.1, "schedule": {0: 1.0, 7: 1.0, 99: 1.0}}]
+    check = check_rewards(compose(entries, context), FEW)
+    assert check.step == 7 and check.found and check.constant == ()
+
+
+def test_a_step_at_which_nothing_is_paid_for_is_no_failure_and_a_reward_that_starts_late_not_constant(
+    context: Context,
+) -> None:
+    late = {"name": "accuracy", "schedule": {0: 0.0, 100: 1.0}}
+    check = check_rewards(compose([late], context), FEW)
+    assert (check.failures(), check.step, check.constant) == ([], 100, ())
+    never = {"name": "format", "weight": 0.1, "schedule": {0: 0.0, 100: 0.0}}
+    assert check_rewards(compose([late, never], context), FEW).constant == ("format",)
+
+
+# --- what separates nothing, or judges too little ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "entries", [["format"], ["graded_format"], [{"name": "length", "parameters": {"low": 5, "high": 90}}]]
+)
+def test_what_pays_who_knows_nothing_like_an_honest_policy_fails(context: Context, entries: Any) -> None:
+    check = check_rewards(compose(entries, context), rows())
+    assert check.found == [] and "a random label" in [one.name for one in check.unearned]
+    (failure,) = [one for one in check.failures() if "knows nothing" in one]
+    assert "pays a policy that knows nothing as much as an honest one" in failure
+
+
+def test_what_pays_everything_alike_fails(context: Context) -> None:
+    (failure,) = check_rewards(compose([own("constant")], context), rows()).failures()
+    assert "pays all completions of an item the same" in failure
+    entries = ["accuracy", own("constant")]  # beside one that does separate, it only shifts
+    assert check_rewards(compose(entries, context), rows()).failures() == []
+
+
+def test_totals_must_be_finite(context: Context) -> None:
+    with pytest.raises(CheckError, match="row 0 has the score 1e\\+308; return finite"):
+        check_rewards(compose([own("big")], context), rows())
+    with pytest.raises(CheckError, match="too large"):
+        check_rewards(compose([{"name": "accuracy", "weight": 1e39}], context), rows())
+
+
+@pytest.mark.parametrize("known", [20, 29, 31, 60])
+@pytest.mark.parametrize("more", [[], ["format"]], ids=str)
+def test_a_table_that_knows_under_half_of_the_items_fails_by_its_share(tmp_path: Path, known: int, more: Any) -> None:
+    some = rows()[:known]
+    p = [[float(row.label is label) for label in LABELS] for row in some]
+    table = pd.DataFrame(p, columns=["p_up", "p_down", "p_none"]).assign(item_id=[row.item_id for row in some])
+    made = compose([SOFT, *more], Context(tables={"neighbours": lambda: table}))
+    check = check_rewards(made, rows())
+    assert (check.gold_unscorable, check.honest_unscorable) == (pytest.approx(1 - known / 60),) * 2
+    said = f"only {known / 60:.0%} of the gold answers and {known / 60:.0%} of the honest ones can be judged"
+    assert any(said in failure for failure in check.failures()) == (known < 30)
+
+
+def test_a_reward_that_hangs_ends_the_check_at_its_first_call(context: Context) -> None:
+    start = time.monotonic()
+    for entry in ({"name": "mine.py:hangs"}, {"name": "accuracy", "gate": "mine.py:hangs"}):
+        made = compose([{**entry, "timeout": 1}, "format"], context)
+        with pytest.raises(CheckError, match=rf"reward {entry['name']}: a call took longer than its timeout of 1 s"):
+            check_rewards(made, rows())
+    assert time.monotonic() - start < 30
+
+
+# --- how it is written ------------------------------------------------------------------------------------------------
+
+
+def test_no_writing_earns_more_than_honest_reasoning_and_what_is_seen_through_earns_less(context: Context) -> None:
+    entries = [
+        "accuracy",
+        "graded_format",
+        {"name": "length", "parameters": {"low": 30, "high": 150}, "gate": "format"},
+    ]
+    entries += [{"name": name, "gate": "format"} for name in ("gene_mention", "evidence_faithfulness")]
+    check = check_rewards(compose(entries, context), rows())
+    assert check.failures() == []
+    earned = {one.name: one.mean for one in check.earnings}
+    for name in (
+        "genes among keywords",
+        "relations without a sentence",
+        "a salad of words and a quote",
+        "the prompt as reasoning, a word added",
+        "made-up evidence, otherwise written",
+        "made-up quotes in single quotation marks",
+        "evidence with another label",
+        "evidence with names cut short",
+    ):
+        assert earned[name] < check.honest - 0.1, name
+    assert earned["a salad with the genes apart"] <= check.honest + 1e-9  # not seen through, and not paid more

@@ -1,7 +1,11 @@
 """Composition: names, weights, parameters, schedules, gates, time limits; what is wrong is named with its remedy."""
 
+import gc
 import math
+import os
 import pickle
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from rewards import LABELS, CheckError, Context, InputError, compose
@@ -25,6 +30,13 @@ from rewards import completion_text
 
 def short(completions, **columns):
     return [1 / (1 + len(completion_text(c))) for c in completions]
+
+short.range = (0.0, 1.0)
+
+def far(completions, **columns):
+    return [float(len(completion_text(c))) for c in completions]
+
+far.range = (0.0, 1.0)
 
 def numbers(completions, values, **columns):
     return values
@@ -100,6 +112,26 @@ def test_a_shut_gate_pays_the_least_a_reward_can_not_0() -> None:
     assert (right, wrong, broken) == (pytest.approx(0.4), pytest.approx(-0.1), -1.0)
     length = compose([{"name": "length", "parameters": {"low": 1, "high": 9}, "gate": "format"}], CONTEXT)
     assert length([say(UP), "one two"], **columns(2)) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("weight", "factor"), [(-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (1.0, 1.0)])
+def test_breaking_the_format_never_pays_whatever_the_sign_of_the_weight(weight: float, factor: float) -> None:
+    entry = {"name": "repetition", "weight": weight, "gate": "format", "schedule": {0: factor}}
+    repeats, varied, broken = compose([entry], CONTEXT)(
+        [f"<think>{'a ' * 50}</think><answer>{UP}</answer>", say(UP), "a b c"], **columns(3), step=1
+    )
+    assert broken <= min(repeats, varied)  # type: ignore[operator, type-var]
+
+
+def test_a_gate_needs_to_know_what_its_reward_pays_at_least(context: Context) -> None:
+    for name in ("mine.py:numbers", "think_format_reward"):
+        with pytest.raises(InputError, match=r"give the function an attribute `range = \(low, high\)`"):
+            compose([{"name": name, "gate": "format"}], context)
+    for timeout in (0, 20):
+        made = compose([{"name": "mine.py:short", "gate": "format", "weight": -1, "timeout": timeout}], context)
+        assert made(["x" * 9], **columns()) == [-1.0]
+    with pytest.raises(CheckError, match=r"far: leaves its range \(0, 1\)"):
+        compose([{"name": "mine.py:far", "gate": "format"}], context)(["x" * 9], **columns())
 
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 0.0), (100, 0.0), (150, 0.5), (200, 1.0), (500, 1.0)])
@@ -204,19 +236,27 @@ def test_a_composition_survives_pickling(context: Context) -> None:
         ([{"name": "accuracy", "weight": True}], "no number"),
         ([{"name": "accuracy", "weight": 0}], "every weight is 0"),
         ([{"name": "accuracy", "timeout": 3}], "no effect on a built-in"),
+        ([{"name": "accuracy", "timeout": 3, "gate": "format"}], "no effect on a built-in"),
+        ([{"name": "mine.py:short", "timeout": -5}], "timeout -5; use seconds up to"),
+        ([{"name": "mine.py:short", "timeout": 1e9}], "timeout 1000000000.0; use seconds up to"),
         ([{"name": "accuracy", "gate": 3}], "gate 3"),
         ([{"name": "accuracy", "gate": "formt"}], "did you mean 'format'"),
         ([{"name": "accuracy", "schedule": [1]}], "is no mapping"),
         ([{"name": "accuracy", "schedule": {-1: 1.0}}], "whole numbers from 0"),
         ([{"name": "accuracy", "schedule": {"soon": 1.0}}], "whole numbers from 0"),
         ([{"name": "accuracy", "schedule": {1: "x"}}], "no number"),
+        ([{"name": "accuracy", "schedule": {"10": 0.0, 10: 1.0}}], "the step 10 twice"),
         ([{"name": "accuracy", "parameters": [1]}], "no mapping"),
         ([{"name": "accuracy", "parameters": {"verifer": "hard"}}], "did you mean 'verifier'"),
         ([{"name": "format", "parameters": {"x": 1}}], "it takes none"),
         ([{"name": "length"}], "needs the parameter 'low'"),
         ([{"name": "length", "parameters": {"low": 9, "high": 3}}], "1 <= low <= high"),
         ([{"name": "length", "parameters": {"low": 1, "high": 3, "unit": "lines"}}], "use words or tokens"),
-        ([{"name": "repetition", "parameters": {"n": 0}}], "use at least 1"),
+        ([{"name": "length", "parameters": {"low": True, "high": 3}}], "use whole numbers"),
+        ([{"name": "length", "parameters": {"low": 1, "high": 3.7}}], "use whole numbers"),
+        ([{"name": "repetition", "parameters": {"n": 0}}], "use a whole number, at least 1"),
+        ([{"name": "repetition", "parameters": {"n": 2.5}}], "use a whole number, at least 1"),
+        ([{"name": "repetition", "parameters": {"n": True}}], "use a whole number, at least 1"),
         ([{"name": "confidence", "parameters": {"rule": "crps"}}], "use brier or log"),
         ([{"name": "accuracy", "parameters": {"verifier": "firm"}}], "use hard, soft, mixed"),
         ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft"}}}], "needs a table"),
@@ -224,12 +264,13 @@ def test_a_composition_survives_pickling(context: Context) -> None:
         ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "tabel": "x"}}}], "did you mean 'table'"),
         ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "x"}}}], "none of neighbours"),
         ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "x.parquet"}}}], "no such file"),
+        ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": ["x"]}}}], "none of neighbours"),
         ([{"name": "pathways", "parameters": {"gene_sets": "no.gmt"}}], "no such file"),
         (["mine.py:shrot"], "did you mean 'short'"),
         (["mine.py:constant"], "is int, not a function"),
         (["mine.py:later"], "asynchronous"),
         (["mine.py:Scaled"], "does not take its parameters"),
-        (["nowhere.py:short"], "no file nowhere.py"),
+        (["nowhere.py:short"], "nowhere.py: no such file"),
         (["no_such_module:short"], "cannot be loaded"),
         ([{"name": "mine.py:Scaled", "parameters": {"bye": 1}}], "does not take its parameters"),
     ],
@@ -244,6 +285,26 @@ def test_a_file_that_does_not_load_is_bad_input(context: Context) -> None:
     (context.folder / "broken.py").write_text("import nothing_like_this")
     with pytest.raises(InputError, match=r"broken\.py:f: cannot be loaded \(ModuleNotFoundError"):
         compose(["broken.py:f"], context)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import sys; sys.exit(3)", r"odd\.py:f: cannot be loaded \(SystemExit: 3\)"),
+        ("import os; os._exit(3)", r"odd\.py:f: its process ended while it loaded"),
+        ("import time; time.sleep(600)", r"odd\.py:f: does not load within 3 s"),
+        ("raise KeyboardInterrupt", r"odd\.py:f: loading it raised KeyboardInterrupt"),
+    ],
+)
+def test_a_file_is_loaded_in_the_limited_process_and_told_in_one_line(
+    context: Context, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+) -> None:
+    if "sleep" in text:
+        monkeypatch.setattr("rewards.timeout._STARTING", 3.0)
+    (context.folder / "odd.py").write_text(text)
+    with pytest.raises(InputError, match=words) as told:
+        compose(["odd.py:f"], context)
+    assert "\n" not in str(told.value)
 
 
 def test_balanced_accuracy_needs_class_counts() -> None:
@@ -270,6 +331,8 @@ def test_an_exception_is_never_a_score(context: Context, timeout: float) -> None
         (["nan"], "row 0 has the score 'nan'"),
         ([math.inf], "finite"),
         ([[1.0]], "row 0"),
+        ([1e308], "32-bit"),
+        ([10**400], "32-bit"),
     ],
 )
 def test_what_is_no_number_is_never_a_score(context: Context, values: Any, words: str) -> None:
@@ -278,13 +341,85 @@ def test_what_is_no_number_is_never_a_score(context: Context, values: Any, words
         made([say(UP)], **columns(), values=values)
 
 
+def test_a_sum_that_no_32_bit_float_holds_is_an_error(context: Context) -> None:
+    made = compose([{"name": "mine.py:numbers", "timeout": 0, "weight": 1e30}], context)
+    with pytest.raises(CheckError, match="row 1: the weighted sum 1e\\+40 is too large"):
+        made([say(UP)] * 2, **columns(2), values=[0.0, 1e10])
+
+
 def test_a_reward_that_hangs_is_cut_off_and_unscorable_and_the_next_batch_is_scored_anew(context: Context) -> None:
     made = compose([{"name": "mine.py:hangs", "timeout": 0.5}, "format"], context)
     start = time.monotonic()
     for _ in range(2):
         assert made.scores([say(UP), say(UP)], **columns(2)) == {"mine.py:hangs": [None, None], "format": [1.0, 1.0]}
     assert time.monotonic() - start < 30
-    assert made.components[0].reward.cut_off == 4
+    assert made.components[0].reward.cut_off == made.components[0].cut_off == 4
+
+
+def test_a_gate_that_hangs_is_cut_off_and_counted_even_on_a_built_in_reward(context: Context) -> None:
+    made = compose([{"name": "accuracy", "gate": "mine.py:hangs", "timeout": 0.5}], context)
+    assert made.scores([say(UP), say(UP)], **columns(2)) == {"accuracy": [None, None]}
+    assert made.components[0].cut_off == 2
+
+
+def is_running(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until_gone(process: int, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while is_running(process) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not is_running(process)
+
+
+STARTS = """
+import subprocess, time
+from pathlib import Path
+
+def waits(completions, **columns):
+    child = subprocess.Popen(["sleep", "600"])
+    Path(__file__).with_name("child").write_text(str(child.pid))
+    child.wait()
+"""
+
+
+def test_what_a_reward_has_started_ends_when_it_is_cut_off(context: Context) -> None:
+    (context.folder / "starts.py").write_text(STARTS)
+    made = compose([{"name": "starts.py:waits", "timeout": 2}], context)
+    assert made.scores([say(UP)], **columns()) == {"starts.py:waits": [None]}
+    assert wait_until_gone(int((context.folder / "child").read_text()))
+
+
+def test_a_hanging_reward_and_what_it_has_started_end_when_the_trainer_is_killed(context: Context) -> None:
+    (context.folder / "starts.py").write_text(STARTS)
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", "from rewards import Context, compose\n"
+         "compose([{'name': 'starts.py:waits', 'timeout': 500}], Context())(['a'])"],
+        cwd=context.folder, env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )  # fmt: skip
+    child = context.folder / "child"
+    end = time.monotonic() + 60
+    while not (child.is_file() and child.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    trainer.kill()
+    trainer.wait()
+    assert wait_until_gone(int(child.read_text()))
+
+
+def test_a_process_ends_with_its_composition(context: Context) -> None:
+    (context.folder / "own.py").write_text(
+        "import os\n\ndef process(completions, **columns):\n    return [float(os.getpid())]\n"
+    )
+    made = compose(["own.py:process"], context)
+    ((process,),) = made.scores(["a"]).values()
+    assert process != os.getpid()
+    del made
+    gc.collect()
+    assert wait_until_gone(int(process or 0))
 
 
 def test_threads_share_a_process_without_mixing_their_scores(context: Context) -> None:

@@ -170,6 +170,19 @@ def score_all(texts: list[str | None], columns: dict[str, Any]) -> list[list[flo
     return [reward(completions=texts, **columns) for reward in REWARDS]
 
 
+class FreshMessages(list[str]):
+    """Prompts that become messages when they are taken, as those of a `datasets` column do."""
+
+    def __iter__(self) -> Any:
+        return ([{"role": "user", "content": text}] for text in super().__iter__())
+
+
+def test_prompts_that_live_no_longer_than_they_are_read_are_not_mixed_up() -> None:
+    texts = [f"in prompt {at} gene{at} is said to be odd" for at in range(40)]
+    completions = [say(f'It says "gene{at} is said to be odd".', UP) for at in range(40)]
+    assert EvidenceFaithfulness()(completions=completions, prompts=FreshMessages(texts)) == [1.0] * 40
+
+
 def test_a_worker_process_scores_alike() -> None:
     columns = batch(len(TEXTS))
     with multiprocessing.get_context("fork").Pool(1) as pool:
@@ -305,6 +318,16 @@ def test_length_has_a_band(n: int, score: float) -> None:
         ("HLA-AARS would raise MY-CALR levels by some response.", 0.0),
         ("It would raise the levels of something in the cell.", 0.0),
         ("AARS,CALR: one two three four five six seven.", 0.0),
+        ("AARS-mediated stress raises the CALR transcript levels.", 1.0),
+        ("Loss of AARS causes a CALR-dependent stress response here.", 1.0),
+        ("An AARS-like enzyme would raise CALR-1 levels by some response.", 0.0),
+        ("AARS CALR regulates represses activates binds", 0.0),  # no sentence
+        ("AARS CALR binds levels of one in the cell somehow.", 0.0),  # side by side
+        ("AARS regulates the response that represses.", 0.0),  # nothing but relations
+        ("Well, AARS is knocked down by CRISPRi in K562.", 0.0),
+        ("Well then, obviously AARS is knocked down by CRISPRi in K562.", 0.0),
+        ("- What happens to CALR level then?", 0.0),
+        ("In K562 the loss of AARS leads to stress, and CALR responds.", 1.0),  # shares words, not threes
     ],
 )
 def test_gene_mention_counts_use_and_not_the_name(think: str, score: float) -> None:
@@ -332,6 +355,32 @@ def test_repetition_is_the_share_of_unique_trigrams(text: str, score: float) -> 
         ("LARS (0.7): upregulated and FAKE (0.9): upregulated", 0.5),
         ('"knocked" is a word', 0.0),
         ("nothing is quoted", 0.0),
+        # a name, a number and a label that the prompt does not give together, however it is written
+        ("ARS (0.7): upregulated", 0.0),
+        ("S (0.7): upregulated", 0.0),
+        ("SHARED (0.4): downregulated, and LARS (0.7) was downregulated", 0.5),
+        ("SHARED (0.4): downregulated, and LARS 0.7 downregulated", 0.5),
+        ("SHARED (0.4): downregulated, and LARS (0.7) was not upregulated", 0.5),
+        ("SHARED (0.7): upregulated", 0.0),
+        ("LARS (0.7): upregulated, but FAKE9 (.9): upregulated", 0.5),
+        ("LARS (0.7): upregulated, but FAKE9 (similarity 0.9) was strongly upregulated", 0.5),
+        ("LARS (0.7): upregulated, but FAKE9 [similarity: 0.9] upregulated", 0.5),
+        ("LARS (0.7): upregulated, but FAKE9 (upregulated, 0.9)", 0.5),
+        ("LARS (0.7): upregulated, but FAKE9 with similarity 0.9 is upregulated", 0.5),
+        # the same, and true
+        ("LARS (0.70): Upregulated", 1.0),
+        ("LARS (.7) was upregulated", 1.0),
+        ("LARS (similarity 0.7) was strongly upregulated", 1.0),
+        ("LARS with similarity 0.7 was upregulated", 1.0),
+        ("SHARED (downregulated, 0.4)", 1.0),
+        # quotes of every kind, and only whole words
+        ("\"is knocked down by\" and 'AARS was shown to act on CALR'", 0.5),
+        ('"is knocked down by" and ‘AARS’s loss is known to act’', 0.5),
+        ("'is knocked down by' and ‘What happens to CALR’", 1.0),
+        ("\"is knocked down by CRISPRi\", yet AARS's loss isn't what CALR's promoter needs", 1.0),
+        ('"LARS (0.7): up"', 0.0),
+        ('"ocked down by CRISPRi"', 0.0),
+        ("LARS (0.7): upregulated. A similarity of 0.7 is high, so CALR is downregulated.", 1.0),
     ],
 )
 def test_quotes_must_stand_in_the_prompt(think: str, score: float) -> None:

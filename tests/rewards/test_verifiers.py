@@ -57,6 +57,10 @@ def test_a_table_is_read_from_parquet_as_a_forecast_writes_it(tmp_path: Path) ->
         (FRAME.assign(p_up=[0.5, 0.4]), r"row 1: b has probabilities"),
         (FRAME.assign(p_up=[float("nan"), 0.0]), r"row 0: a has probabilities"),
         (FRAME.assign(p_up=[1.5, 0.0], p_down=[-0.75, 0.0]), r"row 0: a has"),
+        (FRAME.assign(p_none=[0.252, 1.0]), r"row 0: a has"),
+        (FRAME.assign(p_up=["0.5", "high"]), r"row 1: b has probabilities high, 0.0, 1.0"),
+        (FRAME.assign(item_id=["a", None]), r"row 1: no item_id"),
+        (FRAME.iloc[:0], "no rows"),
     ],
 )
 def test_a_wrong_table_is_refused_by_file_and_row(frame: pd.DataFrame, words: str, tmp_path: Path) -> None:
@@ -64,6 +68,14 @@ def test_a_wrong_table_is_refused_by_file_and_row(frame: pd.DataFrame, words: st
     with pytest.raises(InputError, match=words) as told:
         read_label_table(tmp_path / "t.parquet")
     assert str(told.value).startswith(str(tmp_path / "t.parquet"))
+
+
+def test_probabilities_that_nearly_add_up_are_scaled_to_do_so() -> None:
+    frame = pd.DataFrame(
+        {"item_id": ["a", "b"], "p_up": [1.0009, 0.5], "p_down": [-1e-10, 0.2], "p_none": [0.0, 0.3009]}
+    )
+    for p in label_table(frame, "t").rows.values():
+        assert all(0.0 <= one <= 1.0 for one in p) and sum(p) == pytest.approx(1.0, abs=1e-12)
 
 
 def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
@@ -89,7 +101,40 @@ def test_gene_sets_are_known_by_the_words_of_their_names(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("", "no gene set"), ("A\tb\tC\nbroken line\n", "line 2"), ("A\tb\n", "line 1")]
+    "name",
+    [
+        "GLYCOLYSIS",
+        "\ufeffHALLMARK_GLYCOLYSIS",
+        " Glycolysis ",
+        "glycolysis (GO:0006096)",
+        "Glycolysis WP534",
+        "Glycolysis R-HSA-70171",
+        "Glycolysis Homo sapiens hsa00010",
+    ],
+)
+def test_a_set_is_named_by_its_words_without_marks_and_accessions(name: str, tmp_path: Path) -> None:
+    (tmp_path / "sets.gmt").write_text(f"{name}\t\tPGK1 \r\n", encoding="utf-8")
+    sets = read_gene_sets(tmp_path / "sets.gmt")
+    assert dict(sets.sets) == {"glycolysis": frozenset({"PGK1"})}
+
+
+def test_sets_of_one_phrase_are_merged_and_a_bare_accession_stays(tmp_path: Path) -> None:
+    (tmp_path / "sets.gmt").write_text("KEGG_APOPTOSIS\t\tA1\nHALLMARK_APOPTOSIS\t\tB1\nWP534\t\tC1\n")
+    assert dict(read_gene_sets(tmp_path / "sets.gmt").sets) == {
+        "apoptosis": frozenset({"A1", "B1"}),
+        "wp534": frozenset({"C1"}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no gene set"),
+        ("A\tb\tC\nbroken line\n", "line 2"),
+        ("A\tb\n", "line 1"),
+        ("A\tb\tC\nD\t\tPGK1,1.0\tGPI,1.0\n", r"line 2: 'PGK1,1.0' is no gene symbol; drop Enrichr's weights"),
+        ("A\tb\tPGK1 GPI ALDOA\n", r"line 1: 'PGK1 GPI ALDOA' is no gene symbol; put a tab"),
+    ],
 )
 def test_a_wrong_gmt_file_is_refused_by_line(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "sets.gmt").write_text(text)

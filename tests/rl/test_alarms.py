@@ -51,6 +51,25 @@ def test_reward_up_while_held_out_accuracy_falls(
     assert kinds(history) == alarms
 
 
+@pytest.mark.parametrize(("rise", "alarms"), [(0.02, ["reward_without_accuracy"]), (-0.02, [])])
+@pytest.mark.parametrize("steps", [2, 8, 60])
+def test_a_best_evaluation_before_the_first_step_counts(rise: float, alarms: list[str], steps: int) -> None:
+    history = [
+        held_out(0, 0.6),
+        *(step(at, reward=0.3 + rise * at) for at in range(1, steps + 1)),
+        held_out(steps, 0.3),
+    ]
+    assert kinds(history) == alarms
+
+
+def test_an_evaluation_that_judged_nothing_is_no_best_and_0_is() -> None:
+    early, late = step(1, reward=0.4), step(3, reward=0.6)
+    assert (
+        kinds([early, held_out(1, float("nan")), step(2, reward=0.5), held_out(2, 0.5), late, held_out(3, 0.5)]) == []
+    )
+    assert kinds([early, held_out(2, 0.5), late, held_out(3, 0.0)]) == ["reward_without_accuracy"]
+
+
 @pytest.mark.parametrize(("last", "alarms"), [(160, ["length_drift"]), (140, []), (60, ["length_drift"]), (70, [])])
 def test_length_drift(last: float, alarms: list[str]) -> None:
     history = [step(at, **{"completions/mean_length": 100.0 if at < 10 else float(last)}) for at in range(20)]
@@ -64,6 +83,8 @@ def test_one_class_taking_over(share: float, alarms: list[str]) -> None:
         step(at, **{f"answer/{NONE}": share, f"answer/{UP}": 1 - share, f"answer/{DOWN}": 0.0}) for at in range(10)
     ]
     assert kinds(history) == alarms
+    assert kinds(history[1:]) == []  # too early to say
+    assert all("margin" not in alarm.message for alarm in find_alarms(history, SHARES))
 
 
 def test_a_class_that_most_prompts_have_may_have_most_answers() -> None:

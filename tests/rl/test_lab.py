@@ -6,6 +6,7 @@ import random
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,18 @@ import yaml
 from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
 from benchmarks.reward_data import check_rows
-from benchmarks.rollout_files import write_rollouts
+from benchmarks.rollout_files import ITEM, read_rollouts, write_rollouts
 from rewards import LABELS, CheckError, InputError, accuracy, parse_answer
 from rewards.check import HONEST
 from rewards.exploits import EXPLOITS, honest_think, say
-from rl.lab import check_config, describe_check, draw_checked, read_reward_config
+from rl.lab import (
+    SAMPLE_ONLY,
+    check_config,
+    describe_check,
+    draw_checked,
+    read_reward_config,
+    replay_configs,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 PAGE = REPO / "docs" / "rewards.md"
@@ -29,7 +37,7 @@ SHIPPED = sorted(path for path in (REPO / "configs").glob("*/*.yaml") if "reward
 
 
 def synthpert(*words: Any, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    env = {**os.environ, "PYTHONPATH": str(REPO), "HOME": str(cwd)}  # without the full labels
     env.pop("SYNTHPERT_DATA", None)
     done = subprocess.run(
         [sys.executable, "-m", "rl.cli", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True,
@@ -98,6 +106,13 @@ def test_every_command_of_the_page_runs(folder: Path, line: str) -> None:
     assert done.stdout.strip()
 
 
+def test_the_unit_test_of_the_page_passes(folder: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-2000:]
+
+
 def test_a_reward_from_a_file_to_a_report_on_10000_rollouts_takes_seconds(tmp_path: Path) -> None:
     store_rollouts(tmp_path / "run", 1250)
     (tmp_path / "mine.py").write_text(
@@ -117,7 +132,9 @@ def test_a_reward_from_a_file_to_a_report_on_10000_rollouts_takes_seconds(tmp_pa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["check", "acuracy"], "no such file"),
+        (["check", "acuracy"], "no such file or reward (did you mean 'accuracy'?)"),
+        (["check", "Margin"], "did you mean 'margin'?"),
+        (["check", "mine.py"], "say which function of it is the reward: mine.py:function"),
         (["check", "none.yaml"], "none.yaml: no such file"),
         (["check", "mine.py:nothing"], "has no 'nothing'"),
         (["check", "typo.yaml"], "did you mean 'rewards'"),
@@ -127,12 +144,19 @@ def test_a_reward_from_a_file_to_a_report_on_10000_rollouts_takes_seconds(tmp_pa
         (["replay", "accuracy", "--rollouts", "nowhere"], "nowhere: no such folder"),
         (["replay", "accuracy", "format", "margin", "--rollouts", "runs/demo/grpo"], "give one, or two"),
         (["replay", "accuracy"], "--rollouts"),
+        (["replay", "accuracy", "--rollouts", "unlabelled.parquet"], "accuracy checks answers against labels"),
+        (["check", "group.yaml"], "group.yaml: rewards: balanced_accuracy has no effect with scale_rewards: group"),
+        (["replay", "group.yaml", "--rollouts", "runs/demo/grpo"], "has no effect with scale_rewards: group"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(folder: Path, words: list[str], said: str) -> None:
     (folder / "typo.yaml").write_text("reward: [accuracy]")
     (folder / "unknown.yaml").write_text("rewards: [acuracy]")
     (folder / "broken.yaml").write_text("rewards: [accuracy")
+    (folder / "group.yaml").write_text("rewards: [balanced_accuracy]")
+    read_rollouts(folder / "runs" / "demo" / "grpo").head(8).assign(label=None).to_parquet(
+        folder / "unlabelled.parquet"
+    )
     done = synthpert("rewards", *words, cwd=folder, code=2)
     assert said in done.stderr
 
@@ -196,6 +220,96 @@ def test_a_constant_shift_is_said_to_do_nothing(folder: Path) -> None:
     assert "one.py:one: the same for every completion of an item, a constant shift" in done.stdout
 
 
+def test_where_no_data_is_named_the_full_labels_are_taken_and_the_sample_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTHPERT_DATA", str(tmp_path / "labels"))
+    with pytest.raises(InputError, match=str(tmp_path / "labels")):
+        check_config(read_reward_config("accuracy"), rows=30)
+    monkeypatch.delenv("SYNTHPERT_DATA")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    checked = check_config(read_reward_config("margin"), rows=30)
+    assert describe_check(checked)[0].endswith("training rows of sample; the verdict holds for the sample only")
+    assert SAMPLE_ONLY in checked.notes
+    (tmp_path / ".cache" / "synthpert" / "perturbqa").mkdir(parents=True)
+    with pytest.raises(InputError, match="perturbqa"):
+        check_config(read_reward_config("accuracy"), rows=30)
+
+
+def test_a_run_on_the_sample_is_checked_on_the_rows_that_it_takes(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("rewards: [margin]\ndata: sample\n")
+    checked = check_config(read_reward_config(str(tmp_path / "c.yaml")), rows=30)
+    assert SAMPLE_ONLY not in checked.notes and "training rows of sample" in describe_check(checked)[0]
+
+
+def test_what_cannot_be_judged_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "some.py").write_text(
+        "def some(completions, gene, **columns):\n    return [None if one < 'H' else 1.0 for one in gene]\n"
+    )
+    lines = describe_check(check_config(read_reward_config(f"{tmp_path}/some.py:some"), "sample", rows=30))
+    for line in lines[1:3]:
+        share = re.search(r"(\d+)% unscorable", line)
+        assert share and 0 < int(share[1]) < 100, line
+
+
+def test_a_confidence_that_no_prompt_asks_for_is_noted() -> None:
+    for name, noted in (("confidence", True), ("accuracy", False)):
+        notes = check_config(read_reward_config(name), "sample", rows=30).notes
+        assert any("do not ask for a <confidence>" in note for note in notes) == noted
+
+
+# --- replay ----------------------------------------------------------------------------------------------------------
+
+SAME_COLUMNS = f"""
+def same(completions, prompts, completion_ids, step, **columns):
+    assert type(step) is int, step
+    assert set(columns) == set({ITEM!r}), sorted(columns)
+    for completion, prompt, ids in zip(completions, prompts, completion_ids, strict=True):
+        assert completion[-1]["role"] == "assistant" and type(completion[-1]["content"]) is str
+        assert prompt[-1]["role"] == "user" and prompt[-1]["content"]
+        assert all(type(one) is int for one in ids)
+    return [1.0] * len(completions)
+"""
+
+
+@pytest.mark.parametrize("words", [("check",), ("replay", "--rollouts", "runs/demo/grpo")], ids=lambda words: words[0])
+def test_a_reward_of_ones_own_sees_the_same_columns_in_check_and_replay(folder: Path, words: tuple[str, ...]) -> None:
+    """And in training: `test_a_trainers_reward_hands_on_what_trl_gives_and_the_step`, and the slow tests."""
+    (folder / "same.py").write_text(SAME_COLUMNS)
+    (folder / "same.yaml").write_text("rewards: [same.py:same, accuracy]\nbalance: true\n")
+    synthpert("rewards", *words, "same.yaml", cwd=folder)
+
+
+def test_an_item_outside_the_data_leaves_out_the_genes_rate_and_stops_only_rewards_that_need_it(folder: Path) -> None:
+    frame = read_rollouts(folder / "runs" / "demo" / "grpo")
+    frame.assign(item_id="k562|NEW|PAIR").to_parquet(folder / "own.parquet")
+    synthpert("rewards", "replay", "accuracy", "--rollouts", "own.parquet", cwd=folder)
+    summary = json.loads((folder / "runs" / "replay" / "replay.json").read_text())
+    assert summary["configs"][0]["correlations"]["gene's rate"]["overall"] is None
+    assert summary["configs"][0]["correlations"]["length"]["overall"] is not None
+    assert "k562|NEW|PAIR" in summary["notes"][0]
+    assert "left out: k562|NEW|PAIR" in (folder / "runs" / "replay" / "replay.html").read_text()
+    done = synthpert("rewards", "replay", "margin", "--rollouts", "own.parquet", cwd=folder, code=2)
+    assert "k562|NEW|PAIR" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rewards": ["accuracy"], "reward_weights": [2.5]},
+        {"rewards": [{"name": "accuracy", "weight": 2.5}]},
+    ],
+)
+def test_what_a_run_paid_stands_with_its_weights(folder: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "runs" / "demo" / "grpo", run)
+    (run / "config.yaml").write_text(yaml.safe_dump({**values, "data": "sample"}))
+    page = replay_configs([read_reward_config("format")], run, tmp_path / "page")
+    configs = json.loads(page.with_suffix(".json").read_text())["configs"]
+    assert configs[1]["name"] == "as trained"
+    assert configs[1]["components"]["accuracy"]["weight"] == 2.5
+
+
 # --- configurations -------------------------------------------------------------------------------------------------
 
 
@@ -203,8 +317,8 @@ def test_a_configuration_of_stage_two_and_one_reward_are_read_alike(tmp_path: Pa
     assert read_reward_config("accuracy").rewards == ["accuracy"]
     assert read_reward_config("think_format_reward").rewards == ["think_format_reward"]
     config = read_reward_config(str(REPO / "configs" / "qwen3-4b" / "grpo.yaml"))
-    assert config.rewards == ["margin", "format"] and config.reward_weights == [1.0, 0.2]
-    assert config.evidence == 5 and config.scale_rewards == "batch"
+    assert config.rewards == ["accuracy", "margin", "format"] and config.reward_weights == [1.0, 2.5, 0.2]
+    assert config.evidence == 5 and config.scale_rewards == "batch" and config.balance
 
 
 @pytest.mark.parametrize(
@@ -212,12 +326,57 @@ def test_a_configuration_of_stage_two_and_one_reward_are_read_alike(tmp_path: Pa
     [
         ("sft_run: x\n", "no key 'rewards'"),
         ("rewards: [accuracy]\nscale_reward: none\n", "did you mean 'scale_rewards'"),
+        ("rewards: [accuracy]\nrewards: [format]\n", "key 'rewards' is given twice"),
+        ("rewards: [accuracy]\nbalance: 'no'\n", "balance is 'no'; write true or false"),
+        ("rewards: [accuracy]\nlemmas: 1\n", "lemmas is 1; write true or false"),
+        ("rewards: [accuracy]\nevidence: '5'\n", "evidence is '5'; write a whole number"),
+        ("rewards: [accuracy]\nevidence: 5.5\n", "evidence is 5.5; write a whole number"),
+        ("rewards: [accuracy]\nevidence: true\n", "evidence is True; write a whole number"),
+        ("rewards: [accuracy]\nsplit: 3\n", "split is 3; write text"),
+        ("rewards: [accuracy]\nscale_rewards: bananas\n", "scale_rewards: 'bananas' is unknown; use group, batch"),
     ],
 )
-def test_a_configuration_without_rewards_or_with_another_key_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_configuration_without_rewards_or_with_a_wrong_key_or_value_is_refused(
+    tmp_path: Path, text: str, words: str
+) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(InputError, match=words):
         read_reward_config(str(tmp_path / "c.yaml"))
+
+
+def test_a_key_left_empty_has_its_default_and_sums_of_scaled_rewards_are_scaled_by_group(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("rewards: [accuracy]\ndata: null\nsplit: null\nscale_rewards: false\n")
+    config = read_reward_config(str(path))
+    assert (config.data, config.split, config.scale_rewards) == (None, "official", False)
+    path.write_text("sft_run: x\nrewards: [accuracy]\nscale_rewards: none\n"
+                    "multi_objective_aggregation: normalize_then_sum\n")  # fmt: skip
+    assert read_reward_config(str(path)).scale_rewards == "group"
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_files_are_looked_for_beside_the_configuration_then_in_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    monkeypatch.chdir(here)
+    files = there if beside else here
+    corpus = open_corpus("sample")
+    (files / "own.py").write_text("def one(completions, **columns):\n    return [1.0] * len(completions)\n")
+    (files / "sets.gmt").write_text("GLYCOLYSIS\tx\tPGK1\n")
+    corpus.neighbour_forecast(corpus.train).to_parquet(files / "table.parquet")
+    (there / "c.yaml").write_text(
+        "rewards:\n"
+        "  - own.py:one\n"
+        "  - {name: pathways, parameters: {gene_sets: sets.gmt}}\n"
+        "  - {name: accuracy, parameters: {verifier: {kind: soft, table: table.parquet}}}\n"
+    )
+    config = read_reward_config("../there/c.yaml")
+    assert len(config.compose(corpus.train, corpus).components) == 3
+    (files / "own.py").unlink()
+    with pytest.raises(InputError, match="own.py"):
+        config.compose(corpus.train, corpus)
 
 
 def test_a_check_that_nothing_passes_is_an_error(tmp_path: Path) -> None:

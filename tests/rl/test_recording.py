@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,12 +68,21 @@ def test_what_the_log_tells_of_a_batch() -> None:
     facts = batch_facts(
         [parse_answer(text) for text in texts], [UP, UP, UP, UP, UP, None], [1, 1, 0, None, None, 1], 2, 0
     )
-    assert facts["answered_accuracy"] == pytest.approx(2 / 5)
+    assert facts["answered_accuracy"] == pytest.approx(2 / 4)  # a failed generation is neither right nor wrong
     assert facts[f"answer/{UP}"] == 0.75 and facts[f"answer/{DOWN}"] == 0.25
     assert facts["status/answered"] == pytest.approx(4 / 6) and facts["status/error"] == pytest.approx(1 / 6)
     assert facts["unscorable"] == pytest.approx(2 / 6)
     assert facts["zero_variance_groups"] == 1.0  # of the one group with two scores
     assert batch_facts([parse_answer("x")], [None], [0.0], 1, 5)["unscorable"] == 1.0
+    assert "answered_accuracy" not in batch_facts([parse_answer(None)], [UP], [None], 1, 0)
+
+
+def test_what_a_gate_cuts_off_is_counted_too(tmp_path: Path) -> None:
+    limited, gate = SimpleNamespace(cut_off=2), SimpleNamespace(cut_off=3)
+    one = Recorder(tmp_path, [Component("a", limited, gate=gate), Component("accuracy", accuracy)])
+    assert one.newly_cut_off() == 5
+    gate.cut_off = 4
+    assert one.newly_cut_off() == 1
 
 
 def test_a_completion_judged_in_part_is_taken_out_and_a_group_that_lacks_a_part_is_not() -> None:

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from benchmarks.corpus import Corpus
-from rewards import LABELS, BalancedAccuracy, Context, InputError, accuracy
+from rewards import LABELS, BalancedAccuracy, Composition, Context, InputError, accuracy
 from rewards import format as format_reward
-from rl.train import GRPOArguments, PrefilledReward, load_rewards, select_items
+from rl.train import GRPOArguments, TrainerReward, check_scaling, confidence_notes, load_rewards, select_items
 
 UP, DOWN, NONE = map(str, LABELS)
 COUNTS = {UP: 10, DOWN: 10, NONE: 80}
@@ -67,27 +68,63 @@ def test_a_label_without_prompts_has_no_balanced_accuracy() -> None:
         load_rewards(["balanced_accuracy"], Context({**COUNTS, UP: 0}), "none")
 
 
-# --- PrefilledReward -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("scale", ["bananas", "Group", "False", 1.5, None])
+def test_a_scaling_that_trl_would_refuse_at_the_first_step_is_refused_at_once(scale: Any) -> None:
+    with pytest.raises(InputError, match=r"c.yaml: scale_rewards: .* is unknown; use group, batch, none"):
+        check_scaling(scale, "c.yaml")
+    for known in ("group", "batch", "none", True, False):
+        check_scaling(known, "c.yaml")
+
+
+def test_a_confidence_is_noted_unless_the_prompt_asks_for_it() -> None:
+    composition = Composition(tuple(load_rewards(["confidence", "format"], CONTEXT, "batch")))
+    (note,) = confidence_notes(composition, "Answer with a label.")
+    assert note.startswith("confidence: the prompts do not ask")
+    assert confidence_notes(composition, "Answer LABEL <confidence>P</confidence>.") == []
+
+
+# --- TrainerReward -------------------------------------------------------------------------------------------------
+
+STATE = SimpleNamespace(global_step=6)
 
 
 @pytest.mark.parametrize("as_messages", [False, True])
-def test_a_prefilled_reward_sees_the_tag_that_the_template_opened(as_messages: bool) -> None:
+def test_a_trainers_reward_sees_the_tag_that_the_template_opened(as_messages: bool) -> None:
     texts = [f"because</think><answer>{UP}</answer>", f"<think>a</think><answer>{UP}</answer>", "because"]
     completions: list[Any] = [[{"role": "assistant", "content": text}] for text in texts] if as_messages else texts
     for reward in (accuracy, format_reward):
-        assert PrefilledReward(reward, "<think>\n")(completions=completions, label=[UP] * 3) == [1.0, 0.0, 0.0]
+        scores = TrainerReward(reward, "<think>\n")(completions=completions, trainer_state=STATE, label=[UP] * 3)
+        assert scores == [1.0, 0.0, 0.0]
 
 
-def test_a_prefilled_reward_leaves_a_failed_generation_unscored() -> None:
-    reward = PrefilledReward(accuracy, "<think>")
-    assert reward(completions=[None, [{"role": "assistant", "content": None}]], label=[UP, UP]) == [None, None]
+def test_a_trainers_reward_leaves_a_failed_generation_unscored() -> None:
+    reward = TrainerReward(accuracy, "<think>")
+    failed: list[Any] = [None, [{"role": "assistant", "content": None}]]
+    assert reward(completions=failed, trainer_state=STATE, label=[UP, UP]) == [None, None]
 
 
-def test_a_prefilled_reward_keeps_its_rewards_name() -> None:
+def test_a_trainers_reward_keeps_its_rewards_name() -> None:
     balanced = BalancedAccuracy(COUNTS)
-    assert [PrefilledReward(reward, "<think>").__name__ for reward in (accuracy, format_reward, balanced)] == [
+    assert [TrainerReward(reward, "<think>").__name__ for reward in (accuracy, format_reward, balanced)] == [
         "accuracy", "format", "balanced_accuracy",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "<think>"])
+@pytest.mark.parametrize("timeout", [0, 20])
+def test_a_trainers_reward_hands_on_what_trl_gives_and_the_step(tmp_path: Path, prefix: str, timeout: float) -> None:
+    (tmp_path / "same.py").write_text(
+        "def same(completions, prompts, completion_ids, step, label, **columns):\n"
+        "    assert type(step) is int and step == 7\n"
+        "    return [float(len(c[-1]['content']) + len(p[-1]['content']) + len(ids))\n"
+        "            for c, p, ids in zip(completions, prompts, completion_ids, strict=True)]\n"
+    )
+    (component,) = load_rewards([{"name": f"{tmp_path}/same.py:same", "timeout": timeout}], CONTEXT, "none")
+    scores = TrainerReward(component, prefix)(
+        completions=[[{"role": "assistant", "content": "abc"}]], prompts=[[{"role": "user", "content": "de"}]],
+        completion_ids=[[1, 2, 3, 4]], label=[UP], trainer_state=STATE, log_metric=print,
+    )  # fmt: skip
+    assert scores == [9.0 + len(prefix)]
 
 
 # --- select_items --------------------------------------------------------------------------------------------------

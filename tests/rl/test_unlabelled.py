@@ -44,7 +44,7 @@ def test_pairs_are_read_prompted_and_taught_by_the_table(corpus: Corpus, tmp_pat
     scores = components[0](completions=completions, **columns)
     forecast = corpus.neighbour_forecast(items)["p_up"].tolist()
     for label, score, p_up in zip(columns["label"], scores, forecast, strict=True):
-        assert score == (p_up if label == "" else float(label == LABELS[0]))
+        assert score == pytest.approx(p_up if label == "" else float(label == LABELS[0]))
 
 
 @pytest.mark.parametrize("reward", ["accuracy", "balanced_accuracy", "margin", "direction", "confidence"])

@@ -11,6 +11,7 @@ from benchmarks.perturbqa import apply_split
 from benchmarks.prompts import PromptConfig
 from rewards import CheckError, InputError
 from sft.audit import audit_traces, corpus_of
+from sft.teacher import _RATIONALIZE
 from sft.template_teacher import generate
 from sft.traces import Trace, write_traces
 
@@ -32,7 +33,13 @@ def failing(traces: list[Trace], corpus: Corpus) -> set[str]:
 
 
 def ask(trace: Trace, text: str) -> Trace:
-    return replace(trace, prompt=[*trace.prompt[:-1], {"role": "user", "content": trace.prompt[-1]["content"] + text}])
+    """The trace with more in its prompt, which is then no longer of our template."""
+    prompt = [*trace.prompt[:-1], {"role": "user", "content": trace.prompt[-1]["content"] + text}]
+    return replace(trace, prompt=prompt, protocol={"split": trace.protocol["split"]})
+
+
+def say(trace: Trace, reasoning: str) -> Trace:
+    return replace(trace, completion=f"<think>{reasoning}</think><answer>{trace.label}</answer>", answer=trace.label)
 
 
 def moved(trace: Trace, row: Any) -> Trace:
@@ -49,12 +56,16 @@ def test_our_own_traces_are_clean_and_all_of_them_are_looked_at(traces: list[Tra
     assert audit.traces == 300
     quoted = sum(trace.prompt[-1]["content"].count("): ") for trace in traces)
     assert audit.findings["quoted test label"].checked >= quoted > 300
-    assert audit.facts()["checks"]["every item is a training item"] == "0 of 300 fail"
+    assert audit.findings["reasoning quotes a test label"].checked > 10
+    checks = audit.facts()["checks"]
+    assert checks["every item is a training item"] == "0 of 300 fail"
+    assert checks["every prompt of our template is what the training labels give"] == "0 of 300 fail"
 
 
 def test_each_leak_is_found_among_300_traces(traces: list[Trace], corpus: Corpus) -> None:
     test_row = next(corpus.test.itertuples())
     leak = moved(traces[0], test_row)
+    leak = replace(leak, protocol={})
     assert failing([*traces, leak], corpus) == {"train"}
     hidden = replace(leak, item_id=traces[1].item_id)
     assert failing([*traces[2:], hidden], corpus) == {"train", "id"}
@@ -64,23 +75,138 @@ def test_each_leak_is_found_among_300_traces(traces: list[Trace], corpus: Corpus
     assert failing([replace(traces[0], label=wrong)], corpus) == {"label"}
 
 
+def test_a_prompt_of_our_template_is_built_again(traces: list[Trace], corpus: Corpus) -> None:
+    def changed(old: str, new: str) -> Trace:
+        trace = next(trace for trace in traces if old in trace.prompt[-1]["content"])
+        content = trace.prompt[-1]["content"].replace(old, new)
+        return replace(trace, prompt=[*trace.prompt[:-1], {"role": "user", "content": content}])
+
+    assert failing([*traces, changed("): not differentially expressed", "): upregulated")], corpus) == {"prompt"}
+    assert failing([changed("hardly any other", "most other")], corpus) == {"prompt"}
+    assert failing([replace(traces[0], prompt=traces[1].prompt)], corpus) >= {"prompt"}
+    foreign = replace(traces[0], protocol={**traces[0].protocol, "template": None})
+    other_labels = replace(traces[1], protocol={**traces[1].protocol, "data": "0" * 64})
+    nonsense = replace(traces[2], protocol={**traces[2].protocol, "evidence": "five"})
+    audit = audit_traces([foreign, other_labels, nonsense, traces[3]], corpus)
+    assert str(audit.findings["prompt"]) == "0 of 1 fail, 3 not checked"
+
+
+def test_traces_drawn_under_another_split_are_refused(traces: list[Trace], corpus: Corpus) -> None:
+    """Evidence in them was computed from that split's training labels."""
+    other = replace(traces[0], protocol={**traces[0].protocol, "split": "holdout:rpe1"})
+    silent = replace(traces[1], protocol={})
+    assert failing([*traces, other], corpus) == {"split"}
+    audit = audit_traces([silent, traces[2]], corpus)
+    assert str(audit.findings["split"]) == "0 of 1 fail, 1 not checked"
+
+
+def row_of(corpus: Corpus, traces: list[Trace], label: str) -> tuple[Trace, Any]:
+    """A trace, and a test item of its line and gene that has a label."""
+    trained = {(trace.cell_line, trace.gene): trace for trace in traces}
+    for row in corpus.test[corpus.test["label"] == label].itertuples():
+        trace = trained.get((str(row.cell_line), str(row.gene)))
+        if trace is not None:
+            return trace, row
+    raise AssertionError(f"no trace of a test gene that is {label}")
+
+
+QUOTES = {
+    "upregulated": (
+        "\n{pert} (0.9): upregulated",
+        "\nIt is known that {pert}, when lost, makes it up-regulated.",
+        "\nSimilar: FOO, {pert}, BAR -> UPREGULATED",
+        "\n{pert} is upregulated and FOO is downregulated",
+        "\nIn {line}, {pert}: upregulated",
+        "\n{pert}\nupregulated",
+        "\nknockdown: {pert}\n  effect: upregulated",
+        "\n| knockdown | effect |\n|---|---|\n| {pert} | upregulated |",
+        "\n| {pert} | FOO |\n| upregulated | none |",
+        "\nKnockdowns by which it is upregulated:\n- FOO\n- {pert}",
+        '\n{{"pert": "{pert}", "gene": "{gene}", "label": "upregulated"}}',
+        '\n{{\n "pert": "{pert}",\n "gene": "{gene}",\n "label": "upregulated"\n}}',
+        "\n{lower} (0.9): upregulated",
+        "\nsi{pert}: upregulated",
+        "\n{pert}_KD: upregulated",
+        "\n{pert}-KD: upregulated",
+        "\n{pert}KD upregulated",
+        "\n{pert}/FOO: upregulated",
+        "\nThe upregulated one is {pert}.",
+        "\n{pert}: up\u200bregulated",
+        "\n{pert}: \uff35pregulated",
+        "\n{pert}: **upregulated**",
+        "\n{pert}\u2028upregulated",
+        "\n{id}: upregulated",
+        "\n{pert} (0.9): up",
+        "\n{pert}: \u2191",
+        "\nLosing {pert} increased {gene}.",
+        "\n{pert} knockdown: upregulation of {gene}",
+        "\n{pert}: differentially expressed",
+        "\n{pert}: DE=yes",
+    ),
+    "downregulated": ("\n{pert}: down", "\nLosing {pert} lowers {gene}.", "\n{pert}: log2FC -1.2"),
+    "not differentially expressed": ("\n{pert}: not  Differentially Expressed", "\n{pert}: unchanged"),
+}
+
+
+@pytest.mark.parametrize(("label", "quote"), [(label, quote) for label, quotes in QUOTES.items() for quote in quotes])
+def test_a_test_label_quoted_in_a_prompt_is_found_in_any_words(
+    label: str, quote: str, traces: list[Trace], corpus: Corpus
+) -> None:
+    trace, row = row_of(corpus, traces, label)
+    line = str(row.cell_line).upper()
+    text = quote.format(pert=row.pert, gene=row.gene, line=line, lower=row.pert.lower(), id=row.item_id)
+    assert failing([ask(trace, text)], corpus) == {"quoted test label"}
+    system = replace(ask(trace, ""), prompt=[{"role": "system", "content": text}, *trace.prompt])
+    assert failing([system], corpus) == {"quoted test label"}
+
+
+def test_a_test_label_of_another_gene_or_line_is_found(traces: list[Trace], corpus: Corpus) -> None:
+    trace = traces[0]
+    here, there = corpus.test["cell_line"] == trace.cell_line, corpus.test["cell_line"] != trace.cell_line
+    other = corpus.test["gene"] != trace.gene
+    for row in corpus.test[here & other].head(20).itertuples():
+        assert failing([ask(trace, f"\n{row.pert} -> {row.gene}: {row.label}")], corpus) == {"quoted test label"}
+    for row in corpus.test[there & other].head(20).itertuples():
+        text = f"\nIn {str(row.cell_line).upper()}, {row.pert} leaves {row.gene} {row.label}"
+        assert failing([ask(trace, text)], corpus) == {"quoted test label"}
+
+
 @pytest.mark.parametrize(
-    "quote",
+    "text",
     [
-        "\n{pert} (0.9): {label}",
-        "\nIt is known that {pert}, when lost, makes it {label}.",
-        "\nSimilar: FOO, {pert}, BAR -> {label}",
-        "\n{pert}: not  Differentially Expressed",
-        "\n{pert} is {label} and FOO is downregulated",
-        "\nIn {line}, {pert}: {label}",
+        "\nIs {gene} upregulated by knockdown of {pert}?",
+        "\n{pert} is a neighbour in function. Labels: upregulated; downregulated; not differentially expressed",
+        "\n{pert} is alike.\nAnswer with one of: upregulated, downregulated, not differentially expressed",
+        "\n{pert} is alike. Is it up, down or unchanged here?",
+        "\nIf FOO were essential, targets of {pert} may be upregulated.",
+        "\n{pert} was knocked down in similar work.",
+        "\n{pert}: downregulated",
+        "\n{pert} is known: {gene} is not upregulated.",
     ],
 )
-def test_a_test_label_quoted_in_a_prompt_is_found_in_any_words(quote: str, traces: list[Trace], corpus: Corpus) -> None:
-    trained = {(trace.cell_line, trace.gene): trace for trace in traces}
-    row = next(row for row in corpus.test.itertuples() if (str(row.cell_line), str(row.gene)) in trained)
-    trace = trained[str(row.cell_line), str(row.gene)]
-    leaking = ask(trace, quote.format(pert=row.pert, label=row.label, line=str(row.cell_line).upper()))
-    assert failing([*traces, leaking], corpus) == {"quoted test label"}
+def test_a_prompt_that_states_no_test_label_is_let_through(text: str, traces: list[Trace], corpus: Corpus) -> None:
+    trace, row = row_of(corpus, traces, "upregulated")
+    assert not failing([ask(trace, text.format(pert=row.pert, gene=row.gene))], corpus)
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "found"),
+    [
+        ("Knockdown of {pert} leaves {gene} upregulated in this line, so here too.", True),
+        ("{pert} (0.9): {gene} upregulated.", True),
+        ("Loss of {pert} upregulates {gene}.", True),
+        ("Knockdown of {pert} leaves {gene} downregulated.", False),
+        ("Loss of {pert} might leave {gene} upregulated.", False),
+        ("Loss of {pert} is expected to upregulate {gene}.", False),
+        ("{pert} is a subunit of the complex that {gene} codes for, and upregulated in tumours.", False),
+        ("Loss of {pert} stresses cells. {gene} is upregulated.", False),
+        ("Loss of {own} leaves {gene} upregulated.", False),
+    ],
+)
+def test_reasoning_that_states_a_test_label(reasoning: str, found: bool, traces: list[Trace], corpus: Corpus) -> None:
+    trace, row = row_of(corpus, traces, "upregulated")
+    text = reasoning.format(pert=row.pert, gene=row.gene, own=trace.pert)
+    assert failing([say(trace, text)], corpus) == ({"reasoning quotes a test label"} if found else set())
 
 
 def test_a_training_label_of_another_line_is_no_leak(corpus: Corpus) -> None:
@@ -93,9 +219,27 @@ def test_a_training_label_of_another_line_is_no_leak(corpus: Corpus) -> None:
     assert failing([ask(trace, f"\nIn {row.cell_line_test}, {row.pert}: {row.label_test}")], corpus)
 
 
-def test_an_item_s_own_label_in_its_prompt_is_found(traces: list[Trace], corpus: Corpus) -> None:
-    trace = traces[0]
-    assert failing([ask(trace, f"\n{trace.pert} (1.0): {trace.label}")], corpus) == {"own label"}
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("\n{pert} (1.0): {label}", True),
+        ("\nThe measured effect is {label}.", True),
+        ("\nAnswer: {label}", True),
+        ("\n{gene} is {label}.", True),
+        ("\nHint: {pert} knockdown makes {gene} {label}", True),
+        (_RATIONALIZE, True),
+        ("\nDoes knockdown of {pert} result in {label} {gene}?", False),
+        ("\nYou must say whether {pert} knockdown leaves it {label}.", False),
+        ("\nAn example of the format: <answer>{label}</answer>", False),
+        ("\nIn K562 and RPE1 and HepG2 and Jurkat, {gene} is {label} by stress.", False),
+    ],
+)
+def test_an_item_s_own_label_in_its_prompt_is_found(
+    text: str, found: bool, traces: list[Trace], corpus: Corpus
+) -> None:
+    for trace in traces[:20]:
+        asked = ask(trace, text.format(pert=trace.pert, gene=trace.gene, label=trace.label))
+        assert failing([asked], corpus) == ({"own label"} if found else set())
 
 
 def test_a_held_out_line_must_not_appear(full_labels: Path) -> None:
@@ -104,11 +248,11 @@ def test_a_held_out_line_must_not_appear(full_labels: Path) -> None:
     rows = official.train[official.train["cell_line"].isin(["rpe1", "k562"])].sample(400, random_state=0)
     traces = generate(rows, official, PromptConfig(evidence=3), seed=0)
     assert not failing(traces, official)
-    assert failing(traces, held_out) >= {"train", "line"}
-    others = [trace for trace in traces if trace.cell_line != "rpe1"]
-    assert not failing(others, held_out)
+    assert failing(traces, held_out) >= {"train", "line", "split"}
+    # Their evidence was computed with that line's labels: leaving its rows out does not make them fit.
+    assert failing([trace for trace in traces if trace.cell_line != "rpe1"], held_out) == {"split"}
     with pytest.raises(
-        CheckError, match=r"t\.jsonl: leak: train: \d+ of 400 break .* under split holdout:rpe1"
+        CheckError, match=r"t\.jsonl: leak: split: 400 of 400 break .* under split holdout:rpe1"
     ) as caught:
         audit_traces(traces, held_out).require_clean("t.jsonl")
     assert "\n" not in str(caught.value)

@@ -6,8 +6,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmarks.evaluation_run import EvalArguments
 from rewards import InputError
 from sft.config import parse_config, read_yaml, resolved
+from sft.generate import TraceArguments
+from sft.teacher import EndpointArguments
 from sft.train import SFTArguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -74,7 +77,7 @@ def test_any_unknown_key_is_refused(tmp_path: Path, key: str) -> None:
         parse(write(tmp_path, f"{YAML}{key}: 1\n" if ":" not in key else f"{YAML}{key}\n"))
 
 
-@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\tx: 1", "a: 1\n b: 2", "'open"])
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\tx: 1", "a: 1\n b: 2", "'open", "a: 2026-99-99", "[" * 5000])
 def test_a_file_that_is_no_yaml_is_one_line(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InputError, match="not YAML") as error:
@@ -120,6 +123,69 @@ def test_a_value_that_does_not_fit_is_one_line(tmp_path: Path, key: str, value: 
             parse(source, *words)
         assert key in str(error.value)
         assert "\n" not in str(error.value)
+
+
+TRACES = {"output": "t.jsonl", "teacher": "m", "base_url": "http://localhost/v1"}
+
+
+@pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        ("mode: Blind", "mode is 'Blind'; write one of blind, rationalize"),
+        ("thinking: Strip", "thinking is 'Strip'; write one of strip, keep"),
+        ("thinking: no", "thinking is False; write one of strip, keep"),
+        ("critics: gpt-4o", "critics is 'gpt-4o'; write a list such as [a, b], each text"),
+        ("critics: [1]", "critics is [1]; write a list"),
+        ("critics: [c, c]", "name each model once"),
+        ("critics: [{a: b}]", "name each model once"),
+        ("critics: null", "critics is None; write a list"),
+        ("rows: 6.0", "rows is 6.0; write a whole number"),
+        ("rows: true", "rows is True; write a whole number"),
+        ("rows: null", "rows is None; write a whole number"),
+        ("temperature: true", "temperature is True; write a number or null"),
+        ("temperature: [1]", "temperature is [1]; write a number or null"),
+        ("lemmas: 1", "lemmas is 1; write true or false"),
+        ("output: null", "output is None; write text"),
+        ("output: 5", "output is 5; write text (in quotes"),
+        ("max_tokens: null", "max_tokens is None; write a whole number"),
+        ("extra_body: [top_p]", "extra_body is ['top_p']; write a mapping or text"),
+        ("extra_body: {day: 2026-01-01}", "extra_body: no JSON"),
+        ("data: 3", "data is 3; write text (in quotes, if YAML reads it as something else) or null"),
+    ],
+)
+def test_a_value_of_ours_is_held_against_its_annotation(tmp_path: Path, line: str, allowed: str) -> None:
+    values = {key: value for key, value in TRACES.items() if key != line.partition(":")[0]}
+    path = write(tmp_path, "".join(f"{key}: {value}\n" for key, value in values.items()) + line + "\n")
+    with pytest.raises(InputError) as error:
+        parse_config(path, (), (TraceArguments, EndpointArguments))
+    assert allowed in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_values_that_fit_are_taken(tmp_path: Path) -> None:
+    text = "rows: '6'\ntemperature: 1\ncritics: [a]\ndata: null\nextra_body: {top_p: .9}\nlemmas: yes\nbalance: 'no'\n"
+    path = write(tmp_path, "".join(f"{key}: {value}\n" for key, value in TRACES.items()) + text)
+    traces, endpoint = parse_config(path, ("--critics", "b", "c"), (TraceArguments, EndpointArguments))
+    assert (traces.rows, traces.data, traces.lemmas, traces.balance) == (6, None, True, False)
+    assert (endpoint.temperature, endpoint.critics, endpoint.extra_body) == (1, ["b", "c"], {"top_p": 0.9})
+    (evaluation,) = parse_config({"output_dir": "o", "model": "m", "engine": "openai"}, (), (EvalArguments,))
+    assert evaluation.engine == "openai"
+    with pytest.raises(InputError, match="engine is 'OpenAI'; write one of auto, vllm"):
+        parse_config({"output_dir": "o", "model": "m", "engine": "OpenAI"}, (), (EvalArguments,))
+
+
+@pytest.mark.parametrize("text", ["rows: 1\nseed: 2\nrows: 3\n", "a:\n  rows: 1\n  'rows': 2\n"])
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"key 'rows' is given twice .*line 3") as error:
+        read_yaml(write(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_one_key_in_two_mappings_is_no_repetition(tmp_path: Path) -> None:
+    text = "base: &b {x: 1, y: 2}\na: {<<: *b, x: 3}\nc: [{x: 4}, {x: 5}]\n1: one\n'1': text\n"
+    values = read_yaml(write(tmp_path, text))
+    assert values["a"] == {"x": 3, "y": 2}
+    assert (values[1], values["1"]) == ("one", "text")
 
 
 def test_what_defines_a_run_is_kept(tmp_path: Path) -> None:

@@ -206,6 +206,12 @@ def test_steps_run_in_the_order_of_the_configuration(tmp_path: Path) -> None:
         ([{"parse": 1}], "takes no setting"),
         ([{"critic": ["fine"]}], "critic is"),
         (["critic"], "critic is"),
+        ([{"critic": [{"a": "b"}]}], "critic is"),
+        (["tokens"], "tokens is None"),
+        ([{"tokens": 512}], "tokens is 512"),
+        ([{"tokens": {"max": 512}}], "give max, a whole number, and model"),
+        ([{"tokens": {"max": 0, "model": "m"}}], "give max, a whole number, and model"),
+        ([{"tokens": {"max": 9, "model": "no/such/folder"}}], "no such model folder"),
         ([{"length": {"least": 1}}], "give min and max"),
         ([{"length": {"min": -1}}], "whole numbers"),
         ([{"cap": 5}], "give gene and pert"),
@@ -235,5 +241,63 @@ def test_the_command_s_configuration(tmp_path: Path) -> None:
     assert (output.name, funnel["kept"]) == ("p.jsonl", 1)
     with pytest.raises(InputError, match="give another output"):
         run_filter(config, ["--output", str(path)])
+    output, _ = run_filter(config, [f"--output={tmp_path / 'q.jsonl'}", "--steps=[parse]", "--seed", "3"])
+    assert len(read_traces(output)) == 2
     with pytest.raises(InputError, match="'outputs' is no key; did you mean 'output'"):
         run_filter(config, ["--outputs", "x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--output", "."], "is a folder; give a file"),
+        (["--output", "{folder}"], "is a folder; give a file"),
+        (["--output", "[bad"], None),
+        (["--steps", "[bad"], "--steps is not YAML"),
+        (["--steps", "parse"], "no list of steps"),
+        (["--seed", "x"], "seed is 'x'"),
+        (["--seed"], "give --key value"),
+        (["seed", "1"], "give --key value"),
+    ],
+)
+def test_bad_words_on_the_command_line_are_refused(words: list[str], problem: str | None, tmp_path: Path) -> None:
+    path, config = tmp_path / "in.jsonl", tmp_path / "f.yaml"
+    write_traces([GOOD], path)
+    config.write_text(yaml.safe_dump({"input": str(path), "output": str(tmp_path / "o.jsonl"), "steps": ["label"]}))
+    words = [word.replace("{folder}", str(tmp_path)) for word in words]
+    if problem is None:  # a name as good as any
+        words = [words[0], str(tmp_path / words[1])]
+        assert run_filter(config, words)[0].name == "[bad"
+        return
+    with pytest.raises(InputError, match=problem) as caught:
+        run_filter(config, words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    write_traces([GOOD], path)
+    record = json.loads(path.read_text())
+    labels: list[Any] = [[], {}, None, 1]
+    for label in labels:
+        path.write_text(json.dumps({**record, "label": label}) + "\n")
+        with pytest.raises(InputError, match="row 1: label"):
+            filter_traces(path, tmp_path / "o.jsonl", read_steps(["parse"], 0))
+
+
+def test_what_the_trainer_would_refuse_for_its_tokens_is_dropped(smollm2: Path, tmp_path: Path) -> None:
+    from sft.train import load_tokenizer, tokenize_trace
+
+    traces = [trace(0, prose(0, 20)), trace(1, prose(1, 400)), trace(2, "a lone surrogate \ud800")]
+    longest = len(tokenize_trace(load_tokenizer(smollm2), traces[0]).input_ids)
+    assert kept(tmp_path, traces, {"tokens": {"max": longest, "model": str(smollm2)}}) == traces[:1]
+    reasons = json.loads((tmp_path / "out.jsonl.funnel.json").read_text())["steps"][0]["reasons"]
+    assert reasons == {"too many tokens": 1, "holds a lone surrogate, which no tokenizer reads": 1}
+    with pytest.raises(InputError, match="none of 1 traces passes; step tokens dropped 1"):
+        kept(tmp_path, traces[:1], {"tokens": {"max": longest - 1, "model": str(smollm2)}})
+
+
+def test_a_leak_is_told_by_the_item_s_own_symbols(tmp_path: Path) -> None:
+    leaking = trace(1, "Since G1 is upregulated, there must be stress.", gene="G1")
+    evidence = trace(2, "We are told that EPRS loss raises G2, so stress is likely.", gene="G2")
+    assert kept(tmp_path, [GOOD, leaking, evidence], "leak") == [GOOD, evidence]

@@ -1,15 +1,18 @@
 """The funnel's counts, shares and accuracy, against counting by hand."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from endpoint_server import Server, error, is_critic, respond_well
+from typer.testing import CliRunner
 
 from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
 from rewards import InputError
+from rl.cli import app
 from sft.filters import filter_traces, read_steps
 from sft.funnel import STAGES, format_funnel, measure_funnel
 from sft.generate import TraceArguments, generate_traces
@@ -72,3 +75,30 @@ def test_a_teacher_that_was_given_labels_has_no_accuracy_and_no_critic_no_accept
     write_traces([replace(traces[0], **item)], path)
     with pytest.raises(InputError, match="no training item under split official"):
         measure_funnel(path, corpus)
+
+
+def test_a_manifest_of_other_traces_is_left_aside_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with Server(respond_well) as server:
+        args = TraceArguments(str(path), teacher="m", data="sample", evidence=0, rows=30)
+        generate_traces(args, EndpointArguments(base_url=server.url))
+    corpus = open_corpus("sample")
+    assert not any("other traces" in note for note in measure_funnel(path, corpus).notes)
+    write_traces(read_traces(path)[:9], path)
+    funnel = measure_funnel(path, corpus)
+    assert "t.jsonl.manifest.json was written for other traces than these, and is left aside." in funnel.notes
+    assert funnel.table.set_index(["cell_line", "label"]).loc[("all", "all")]["drawn"] == 9
+
+
+def test_verdicts_and_used_traces_that_are_none_are_refused(tmp_path: Path) -> None:
+    corpus = open_corpus("sample")
+    traces = generate(corpus.train.head(20), corpus, PromptConfig(evidence=1), seed=0)
+    path, used = tmp_path / "t.jsonl", tmp_path / "used.jsonl"
+    write_traces(traces[:10], path)
+    write_traces(traces[5:11], used)
+    with pytest.raises(InputError, match="accept: 'excelent' is no verdict; use some of excellent, good"):
+        measure_funnel(path, corpus, accept=["excelent", "good"])
+    with pytest.raises(InputError, match=rf"used\.jsonl: {re.escape(traces[10].item_id)} is not in .*t\.jsonl"):
+        measure_funnel(path, corpus, used)
+    result = CliRunner().invoke(app, ["traces", "stats", str(path), "--accept", "excellent, good", "--data", "sample"])
+    assert result.exit_code == 0, result.exception

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import pandas as pd
 import pytest
 
 from benchmarks.corpus import Corpus, open_corpus
-from rewards import InputError
+from benchmarks.prompts import PromptConfig
+from rewards import LABELS, InputError
+from sft.audit import audit_traces
+from sft.funnel import measure_funnel
 from sft.import_traces import Imported, import_traces
-from sft.traces import read_traces
+from sft.outcomes import read_manifest
+from sft.template_teacher import generate
+from sft.traces import read_traces, write_traces
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,10 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
     records = [
         synthpert_row(rows[0]),
         synthpert_row(rows[1], generated_answer=other),  # a wrong answer is a trace
-        synthpert_row(rows[2], generated_answer="perhaps", critic_evaluation="", critic_reasoning=""),
+        synthpert_row(
+            rows[2], generated_thinking="nan", assistant_response="<think>cut", critic_evaluation="N/A",
+            critic_reasoning="",
+        ),
         synthpert_row(rows[3], true_answer=other if str(rows[3].label) != other else "upregulated"),
         synthpert_row(test_row),
         synthpert_row(rows[0]),
@@ -48,6 +57,10 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
         synthpert_row(rows[4], cell_type="hela"),
         synthpert_row(rows[4], gene="NOPE"),
         synthpert_row(rows[4], gene=""),
+        synthpert_row(rows[4], generated_answer="perhaps"),
+        synthpert_row(rows[4], generated_answer=f"<answer>{rows[4].label}</answer>"),
+        synthpert_row(rows[4], generated_thinking="<think>so</think>"),
+        synthpert_row(rows[4], true_answer=str(rows[4].label).capitalize()),
         synthpert_row(rows[4], user_prompt=""),
         synthpert_row(rows[4], generated_thinking="", assistant_response=""),
         synthpert_row(rows[4], generated_thinking="x" * 300_000),
@@ -59,7 +72,7 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
         writer.writerows(records)
         file.write("too,few\n")
     done = import_traces(str(path), tmp_path / "t.jsonl", corpus, teacher="gpt")
-    assert (done.rows, done.kept) == (14, 4)
+    assert (done.rows, done.kept) == (18, 4)
     traces = read_traces(done.path)
     first = traces[0]
     assert first.completion == f'<think>because,\nof "this"</think><answer>{rows[0].label}</answer>'
@@ -72,11 +85,21 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
     reasons = [line["reason"].partition(":")[0] for line in rejects(done)]
     assert reasons == [
         "label is not the data's", "item is in test under split official", "item occurs twice", "unknown verdict",
-        "unknown cell line", "item is not in the labels", "gene is missing", "prompt is missing",
-        "completion is missing", "row has fewer values than the header",
+        "unknown cell line", "item is not in the labels", "gene is missing",
+        "answer is no label, say what it means by --label THEIRS=OURS",
+        "answer is no label, say what it means by --label THEIRS=OURS", "thinking holds tags",
+        "label is no label, say what it means by --label THEIRS=OURS", "prompt is missing", "completion is missing",
+        "row has fewer values than the header",
     ]  # fmt: skip
-    assert [line["row"] for line in rejects(done)][:2] == [8, 10]  # as an editor counts: each row has two lines
-    assert sum(done.reasons.values()) == 10
+    assert [line["row"] for line in rejects(done)][:2] == [7, 9]  # as an editor counts: each row has two lines
+    assert sum(done.reasons.values()) == 14
+    manifest = read_manifest(done.path)
+    assert manifest is not None
+    assert sum(cell["drawn"] for cell in manifest["cells"].values()) == 5  # one of which no row is accepted
+    funnel = measure_funnel(done.path, corpus)
+    drawn = funnel.table[(funnel.table["cell_line"] == "all") & (funnel.table["label"] == "all")]["drawn"]
+    assert drawn.tolist() == [5]
+    assert not any("Nothing beside the file" in note for note in funnel.notes)
 
 
 def messages_of(row: Any) -> dict[str, Any]:
@@ -118,9 +141,144 @@ def test_a_hugging_face_data_set(corpus: Corpus, tmp_path: Path) -> None:
     write_parquet([messages_of(row) for row in rows], tmp_path / "set" / "train.parquet")
     done = import_traces(str(tmp_path / "set"), tmp_path / "t.jsonl", corpus, columns={"pert": "knockdown"})
     assert (done.rows, done.kept) == (3, 3)
+    protocol = read_traces(done.path)[0].protocol
+    assert protocol["source_fingerprint"]
+    assert protocol["source_revision"] is None  # a folder has none
     with pytest.raises(InputError, match="cannot be loaded as a data set") as caught:
         import_traces(str(tmp_path / "nowhere"), tmp_path / "u.jsonl", corpus)
     assert "\n" not in str(caught.value)
+
+
+def test_chats_of_other_shapes(corpus: Corpus, tmp_path: Path) -> None:
+    """ShareGPT's turns, a reply with its thinking apart, content in parts."""
+    rows = list(corpus.train.head(4).itertuples())
+    answers = [f"<answer>{row.label}</answer>" for row in rows]
+    asked = {"role": "user", "content": "What happens?"}
+    chats: list[dict[str, Any]] = [
+        {"conversations": [{"from": "system", "value": "You are"}, {"from": "human", "value": "What happens?"},
+                           {"from": "gpt", "value": f"<think>so</think>{answers[0]}"}]},
+        {"messages": [asked, {"role": "assistant", "content": answers[1], "reasoning_content": "so"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": text} for text in ("What ", "happens?")]},
+                      {"role": "assistant", "content": [{"type": "text", "text": f"<think>so</think>{answers[2]}"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image"}]}, {"role": "assistant", "content": "a"}]},
+    ]  # fmt: skip
+    path = tmp_path / "m.jsonl"
+    items = [{"pert": row.pert, "gene": row.gene, "cell_line": str(row.cell_line)} for row in rows]
+    write_jsonl([item | chat for item, chat in zip(items, chats, strict=True)], path)
+    done = import_traces(str(path), tmp_path / "t.jsonl", corpus)
+    assert (done.kept, done.reasons) == (3, {"a message has no role or no text": 1})
+    for trace, answer in zip(read_traces(done.path), answers, strict=False):
+        assert trace.completion == f"<think>so</think>{answer}"
+        assert trace.prompt[-1] == asked
+    nested = tmp_path / "n.parquet"  # where a message has the fields of all, the missing ones empty
+    write_parquet([items[1] | chats[1]], nested)
+    assert import_traces(str(nested), tmp_path / "u.jsonl", corpus).kept == 1
+
+
+def write_csv(records: list[dict[str, Any]], path: Path, delimiter: str = ",", encoding: str = "utf-8") -> None:
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, list(records[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(records)
+
+
+@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8"), ("\t", "utf-8"), (",", "utf-8-sig")])
+def test_csv_files_of_other_programs(delimiter: str, encoding: str, corpus: Corpus, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    write_csv([synthpert_row(row) for row in corpus.train.head(3).itertuples()], path, delimiter, encoding)
+    assert import_traces(str(path), tmp_path / "t.jsonl", corpus).kept == 3
+
+
+def test_other_words_for_labels(corpus: Corpus, tmp_path: Path) -> None:
+    words = {"up": "upregulated", "Down": "downregulated", "none": "not differentially expressed"}
+    theirs = {ours: word for word, ours in words.items()}
+    rows = [next(corpus.train[corpus.train["label"] == label].itertuples()) for label in theirs]
+    path = tmp_path / "s.csv"
+    said = [theirs[str(row.label)].upper() for row in rows]
+    write_csv(
+        [synthpert_row(row, true_answer=word, generated_answer=word) for row, word in zip(rows, said, strict=True)],
+        path,
+    )
+    with pytest.raises(InputError, match="none of 3 rows is a trace: label is no label, say what it means by --label"):
+        import_traces(str(path), tmp_path / "t.jsonl", corpus)
+    done = import_traces(str(path), tmp_path / "t.jsonl", corpus, labels=words)
+    assert done.kept == 3
+    assert [trace.answer for trace in read_traces(done.path)] == [str(row.label) for row in rows]
+    with pytest.raises(InputError, match="--label up=higher: means no label; use one of upregulated"):
+        import_traces(str(path), tmp_path / "t.jsonl", corpus, labels={"up": "higher"})
+
+
+def test_our_own_traces_keep_what_they_say_of_themselves(corpus: Corpus, tmp_path: Path) -> None:
+    traces = generate(corpus.train.head(4), corpus, PromptConfig(evidence=3), seed=0)
+    graded = [replace(trace, critic={"verdict": "good", "reason": "sound", "votes": "good, bad"}) for trace in traces]
+    path = tmp_path / "own.jsonl"
+    write_traces(graded, path)
+    done = import_traces(str(path), tmp_path / "t.jsonl", corpus)
+    for trace, before in zip(read_traces(done.path), graded, strict=True):
+        assert trace.protocol | before.protocol == trace.protocol
+        assert replace(trace, protocol=before.protocol) == before
+    assert audit_traces(read_traces(done.path), corpus).clean
+    write_traces([replace(trace, protocol={**trace.protocol, "split": "holdout:rpe1"}) for trace in graded], path)
+    with pytest.raises(InputError, match="none of 4 rows is a trace: prompt was made under another split"):
+        import_traces(str(path), tmp_path / "u.jsonl", corpus)
+
+
+@pytest.mark.parametrize("template", ["three_class", "direction"])
+def test_prompts_of_our_template_in_place_of_theirs(template: str, corpus: Corpus, tmp_path: Path) -> None:
+    rows = [next(corpus.train[corpus.train["label"] == label].itertuples()) for label in LABELS]
+    path, config = tmp_path / "s.csv", PromptConfig(template, evidence=3, lemmas=True)
+    write_csv([synthpert_row(row, user_prompt="" if at else "theirs") for at, row in enumerate(rows)], path)
+    done = import_traces(str(path), tmp_path / "t.jsonl", corpus, prompts=config)
+    kept = [row for row in rows if template == "three_class" or row.label != LABELS[-1]]
+    traces = read_traces(done.path)
+    assert [trace.item_id for trace in traces] == [row.item_id for row in kept]
+    ours = generate(corpus.train[corpus.train["item_id"].isin([row.item_id for row in kept])], corpus, config, seed=0)
+    made = {trace.item_id: trace for trace in ours}
+    for trace in traces:
+        assert trace.prompt == made[trace.item_id].prompt
+        assert trace.protocol | made[trace.item_id].protocol == trace.protocol  # as stage two asks
+    audit = audit_traces(traces, corpus)
+    assert audit.clean
+    assert audit.findings["prompt"].checked == len(kept)
+
+
+def test_what_was_there_stays_where_nothing_is_imported(corpus: Corpus, tmp_path: Path) -> None:
+    output, path = tmp_path / "t.jsonl", tmp_path / "s.csv"
+    write_csv([synthpert_row(row) for row in corpus.train.head(2).itertuples()], path)
+    import_traces(str(path), output, corpus)
+    before = output.read_bytes()
+    write_csv([synthpert_row(row, gene="NOPE") for row in corpus.train.head(2).itertuples()], path)
+    broken = tmp_path / "b.csv"
+    broken.write_bytes(path.read_bytes() + b'"open')
+    for source in (path, tmp_path / "no.csv", broken, tmp_path / "x.tsv"):
+        with pytest.raises(InputError):
+            import_traces(str(source), output, corpus)
+        assert output.read_bytes() == before
+    with pytest.raises(InputError, match="is the source"):
+        import_traces(str(output), output, corpus)
+    assert output.read_bytes() == before
+    rejected = tmp_path / "t.jsonl.rejects.jsonl"
+    rejected.write_bytes(before)
+    with pytest.raises(InputError, match="is the source"):
+        import_traces(str(rejected), output, corpus)
+    assert rejected.read_bytes() == before
+    with pytest.raises(InputError, match="is a folder"):
+        import_traces(str(path), tmp_path, corpus)
+
+
+@pytest.mark.parametrize("name", ["s.tsv", "s.json", "s.xlsx", "s.csv.gz", "s"])
+def test_other_files_are_not_taken_for_a_data_set_s_id(
+    name: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))
+    path = tmp_path / name
+    path.write_text("x")
+    with pytest.raises(InputError, match=r"is not read; save it as \.csv, \.jsonl, \.parquet"):
+        import_traces(str(path), tmp_path / "t.jsonl", corpus)
+    path.unlink()
+    if path.suffix:
+        with pytest.raises(InputError, match="is not read"):
+            import_traces(str(path), tmp_path / "t.jsonl", corpus)
 
 
 def test_broken_rows_of_a_jsonl_are_refused_one_by_one(corpus: Corpus, tmp_path: Path) -> None:
@@ -128,7 +286,7 @@ def test_broken_rows_of_a_jsonl_are_refused_one_by_one(corpus: Corpus, tmp_path:
     good = [json.dumps({**messages_of(row), "pert": row.pert}).encode() for row in rows]
     bad = json.loads(good[1])
     lines = [
-        good[0],
+        b"\xef\xbb\xbf" + good[0],
         b"{torn",
         b"[]",
         b'"\xff"',
@@ -154,6 +312,7 @@ def test_broken_rows_of_a_jsonl_are_refused_one_by_one(corpus: Corpus, tmp_path:
         (b"", {}, "the file is empty"),
         (b"\xff\xfe\x00", {}, "not UTF-8"),
         (b"pert,gene,cell_line\na,b,c\n", {}, "none of 1 rows is a trace: unknown cell line"),
+        (b"pert,gene,pert\na,b,c\n", {}, "column 'pert' occurs twice"),
         (b"pert,gene,cell_line\na,b,c\n", {"columns": {"perturb": "x"}}, "--map perturb=…: is no column"),
         (b"pert,gene,cell_line\na,b,c\n", {"columns": {"gene": "x"}}, "has no column 'x'"),
         (b"pert,gene,cell_line\na,b,c\n", {"mode": "guess"}, "mode: 'guess' is unknown"),

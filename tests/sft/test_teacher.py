@@ -18,8 +18,9 @@ from benchmarks.corpus import draw_items, open_corpus
 from benchmarks.prompts import PromptConfig, build_prompts
 from rewards import LABELS, CheckError, InputError
 from sft.generate import TraceArguments, generate_traces
+from sft.outcomes import read_manifest
 from sft.request_log import RequestLog
-from sft.teacher import EndpointArguments, Work, ask_teacher, assemble_completion, read_manifest
+from sft.teacher import EndpointArguments, Work, ask_teacher, assemble_completion
 from sft.traces import read_traces
 
 ROOT = Path(__file__).parents[2]
@@ -264,15 +265,16 @@ def test_attempts_that_cost_nothing_leave_the_budget_alone(tmp_path: Path) -> No
 
 
 def test_failed_questions_are_asked_again_only_where_that_is_wanted(tmp_path: Path) -> None:
-    async def half_broken(request: dict[str, Any], headers: dict[str, str]) -> bytes:
-        broken = sum(request["messages"][-1]["content"].encode()) % 2
+    async def partly_broken(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        broken = sum(request["messages"][-1]["content"].encode()) % 3 == 0
         return error(500, "oops") if broken else await respond_well(request, headers)
 
     path = tmp_path / "t.jsonl"
-    with Server(half_broken) as server:
-        generate(server, path, attempts=1)
+    with Server(partly_broken) as server:
+        said = generate(server, path, attempts=1)
     failed = 30 - len(read_traces(path))
-    assert 5 < failed < 25
+    assert 3 < failed <= 15
+    assert said[-1] == f"{failed} of 30 questions failed: HTTP 500 ×{failed}; `--retry_failed true` asks them again"
     with Server(respond_well) as server:
         generate(server, path)
         assert not server.requests
@@ -286,6 +288,260 @@ def test_failed_questions_are_asked_again_only_where_that_is_wanted(tmp_path: Pa
     assert manifest
     assert manifest["errors"] == {}
     assert manifest["spent"]["requests"] == 30 + failed
+
+
+def refuse(status: int, message: str) -> Any:
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        return error(status, message)
+
+    return handler
+
+
+def test_more_failures_than_replies_are_an_error_that_says_why(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    with Server(refuse(400, "Unsupported value: temperature")) as server:
+        text = f"output: t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 30\n"
+        config.write_text(text)
+        process = run_generate(config)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert "30 of 30 questions failed: HTTP 400: Error code: 400" in errors
+        assert "Unsupported value: temperature" in errors
+        assert "×30" in errors
+        assert "--retry_failed true" in errors
+        manifest = read_manifest(tmp_path / "t.jsonl")
+        assert manifest
+        assert sum(manifest["errors"].values()) == 30
+        # Nothing was paid for: the configuration may change, and what failed is asked again.
+        server.handler = respond_well
+        config.write_text(text + "temperature: null\n")
+        assert run_generate(config).wait(timeout=120) == 0
+        assert "temperature" not in server.requests[-1]
+        config.write_text(text + "temperature: 1\n")
+        process = run_generate(config)
+        assert "another configuration (temperature changed)" in process.communicate(timeout=120)[1]
+        assert process.returncode == 2
+    assert len(read_traces(tmp_path / "t.jsonl")) == 30
+
+
+@pytest.mark.parametrize(("in_flight", "attempts"), [(3, 1), (8, 3), (64, 2)])
+def test_a_server_that_fails_for_all_questions_settles_none(tmp_path: Path, in_flight: int, attempts: int) -> None:
+    path = tmp_path / "t.jsonl"
+    keys: dict[str, Any] = {"max_in_flight": in_flight, "attempts": attempts}
+    with Server(refuse(503, "down")) as server:
+        with pytest.raises(CheckError, match=r"HTTP 503 for 20 questions in a row; 0 of 30 items are done"):
+            generate(server, path, **keys)
+        assert not [line for line in read_log(path) if line["event"] == "outcome"]
+        server.handler = respond_well
+        generate(server, path, **keys)
+    assert len(read_traces(path)) == 30
+    manifest = read_manifest(path)
+    assert manifest
+    assert manifest["errors"] == {}
+
+
+def test_failures_before_and_after_an_answer_are_the_questions_own(tmp_path: Path) -> None:
+    """One answer in between, and those that failed before it are settled, though 24 failed in all."""
+    count = 0
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        nonlocal count
+        count += 1
+        return await respond_well(request, headers) if count == 13 else error(503, "down")
+
+    path = tmp_path / "t.jsonl"
+    with Server(handler) as server, pytest.raises(CheckError, match=r"24 of 25 questions failed: HTTP 503 ×24"):
+        generate(server, path, n=25, max_in_flight=1, attempts=1)
+    assert sum(line["event"] == "outcome" for line in read_log(path)) == 25
+
+
+async def apart(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+    """A server with a reasoning parser: everything but the answer comes apart."""
+    if is_critic(request):
+        return await respond_well(request, headers)
+    text = request["messages"][-1]["content"]
+    return http(200, chat(f"\n\n<answer>{LABELS[sum(text.encode()) % 3]}</answer>", reasoning=f"Stress, {len(text)}."))
+
+
+def test_reasoning_that_comes_apart_is_told_and_kept_without_asking_anew(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with Server(apart) as server:
+
+        def run(**keys: Any) -> tuple[list[str], int]:
+            """What is said, and how many requests are made."""
+            before, said = len(server.requests), []
+            args = TraceArguments(str(path), teacher="m", data="sample", evidence=0, rows=60)
+            generate_traces(args, EndpointArguments(base_url=server.url, critics=["c"], **keys), said.append)
+            return said, len(server.requests) - before
+
+        said, requests = run()
+        assert requests == 60
+        assert said[0].startswith("0 of 50 replies give an answer")
+        assert "With `thinking: keep` 50 would" in said[0]
+        assert said[-1].startswith("0 of 60 replies give an answer")
+        assert not any(trace.answer for trace in read_traces(path))
+        said, requests = run(thinking="keep")
+        assert not any("thinking" in line for line in said)
+        traces = read_traces(path)
+        right = [trace for trace in traces if trace.answer == trace.label]
+        assert requests == len(right) > 0  # the critic's; the teacher is not asked again
+        assert all(trace.answer and trace.completion.startswith("<think>Stress, ") for trace in traces)
+        assert all((trace.critic or {}).get("verdict") == "good" for trace in right)
+        assert run(thinking="keep")[1] == 0
+
+
+def test_a_teacher_that_answers_in_no_form_is_not_said_to_need_its_thinking(tmp_path: Path) -> None:
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        return http(200, chat("upregulated", reasoning="Stress."))
+
+    with Server(handler) as server:
+        assert not any("thinking" in line for line in generate(server, tmp_path / "t.jsonl", n=60))
+
+
+def test_critics_grade_each_completion_once(tmp_path: Path) -> None:
+    """Whatever is turned on and off: a completion that changed is graded anew, one that did not is not paid for."""
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        if is_critic(request):
+            verdict = "bad" if "Wait, own thoughts" in request["messages"][-1]["content"] else "good"
+            return http(200, chat(f"<verdict>{verdict}</verdict><reason>{request['model']}</reason>"))
+        text = RIGHT.format(reason="Stress.", label="upregulated")
+        return http(200, chat(text, reasoning="Wait, own thoughts."))
+
+    path = tmp_path / "t.jsonl"
+    work = make_work(30)
+    right = int((work.items["label"] == "upregulated").sum())
+    assert right
+    with Server(handler) as server:
+
+        def run(**keys: Any) -> int:
+            before = len(server.requests)
+            ask_teacher(work, "m", EndpointArguments(base_url=server.url, **keys), path)
+            return len(server.requests) - before
+
+        def graded() -> list[Any]:
+            return [trace.critic for trace in read_traces(path) if trace.critic]
+
+        assert run() == 30
+        assert run(critics=["c"]) == right
+        assert graded() == [{"verdict": "good", "reason": "c"}] * right
+        assert run(critics=["d", "c"]) == right  # d's; c's place among them has changed, its grades have not
+        assert graded() == [{"verdict": "good", "reason": "d", "votes": "good, good"}] * right
+        assert run(critics=["c"], thinking="keep") == right
+        assert graded() == [{"verdict": "bad", "reason": "c"}] * right
+        assert run(critics=["c"], critic_max_tokens=64) == right  # shapes its reply
+        assert run(critics=["c"]) == 0
+        assert graded() == [{"verdict": "good", "reason": "c"}] * right
+        assert run(critics=["c"], critic_api_key_env="OTHER", critic_base_url=server.url) == 0
+        assert run() == 0
+        assert graded() == []
+
+
+def test_a_critic_without_a_verdict_is_asked_once_more(tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        if not is_critic(request):
+            return await respond_well(request, headers)
+        text = request["messages"][-1]["content"]
+        seen[text] += 1
+        if seen[text] == 1 or sum(text.encode()) % 2:
+            return http(200, chat("I cannot say."))
+        return http(200, chat("<verdict>good</verdict><reason>Sound.</reason>"))
+
+    path = tmp_path / "t.jsonl"
+    with Server(handler) as server:
+        for _ in range(2):  # the second run asks nothing
+            generate(server, path, n=60, critics=["c"])
+            right = [trace for trace in read_traces(path) if trace.label == trace.answer]
+            assert len(seen) == len(right)
+            assert set(seen.values()) == {2}
+    graded = sum(trace.critic is not None for trace in right)
+    assert 0 < graded < len(right)
+    manifest = read_manifest(path)
+    assert manifest
+    assert manifest["critic"]["asked"] == 2 * len(right)
+    assert manifest["critic"]["no verdict"] == 2 * len(right) - graded
+    assert manifest["spent"]["requests"] == 60 + 2 * len(right)
+
+
+def test_as_many_questions_are_under_way_as_allowed(tmp_path: Path) -> None:
+    full = asyncio.Event()
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        if server.busy == 40:
+            full.set()
+        await asyncio.wait_for(full.wait(), 20)  # nobody is answered before 40 have asked
+        return await respond_well(request, headers)
+
+    with Server(handler) as server:
+        generate(server, tmp_path / "t.jsonl", n=100, max_in_flight=40, timeout=60.0)
+        assert server.most == 40
+
+
+def test_failed_critics_are_told(tmp_path: Path) -> None:
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        return error(400, "no") if is_critic(request) else await respond_well(request, headers)
+
+    with Server(handler) as server, pytest.raises(CheckError, match=r"\d+ of \d+ critics' questions failed: HTTP 400"):
+        generate(server, tmp_path / "t.jsonl", critics=["c"])
+    assert len(read_traces(tmp_path / "t.jsonl")) == 30
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_more_rows_ask_about_the_new_ones_only(tmp_path: Path, balance: bool) -> None:
+    path = tmp_path / "t.jsonl"
+    with Server(respond_well) as server:
+
+        def run(rows: int, **keys: Any) -> None:
+            args = TraceArguments(
+                str(path), teacher="m", data="sample", evidence=0, **{"rows": rows, "balance": balance, **keys}
+            )
+            generate_traces(args, EndpointArguments(base_url=server.url))
+
+        run(30)
+        first = {trace.item_id for trace in read_traces(path)}
+        run(47)
+        assert len(server.requests) == 47
+        assert first < {trace.item_id for trace in read_traces(path)}
+        with pytest.raises(InputError, match=r"another configuration \(rows changed\)"):
+            run(30)
+        with pytest.raises(InputError, match=r"another configuration \(seed changed\)"):
+            run(47, seed=1)
+    assert len(read_traces(path)) == 47
+
+
+def test_the_offline_teacher_leaves_paid_traces_alone(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    args = TraceArguments(str(path), data="sample", evidence=3, rows=9)
+    with Server(respond_well) as server:
+        remote = EndpointArguments(base_url=server.url)
+        generate_traces(TraceArguments(str(path), teacher="m", data="sample", rows=30), remote)
+        before = path.read_bytes()
+        with pytest.raises(InputError, match=r"another teacher's.*remove t\.jsonl\.requests\.jsonl"):
+            generate_traces(args)
+        assert path.read_bytes() == before
+        generate_traces(TraceArguments(str(path), teacher="m", data="sample", rows=30), remote)
+        assert len(server.requests) == 30
+    (tmp_path / "t.jsonl.requests.jsonl").unlink()
+    assert generate_traces(args) == (path, 9)
+    assert read_manifest(path) is None  # it was of the traces that were there before
+
+
+@pytest.mark.parametrize("output", [".", "", "folder"])
+def test_an_output_that_is_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="output: .* is a folder"):
+        generate_traces(TraceArguments(output, data="sample", rows=9))
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", -1), ("seed", 2**32), ("rows", -3), ("evidence", -1)])
+def test_numbers_out_of_range_are_refused(tmp_path: Path, key: str, value: int) -> None:
+    keys: dict[str, Any] = {"rows": 9, key: value}
+    with pytest.raises(InputError, match=str(value)):
+        generate_traces(TraceArguments(str(tmp_path / "t.jsonl"), data="sample", **keys))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_log_broken_in_its_middle_is_an_error(tmp_path: Path) -> None:
@@ -341,6 +597,13 @@ def test_a_server_that_refuses_the_key_stops_at_once(tmp_path: Path) -> None:
         ({"timeout": 0.0}, "timeout"),
         ({"max_cost": 1.0}, "price_in"),
         ({"max_requests": -1}, "max_requests"),
+        ({"temperature": -1.0}, "temperature: is -1.0"),
+        ({"temperature": float("nan")}, "temperature: is nan"),
+        ({"critics": ["c", "c"]}, "name each model once"),
+        ({"extra_body": {"nested": [{"X-Api-Key": KEY}]}}, "extra_body: 'X-Api-Key' is called like a secret"),
+        ({"critic_extra_body": f'{{"Authorization": "{KEY}"}}'}, "critic_extra_body: 'Authorization'"),
+        ({"api_key_env": KEY}, "api_key_env: is no name"),
+        ({"critics": ["c"], "critic_api_key_env": KEY}, "api_key_env: is no name"),
         ({"critics": ["c"], "critic_base_url": f"http://a:{KEY}@b/v1"}, "critic_base_url"),
     ],
 )
@@ -350,6 +613,16 @@ def test_bad_settings_are_refused_before_anything_is_asked(tmp_path: Path, keys:
             generate(server, tmp_path / "t.jsonl", **keys)
         assert not server.requests
     assert KEY not in str(caught.value)
+    assert not list(tmp_path.iterdir())  # a configuration with a secret is never stored
+
+
+def test_further_keys_of_a_request_are_a_mapping_or_json(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with Server(respond_well) as server:
+        for body in ({"top_p": 0.9}, '{"top_p": 0.9}'):  # one configuration, written in two ways
+            args = TraceArguments(str(path), teacher="m", data="sample", evidence=0, rows=3)
+            generate_traces(args, EndpointArguments(base_url=server.url, extra_body=body))
+        assert [request["top_p"] for request in server.requests] == [0.9] * 3
 
 
 def test_a_test_item_is_never_asked_about(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from sft.template_teacher import generate
 from sft.train import (
     IGNORE,
     check_labels,
+    check_steps,
     draw_traces,
     load_tokenizer,
     read_arguments,
     tokenize_trace,
+    tokenize_traces,
     train,
     without_reasoning,
 )
@@ -43,7 +45,7 @@ def trace():
 def test_example_is_prompt_plus_completion_with_one_pair_of_tags(tokenizer, trace, template, monkeypatch):
     if template:
         monkeypatch.setattr(tokenizer, "chat_template", template)
-    example = tokenize_trace(tokenizer, trace, 512)
+    example = tokenize_trace(tokenizer, trace)
     prompt = render_prompt(tokenizer, trace.prompt)
     text = tokenizer.decode(example.input_ids, clean_up_tokenization_spaces=False)
     assert text.startswith(prompt) and text.endswith("</answer><|im_end|>")
@@ -70,7 +72,7 @@ def test_end_of_turn_is_what_the_chat_template_writes(tokenizer):
 )
 def test_refused_traces(tokenizer, trace, change, message):
     with pytest.raises(InputError, match=message):
-        tokenize_trace(tokenizer, replace(trace, **change), 512)
+        tokenize_traces(tokenizer, [replace(trace, **change)], 512)
 
 
 def stub(example, labels):
@@ -81,7 +83,7 @@ def stub(example, labels):
 
 
 def test_wrong_masks_stop_before_training(tokenizer, trace):
-    example = tokenize_trace(tokenizer, trace, 512)
+    example = tokenize_trace(tokenizer, trace)
     start = example.completion_mask.index(1)
     right = [IGNORE] * start + example.input_ids[start:]
     check_labels(stub(example, right), tokenizer, [example])
@@ -144,7 +146,7 @@ def test_rendered_example_equals_generation_prompt_plus_completion(
     """Templates that drop or move the reasoning of past turns must not touch what is learnt."""
     if template != "SmolLM2's":
         monkeypatch.setattr(tokenizer, "chat_template", shipped_template(template))
-    example = tokenize_trace(tokenizer, without_reasoning(trace) if short else trace, 512)
+    example = tokenize_trace(tokenizer, without_reasoning(trace) if short else trace)
     prompt = render_prompt(tokenizer, trace.prompt)
     assert prompt.rstrip().endswith("<think>") == prefilled
     wanted = f"<think></think><answer>{trace.label}</answer>" if short else trace.completion
@@ -171,7 +173,7 @@ def test_a_lone_surrogate_is_refused_in_one_line(tokenizer, trace, place):
         "prompt": {"prompt": [{"role": "user", "content": text}]},
     }[place]
     with pytest.raises(InputError, match="lone surrogate"):
-        tokenize_trace(tokenizer, replace(trace, **change), 512)
+        tokenize_traces(tokenizer, [replace(trace, **change)], 512)
 
 
 def test_packing_that_cuts_examples_is_refused(tmp_path):
@@ -179,3 +181,70 @@ def test_packing_that_cuts_examples_is_refused(tmp_path):
               "packing_strategy": "wrapped", "use_cpu": True, "bf16": False, "model_name_or_path": "m"}  # fmt: skip
     with pytest.raises(InputError, match="cuts examples in two; use bfd"):
         train(config)
+
+
+def test_traces_that_are_too_long_are_counted(tokenizer, trace):
+    long = replace(trace, completion="<think>" + "word " * 600 + "</think><answer>upregulated</answer>")
+    with pytest.raises(InputError, match=r"2 of 3 traces have more than max_length 512 tokens \(the longest \d+\)"):
+        tokenize_traces(tokenizer, [trace, long, long], 512)
+
+
+def packed(tokenizer, rows):
+    return SimpleNamespace(args=SimpleNamespace(packing=True), train_dataset={"labels": rows})
+
+
+def test_packed_completions_must_be_learnt_as_they_are(tokenizer, trace):
+    example = tokenize_trace(tokenizer, trace)
+    start = example.completion_mask.index(1)
+    labels = [IGNORE] * start + example.input_ids[start:]
+    check_labels(packed(tokenizer, [labels + labels]), tokenizer, [example, example])
+    swapped = [*labels[:-3], labels[-2], labels[-3], labels[-1]]  # as many tokens, the same end
+    for rows in ([labels], [labels + swapped], [labels + labels[:-1]], [labels + labels, labels]):
+        with pytest.raises(CheckError, match="packing"):
+            check_labels(packed(tokenizer, rows), tokenizer, [example, example])
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({}, None),
+        ({"logging_steps": 11}, "logging_steps: 11, but there are 10 steps"),
+        ({"warmup_steps": 10}, "warmup_steps: 10, but there are 10 steps"),
+        ({"max_steps": 4}, "logging_steps: 5, but there are 4 steps"),
+        ({"num_train_epochs": 0.3}, "but there are 3 steps"),
+    ],
+)
+def test_too_few_steps_are_refused_before_training(keys, problem):
+    values = {"logging_steps": 5, "warmup_steps": 2, "max_steps": -1, "num_train_epochs": 1.0, **keys}
+    args = SimpleNamespace(gradient_accumulation_steps=2, **values)
+    trainer = SimpleNamespace(args=args, get_train_dataloader=lambda: range(20))
+    if problem is None:
+        check_steps(trainer)
+        return
+    with pytest.raises(InputError, match=problem):
+        check_steps(trainer)
+
+
+def test_a_template_of_its_own_for_training_is_refused():
+    config = {"output_dir": "x", "traces": "x", "model_name_or_path": "x", "use_peft": True, "max_length": 512,
+              "bf16": False, "chat_template_path": "x.jinja"}  # fmt: skip
+    with pytest.raises(InputError, match="chat_template_path: is not taken"):
+        read_arguments(config)
+
+
+def test_tags_that_are_special_tokens_are_refused(smollm2, tmp_path):
+    from transformers import AutoTokenizer
+
+    changed = AutoTokenizer.from_pretrained(smollm2)
+    changed.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    changed.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="</think> is a special token"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_wrong_path_leaves_no_run_folder(tmp_path):
+    config = {"output_dir": str(tmp_path / "run"), "traces": str(tmp_path / "t.jsonl"), "model_name_or_path": "x",
+              "use_peft": True, "max_length": 512, "bf16": False, "use_cpu": True}  # fmt: skip
+    with pytest.raises(InputError, match=r"t\.jsonl: no such file"):
+        train(config)
+    assert not (tmp_path / "run").exists()

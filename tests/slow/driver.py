@@ -23,7 +23,7 @@ def main(stage: str, config: Path, out: Path) -> None:
     report: dict[str, object] = {}
     save = module.save_adapter
 
-    def compare(trainer, path, base):
+    def compare(trainer, path, base, item_ids):
         after = dict(trainer.model.named_parameters())
         values = yaml.safe_load(config.read_text())
         if stage == "sft":
@@ -61,7 +61,7 @@ def main(stage: str, config: Path, out: Path) -> None:
                 for name, value in ref.items()
                 if not torch.equal(value, before[name.replace(".ref.", ".default.")])
             ]
-        save(trainer, path, base)
+        save(trainer, path, base, item_ids)
 
     module.save_adapter = compare
     if stage == "grpo":

@@ -29,7 +29,7 @@ def token_losses(tiny: Any, out: Path, **keys: Any) -> tuple[float, int]:
     model, tokenizer = tiny
     corpus = open_corpus("sample")
     traces = generate(corpus.train.head(24), corpus, PromptConfig(evidence=5), seed=0)
-    examples = [tokenize_trace(tokenizer, trace, 512) for trace in traces]
+    examples = [tokenize_trace(tokenizer, trace) for trace in traces]
     args = SFTConfig(
         output_dir=str(out), max_length=512, completion_only_loss=True, use_cpu=True, bf16=False, report_to=[],
         per_device_train_batch_size=4, gradient_checkpointing=False, **keys,

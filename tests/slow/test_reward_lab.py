@@ -33,6 +33,16 @@ def vowels(completions, **columns):
 def hangs(completions, **columns):
     while True:
         time.sleep(1)
+
+
+def same(completions, prompts, completion_ids, step, **columns):
+    assert type(step) is int and step in (1, 2), step
+    assert set(columns) == {"item_id", "cell_line", "pert", "gene", "label"}, sorted(columns)
+    for completion, prompt, ids in zip(completions, prompts, completion_ids, strict=True):
+        assert completion[-1]["role"] == "assistant" and isinstance(completion[-1]["content"], str)
+        assert prompt[-1]["role"] == "user" and prompt[-1]["content"]
+        assert len(ids) > 0 and all(type(one) is int for one in ids)
+    return [float(step)] * len(completions)
 '''
 
 
@@ -138,6 +148,9 @@ def test_what_was_trained_with_is_what_a_replay_pays(folder, trained):
     assert stored["name"] == "as trained"
     assert ours["total"]["mean"] == pytest.approx(stored["total"]["mean"], abs=1e-5)
     assert summary["comparison"]["within"] == pytest.approx(1.0, abs=1e-4)
+    for one in (ours, stored):
+        weights = {name: part["weight"] for name, part in one["components"].items()}
+        assert weights == {"mine.py:vowels": 2.0, "margin": 1.0, "graded_format": 1.0}
 
 
 def test_a_resumed_run_has_the_rollouts_of_one_that_never_stopped(folder, trained):
@@ -165,11 +178,35 @@ def test_the_pages_own_reward_trains_by_the_pages_command(folder):
     for name, text in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", page, re.DOTALL):
         (own / name).write_text(text)
     words = shlex.split(line)[1:]
-    config = write_grpo(folder, "page", max_steps=1)
+    config = write_grpo(folder, "page-command/page", max_steps=1)
     words[words.index("--config") + 1] = str(config)
     run(*words, "--sft_run", folder / "sft", cwd=own)
     frame = read_rollouts(own / words[words.index("--output_dir") + 1])
     assert frame["reward/mine.py:right_and_brief"].notna().all()
+
+
+def test_a_reward_beside_the_configuration_sees_the_columns_of_check_and_replay(folder, tmp_path):
+    path = write_grpo(
+        folder, "beside", output_dir=str(folder / "beside"), sft_run=str(folder / "sft"), max_steps=2,
+        rewards=["mine.py:same", "confidence", "graded_format"], scale_rewards="batch",
+    )  # fmt: skip
+    done = run("grpo", "--config", path, cwd=tmp_path)  # mine.py stands beside the configuration, not here
+    assert "do not ask for a <confidence>" in done.stderr
+    notes = read_manifest(folder / "beside")["reward_notes"]
+    assert any("do not ask for a <confidence>" in note for note in notes)
+    frame = read_rollouts(folder / "beside")
+    assert (frame["reward/mine.py:same"] == frame["step"]).all()
+    assert (frame["reward/confidence"] == -1).all()
+    run("rewards", "replay", path, "--rollouts", folder / "beside", cwd=tmp_path)
+    ours, stored = json.loads((tmp_path / "runs" / "replay" / "replay.json").read_text())["configs"]
+    assert dict(ours["by_step"]) == pytest.approx(dict(stored["by_step"]), abs=1e-5)
+
+
+def test_a_scaling_that_trl_does_not_know_ends_before_the_run(folder):
+    path = write_grpo(folder, "bananas", rewards=["accuracy"], scale_rewards="bananas")
+    done = run("grpo", "--config", path, cwd=folder, code=2)
+    assert "scale_rewards: 'bananas' is unknown" in done.stderr
+    assert not (folder / "bananas").exists()
 
 
 def test_a_hanging_reward_is_cut_off_and_the_run_ends_by_its_alarm(folder):

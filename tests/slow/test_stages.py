@@ -116,6 +116,8 @@ def test_grpo_moves_every_lora_weight_from_the_sft_policy(sft, tiny_model, folde
         assert manifest["mean_abs_logprob_difference"] < 0.1
     trained = set((folder / f"grpo-{engine}" / "items.txt").read_text().split())
     assert len(trained) == 12 and not trained & set((path / "items.txt").read_text().split())
+    both = set((folder / f"grpo-{engine}" / "adapter" / "items.txt").read_text().split())
+    assert both == trained | set((path / "items.txt").read_text().split())
 
 
 def test_eval_report_and_refusals_by_command(sft, tiny_model, folder, smollm2):

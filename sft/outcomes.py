@@ -1,0 +1,116 @@
+"""What became of a teacher's and its critics' questions: counted while traces are written, kept in their manifest."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.runs import file_sha256
+from rewards import InputError
+from sft.traces import write_lines
+
+ENOUGH: Final = 50  # replies after which one can tell that they do not parse
+_FEW: Final = 0.05
+_REASONS: Final = 3  # reasons of failures that a message names
+_REASON_WIDTH: Final = 120
+
+
+@dataclass
+class Parsed:
+    """How many replies give an answer, and how many of the others would with the teacher's own thinking kept."""
+
+    replies: int = 0
+    answered: int = 0
+    only_if_kept: int = 0
+
+    def hint(self) -> str | None:
+        """Return a line that names `thinking: keep` where next to nothing parses for want of it."""
+        if not self.only_if_kept or self.answered >= _FEW * self.replies:
+            return None
+        return (
+            f"{self.answered} of {self.replies} replies give an answer: the teacher's reasoning came apart and is "
+            f"stripped. With `thinking: keep` {self.answered + self.only_if_kept} would; change it and run the same "
+            "command again, which asks the teacher nothing anew"
+        )
+
+
+@dataclass
+class Outcomes:
+    """What became of every item and critic.
+
+    Attributes:
+        cells: per `line|label` how many items were drawn, and of each status, `error` and `not asked` among them.
+        errors, critic_errors: why questions failed for good.
+        critic: replies `asked` for, those with `no verdict`, items `graded by several`, `of these not unanimous`.
+        parsed: how many replies give an answer.
+    """
+
+    cells: dict[str, Counter[str]] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    critic_errors: Counter[str] = field(default_factory=Counter)
+    critic: Counter[str] = field(default_factory=Counter)
+    parsed: Parsed = field(default_factory=Parsed)
+
+    @property
+    def asked(self) -> int:
+        """Questions of the teacher that are settled."""
+        return self.errors.total() + self.parsed.replies
+
+    def mostly_failed(self) -> bool:
+        """Whether more than half of the teacher's questions, or of the critics', failed for good."""
+        return 2 * self.errors.total() > self.asked or 2 * self.critic_errors.total() > self.critic["asked"]
+
+    def failures(self) -> str | None:
+        """Return how many questions failed for good and why, in one line; None where none did."""
+        counted = (
+            ("questions", self.asked, self.errors),
+            ("critics' questions", self.critic["asked"], self.critic_errors),
+        )
+        found = [
+            f"{errors.total()} of {asked} {kind} failed: {_reasons(errors)}"
+            for kind, asked, errors in counted
+            if errors
+        ]
+        if not found:
+            return None
+        return f"{'; '.join(found)}; `--retry_failed true` asks them again"
+
+
+def _reasons(errors: Counter[str]) -> str:
+    short: Counter[str] = Counter()
+    for reason, count in errors.items():
+        short[reason[:_REASON_WIDTH]] += count
+    shown = [f"{reason} ×{count}" for reason, count in short.most_common(_REASONS)]
+    return ", ".join([*shown, f"{len(short) - _REASONS} other reasons"] if len(short) > _REASONS else shown)
+
+
+def write_manifest(path: Path, outcomes: Outcomes, facts: dict[str, Any]) -> None:
+    """Write beside a file of traces what became of every item, for `traces stats`."""
+    manifest = {
+        **facts,
+        "traces_sha256": file_sha256(path),
+        "cells": {key: dict(cell) for key, cell in outcomes.cells.items()},
+        "errors": dict(outcomes.errors),
+        "critic": {"asked": 0, "no verdict": 0, **outcomes.critic},
+        "critic_errors": dict(outcomes.critic_errors),
+    }
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    write_lines([text.encode() + b"\n"], manifest_file(path))
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Return what is known of how a file of traces was made; None where nothing beside it says so."""
+    file = manifest_file(path)
+    if not file.is_file():
+        return None
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{file}: not JSON; run `synthpert traces generate` again, which asks nothing anew") from None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def manifest_file(path: Path) -> Path:
+    """Return where the manifest of a file of traces lies."""
+    return path.with_name(f"{path.name}.manifest.json")

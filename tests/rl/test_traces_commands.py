@@ -1,0 +1,98 @@
+"""`synthpert traces import`, `filter` and `audit` as they are typed, with their exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.corpus import open_corpus
+from sft.traces import read_traces
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "rl.cli", "traces", *words],
+        cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with `f.jsonl`, three rows of another making."""
+    rows = open_corpus("sample").train.groupby("label", observed=True).head(1).itertuples()
+    with (tmp_path / "f.jsonl").open("w") as file:
+        for row in rows:
+            record: dict[str, Any] = {"knockdown": row.pert, "gene": row.gene, "cell_line": str(row.cell_line)}
+            completion = f"<think>Loss of {row.pert} matters here.</think><answer>{row.label}</answer>"
+            record |= {"label": str(row.label).split()[0], "prompt": "What happens?", "completion": completion}
+            file.write(json.dumps(record) + "\n")
+    return tmp_path
+
+
+WORDS = ("import", "f.jsonl", "--output", "t.jsonl", "--data", "sample", "--map", "pert=knockdown")
+
+
+def test_import_with_our_prompts_then_filter_then_audit(folder: Path) -> None:
+    done = run(folder, *WORDS, "--label", "not=not differentially expressed", "--prompts", "ours", "--evidence", "2")
+    assert (done.returncode, done.stdout) == (0, "t.jsonl: 3 of 3 rows\n")
+    traces = read_traces(folder / "t.jsonl")
+    assert {trace.protocol["evidence"] for trace in traces} == {2}
+    (folder / "f.yaml").write_text(
+        yaml.safe_dump({"input": "t.jsonl", "output": "o.jsonl", "steps": ["parse", "leak"]})
+    )
+    done = run(folder, "filter", "--config", "f.yaml", "--output=k.jsonl")
+    assert done.returncode == 0
+    assert read_traces(folder / "k.jsonl") == traces
+    done = run(folder, "audit", "k.jsonl", "--data", "sample")
+    assert done.returncode == 0
+    assert "ok    every prompt of our template is what the training labels give: 0 of 3 fail\n" in done.stdout
+
+
+def test_the_audit_names_every_trace_to_remove(folder: Path) -> None:
+    assert run(folder, *WORDS, "--label", "not=not differentially expressed").returncode == 0
+    lines = [json.loads(line) for line in (folder / "t.jsonl").read_text().splitlines()]
+    for line in lines[:2]:
+        line["prompt"] = [{"role": "user", "content": f"The measured effect is {line['label']}."}]
+    (folder / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run(folder, "audit", "t.jsonl", "--data", "sample")
+    assert done.returncode == 1
+    assert "LEAK  no prompt quotes its own item's label: 2 of 2 fail" in done.stdout
+    assert all(f"own label: {line['item_id']}" in done.stdout for line in lines[:2])
+    assert done.stderr.startswith("synthpert: t.jsonl: leak: own label: 2 of 2 break")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--map", "gene"), "--map 'gene': give LEFT=RIGHT"),
+        (("--label", "a=b"), "--label a=b: means no label"),
+        (("--prompts", "mine"), "--prompts 'mine': use ours or theirs"),
+        (("--evidence", "2"), "go with --prompts ours"),
+        (("--prompts", "ours", "--template", "four"), "template: 'four' is unknown"),
+        (("--prompts", "ours", "--evidence", "9"), "evidence: 9 asked for, but the sample carries 5"),
+    ],
+)
+def test_what_is_wrong_with_an_import_is_said_in_one_line(words: tuple[str, ...], problem: str, folder: Path) -> None:
+    done = run(folder, *WORDS, "--label", "not=not differentially expressed", *words)
+    assert done.returncode == 2
+    assert problem in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (folder / "t.jsonl").exists()
+
+
+def test_a_filter_without_a_file_to_write_is_refused(folder: Path) -> None:
+    (folder / "f.yaml").write_text(yaml.safe_dump({"input": "f.jsonl", "output": "o.jsonl", "steps": ["parse"]}))
+    done = run(folder, "filter", "--config", "f.yaml", "--output", ".")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "synthpert: .: is a folder; give a file, such as runs/traces/kept.jsonl\n",
+    )
