@@ -177,7 +177,7 @@ def read_steps(config: Sequence[Any], seed: int, where: str = "steps") -> list[S
     Args:
         config: names, or mappings of one name to its setting: `parse`, `label`, `plain`, `leak`,
             `critic: [excellent, good]`, `length: {min: 20, max: 4000}` (characters of reasoning),
-            `tokens: {max: 2048, model: FOLDER}` (some thousand traces a second), `duplicates: 0.9`, `balance`,
+            `tokens: {max: 2048, model: FOLDER}` (below a thousand traces a second), `duplicates: 0.9`, `balance`,
             `cap: {gene: 5, pert: 20}`, `fraction: 0.02`.
         seed: of what is drawn.
         where: what to call the list in errors.

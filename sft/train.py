@@ -208,7 +208,7 @@ def tokenize_traces(tokenizer: Any, traces: Sequence[Trace], max_length: int) ->
         raise InputError(
             f"{traces[too_long[0]].item_id}: {len(too_long)} of {len(traces)} traces have more than max_length "
             f"{max_length} tokens (the longest {longest}); their ends would not be learnt, so raise max_length or "
-            "filter by length"
+            "filter by the step `tokens`"
         )
     return examples
 
