@@ -5,16 +5,20 @@ import json
 import os
 import random
 import re
+import signal
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from benchmarks.chat import Message
 from rewards import CheckError, InputError
 
+_T = TypeVar("_T")
 _MILLION: Final = 1_000_000
 _LONGEST_PAUSE: Final = 60.0  # seconds between two attempts where the server names no time
 _QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not mend
@@ -25,6 +29,46 @@ _SECRET: Final = re.compile(
 )  # `max_tokens` and `budget_tokens` are none
 # Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
 _TOKENS_PER_CHARACTER: Final = 0.5
+
+
+def run_async(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run `work` to its end from plain code; from within a running loop, such as a notebook's, in a thread.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came; `work` was cancelled first. `asyncio.run` cancels from wherever the signal
+            lands, also between a future's check and its use, which fails with a traceback; here the loop does it
+            between two callbacks.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, work).result()
+    interrupted = False
+
+    async def interruptible() -> _T:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+        return await work
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return asyncio.run(work)  # nohup and others set the signal aside on purpose
+    try:
+        return asyncio.run(interruptible())
+    except asyncio.CancelledError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def check_base_url(base_url: str, key: str = "base_url") -> None:

@@ -3,13 +3,12 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from benchmarks.chat import THINK, Message
-from benchmarks.endpoint import Endpoint, EndpointSettings, Reply, read_extra_body
+from benchmarks.endpoint import Endpoint, EndpointSettings, Reply, read_extra_body, run_async
 from benchmarks.generation import (
     TOP_LOGPROBS,
     Decoding,
@@ -102,7 +101,7 @@ class OpenAIEngine:
             CheckError: the server cannot be reached, fails for many questions in a row, or keeps saying that there are
                 too many requests.
         """
-        return _run(self._generate_all(requests, decoding))
+        return run_async(self._generate_all(requests, decoding))
 
     async def _generate_all(self, requests: Sequence[Request], decoding: Decoding) -> list[Generation]:
         logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if decoding.scores == "logprobs" else {}
@@ -161,12 +160,3 @@ class OpenAIEngine:
 
     def close(self) -> None:
         """Do nothing: connections are closed after each batch."""
-
-
-def _run(work: Coroutine[Any, Any, list[Generation]]) -> list[Generation]:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as thread:  # called from a running loop, such as a notebook's
-        return thread.submit(asyncio.run, work).result()

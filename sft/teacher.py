@@ -26,6 +26,7 @@ from benchmarks.endpoint import (
     StoppedError,
     check_base_url,
     read_extra_body,
+    run_async,
 )
 from rewards import Answer, CheckError, InputError, Status, parse_answer
 from sft.critic import Verdict, combine, critic_messages, parse_verdict
@@ -186,7 +187,7 @@ def ask_teacher(
         run = _Run(work, args, log, say)
         stopped: CheckError | None = None
         try:
-            asyncio.run(run.ask_all(settings, critics, budget))
+            run_async(run.ask_all(settings, critics, budget))
         except (BudgetSpentError, StoppedError) as error:
             stopped = error
         outcomes = Outcomes()

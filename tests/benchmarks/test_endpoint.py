@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import Any
 
@@ -19,6 +21,7 @@ from benchmarks.endpoint import (
     StoppedError,
     read_extra_body,
     retry_after,
+    run_async,
 )
 from benchmarks.engines import open_engine
 from benchmarks.generation import Request
@@ -313,3 +316,59 @@ def test_a_question_keeps_its_idempotency_key() -> None:
     with Server(sequence(error(500, "x"), GOOD)) as server:
         ask(server)
     assert Counter(headers["idempotency-key"] for headers in server.headers) == {"q0": 2}
+
+
+def test_ctrl_c_between_a_future_s_check_and_its_use_leaves_the_future_alone() -> None:
+    """`Event.set` does both in one callback; asyncio's own handler cancels the future in between."""
+    failures: list[dict[str, Any]] = []
+    cancelled = []
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context))
+        answer: asyncio.Future[None] = loop.create_future()
+
+        def receive() -> None:
+            if not answer.done():
+                signal.raise_signal(signal.SIGINT)
+                answer.set_result(None)
+
+        loop.call_soon(receive)
+        try:
+            await answer
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_async(work())
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert cancelled == [True]
+    assert failures == []
+
+
+@pytest.mark.parametrize("within", ["plain code", "a running loop", "a thread"])
+def test_run_async_gives_the_result_and_lets_errors_through(within: str) -> None:
+    async def work(value: int) -> int:
+        await asyncio.sleep(0)
+        return 10 // value
+
+    async def notebook(value: int) -> int:
+        return run_async(work(value))
+
+    def run(value: int) -> int:
+        if within == "a running loop":
+            return asyncio.run(notebook(value))
+        if within == "a thread":
+            with ThreadPoolExecutor(1) as thread:
+                return thread.submit(run_async, work(value)).result()
+        return run_async(work(value))
+
+    assert run(5) == 2
+    with pytest.raises(ZeroDivisionError):
+        run(0)
