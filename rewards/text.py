@@ -4,6 +4,7 @@ The same signature as in `rewards/functions.py`. None of these knows whether the
 weight beside one that does, and run `synthpert rewards check`.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Collection, Sequence
@@ -28,6 +29,7 @@ _FUNCTION_WORDS: Final = frozenset(re.findall(r"\w+", """
     when where whether which while who whose why will with within without would yet
 """))  # fmt: skip
 _FEWEST_FUNCTION: Final = 1 / 8  # share of a sentence's words
+_JOINERS: Final = frozenset("-_")
 _JOINED: Final = re.compile(r"[-_](?:like\b|(?![a-z]{3})[^\W_])")
 # A gene counts as used where its sentence relates it to something; the bare name does not do that.
 _RELATION: Final = re.compile(
@@ -144,16 +146,23 @@ def _relates(sentence: str, names: Collection[str], prompt: str) -> bool:
     if len(distinct) - len(content) < _FEWEST_FUNCTION * len(distinct):
         return False
     content.difference_update([name.lower() for name in names])
-    if not 0 < len(_RELATION.findall(" ".join(content))) < len(content):
+    if not 0 < sum(map(_relations, content)) < len(content):
         return False
+    if not all(name in sentence for name in names):
+        return True
     plain = f" {' '.join(sentence.split())} "
     return not any(f" {one} {other} " in plain for one, other in itertools.permutations(names, 2))
 
 
 def _copied(words: Sequence[str], prompt: str) -> int:
     """How many words stand in threes, one after the other, that a prompt has too."""
-    threes = (" ".join(words[at : at + 3]) for at in range(0, len(words) - 2, 3))
-    return sum(3 for three in threes if f" {three} " in prompt)
+    threes = zip(words[::3], words[1::3], words[2::3], strict=False)
+    return 3 * sum([f" {one} {two} {three} " in prompt for one, two, three in threes])
+
+
+@functools.lru_cache(4096)
+def _relations(word: str) -> int:
+    return len(_RELATION.findall(word))
 
 
 def _words(text: str) -> list[str]:
@@ -163,7 +172,9 @@ def _words(text: str) -> list[str]:
 def _inside_word(text: str, left: int, right: int) -> bool:
     """Whether a span is part of a longer name: A in HLA-A, A-1, A2 and A-like, but not in A-mediated."""
     before, after = text[left - 1 : left], text[right : right + 1]
-    return before.isalnum() or after.isalnum() or before in {"-", "_"} or _JOINED.match(text, right) is not None
+    if before.isalnum() or after.isalnum() or before in _JOINERS:
+        return True
+    return after in _JOINERS and _JOINED.match(text, right) is not None
 
 
 def _stands_in(part: str, text: str) -> bool:
