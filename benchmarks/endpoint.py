@@ -4,29 +4,24 @@ import asyncio
 import json
 import os
 import random
-import re
 import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
+from benchmarks.budget import Budget
 from benchmarks.chat import Message
+from benchmarks.endpoint_settings import EndpointSettings
 from rewards import CheckError, InputError
 
 _T = TypeVar("_T")
-_MILLION: Final = 1_000_000
 _LONGEST_PAUSE: Final = 60.0  # seconds between two attempts where the server names no time
 _QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not mend
 _OUTAGE: Final = 20  # so many questions in a row that meet a 5xx are the server's fault, not theirs
-_SECRET: Final = re.compile(
-    r"^x-|(keys?|token|secrets?|password|passwd|passphrase|credentials?|cookies?|auth|authorization|bearer|headers?)$",
-    re.IGNORECASE,
-)  # `max_tokens` and `budget_tokens` are none
 # Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
 _TOKENS_PER_CHARACTER: Final = 0.5
 
@@ -71,57 +66,6 @@ def run_async(work: Coroutine[Any, Any, _T]) -> _T:
         raise
 
 
-def check_base_url(base_url: str, key: str = "base_url") -> None:
-    """Refuse a URL that is none, or that holds what may be a secret; the message does not repeat it."""
-    try:
-        parts = urlsplit(base_url)
-        host = parts.hostname
-    except ValueError:
-        raise InputError(f"{key}: is no URL; give one such as http://localhost:8000/v1") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise InputError(f"{key}: is no http(s) URL; give one such as http://localhost:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise InputError(
-            f"{key}: holds user, password, query or fragment, which may be secret; leave them out and set the key in "
-            "the environment"
-        )
-
-
-def read_extra_body(value: Mapping[str, Any] | str | None, key: str = "extra_body") -> dict[str, Any]:
-    """Return the further keys of a request: a mapping, JSON text, or None for none.
-
-    Raises:
-        InputError: it is neither, or one of its keys is called like a secret, since configurations are stored; the
-            message does not repeat the value.
-    """
-    if value is None:
-        return {}
-    try:
-        body = json.loads(value if isinstance(value, str) else json.dumps(value, allow_nan=False))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{key}: no JSON ({error}); write an object such as '{{\"top_p\": 0.9}}'") from None
-    if not isinstance(body, dict):
-        raise InputError(f"{key}: is no JSON object; write one such as '{{\"top_p\": 0.9}}'")
-    if (name := _secret_key(body)) is not None:
-        raise InputError(
-            f"{key}: {name!r} is called like a secret or a header, and configurations are stored; leave it out and set "
-            "the key in the environment variable that api_key_env names"
-        )
-    return body
-
-
-def _secret_key(value: Any) -> str | None:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if _SECRET.search(str(name)):
-                return str(name)
-            if (found := _secret_key(inner)) is not None:
-                return found
-    if isinstance(value, list):
-        return next((found for one in value if (found := _secret_key(one)) is not None), None)
-    return None
-
-
 @dataclass(frozen=True)
 class Reply:
     """What became of one question.
@@ -144,10 +88,6 @@ class Reply:
     requests: int
     error: str | None = None
     logprobs: list[Any] | None = None
-
-
-class BudgetSpentError(CheckError):
-    """The next request would exceed the budget."""
 
 
 class StoppedError(CheckError):
@@ -176,126 +116,6 @@ class _Again(Exception):  # noqa: N818 - control flow, never shown
     ) -> None:
         super().__init__(reason)
         self.reason, self.wait, self.charged, self.server, self.outage = reason, wait, charged, server, outage
-
-
-@dataclass
-class Budget:
-    """What all requests together may take. A request that could exceed it is not sent.
-
-    Attributes:
-        max_requests, max_tokens: limits; 0 for none. Tokens are those of prompts and completions.
-        max_cost: limit in the currency of the prices; 0 for none.
-        price_in, price_out: per million tokens of prompts and completions.
-        requests, prompt_tokens, completion_tokens: spent so far, earlier runs included.
-    """
-
-    max_requests: int = 0
-    max_tokens: int = 0
-    max_cost: float = 0.0
-    price_in: float = 0.0
-    price_out: float = 0.0
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    _open: list[tuple[int, int]] = field(default_factory=list)
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    def __post_init__(self) -> None:
-        for key in ("max_requests", "max_tokens", "max_cost", "price_in", "price_out"):
-            if not getattr(self, key) >= 0:
-                raise InputError(f"budget: {key} is {getattr(self, key)}; use 0 for none, or more")
-        if self.max_cost and not (self.price_in or self.price_out):
-            raise InputError("max_cost: needs price_in and price_out, per million tokens")
-
-    @property
-    def cost(self) -> float:
-        """Money spent, in the currency of the prices."""
-        return self._cost(self.prompt_tokens, self.completion_tokens)
-
-    def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / _MILLION
-
-    def _over(self, prompt_tokens: int, completion_tokens: int) -> str | None:
-        """Which limit a request with so many tokens, on top of those under way, would exceed."""
-        tokens_in = self.prompt_tokens + sum(one[0] for one in self._open) + prompt_tokens
-        tokens_out = self.completion_tokens + sum(one[1] for one in self._open) + completion_tokens
-        if self.max_requests and self.requests + 1 > self.max_requests:
-            return f"max_requests {self.max_requests}"
-        if self.max_tokens and tokens_in + tokens_out > self.max_tokens:
-            return f"max_total_tokens {self.max_tokens}"
-        if self.max_cost and self._cost(tokens_in, tokens_out) > self.max_cost:
-            return f"max_cost {self.max_cost:g}"
-        return None
-
-    async def reserve(self, prompt_tokens: int, completion_tokens: int) -> tuple[int, int]:
-        """Set tokens aside for one request, waiting for those under way where they may give some back.
-
-        Raises:
-            BudgetSpentError: nothing under way could make room.
-        """
-        async with self._changed:
-            while over := self._over(prompt_tokens, completion_tokens):
-                if not self._open or over.startswith("max_requests"):
-                    raise BudgetSpentError(f"the budget is spent ({over})")
-                await self._changed.wait()
-            self.requests += 1
-            self._open.append((prompt_tokens, completion_tokens))
-        return prompt_tokens, completion_tokens
-
-    async def settle(self, reserved: tuple[int, int], prompt_tokens: int, completion_tokens: int) -> None:
-        """Give a reservation back and note what was spent instead."""
-        async with self._changed:
-            self._open.remove(reserved)
-            self.prompt_tokens += prompt_tokens
-            self.completion_tokens += completion_tokens
-            self._changed.notify_all()
-
-
-@dataclass(frozen=True)
-class EndpointSettings:
-    """How an endpoint is asked.
-
-    Attributes:
-        base_url: the server's URL, with its `/v1`; without credentials.
-        model: the model's name there.
-        api_key_env: environment variable that holds the key; servers without keys need none.
-        max_tokens: longest completion.
-        max_tokens_key: what the server calls that limit, `max_tokens` or `max_completion_tokens`.
-        temperature: None leaves it to the server.
-        timeout: seconds per attempt, from the question to the last byte.
-        attempts: tries per question.
-        backoff: seconds before the second try, doubled before each further one, where the server names no time.
-        max_wait: a server that asks to wait longer than so many seconds stops the run.
-        max_reply_bytes: a longer reply is not read to its end.
-        extra_body: further keys of the request.
-    """
-
-    base_url: str
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    max_tokens: int = 2048
-    max_tokens_key: str = "max_tokens"
-    temperature: float | None = 0.0
-    timeout: float = 600.0
-    attempts: int = 6
-    backoff: float = 0.5
-    max_wait: float = 600.0
-    max_reply_bytes: int = 4 * 1024 * 1024
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_base_url(self.base_url)
-        for key in ("max_tokens", "attempts", "max_reply_bytes"):
-            if getattr(self, key) < 1:
-                raise InputError(f"{key}: is {getattr(self, key)}; it must be at least 1")
-        if not self.timeout > 0:
-            raise InputError(f"timeout: is {self.timeout}; it must be above 0 seconds")
-        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature: is {self.temperature}; use 0 or more, or null to leave it to the server")
-        if not self.api_key_env.isidentifier():  # a key itself would be stored with the configuration
-            raise InputError("api_key_env: is no name of an environment variable; give one such as OPENAI_API_KEY")
-        if self.max_tokens_key not in ("max_tokens", "max_completion_tokens"):
-            raise InputError(f"max_tokens_key: {self.max_tokens_key!r}; use max_tokens or max_completion_tokens")
 
 
 class Endpoint:

@@ -12,7 +12,7 @@ import yaml
 from benchmarks import perturbqa
 from benchmarks.baselines import left_out, predict_baselines
 from benchmarks.corpus import Corpus, draw_items, open_corpus
-from benchmarks.endpoint import check_base_url, read_extra_body
+from benchmarks.endpoint_settings import check_base_url, read_extra_body
 from benchmarks.engines import open_engine
 from benchmarks.evaluate import evaluate
 from benchmarks.models import adapter_sha256, read_trained_items

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from benchmarks.chat import THINK, Message
-from benchmarks.endpoint import Endpoint, EndpointSettings, Reply, read_extra_body, run_async
+from benchmarks.endpoint import Endpoint, Reply, run_async
+from benchmarks.endpoint_settings import EndpointSettings, read_extra_body
 from benchmarks.generation import (
     TOP_LOGPROBS,
     Decoding,

@@ -67,7 +67,7 @@ def traces_generate(context: typer.Context, config: ConfigOption) -> None:
     """Write traces with the offline teacher, or with a model behind an OpenAI-compatible endpoint."""
     from sft.config import parse_config
     from sft.generate import TraceArguments, generate_traces
-    from sft.teacher import EndpointArguments
+    from sft.teacher_arguments import EndpointArguments
 
     arguments, endpoint = parse_config(config, context.args, (TraceArguments, EndpointArguments))
     path, rows = generate_traces(arguments, endpoint, lambda line: typer.echo(line, err=True))

@@ -19,7 +19,7 @@ from benchmarks.runs import MANIFEST, open_run, read_manifest
 from rewards import CheckError, InputError
 from sft.config import check_keys, parse_config, read_yaml, resolved
 from sft.generate import TraceArguments, config_of, made_with
-from sft.teacher import EndpointArguments
+from sft.teacher_arguments import EndpointArguments
 from sft.train import ADAPTER
 
 STAGES: Final = ("sft", "grpo", "eval")  # of a condition, in the order in which they run

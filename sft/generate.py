@@ -13,7 +13,9 @@ from benchmarks.runs import disk_errors
 from rewards import InputError
 from sft import template_teacher
 from sft.outcomes import manifest_file
-from sft.teacher import EndpointArguments, Work, ask_teacher, log_file
+from sft.questions import Work
+from sft.teacher import ask_teacher, log_file
+from sft.teacher_arguments import EndpointArguments
 from sft.traces import write_traces
 
 

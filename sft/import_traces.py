@@ -24,7 +24,7 @@ from benchmarks.runs import disk_errors, file_sha256
 from rewards import LABELS, InputError, parse_answer
 from sft.critic import VERDICTS
 from sft.outcomes import Outcomes, write_manifest
-from sft.teacher import assemble_completion
+from sft.replies import assemble_completion
 from sft.traces import MODES, Trace, write_traces
 
 # Ours, and what else a column is called; the first one that a row has is taken.

@@ -6,133 +6,31 @@ Files, beside `output`: `.requests.jsonl` (the log a resumed run goes on from), 
 import asyncio
 import hashlib
 import json
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
-import pandas as pd
 import yaml
 
+from benchmarks.budget import Budget, BudgetSpentError
 from benchmarks.chat import Message
-from benchmarks.endpoint import (
-    Budget,
-    BudgetSpentError,
-    Endpoint,
-    EndpointSettings,
-    StoppedError,
-    check_base_url,
-    read_extra_body,
-    run_async,
-)
-from rewards import Answer, CheckError, InputError, Status, parse_answer
-from sft.critic import Verdict, combine, critic_messages, parse_verdict
+from benchmarks.endpoint import Endpoint, StoppedError, run_async
+from benchmarks.endpoint_settings import EndpointSettings
+from rewards import CheckError, InputError, parse_answer
+from sft.critic import parse_verdict
 from sft.outcomes import ENOUGH, Outcomes, Parsed, manifest_file, write_manifest
+from sft.questions import Work, check_items, critic_questions, request_shape, teacher_question, to_grade, with_label
+from sft.replies import assemble_completion, count_reply, make_traces
 from sft.request_log import RequestLog
-from sft.traces import Trace, write_lines, write_traces
-
-Thinking = Literal["strip", "keep"]
-Mode = Literal["blind", "rationalize"]
-
-# These may change between a run and its resumption. They do not shape a teacher's reply: completions are assembled from
-# the log, a critic's questions are named by what shapes its replies, and `rows` may grow.
-_FREE: Final = frozenset(
-    (
-        "output", "rows", "thinking", "critics", "critic_base_url", "critic_max_tokens", "critic_extra_body",
-        "retry_failed", "max_in_flight", "timeout", "attempts", "max_wait", "max_reply_bytes", "max_requests",
-        "max_total_tokens", "max_cost", "price_in", "price_out", "api_key_env", "critic_api_key_env",
-    )
-)  # fmt: skip
-_RATIONALIZE: Final = (
-    "\n\nFor you alone: the measured effect is {label}. Write the reasoning by which an expert who does not know it "
-    "would arrive at it, from biology and what the question quotes. Never mention or hint that it was given, and end "
-    "in <answer>{label}</answer>."
-)
-_BLOCK: Final = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+from sft.teacher_arguments import FREE, EndpointArguments
+from sft.traces import write_lines, write_traces
 
 
-@dataclass
-class EndpointArguments:
-    """The keys of a trace configuration that concern a teacher behind an endpoint, and its critics."""
-
-    base_url: str | None = field(default=None, metadata={"help": "the teacher's endpoint, with its /v1"})
-    mode: Mode = field(default="blind", metadata={"help": "blind, or rationalize: the teacher is given the label"})
-    thinking: Thinking = field(default="strip", metadata={"help": "the teacher's own thinking: strip or keep"})
-    api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "environment variable that holds the key"})
-    max_tokens: int = field(default=2048, metadata={"help": "longest completion in tokens"})
-    max_tokens_key: str = field(default="max_tokens", metadata={"help": "or max_completion_tokens"})
-    temperature: float | None = field(default=0.0, metadata={"help": "null leaves it to the server"})
-    extra_body: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "further keys of the request: a mapping, or JSON"}
-    )
-    critics: list[str] = field(default_factory=list, metadata={"help": "models that grade the reasoning"})
-    critic_base_url: str | None = field(default=None, metadata={"help": "their endpoint; the teacher's by default"})
-    critic_api_key_env: str | None = field(default=None, metadata={"help": "their key's variable; the teacher's"})
-    critic_max_tokens: int = field(default=1024, metadata={"help": "longest reply of a critic in tokens"})
-    critic_extra_body: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "further keys of its request: a mapping, or JSON"}
-    )
-    retry_failed: bool = field(default=False, metadata={"help": "ask again what failed for good in an earlier run"})
-    max_in_flight: int = field(default=64, metadata={"help": "questions under way at a time"})
-    timeout: float = field(default=600.0, metadata={"help": "seconds per attempt"})
-    attempts: int = field(default=6, metadata={"help": "tries per question"})
-    max_wait: float = field(default=600.0, metadata={"help": "longest Retry-After that is waited for, in seconds"})
-    max_reply_bytes: int = field(default=4 * 1024 * 1024, metadata={"help": "longest reply that is read"})
-    max_requests: int = field(default=0, metadata={"help": "budget: requests in all; 0 for no limit"})
-    max_total_tokens: int = field(default=0, metadata={"help": "budget: tokens in all; 0 for no limit"})
-    max_cost: float = field(default=0.0, metadata={"help": "budget: money in all, at the prices given; 0 for no limit"})
-    price_in: float = field(default=0.0, metadata={"help": "price of a million prompt tokens"})
-    price_out: float = field(default=0.0, metadata={"help": "price of a million completion tokens"})
-
-    def __post_init__(self) -> None:
-        self.extra_body = read_extra_body(self.extra_body, "extra_body")
-        self.critic_extra_body = read_extra_body(self.critic_extra_body, "critic_extra_body")
-        if not all(isinstance(name, str) for name in self.critics) or len({*self.critics}) < len(self.critics):
-            raise InputError(f"critics: {self.critics}; name each model once, since each has one vote")
-
-    def teacher_settings(self, model: str) -> EndpointSettings:
-        """Return how the teacher is asked."""
-        assert self.base_url is not None
-        return self._settings(self.base_url, model, self.api_key_env, self.max_tokens, self.extra_body)
-
-    def critic_settings(self, model: str) -> EndpointSettings:
-        """Return how a critic is asked."""
-        url, key = self.critic_base_url or self.base_url, self.critic_api_key_env or self.api_key_env
-        assert url is not None
-        check_base_url(url, "critic_base_url")
-        return self._settings(url, model, key, self.critic_max_tokens, self.critic_extra_body)
-
-    def _settings(
-        self, url: str, model: str, key: str, max_tokens: int, extra_body: dict[str, Any] | str | None
-    ) -> EndpointSettings:
-        return EndpointSettings(
-            url, model, key, max_tokens, self.max_tokens_key, self.temperature, self.timeout, self.attempts,
-            max_wait=self.max_wait, max_reply_bytes=self.max_reply_bytes, extra_body=read_extra_body(extra_body),
-        )  # fmt: skip
-
-    def budget(self) -> Budget:
-        """Return the budget of a run that has spent nothing yet."""
-        return Budget(self.max_requests, self.max_total_tokens, self.max_cost, self.price_in, self.price_out)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a teacher is to write.
-
-    Attributes:
-        items: N training rows, in the order of the output.
-        prompts: N prompts, as the student sees them.
-        protocol: what the prompts were made with.
-        config: the whole configuration, for the resume check.
-    """
-
-    items: pd.DataFrame
-    prompts: Sequence[list[Message]]
-    protocol: dict[str, Any]
-    config: dict[str, Any]
+def log_file(path: Path) -> Path:
+    """Return where the log of a file of traces lies."""
+    return path.with_name(f"{path.name}.requests.jsonl")
 
 
 def ask_teacher(
@@ -164,7 +62,7 @@ def ask_teacher(
             there is kept, and written as far as it goes.
     """
     say = progress or (lambda line: None)
-    _check_items(work)
+    check_items(work)
     settings = args.teacher_settings(teacher)
     critics = [args.critic_settings(model) for model in args.critics]
     if args.max_in_flight < 1:
@@ -191,7 +89,7 @@ def ask_teacher(
         except (BudgetSpentError, StoppedError) as error:
             stopped = error
         outcomes = Outcomes()
-        count = write_traces(_traces(work, teacher, args, critics, log, outcomes), path)
+        count = write_traces(make_traces(work, teacher, args, critics, log, outcomes), path)
         write_manifest(
             path,
             outcomes,
@@ -223,28 +121,18 @@ def ask_teacher(
     return count
 
 
-def _check_items(work: Work) -> None:
-    items = work.items
-    if (items["split"] != "train").any():
-        found = items["item_id"][items["split"] != "train"].iloc[0]
-        raise InputError(f"{found}: a test item; traces are written for training items only")
-    twice = items["item_id"].duplicated()
-    if twice.any():
-        raise InputError(f"{items['item_id'][twice].iloc[0]}: is drawn twice; each item has one trace")
-
-
 def _check_config(path: Path, log: RequestLog, work: Work) -> bool:
     """Refuse a log of another configuration, unless all its questions failed; store ours; return whether it differs."""
     # The protocol holds what the configuration does not: the labels' digest and the prompts' version.
-    shaping = {**{key: value for key, value in work.config.items() if key not in _FREE}, "protocol": work.protocol}
+    shaping = {**{key: value for key, value in work.config.items() if key not in FREE}, "protocol": work.protocol}
     file = path.with_name(f"{path.name}.config.yaml")
     changed: list[str] = []
     if log.done and file.is_file():
         before = yaml.safe_load(file.read_text(encoding="utf-8"))
         before = before if isinstance(before, dict) else {}
-        changed = sorted(key for key in {*before, *shaping} - _FREE if before.get(key) != shaping.get(key))
+        changed = sorted(key for key in {*before, *shaping} - FREE if before.get(key) != shaping.get(key))
         settled = {question for question in log.done if question.startswith("teacher|")}
-        if settled - {_question(str(item)) for item in work.items["item_id"]}:
+        if settled - {teacher_question(str(item)) for item in work.items["item_id"]}:
             changed = changed or ["rows"]  # fewer of them: some that were asked about would be left out
         if changed and len(log.failed) < len(log.done):
             raise InputError(
@@ -301,10 +189,10 @@ class _Run:
     async def _item(self, row: int, teacher: Endpoint, critics: Sequence[Endpoint]) -> None:
         item_id, label = self._records[row]
         prompt = self._work.prompts[row]
-        question = _question(item_id)
+        question = teacher_question(item_id)
         new = question not in self._log.done
         if new:
-            asked = prompt if self._args.mode == "blind" else _with_label(prompt, label)
+            asked = prompt if self._args.mode == "blind" else with_label(prompt, label)
             outcome = await self._ask(teacher, asked, question)
         elif critics:
             outcome = self._log.read(question)
@@ -314,14 +202,14 @@ class _Run:
             return
         answer = parse_answer(assemble_completion(outcome["text"], outcome["reasoning"], self._args.thinking))
         if new and self._parsed.replies < ENOUGH:
-            _count_reply(self._parsed, outcome, answer)
+            count_reply(self._parsed, outcome, answer)
             if self._parsed.replies == ENOUGH and (hint := self._parsed.hint()):
                 self._say(hint)
-        messages = _to_grade(label, prompt, answer)
+        messages = to_grade(label, prompt, answer)
         if messages is None:
             return
         for critic in critics:
-            for question in _critic_questions(item_id, critic.settings, messages):
+            for question in critic_questions(item_id, critic.settings, messages):
                 done = question in self._log.done
                 reply = self._log.read(question) if done else await self._ask(critic, messages, question)
                 if reply["text"] is None or parse_verdict(reply["text"]) is not None:
@@ -331,7 +219,7 @@ class _Run:
         async def note(event: str, prompt_tokens: int, completion_tokens: int) -> None:
             self._log.note(event, question, prompt_tokens, completion_tokens)
 
-        key = json.dumps([question, _request(endpoint.settings, messages)])
+        key = json.dumps([question, request_shape(endpoint.settings, messages)])
         reply = await endpoint.ask(messages, hashlib.sha256(key.encode()).hexdigest(), note)
         outcome = {**asdict(reply), "created": datetime.now(UTC).isoformat(timespec="seconds")}
         del outcome["logprobs"]  # none were asked for
@@ -344,149 +232,3 @@ class _Run:
         held, self._held[endpoint] = self._held[endpoint], []
         for question, outcome in held:
             await self._log.settle(question, outcome)
-
-
-def _request(settings: EndpointSettings, messages: Sequence[Message]) -> list[Any]:
-    """What shapes a reply."""
-    return [settings.model, settings.max_tokens, settings.temperature, settings.extra_body, *map(dict, messages)]
-
-
-def _question(item_id: str) -> str:
-    return f"teacher|{item_id}"
-
-
-def _to_grade(label: str, prompt: Sequence[Message], answer: Answer) -> list[Message] | None:
-    """Return what critics are asked; None where they are not: only reasoning that ends in the truth is worth it."""
-    return None if answer.label != label or answer.think is None else critic_messages(prompt, answer.think)
-
-
-def _critic_questions(item_id: str, critic: EndpointSettings, messages: Sequence[Message]) -> tuple[str, str]:
-    """Name a critic's question, and the same asked once more, for where the first reply holds no verdict.
-
-    The digest stands for the reasoning and what shapes the reply: what changed is graded anew, what did not is not paid
-    for twice.
-    """
-    digest = hashlib.sha256(json.dumps(_request(critic, messages)).encode()).hexdigest()
-    question = f"critic|{item_id}|{critic.model}|{digest[:16]}"
-    return question, f"{question}|again"
-
-
-def _with_label(prompt: Sequence[Message], label: str) -> list[Message]:
-    *earlier, last = prompt
-    return [*earlier, {"role": last["role"], "content": last["content"] + _RATIONALIZE.format(label=label)}]
-
-
-def assemble_completion(text: str, reasoning: str | None, thinking: Thinking) -> str:
-    """Return the completion that a student learns from a teacher's reply.
-
-    A reasoning model thinks before it writes the think block it was asked for: apart (`reasoning`), in a think block of
-    its own in front, or up to a closing tag whose opening one the chat template held. Its own thinking is removed
-    (`strip`) or becomes the think block, in front of the one it wrote as asked (`keep`).
-
-    Args:
-        text: the message's content.
-        reasoning: the model's own thinking where the server keeps it apart.
-        thinking: `strip` or `keep`.
-    """
-    own, rest = _split_thinking(text, reasoning)
-    if own is None or thinking == "strip":
-        return rest.strip()
-    match = _BLOCK.match(rest)
-    written, rest = (match[1].strip(), rest[match.end() :]) if match else ("", rest)
-    return f"<think>{own.strip()}{chr(10) * 2 if written else ''}{written}</think>{rest.strip()}"
-
-
-def _split_thinking(text: str, reasoning: str | None) -> tuple[str | None, str]:
-    if reasoning:
-        return reasoning, text
-    first = _BLOCK.match(text)
-    if first:
-        rest = text[first.end() :]
-        return (first[1], rest) if rest.startswith("<think>") else (None, text)
-    head, closing, rest = text.partition("</think>")
-    return (head, rest.lstrip()) if closing and "<think>" not in head else (None, text)
-
-
-def _count_reply(parsed: Parsed, outcome: dict[str, Any], answer: Answer) -> None:
-    text, reasoning = outcome["text"], outcome["reasoning"]
-    apart = answer.label is None and _split_thinking(text, reasoning)[0] is not None
-    kept = apart and parse_answer(assemble_completion(text, reasoning, "keep")).label is not None
-    parsed.replies += 1
-    parsed.answered += answer.label is not None
-    parsed.only_if_kept += kept
-
-
-def _traces(
-    work: Work,
-    teacher: str,
-    args: EndpointArguments,
-    critics: Sequence[EndpointSettings],
-    log: RequestLog,
-    outcomes: Outcomes,
-) -> Iterator[Trace]:
-    """Yield the trace of every reply, and count what became of all items."""
-    for row, prompt in zip(work.items.itertuples(), work.prompts, strict=True):
-        item_id, line, label = str(row.item_id), str(row.cell_line), str(row.label)
-        cell = outcomes.cells.setdefault(f"{line}|{label}", Counter())
-        cell["drawn"] += 1
-        if _question(item_id) not in log.done:
-            cell["not asked"] += 1  # only where the run was stopped
-            continue
-        outcome = log.read(_question(item_id))
-        if outcome["text"] is None:
-            outcomes.errors[outcome["error"]] += 1
-            cell[str(Status.ERROR)] += 1
-            continue
-        completion = assemble_completion(outcome["text"], outcome["reasoning"], args.thinking)
-        answer = parse_answer(completion)
-        cut = outcome["finish_reason"] == "length" and answer.status is Status.MALFORMED
-        cell[str(Status.INCOMPLETE if cut else answer.status)] += 1
-        _count_reply(outcomes.parsed, outcome, answer)
-        messages = _to_grade(label, prompt, answer) if critics else None
-        verdicts = [] if messages is None else _verdicts(item_id, messages, critics, log, outcomes)
-        yield Trace(
-            item_id=item_id,
-            cell_line=line,
-            pert=str(row.pert),
-            gene=str(row.gene),
-            label=label,
-            prompt=prompt,
-            completion=completion,
-            answer=None if answer.label is None else str(answer.label),
-            teacher=teacher,
-            mode=args.mode,
-            critic=combine(verdicts),
-            created=outcome["created"],
-            protocol=work.protocol,
-        )
-
-
-def _verdicts(
-    item_id: str,
-    messages: Sequence[Message],
-    critics: Sequence[EndpointSettings],
-    log: RequestLog,
-    outcomes: Outcomes,
-) -> list[Verdict]:
-    verdicts: list[Verdict] = []
-    for critic in critics:
-        for question in _critic_questions(item_id, critic, messages):
-            if question not in log.done:
-                break
-            outcomes.critic["asked"] += 1
-            reply = log.read(question)
-            if reply["text"] is None:
-                outcomes.critic_errors[reply["error"]] += 1
-                break
-            if (verdict := parse_verdict(reply["text"])) is not None:
-                verdicts.append(verdict)
-                break
-            outcomes.critic["no verdict"] += 1
-    outcomes.critic["graded by several"] += len(verdicts) > 1
-    outcomes.critic["of these not unanimous"] += len({one.verdict for one in verdicts}) > 1
-    return verdicts
-
-
-def log_file(path: Path) -> Path:
-    """Return where the log of a file of traces lies."""
-    return path.with_name(f"{path.name}.requests.jsonl")

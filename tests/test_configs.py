@@ -15,7 +15,7 @@ from rl.train import read_arguments as read_grpo
 from sft.config import parse_config, read_yaml
 from sft.filters import read_steps
 from sft.generate import TraceArguments
-from sft.teacher import EndpointArguments
+from sft.teacher_arguments import EndpointArguments
 from sft.train import SFTArguments
 from sft.train import read_arguments as read_sft
 

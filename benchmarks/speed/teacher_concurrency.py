@@ -93,7 +93,7 @@ def make_work(n: int) -> Any:
     """Return n items and prompts."""
     import pandas as pd
 
-    from sft.teacher import Work
+    from sft.questions import Work
 
     genes = [f"G{number}" for number in range(n)]
     items = pd.DataFrame({"cell_line": "rpe1", "pert": "AARS", "gene": genes, "label": LABEL, "split": "train"})
@@ -104,7 +104,8 @@ def make_work(n: int) -> Any:
 
 def ours(url: str, n: int) -> None:
     """Ask for n traces with our teacher, its log on disk and all."""
-    from sft.teacher import EndpointArguments, ask_teacher
+    from sft.teacher import ask_teacher
+    from sft.teacher_arguments import EndpointArguments
 
     with tempfile.TemporaryDirectory() as folder:
         args = EndpointArguments(base_url=url, max_in_flight=SLOTS)
@@ -142,7 +143,8 @@ def replay(n: int) -> list[float]:
     import openai
 
     from benchmarks import endpoint
-    from sft.teacher import EndpointArguments, ask_teacher
+    from sft.teacher import ask_teacher
+    from sft.teacher_arguments import EndpointArguments
 
     http = endpoint._http()
 

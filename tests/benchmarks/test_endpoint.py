@@ -12,17 +12,9 @@ from typing import Any
 import pytest
 from endpoint_server import Server, chat, error, http, respond_well
 
-from benchmarks.endpoint import (
-    Budget,
-    BudgetSpentError,
-    Endpoint,
-    EndpointSettings,
-    Reply,
-    StoppedError,
-    read_extra_body,
-    retry_after,
-    run_async,
-)
+from benchmarks.budget import Budget, BudgetSpentError
+from benchmarks.endpoint import Endpoint, Reply, StoppedError, retry_after, run_async
+from benchmarks.endpoint_settings import EndpointSettings, read_extra_body
 from benchmarks.engines import open_engine
 from benchmarks.generation import Request
 from benchmarks.protocol import Protocol

@@ -11,7 +11,7 @@ from benchmarks.perturbqa import apply_split
 from benchmarks.prompts import PromptConfig
 from rewards import CheckError, InputError
 from sft.audit import audit_traces, corpus_of
-from sft.teacher import _RATIONALIZE
+from sft.questions import RATIONALIZE
 from sft.template_teacher import generate
 from sft.traces import Trace, write_traces
 
@@ -227,7 +227,7 @@ def test_a_training_label_of_another_line_is_no_leak(corpus: Corpus) -> None:
         ("\nAnswer: {label}", True),
         ("\n{gene} is {label}.", True),
         ("\nHint: {pert} knockdown makes {gene} {label}", True),
-        (_RATIONALIZE, True),
+        (RATIONALIZE, True),
         ("\nDoes knockdown of {pert} result in {label} {gene}?", False),
         ("\nYou must say whether {pert} knockdown leaves it {label}.", False),
         ("\nAn example of the format: <answer>{label}</answer>", False),

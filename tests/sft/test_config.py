@@ -10,7 +10,7 @@ from benchmarks.evaluation_run import EvalArguments
 from rewards import InputError
 from sft.config import parse_config, read_yaml, resolved
 from sft.generate import TraceArguments
-from sft.teacher import EndpointArguments
+from sft.teacher_arguments import EndpointArguments
 from sft.train import SFTArguments
 
 CONFIGS = Path(__file__).parents[2] / "configs"

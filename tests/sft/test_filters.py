@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rewards import LABELS, InputError, Status, parse_answer
 from sft.filters import filter_traces, read_steps, run_filter
 from sft.near_duplicates import find_duplicates, jaccard, mask, sketch, window_set
-from sft.teacher import assemble_completion
+from sft.replies import assemble_completion
 from sft.traces import Trace, read_traces, write_traces
 
 UP, DOWN, NONE = map(str, LABELS)

@@ -16,7 +16,7 @@ from rl.cli import app
 from sft.filters import filter_traces, read_steps
 from sft.funnel import STAGES, format_funnel, measure_funnel
 from sft.generate import TraceArguments, generate_traces
-from sft.teacher import EndpointArguments
+from sft.teacher_arguments import EndpointArguments
 from sft.template_teacher import generate
 from sft.traces import read_traces, write_traces
 

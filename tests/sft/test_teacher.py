@@ -19,8 +19,11 @@ from benchmarks.prompts import PromptConfig, build_prompts
 from rewards import LABELS, CheckError, InputError
 from sft.generate import TraceArguments, generate_traces
 from sft.outcomes import read_manifest
+from sft.questions import Work
+from sft.replies import assemble_completion
 from sft.request_log import RequestLog
-from sft.teacher import EndpointArguments, Work, ask_teacher, assemble_completion
+from sft.teacher import ask_teacher
+from sft.teacher_arguments import EndpointArguments
 from sft.traces import read_traces
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +172,8 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 import openai
 from test_teacher import make_work
-from sft.teacher import EndpointArguments, ask_teacher
+from sft.teacher import ask_teacher
+from sft.teacher_arguments import EndpointArguments
 url, path = sys.argv[1], Path(sys.argv[2])
 log = path.with_name(path.name + ".requests.jsonl")
 work = make_work({items})

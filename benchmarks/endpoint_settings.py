@@ -1,0 +1,113 @@
+"""How an OpenAI-compatible endpoint is asked; whatever may be a secret is refused, since configurations are stored."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from rewards import InputError
+
+_SECRET: Final = re.compile(
+    r"^x-|(keys?|token|secrets?|password|passwd|passphrase|credentials?|cookies?|auth|authorization|bearer|headers?)$",
+    re.IGNORECASE,
+)  # `max_tokens` and `budget_tokens` are none
+
+
+def check_base_url(base_url: str, key: str = "base_url") -> None:
+    """Refuse a URL that is none, or that holds what may be a secret; the message does not repeat it."""
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname
+    except ValueError:
+        raise InputError(f"{key}: is no URL; give one such as http://localhost:8000/v1") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise InputError(f"{key}: is no http(s) URL; give one such as http://localhost:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise InputError(
+            f"{key}: holds user, password, query or fragment, which may be secret; leave them out and set the key in "
+            "the environment"
+        )
+
+
+def read_extra_body(value: Mapping[str, Any] | str | None, key: str = "extra_body") -> dict[str, Any]:
+    """Return the further keys of a request: a mapping, JSON text, or None for none.
+
+    Raises:
+        InputError: it is neither, or one of its keys is called like a secret, since configurations are stored; the
+            message does not repeat the value.
+    """
+    if value is None:
+        return {}
+    try:
+        body = json.loads(value if isinstance(value, str) else json.dumps(value, allow_nan=False))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{key}: no JSON ({error}); write an object such as '{{\"top_p\": 0.9}}'") from None
+    if not isinstance(body, dict):
+        raise InputError(f"{key}: is no JSON object; write one such as '{{\"top_p\": 0.9}}'")
+    if (name := _secret_key(body)) is not None:
+        raise InputError(
+            f"{key}: {name!r} is called like a secret or a header, and configurations are stored; leave it out and set "
+            "the key in the environment variable that api_key_env names"
+        )
+    return body
+
+
+def _secret_key(value: Any) -> str | None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if _SECRET.search(str(name)):
+                return str(name)
+            if (found := _secret_key(inner)) is not None:
+                return found
+    if isinstance(value, list):
+        return next((found for one in value if (found := _secret_key(one)) is not None), None)
+    return None
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """How an endpoint is asked.
+
+    Attributes:
+        base_url: the server's URL, with its `/v1`; without credentials.
+        model: the model's name there.
+        api_key_env: environment variable that holds the key; servers without keys need none.
+        max_tokens: longest completion.
+        max_tokens_key: what the server calls that limit, `max_tokens` or `max_completion_tokens`.
+        temperature: None leaves it to the server.
+        timeout: seconds per attempt, from the question to the last byte.
+        attempts: tries per question.
+        backoff: seconds before the second try, doubled before each further one, where the server names no time.
+        max_wait: a server that asks to wait longer than so many seconds stops the run.
+        max_reply_bytes: a longer reply is not read to its end.
+        extra_body: further keys of the request.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    max_tokens: int = 2048
+    max_tokens_key: str = "max_tokens"
+    temperature: float | None = 0.0
+    timeout: float = 600.0
+    attempts: int = 6
+    backoff: float = 0.5
+    max_wait: float = 600.0
+    max_reply_bytes: int = 4 * 1024 * 1024
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_base_url(self.base_url)
+        for key in ("max_tokens", "attempts", "max_reply_bytes"):
+            if getattr(self, key) < 1:
+                raise InputError(f"{key}: is {getattr(self, key)}; it must be at least 1")
+        if not self.timeout > 0:
+            raise InputError(f"timeout: is {self.timeout}; it must be above 0 seconds")
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature: is {self.temperature}; use 0 or more, or null to leave it to the server")
+        if not self.api_key_env.isidentifier():  # a key itself would be stored with the configuration
+            raise InputError("api_key_env: is no name of an environment variable; give one such as OPENAI_API_KEY")
+        if self.max_tokens_key not in ("max_tokens", "max_completion_tokens"):
+            raise InputError(f"max_tokens_key: {self.max_tokens_key!r}; use max_tokens or max_completion_tokens")
