@@ -126,7 +126,7 @@ def test_teacher_critic_filter_audit_and_stage_one(server: str, smollm2: Path, t
     sft = {
         "output_dir": "sft", "traces": "kept.jsonl", "model_name_or_path": str(smollm2), "dtype": "float32",
         "use_peft": True, "lora_r": 8, "lora_alpha": 16, "lora_target_modules": ["all-linear"], "max_length": 512,
-        "per_device_train_batch_size": 2, "max_steps": 28, "learning_rate": 2e-3, "logging_steps": 1, "use_cpu": True,
+        "per_device_train_batch_size": 2, "max_steps": 64, "learning_rate": 2e-3, "logging_steps": 1, "use_cpu": True,
         "bf16": False, "gradient_checkpointing": False, "gate_prompts": 10, "gate_share": 0.9,
     }  # fmt: skip
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(sft))
@@ -135,7 +135,7 @@ def test_teacher_critic_filter_audit_and_stage_one(server: str, smollm2: Path, t
     assert done["audit"]["clean"] is True
     assert done["audit"]["traces"] == len(kept)
     assert done["gate"]["prompts"] == min(10, len(kept))
-    assert done["gate"]["share"] >= 0.9  # after three steps it was 0
+    assert done["gate"]["share"] >= 0.9  # eight passes over so few traces; after three steps it was 0
 
 
 def test_a_fault_proxy_before_the_real_server_loses_and_doubles_nothing(server: str, tmp_path: Path) -> None:
