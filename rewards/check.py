@@ -357,7 +357,7 @@ def _gold(score: Score, rows: Sequence[Row], sentences: int) -> tuple[float, flo
     gold_N, best_N = total_NL[:, 0], np.fmax(total_NL[:, 1], total_NL[:, 2])
     if np.isnan(gold_N).all():
         raise CheckError("the reward judges no gold answer: every score is None; look at its columns and tables")
-    beaten_N = best_N > gold_N + TOLERANCE
+    beaten_N = (best_N > gold_N + TOLERANCE) | (np.isnan(gold_N) & ~np.isnan(best_N))
     first = ""
     if beaten_N.any():
         at = int(np.flatnonzero(beaten_N)[0])
@@ -381,8 +381,8 @@ def _effects(
     constant = []
     for component in composition.components:
         scores_GN = np.stack(by_name[component.name])
-        judged = ~np.isnan(scores_GN).any(axis=0)
-        within = float(scores_GN[:, judged].var(axis=0).mean()) if judged.any() else 0.0
+        several = (~np.isnan(scores_GN)).sum(axis=0) > 1  # completions that are not judged are not trained on
+        within = float(np.nanvar(scores_GN[:, several], axis=0).mean()) if several.any() else 0.0
         spread[component.name] = component.weight**2 * within
         if within <= TOLERANCE:
             constant.append(component.name)

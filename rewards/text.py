@@ -237,7 +237,8 @@ _NEAR: Final = 80
 _NAME: Final = re.compile(r"\s*([\w.-]+)")  # read backwards from a bracket
 _SYMBOL: Final = re.compile(r"(?<![\w.-])([A-Z][A-Z0-9][\w.-]*)[\s:,=]*((?:[a-z]+[\s:,=]+){0,3})$")
 _LABELS: Final = "|".join(LABELS)
-_LABEL_AFTER: Final = re.compile(rf"[^\w.!?]*((?:[a-z'’]+[^\w.!?]+){{0,3}}?)({_LABELS})\b", re.IGNORECASE)
+# A word begins with a letter: a run of apostrophes could else be cut into words in endless ways.
+_LABEL_AFTER: Final = re.compile(rf"[^\w.!?]*((?:[a-z][a-z'’]*[^\w.!?]+){{0,3}}?)({_LABELS})\b", re.IGNORECASE)
 _LABEL_WITHIN: Final = re.compile(rf"()({_LABELS})\b", re.IGNORECASE)
 _NEGATION: Final = re.compile(r"\b(?:not|never|no|hardly)\b|n['’]t\b", re.IGNORECASE)
 
