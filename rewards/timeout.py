@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Final
 from rewards.batch import Completion, Scores, is_column
 from rewards.errors import CheckError, InputError
 from rewards.foreign import stated_range
+from rewards.processes import without_main
 
 _STARTING: Final = 120.0  # seconds for the process to start and to import the reward's module
 _logger = logging.getLogger("synthpert.rewards")
@@ -104,19 +104,9 @@ class TimeLimited:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        # The other process would run this one's main script again, which can be a trainer without a main guard.
-        main = sys.modules["__main__"]
-        kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
         process = context.Process(target=_serve, args=(theirs, self.__name__, self._make, self._arguments), daemon=True)
-        try:
-            for name in kept:
-                with contextlib.suppress(AttributeError):
-                    setattr(main, name, None) if name == "__spec__" else delattr(main, name)
+        with without_main():
             process.start()
-        finally:
-            for name, value in kept.items():
-                if value is not None:
-                    setattr(main, name, value)
         theirs.close()
         self._end = weakref.finalize(self, _end_group, process, ours, os.getpid())  # at exit too
         found: Any

@@ -1,259 +1,36 @@
-"""Filters over traces: plain functions, applied in the order of a configuration, with a count after each.
+"""Filtering a file of traces: steps in the order of a configuration, with a count after each.
 
-A check looks at one trace and says why it is refused, or None. A selection looks at all traces that are left and says
-which stay. Lines are passed on byte for byte.
+Lines are passed on byte for byte. A large file is read by several processes.
 """
 
-import hashlib
+import itertools
 import json
+import multiprocessing
+import os
+import signal
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import yaml
 
 from benchmarks.runs import disk_errors
-from rewards import Answer, InputError
+from rewards import CheckError, InputError
+from rewards.processes import without_main
 from sft.config import check_keys, read_yaml
-from sft.critic import VERDICTS
-from sft.leaks import find_foreign, find_leak
-from sft.near_duplicates import HASHES, digest, find_duplicates, mask, sketch
-from sft.traces import Trace, iter_traces, parse_trace, write_lines
+from sft.filter_steps import Features, Rows, Step, read_step, read_steps
+from sft.near_duplicates import HASHES, digest, mask, sketch
+from sft.traces import iter_traces, parse_trace, write_lines
 
-Check: TypeAlias = Callable[[Trace, Answer], str | None]
-Rows: TypeAlias = npt.NDArray[np.intp]
-
+_PART_BYTES: Final = 32 * 1024 * 1024  # read by a process at a time
 _BATCH_BYTES: Final = 256 * 1024  # hashed at once: what fits into a processor's cache
-
-
-@dataclass(frozen=True)
-class Features:
-    """What selections look at, of N traces.
-
-    Attributes:
-        item_id, label, cell_line, pert, gene: of each trace.
-        digests, signatures: of its reasoning, see `sft.near_duplicates`; empty where no step needs them.
-        text_of: masked reasoning of the trace at a position.
-    """
-
-    item_id: list[str]
-    label: npt.NDArray[Any]
-    cell_line: npt.NDArray[Any]
-    pert: npt.NDArray[Any]
-    gene: npt.NDArray[Any]
-    digests: npt.NDArray[np.uint64]
-    signatures: npt.NDArray[np.uint32]
-    text_of: Callable[[int], bytes]
-
-
-# checks
-
-
-def parsed(trace: Trace, answer: Answer) -> str | None:
-    """Refuse a completion that the strict parser reads no label from, or that has no reasoning."""
-    return str(answer.status) if answer.label is None else None if answer.think else "no reasoning"
-
-
-def label_correct(trace: Trace, answer: Answer) -> str | None:
-    """Refuse an answer that is not the true label."""
-    return None if answer.label == trace.label else "wrong answer"
-
-
-def plain_text(trace: Trace, answer: Answer) -> str | None:
-    """Refuse what is no plain reasoning; see `sft.leaks.find_foreign`."""
-    return find_foreign(answer.think or "")
-
-
-def no_leak(trace: Trace, answer: Answer) -> str | None:
-    """Refuse reasoning that treats its label as given; see `sft.leaks.find_leak`."""
-    return None if (found := find_leak(answer.think or "", trace.pert, trace.gene)) is None else f"leak: {found[:40]}"
-
-
-def verdict_in(verdicts: Sequence[str]) -> Check:
-    """Refuse a critic's verdict outside a set, and a trace that nobody graded."""
-
-    def check(trace: Trace, answer: Answer) -> str | None:
-        verdict = trace.critic.get("verdict") if trace.critic else None
-        return None if verdict in verdicts else "not graded" if verdict is None else f"verdict {verdict}"
-
-    return check
-
-
-def length_within(shortest: int, longest: int) -> Check:
-    """Refuse reasoning of fewer or more characters."""
-
-    def check(trace: Trace, answer: Answer) -> str | None:
-        n = len(answer.think or "")
-        return "too short" if n < shortest else "too long" if n > longest else None
-
-    return check
-
-
-def tokens_within(model: str, longest: int) -> Check:
-    """Refuse an example that training would refuse: of too many tokens, or not given back by the tokenizer.
-
-    Args:
-        model: folder or hub id of the model to train.
-        longest: its `max_length`: tokens of prompt, completion and end of turn together.
-    """
-    from benchmarks.models import resolve_model
-    from sft.train import load_tokenizer, tokenize_trace
-
-    tokenizer = load_tokenizer(resolve_model(model).path)
-
-    def check(trace: Trace, answer: Answer) -> str | None:
-        try:
-            n = len(tokenize_trace(tokenizer, trace).input_ids)
-        except InputError as error:
-            return str(error).removeprefix(f"{trace.item_id}: ").partition(";")[0]
-        return "too many tokens" if n > longest else None
-
-    return check
-
-
-# selections
-
-
-def distinct(features: Features, rows: Rows, similarity: float) -> Rows:
-    """Keep the first of texts that repeat each other; see `find_duplicates`."""
-    repeated = find_duplicates(
-        features.digests[rows], features.signatures[rows], similarity, lambda at: features.text_of(int(rows[at]))
-    )
-    return rows[~repeated]
-
-
-def balanced(features: Features, rows: Rows, salt: str) -> Rows:
-    """Keep as many traces of each label as the rarest one has."""
-    counts = Counter(features.label[rows].tolist())
-    return capped(features, rows, "label", min(counts.values()), salt) if counts else rows
-
-
-def capped(features: Features, rows: Rows, column: str, most: int, salt: str) -> Rows:
-    """Keep at most so many traces of each value of a column, drawn by `salt`."""
-    _, code = np.unique(getattr(features, column)[rows], return_inverse=True)
-    order = np.lexsort((draw_order(features, rows, salt), code))
-    sorted_code = code[order]
-    starts = np.flatnonzero(np.concatenate([[True], sorted_code[1:] != sorted_code[:-1]]))
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
-    return np.sort(rows[order[rank < most]])
-
-
-def fraction_of(features: Features, rows: Rows, fraction: float, salt: str) -> Rows:
-    """Keep a share, drawn by `salt`; a larger share holds the smaller one."""
-    order = np.argsort(draw_order(features, rows, salt), kind="stable")
-    return np.sort(rows[order[: round(fraction * len(rows))]])
-
-
-def draw_order(features: Features, rows: Rows, salt: str) -> npt.NDArray[np.uint64]:
-    """Return a random number per row that depends on its item and `salt` only, not on its place in the file."""
-    key = salt.encode()
-    values = [
-        hashlib.blake2b(features.item_id[row].encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
-        for row in rows
-    ]
-    return np.frombuffer(b"".join(values), dtype="<u8")
-
-
-# configuration
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a filter: a check or a selection, and how it was configured."""
-
-    name: str
-    value: Any
-    check: Check | None
-    select: Callable[[Features, Rows], Rows] | None
-
-
-def read_steps(config: Sequence[Any], seed: int, where: str = "steps") -> list[Step]:
-    """Read the steps of a configuration.
-
-    Args:
-        config: names, or mappings of one name to its setting: `parse`, `label`, `plain`, `leak`,
-            `critic: [excellent, good]`, `length: {min: 20, max: 4000}` (characters of reasoning),
-            `tokens: {max: 2048, model: FOLDER}` (below a thousand traces a second), `duplicates: 0.9`, `balance`,
-            `cap: {gene: 5, pert: 20}`, `fraction: 0.02`.
-        seed: of what is drawn.
-        where: what to call the list in errors.
-
-    Raises:
-        InputError: a step is unknown or its setting out of range.
-    """
-    if not isinstance(config, Sequence) or isinstance(config, str) or not config:
-        raise InputError(f"{where}: no list of steps; write one `- name` a line")
-    steps = []
-    for number, entry in enumerate(config, start=1):
-        at = f"{where}, step {number}"
-        if isinstance(entry, Mapping):
-            if len(entry) != 1:
-                raise InputError(f"{at}: {len(entry)} names; write one step per `-`")
-            ((name, value),) = entry.items()
-        else:
-            name, value = entry, None
-        steps.append(_read_step(str(name), value, f"{seed}|{number}", at))
-    return steps
-
-
-def _read_step(name: str, value: Any, salt: str, at: str) -> Step:
-    checks = {"parse": parsed, "label": label_correct, "plain": plain_text, "leak": no_leak}
-    if name in checks or name == "balance":
-        if value is not None:
-            raise InputError(f"{at}: {name} takes no setting")
-        if name == "balance":
-            return Step(name, None, None, lambda features, rows: balanced(features, rows, salt))
-        return Step(name, None, checks[name], None)
-    if name == "critic":
-        if not isinstance(value, list) or not value or any(verdict not in VERDICTS for verdict in value):
-            raise InputError(f"{at}: critic is {value!r}; give a list out of {', '.join(VERDICTS)}")
-        return Step(name, value, verdict_in(value), None)
-    if name == "length":
-        shortest, longest = _pair(value, "min", "max", at)
-        return Step(name, value, length_within(shortest or 0, longest or 2**62), None)
-    if name == "tokens":
-        valid = isinstance(value, Mapping) and set(value) == {"max", "model"} and isinstance(value["model"], str)
-        if not valid or type(value["max"]) is not int or value["max"] < 1:
-            raise InputError(f"{at}: tokens is {value!r}; give max, a whole number, and model, a folder or hub id")
-        return Step(name, dict(value), tokens_within(value["model"], value["max"]), None)
-    if name == "duplicates":
-        similarity = 1.0 if value is None else _share(value, name, at)
-        return Step(name, similarity, None, lambda features, rows: distinct(features, rows, similarity))
-    if name == "cap":
-        gene, pert = _pair(value, "gene", "pert", at)
-
-        def cap(features: Features, rows: Rows) -> Rows:
-            for column, most in (("gene", gene), ("pert", pert)):
-                if most is not None and len(rows):
-                    rows = capped(features, rows, column, most, f"{salt}|{column}")
-            return rows
-
-        return Step(name, value, None, cap)
-    if name == "fraction":
-        share = _share(value, name, at)
-        return Step(name, share, None, lambda features, rows: fraction_of(features, rows, share, salt))
-    known = "parse, label, plain, leak, critic, length, tokens, duplicates, balance, cap, fraction"
-    raise InputError(f"{at}: {name!r} is no step; use {known}")
-
-
-def _pair(value: Any, first: str, second: str, at: str) -> tuple[int | None, int | None]:
-    valid = isinstance(value, Mapping) and value and set(value) <= {first, second}
-    if not valid or not all(type(number) is int and number >= 0 for number in value.values()):
-        raise InputError(f"{at}: is {value!r}; give {first} and {second}, or one of them, as whole numbers")
-    return value.get(first), value.get(second)
-
-
-def _share(value: Any, name: str, at: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise InputError(f"{at}: {name} is {value!r}; it must lie above 0 and at most at 1")
-    return float(value)
-
-
-# filtering
+_COLUMNS: Final = ("item_id", "label", "cell_line", "pert", "gene")
 
 
 def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, Any]:
@@ -353,44 +130,43 @@ def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
     return given
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What the lines between two offsets hold.
+
+    Attributes:
+        columns: of each trace, by name.
+        lengths: of each line in bytes.
+        digests, signatures: see `Features`.
+        refused: by step, rows of this part to the reason.
+    """
+
+    columns: dict[str, list[str]]
+    lengths: list[int]
+    digests: list[int]
+    signatures: list[npt.NDArray[np.uint32]]
+    refused: dict[int, dict[int, str]]
+
+
 def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[int, str]]]:
     """Read the file once: run every check on every trace, and gather what selections need."""
-    checks = [(number, step.check) for number, step in enumerate(steps) if step.check is not None]
-    sketch_at = max((number for number, step in enumerate(steps) if step.name == "duplicates"), default=-1)
-    refused: dict[int, dict[int, str]] = {number: {} for number, _ in checks}
-    columns: dict[str, list[str]] = {name: [] for name in ("item_id", "label", "cell_line", "pert", "gene")}
-    symbols: dict[str, str] = {}
-    offsets, digests = [0], []
-    parts: list[npt.NDArray[np.uint32]] = []
-    waiting: list[bytes] = []
-    waiting_bytes = 0
-
-    def flush() -> None:
-        nonlocal waiting_bytes
-        if waiting:
-            parts.append(sketch(waiting))
-            waiting.clear()
-            waiting_bytes = 0
-
-    for row, (trace, answer, line) in enumerate(iter_traces(path)):
-        offsets.append(offsets[-1] + len(line))
-        gone = len(steps)
-        for number, check in checks:
-            if (reason := check(trace, answer)) is not None:
-                refused[number][row] = symbols.setdefault(reason, reason)
-                gone = number  # what an earlier step refuses never reaches a later one
-                break
-        for name, values in columns.items():
-            value = getattr(trace, name)
-            values.append(value if name == "item_id" else symbols.setdefault(value, value))
-        if sketch_at >= 0:
-            masked = mask(answer.think or "", (trace.pert, trace.gene)) if gone > sketch_at else b""
-            digests.append(digest(masked))
-            waiting.append(masked)
-            waiting_bytes += len(masked)
-            if waiting_bytes > _BATCH_BYTES:
-                flush()
-    flush()
+    try:
+        parts = _read_parts(path, [(step.name, step.value) for step in steps])
+        columns = {name: list(itertools.chain(*(part.columns[name] for part in parts))) for name in _COLUMNS}
+        item_ids = columns["item_id"]
+        if not item_ids or len({*item_ids}) < len(item_ids):
+            raise InputError(f"{path}: no traces, or one of them twice")
+    except InputError:
+        for _ in iter_traces(path):  # says what is wrong in which row of the file
+            pass
+        raise
+    offsets = [0, *itertools.accumulate(length for part in parts for length in part.lengths)]
+    refused: dict[int, dict[int, str]] = {number: {} for number, step in enumerate(steps) if step.check is not None}
+    start = 0
+    for part in parts:
+        for number, found in part.refused.items():
+            refused[number].update((start + row, reason) for row, reason in found.items())
+        start += len(part.lengths)
 
     def text_of(row: int) -> bytes:
         with path.open("rb") as file:
@@ -398,17 +174,99 @@ def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[i
             trace, answer = parse_trace(file.readline(), path, row + 1)
         return mask(answer.think or "", (trace.pert, trace.gene))
 
+    signatures = [one for part in parts for one in part.signatures]
     features = Features(
-        columns["item_id"],
+        item_ids,
         _codes(columns["label"]),
         _codes(columns["cell_line"]),
         _codes(columns["pert"]),
         _codes(columns["gene"]),
-        digests=np.array(digests, dtype=np.uint64),
-        signatures=np.concatenate(parts) if parts else np.empty((0, HASHES), dtype=np.uint32),
+        digests=np.array([one for part in parts for one in part.digests], dtype=np.uint64),
+        signatures=np.concatenate(signatures) if signatures else np.empty((0, HASHES), dtype=np.uint32),
         text_of=text_of,
     )
     return features, refused
+
+
+def _read_parts(path: Path, steps: Sequence[tuple[str, Any]]) -> list[_Part]:
+    """Read a file in parts, several at a time where there are several processors."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    bounds = _bounds(path)
+    n = min(len(bounds), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if n < 2:
+        return [_read_part(path, steps, start, stop) for start, stop in bounds]
+    pool = ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), _leave_interrupts)
+    try:
+        with without_main():
+            waiting = [pool.submit(_read_part, path, steps, start, stop) for start, stop in bounds]
+        return [one.result() for one in waiting]
+    except BrokenProcessPool:
+        raise CheckError(f"{path}: a process that was reading it ended by itself; is there enough memory?") from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Leave Ctrl-C to the process that waits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _bounds(path: Path) -> list[tuple[int, int]]:
+    """Offsets of parts that begin and end with a line."""
+    size = path.stat().st_size
+    cuts = {0, size}
+    with path.open("rb") as file:
+        for at in range(_PART_BYTES, size, _PART_BYTES):
+            file.seek(at - 1)  # a line that begins at `at` stays whole
+            file.readline()
+            cuts.add(file.tell())
+    return list(itertools.pairwise(sorted(cuts)))
+
+
+def _read_part(path: Path, steps: Sequence[tuple[str, Any]], start: int, stop: int) -> _Part:
+    made = [read_step(name, value, "", name) for name, value in steps]  # functions do not reach another process
+    checks = [(number, step.check) for number, step in enumerate(made) if step.check is not None]
+    sketch_at = max((number for number, step in enumerate(made) if step.name == "duplicates"), default=-1)
+    part = _Part({name: [] for name in _COLUMNS}, [], [], [], {number: {} for number, _ in checks})
+    symbols: dict[str, str] = {}
+    waiting: list[bytes] = []
+    waiting_bytes = 0
+
+    def flush() -> None:
+        nonlocal waiting_bytes
+        if waiting:
+            part.signatures.append(sketch(waiting))
+            waiting.clear()
+            waiting_bytes = 0
+
+    with path.open("rb") as file:
+        file.seek(start)
+        left, row = stop - start, 0
+        while left > 0:
+            line = file.readline()
+            trace, answer = parse_trace(line, path, row + 1)
+            part.lengths.append(len(line))
+            gone = len(made)
+            for number, check in checks:
+                if (reason := check(trace, answer)) is not None:
+                    part.refused[number][row] = symbols.setdefault(reason, reason)
+                    gone = number  # what an earlier step refuses never reaches a later one
+                    break
+            for name, values in part.columns.items():
+                value = getattr(trace, name)
+                values.append(value if name == "item_id" else symbols.setdefault(value, value))
+            if sketch_at >= 0:
+                masked = mask(answer.think or "", (trace.pert, trace.gene)) if gone > sketch_at else b""
+                part.digests.append(digest(masked))
+                waiting.append(masked)
+                waiting_bytes += len(masked)
+                if waiting_bytes > _BATCH_BYTES:
+                    flush()
+            left -= len(line)
+            row += 1
+    flush()
+    return part
 
 
 def _codes(values: list[str]) -> npt.NDArray[np.int32]:

@@ -188,6 +188,36 @@ def test_balance_caps_and_fraction_draw_by_seed_and_not_by_place(tmp_path: Path)
     assert {one.item_id for one in some} != {one.item_id for one in other}
 
 
+@pytest.mark.parametrize("part_bytes", [700, 20_000])
+def test_a_file_read_in_parts_by_several_processes_gives_the_same(
+    part_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pick = random.Random(1)
+    traces = [
+        trace(
+            n, prose(pick.randrange(40), 60) + (" As stated." if n % 9 == 0 else ""), label=(UP, DOWN, NONE)[n % 3],
+            answer=(UP, NONE)[n % 2], critic={"verdict": ("good", "bad")[n % 4 == 0], "reason": "r"}
+        )
+        for n in range(150)
+    ]  # fmt: skip
+    steps = ["parse", "label", "leak", {"critic": ["good"]}, {"length": {"min": 5}}, {"duplicates": 0.9},
+             {"cap": {"gene": 4}}, {"fraction": 0.9}]  # fmt: skip
+    whole = kept(tmp_path, traces, *steps)
+    funnel = (tmp_path / "out.jsonl.funnel.json").read_text()
+    monkeypatch.setattr("sft.filters._PART_BYTES", part_bytes)
+    assert kept(tmp_path, traces, *steps) == whole
+    assert (tmp_path / "out.jsonl.funnel.json").read_text() == funnel
+
+    path = tmp_path / "in.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines, lines[3]]))
+    with pytest.raises(InputError, match=r"row 151: rpe1\|P3\|G3 is there twice \(first in row 4\)"):
+        filter_traces(path, tmp_path / "out.jsonl", read_steps(steps, 0))
+    path.write_bytes(b"".join([*lines[:99], b'{"item_id"\n', *lines[99:]]))
+    with pytest.raises(InputError, match="row 100: not JSON"):
+        filter_traces(path, tmp_path / "out.jsonl", read_steps(steps, 0))
+
+
 def test_steps_run_in_the_order_of_the_configuration(tmp_path: Path) -> None:
     traces = [trace(n, label=UP, answer=(UP, DOWN)[n % 2]) for n in range(20)]
     for order in itertools.permutations(["label", {"fraction": 0.5}]):
