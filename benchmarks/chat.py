@@ -1,10 +1,35 @@
 """Rendering a prompt once, the same way for SFT, rollouts and evaluation."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 Message = Mapping[str, str]
 THINK = "<think>"
+_BLOCK: Final = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+
+
+def split_think(text: str) -> tuple[str | None, str]:
+    """Return the think block that a text begins with, without its tags, and the rest; None where there is none."""
+    match = _BLOCK.match(text)
+    return (match[1], text[match.end() :]) if match else (None, text)
+
+
+def join_think(own: str, text: str) -> str:
+    """Return a text whose think block begins with a model's own thinking, which came apart from it.
+
+    Args:
+        own: the thinking.
+        text: the rest, with the think block that the prompt asked for, or without one.
+    """
+    written, rest = split_think(text)
+    written = (written or "").strip()
+    return f"{THINK}{own.strip()}{chr(10) * 2 if written else ''}{written}</think>{rest.strip()}"
+
+
+def without_surrogates(text: str) -> str:
+    """Return the text with a replacement character for each lone surrogate, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:

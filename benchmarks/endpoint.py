@@ -11,17 +11,21 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from benchmarks.budget import Budget
-from benchmarks.chat import Message
+from benchmarks.chat import Message, without_surrogates
 from benchmarks.endpoint_settings import EndpointSettings
 from rewards import CheckError, InputError
 
 _T = TypeVar("_T")
 _LONGEST_PAUSE: Final = 60.0  # seconds between two attempts where the server names no time
 _QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not mend
-_OUTAGE: Final = 20  # so many questions in a row that meet a 5xx are the server's fault, not theirs
+_OUTAGE: Final = 20  # so many questions in a row that fail by 5xx are the server's fault, not theirs
+_NEVER: Final = 50  # and so many that fail in any way before the first answer
+_SHORTEST_KEY: Final = 12  # characters; a shorter one, such as "none", may stand in honest text
+_LONGEST_REASON: Final = 40
+_MOST_TOKENS: Final = 10**9
 # Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
 _TOKENS_PER_CHARACTER: Final = 0.5
 
@@ -102,7 +106,8 @@ class _Again(Exception):  # noqa: N818 - control flow, never shown
         wait: seconds that the server asks to wait.
         charged: whether the server may have charged for it.
         server: whether the server as a whole is at fault, not this question.
-        outage: whether the server is at fault if many questions in a row meet this.
+        outage: whether the server is at fault if many questions in a row fail by this.
+        final: whether no other attempt would mend it.
     """
 
     def __init__(
@@ -113,23 +118,29 @@ class _Again(Exception):  # noqa: N818 - control flow, never shown
         charged: bool = False,
         server: bool = False,
         outage: bool = False,
+        final: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.reason, self.wait, self.charged, self.server, self.outage = reason, wait, charged, server, outage
+        self.reason, self.wait, self.charged = reason, wait, charged
+        self.server, self.outage, self.final = server, outage, final
 
 
 class Endpoint:
     """One model behind an endpoint.
 
     Failed attempts are made again: connection trouble, a timeout, 408, 409, 429, 5xx, a reply that is cut, is no UTF-8
-    JSON, or has no choice. `Retry-After` is honoured, for all questions at once. A question that fails for good is a
-    `Reply` with `error`. A server that is out of reach, stays too busy, answers many questions in a row with 5xx,
-    refuses the key or does not know the model stops the run: no item is to blame.
+    JSON, or has no choice. `Retry-After` is honoured, for all questions at once, and a 429 is no attempt while the
+    server answers other questions. A question that fails for good is a `Reply` with `error`. A server that is out of
+    reach, answers nobody but with 429, fails for 20 questions in a row by 5xx or for the first 50 in any way, refuses
+    the key or does not know the model stops the run: no item is to blame.
 
     Args:
         settings: how to ask.
         budget: shared with other endpoints; None for none.
         connections: connections kept open.
+
+    Raises:
+        InputError: the key in the environment cannot be one.
     """
 
     def __init__(self, settings: EndpointSettings, budget: Budget | None = None, connections: int = 100) -> None:
@@ -138,8 +149,14 @@ class Endpoint:
         self.settings = settings
         self.budget = budget or Budget()
         self._key = os.environ.get(settings.api_key_env)
+        if self._key and not (self._key.isascii() and self._key.isprintable() and " " not in self._key):
+            raise InputError(
+                f"{settings.api_key_env}: holds white space or other characters than a key has; set it again"
+            )
         self._not_before = 0.0
-        self._unanswered: set[str] = set()  # questions that met a 5xx since the server last answered one
+        self._answers = 0
+        self._failed: set[str] = set()  # questions that failed for good since the server last answered one
+        self._down: set[str] = set()  # those of them that failed by 5xx
         self._transport_errors = _transport_errors()
         self._client = openai.AsyncOpenAI(
             base_url=settings.base_url,
@@ -151,16 +168,16 @@ class Endpoint:
 
     @property
     def failing(self) -> bool:
-        """Whether the last thing the server did was a 5xx, so that it may be down."""
-        return bool(self._unanswered)
+        """Whether the last questions failed by 5xx, or all so far in any way, so that the server may be at fault."""
+        return bool(self._down) or (bool(self._failed) and not self._answers)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
     def redact(self, text: str) -> str:
-        """Return the text without the key, which servers may echo."""
-        return text.replace(self._key, "[key]") if self._key else text
+        """Return the text without the key, which servers may echo; one of fewer than 12 characters is left."""
+        return text.replace(self._key, "[key]") if self._key and len(self._key) >= _SHORTEST_KEY else text
 
     async def ask(
         self,
@@ -185,45 +202,38 @@ class Endpoint:
             InputError: it refuses the key or does not know the model.
         """
         estimate = int(sum(len(message["content"]) for message in messages) * _TOKENS_PER_CHARACTER) + 16
-        spent_in = spent_out = 0
+        spent_in = spent_out = attempts = tries = 0
         failure = _Again("no attempt")
-        for attempt in range(self.settings.attempts):
-            if attempt:
-                await asyncio.sleep(self._pause(attempt, failure))
+        answers = self._answers
+        while attempts < self.settings.attempts and not failure.final:
+            if tries:
+                await asyncio.sleep(self._pause(tries, failure))
             while (wait := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
             reserved = await self.budget.reserve(estimate, self.settings.max_tokens)
             used = (0, 0)
+            tries += 1
             try:
                 if note is not None:
                     await note("sent", *reserved)
                 reply = await self._attempt(messages, request_id, estimate, extra or {})
-                self._unanswered.clear()
+                self._answers += 1
+                self._failed.clear()
+                self._down.clear()
                 used = (reply.prompt_tokens, reply.completion_tokens)
                 return replace(
-                    reply,
-                    prompt_tokens=spent_in + used[0],
-                    completion_tokens=spent_out + used[1],
-                    requests=attempt + 1,
+                    reply, prompt_tokens=spent_in + used[0], completion_tokens=spent_out + used[1], requests=tries
                 )
             except _Again as again:
                 failure = again
-                used = (estimate, 0) if again.charged else (0, 0)
+                used = reserved if again.charged else (0, 0)
                 if note is not None:
                     await note("failed", *used)
-                if again.outage:
-                    self._unanswered.add(request_id)
-                    if len(self._unanswered) >= _OUTAGE:
-                        raise StoppedError(
-                            f"{self.settings.base_url}: {again.reason} for {_OUTAGE} questions in a row"
-                        ) from None
-                if again.wait is not None and again.wait > self.settings.max_wait:
-                    raise StoppedError(
-                        f"{self.settings.base_url}: asks to wait {again.wait:g} s, more than max_wait "
-                        f"{self.settings.max_wait:g}"
-                    ) from None
-                if again.wait is not None and again.server:
-                    self._not_before = max(self._not_before, time.monotonic() + again.wait)
+                if again.wait is not None:
+                    self._wait_for(again.wait)
+                # Who is busy answering others has not turned this question down.
+                attempts += not (again.server and self._answers > answers)
+                answers = self._answers
             except (InputError, StoppedError):
                 if note is not None:
                     await note("failed", 0, 0)
@@ -233,12 +243,28 @@ class Endpoint:
             spent_in, spent_out = spent_in + used[0], spent_out + used[1]
         if failure.server:
             raise StoppedError(f"{self.settings.base_url}: {failure.reason} after {self.settings.attempts} attempts")
-        return Reply(None, None, "error", spent_in, spent_out, self.settings.attempts, failure.reason)
+        self._note_failure(request_id, failure)
+        return Reply(None, None, "error", spent_in, spent_out, tries, failure.reason)
 
-    def _pause(self, attempt: int, failure: _Again) -> float:
-        if failure.wait is not None:
-            return failure.wait
-        return min(_LONGEST_PAUSE, self.settings.backoff * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+    def _wait_for(self, seconds: float) -> None:
+        if seconds > self.settings.max_wait:
+            raise StoppedError(
+                f"{self.settings.base_url}: asks to wait {seconds:g} s, more than max_wait {self.settings.max_wait:g}"
+            ) from None
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    def _note_failure(self, request_id: str, failure: _Again) -> None:
+        self._failed.add(request_id)
+        if failure.outage:
+            self._down.add(request_id)
+        for failed, most, which in ((self._down, _OUTAGE, "questions in a row"), (self._failed, _NEVER, "questions")):
+            if len(failed) >= most and (failed is self._down or not self._answers):
+                raise StoppedError(f"{self.settings.base_url}: {failure.reason} for {most} {which}")
+
+    def _pause(self, tries: int, failure: _Again) -> float:
+        """Seconds before the next try: growing, and different for each question, so that they do not come at once."""
+        growing = min(_LONGEST_PAUSE, self.settings.backoff * 2.0 ** (tries - 1))
+        return growing * random.uniform(0.5, 1.0) if failure.wait is None else failure.wait + growing * random.random()
 
     async def _attempt(
         self, messages: Sequence[Message], request_id: str, estimate: int, extra: Mapping[str, Any]
@@ -258,7 +284,7 @@ class Endpoint:
                     messages=[],  # they go with the extra body, which spares the client's costly walk through them
                     extra_headers={"Idempotency-Key": request_id},
                     extra_body={
-                        "messages": [dict(one) for one in messages],
+                        "messages": [{key: without_surrogates(text) for key, text in one.items()} for one in messages],
                         **limit,
                         **temperature,
                         **settings.extra_body,
@@ -282,7 +308,7 @@ class Endpoint:
                 "ends in /v1"
             ) from None
         except openai.APIStatusError as error:
-            return self._refused(error)
+            self._refused(error)
         except (TimeoutError, openai.APITimeoutError):
             raise _Again(f"no reply within {settings.timeout:g} s", charged=True) from None
         except openai.APIConnectionError as error:
@@ -293,7 +319,7 @@ class Endpoint:
             raise _Again("the connection was cut" if answering else "the connection failed", charged=True) from None
         return self._read(bytes(body), estimate)
 
-    def _refused(self, error: Any) -> Reply:
+    def _refused(self, error: Any) -> NoReturn:
         status = int(error.status_code)
         wait = retry_after(error.response.headers)
         if status == 429:
@@ -306,7 +332,8 @@ class Endpoint:
             raise _Again(f"HTTP {status}", wait, outage=status >= 500) from None
         # Only a complaint about the request is worth quoting; other bodies may echo credentials.
         detail = f": {' '.join(str(error).split())}" if status in (400, 422) else ""
-        return Reply(None, None, "error", 0, 0, 1, self.redact(f"HTTP {status}{detail}")[:300])
+        said = f"HTTP {status}{detail}"
+        raise _Again((said.replace(self._key, "[key]") if self._key else said)[:300], final=True) from None
 
     def _read(self, body: bytes, estimate: int) -> Reply:
         try:
@@ -322,7 +349,8 @@ class Endpoint:
             raise _Again("the reply has no choice", charged=True)
         usage = reply.get("usage")
         tokens_in, tokens_out = (_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
-        content, finish = message.get("content"), str(choice.get("finish_reason") or "unknown")
+        content, finish = _text(message.get("content")), str(choice.get("finish_reason") or "unknown")
+        finish = self.redact(finish)[:_LONGEST_REASON]
         reasoning = message.get("reasoning") or message.get("reasoning_content")
         text = self.redact(content) if isinstance(content, str) else ""
         reasoning = self.redact(reasoning) if isinstance(reasoning, str) else None
@@ -344,9 +372,18 @@ def _failed(reason: str, estimate: int, endpoint: Endpoint) -> Reply:
     return Reply(None, None, "error", estimate, endpoint.settings.max_tokens, 1, reason)
 
 
+def _text(content: Any) -> Any:
+    """A message's content as one text where a server gives it as a list of parts."""
+    if not isinstance(content, list):
+        return content
+    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
 def _count(usage: Any, key: str) -> int | None:
     value = usage.get(key) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return value if is_count else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

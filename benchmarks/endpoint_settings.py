@@ -1,6 +1,7 @@
 """How an OpenAI-compatible endpoint is asked; whatever may be a secret is refused, since configurations are stored."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ _SECRET: Final = re.compile(
     r"^x-|(keys?|token|secrets?|password|passwd|passphrase|credentials?|cookies?|auth|authorization|bearer|headers?)$",
     re.IGNORECASE,
 )  # `max_tokens` and `budget_tokens` are none
+# Set by keys of their own: under other values what is recorded would be untrue, and the budget's reservation too small.
+_OWN: Final = ("model", "messages", "n", "stream", "temperature", "max_tokens", "max_completion_tokens")
+_SHORTEST_KEY: Final = 8  # characters; a shorter one may stand in a name by chance
 
 
 def check_base_url(base_url: str, key: str = "base_url") -> None:
@@ -29,6 +33,17 @@ def check_base_url(base_url: str, key: str = "base_url") -> None:
             f"{key}: holds user, password, query or fragment, which may be secret; leave them out and set the key in "
             "the environment"
         )
+
+
+def check_no_key(api_key_env: str, values: Mapping[str, Any]) -> None:
+    """Refuse a configuration in which the key itself stands, since configurations are stored; by key of `values`."""
+    secret = os.environ.get(api_key_env, "")
+    for key, value in values.items():
+        if len(secret) >= _SHORTEST_KEY and secret in json.dumps(value, default=str):
+            raise InputError(
+                f"{key}: holds the value of {api_key_env}, and configurations are stored; leave it out, it is sent as "
+                "the key"
+            )
 
 
 def read_extra_body(value: Mapping[str, Any] | str | None, key: str = "extra_body") -> dict[str, Any]:
@@ -100,6 +115,11 @@ class EndpointSettings:
 
     def __post_init__(self) -> None:
         check_base_url(self.base_url)
+        if own := [name for name in _OWN if name in self.extra_body]:
+            raise InputError(f"extra_body: {own[0]!r} is not taken from there; use the key of its own")
+        check_no_key(
+            self.api_key_env, {"base_url": self.base_url, "model": self.model, "extra_body": dict(self.extra_body)}
+        )
         for key in ("max_tokens", "attempts", "max_reply_bytes"):
             if getattr(self, key) < 1:
                 raise InputError(f"{key}: is {getattr(self, key)}; it must be at least 1")

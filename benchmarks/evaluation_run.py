@@ -12,7 +12,7 @@ import yaml
 from benchmarks import perturbqa
 from benchmarks.baselines import left_out, predict_baselines
 from benchmarks.corpus import Corpus, draw_items, open_corpus
-from benchmarks.endpoint_settings import check_base_url, read_extra_body
+from benchmarks.endpoint_settings import check_base_url, check_no_key, read_extra_body
 from benchmarks.engines import open_engine
 from benchmarks.evaluate import evaluate
 from benchmarks.models import adapter_sha256, read_trained_items
@@ -91,6 +91,7 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
     protocol = make_protocol(args, corpus.digest)
     if args.base_url is not None:
         check_base_url(args.base_url)  # before it is written anywhere
+        check_no_key(args.api_key_env, asdict(args))
     adapter = None if args.adapter is None else Path(args.adapter)
     trained = None if adapter is None else check_unseen(adapter, corpus)
     inputs = {} if adapter is None else {"adapter": adapter_sha256(adapter)}
@@ -309,7 +310,7 @@ def group_by_name(runs: Sequence[EvaluationRun]) -> dict[str, list[EvaluationRun
                     f"{pair}, but were asked under different protocols ({', '.join(keys) or 'one has none'}); training "
                     "runs of one system need one protocol"
                 )
-            for key in ("model", "model_fingerprint", "tasks"):
+            for key in ("model", "model_fingerprint", "tasks", "extra_body"):
                 before, now = (one.facts.get(key, (one.facts.get("engine") or {}).get(key)) for one in (other, run))
                 if before != now:
                     raise InputError(f"{pair}, but have another {key} ({before}, {now}); give them names of their own")

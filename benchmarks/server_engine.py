@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from benchmarks.chat import THINK, Message
+from benchmarks.chat import THINK, Message, join_think, without_surrogates
 from benchmarks.endpoint import Endpoint, Reply, run_async
 from benchmarks.endpoint_settings import EndpointSettings, read_extra_body
 from benchmarks.generation import (
@@ -36,12 +36,14 @@ def restore_think(text: str, reasoning: str | None, finish_reason: str) -> str:
 
     Args:
         text: the message's content.
-        reasoning: the message's reasoning where the server keeps it apart.
+        reasoning: the message's reasoning where the server keeps it apart; it goes in front of what the model then
+            wrote into a think block as asked, as in traces with `thinking: keep`.
         finish_reason: a completion cut off (`length`) in its reasoning is left open.
     """
+    if reasoning and not text and finish_reason == "length":
+        return f"{THINK}{reasoning}"
     if reasoning:
-        closing = "" if finish_reason == "length" and not text else "</think>"
-        return f"{THINK}{reasoning}{closing}{text}"
+        return join_think(reasoning, text)
     return THINK + text if "</think>" in text and THINK not in text else text
 
 
@@ -133,7 +135,7 @@ class OpenAIEngine:
     def _generation(self, reply: Reply, logprobs: bool) -> Generation:
         if reply.text is None:
             return Generation(None, "error", 0, None, reply.error)
-        text = restore_think(reply.text, reply.reasoning, reply.finish_reason)
+        text = without_surrogates(restore_think(reply.text, reply.reasoning, reply.finish_reason))
         probabilities = self._probabilities(reply) if logprobs and names_label(text) else None
         return Generation(text, reply.finish_reason, reply.completion_tokens, probabilities)
 
@@ -144,7 +146,7 @@ class OpenAIEngine:
         try:
             return probabilities_of(
                 [token["token"] for token in tokens],
-                lambda index: [(other["token"], float(other["logprob"])) for other in tokens[index]["top_logprobs"]],
+                lambda index: [(other["token"], _logprob(other)) for other in tokens[index]["top_logprobs"]],
             )
         except (KeyError, TypeError, ValueError):
             raise InputError(
@@ -161,3 +163,10 @@ class OpenAIEngine:
 
     def close(self) -> None:
         """Do nothing: connections are closed after each batch."""
+
+
+def _logprob(entry: Mapping[str, Any]) -> float:
+    value = float(entry["logprob"])
+    if not value <= 1e-3:  # rounding may bring it above 0
+        raise ValueError(value)
+    return value

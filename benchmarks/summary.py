@@ -1,5 +1,6 @@
 """Everything a report says, as numbers: metrics with intervals, paired comparisons, statuses and denominators."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
@@ -161,7 +162,18 @@ def _warnings(systems: Sequence[System]) -> list[str]:
             f"No protocol fingerprint is known for {', '.join(found[None])}: whether the protocol was the same "
             "cannot be checked."
         )
+    if len({_extra_body(system) for system in systems if system.kind == "model"}) > 1:
+        told = "; ".join(f"{one.name}: {_extra_body(one)}" for one in systems if one.kind == "model")
+        warnings.append(
+            "The models' servers were sent different further keys (extra_body), which may change decoding under the "
+            f"same protocol. {told}."
+        )
     return warnings
+
+
+def _extra_body(system: System) -> str:
+    found = (system.facts.get("engine") or {}).get("extra_body")
+    return json.dumps(found, sort_keys=True) if found else "none"
 
 
 def _fingerprint(system: System) -> str | None:

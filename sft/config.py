@@ -44,10 +44,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2026-99-99
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())[:160]}); mend the file") from None
+        raise InputError(f"{path}: not YAML ({_yaml_problem(error)}); mend the file") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no keys; write one `key: value` a line")
     return values
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where, without the line itself, which may hold a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())[:160]
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def check_keys(keys: Sequence[str], known: Sequence[str], where: str) -> None:
@@ -103,7 +111,10 @@ def _check_values(cls: type, values: Mapping[str, Any], where: str) -> None:
     hints = get_type_hints(cls)
     for entry in dataclasses.fields(cls):
         if entry.name in values and not _fits(values[entry.name], hints[entry.name]):
-            shown = repr(values[entry.name])[:80]
+            # What holds a URL or a key may hold a secret.
+            hidden = entry.name.endswith(("base_url", "extra_body", "api_key_env"))
+            value = values[entry.name]
+            shown = f"of type {type(value).__name__}" if hidden else repr(value)[:80]
             raise InputError(f"{where}: {entry.name} is {shown}; write {_allowed(hints[entry.name])}")
 
 

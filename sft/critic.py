@@ -25,7 +25,7 @@ _TASK: Final = (
 )
 _VERDICT: Final = re.compile(r"<verdict>\s*(.*?)\s*</verdict>", re.DOTALL | re.IGNORECASE)
 _END_THINK: Final = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
-_REASON: Final = re.compile(r"<reason>\s*(.*?)\s*</reason>", re.DOTALL | re.IGNORECASE)
+_REASON: Final = re.compile(r"<reason>\s*(.*)\s*</reason>", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,28 @@ def parse_verdict(text: str) -> Verdict | None:
     """Read a critic's reply: one verdict, after its thinking.
 
     Letter case, and stars, quotation marks and a full stop around the word, do not matter; the same verdict may be
-    repeated. None for two different ones, for another word, and where the reply was cut off while it was thinking.
+    repeated, and what the reason quotes does not count. None for two different ones, for another word, and where the
+    reply was cut off while it was thinking.
     """
-    said = _END_THINK.split(text)[-1]
-    found = {word.strip("*\"'`. \n\t").lower() for word in _VERDICT.findall(said)}
-    if "<think" in said.lower() or len(found) != 1 or not found <= set(VERDICTS):
-        return None
+    thinks = not text.lstrip().lower().startswith("<verdict>")
+    said = _END_THINK.split(text, maxsplit=1)[-1] if thinks else text
     reason = _REASON.search(said)
+    judged = said if reason is None else said[: reason.start()] + said[reason.end() :]
+    found = {word.strip("*\"'`. \n\t").lower() for word in _VERDICT.findall(judged)}
+    if "<think" in judged.lower() or len(found) != 1 or not found <= set(VERDICTS):
+        return None
     return Verdict(found.pop(), " ".join(reason[1].split())[:1000] if reason else "")
 
 
-def combine(verdicts: Sequence[Verdict]) -> dict[str, str] | None:
+def combine(verdicts: Sequence[Verdict], critics: int) -> dict[str, str] | None:
     """Return one grade from several critics'.
 
-    The verdict of more than half of them; without such a majority the median, the worse one of two in the middle. The
-    reason is that of the first critic who gave it. None without verdicts.
+    The verdict of more than half of those who gave one; without such a majority the median, the worse one of two in the
+    middle. The reason is that of the first critic who gave it. None without verdicts.
+
+    Args:
+        verdicts: of the critics who gave one, in their order.
+        critics: how many were asked; with several, `votes` lists what came.
     """
     if not verdicts:
         return None
@@ -76,6 +83,7 @@ def combine(verdicts: Sequence[Verdict]) -> dict[str, str] | None:
     verdict = leading if 2 * count > len(verdicts) else VERDICTS[ranks[len(ranks) // 2]]
     reason = next((one.reason for one in verdicts if one.verdict == verdict), "")
     combined = {"verdict": verdict, "reason": reason}
-    if len(verdicts) > 1:
-        combined["votes"] = ", ".join(one.verdict for one in verdicts)
+    if critics > 1:
+        missing = [f"{critics - len(verdicts)} without a verdict"] if len(verdicts) < critics else []
+        combined["votes"] = ", ".join([*(one.verdict for one in verdicts), *missing])
     return combined

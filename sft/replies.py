@@ -1,11 +1,10 @@
 """From the replies in a request log to traces: the teacher's own thinking, its answer, the critics' verdicts."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
-from benchmarks.chat import Message
+from benchmarks.chat import THINK, Message, join_think, split_think
 from benchmarks.endpoint_settings import EndpointSettings
 from rewards import Answer, Status, parse_answer
 from sft.critic import Verdict, combine, parse_verdict
@@ -14,8 +13,6 @@ from sft.questions import Work, critic_questions, teacher_question, to_grade
 from sft.request_log import RequestLog
 from sft.teacher_arguments import EndpointArguments, Thinking
 from sft.traces import Trace
-
-_BLOCK: Final = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
 def assemble_completion(text: str, reasoning: str | None, thinking: Thinking) -> str:
@@ -31,20 +28,15 @@ def assemble_completion(text: str, reasoning: str | None, thinking: Thinking) ->
         thinking: `strip` or `keep`.
     """
     own, rest = _split_thinking(text, reasoning)
-    if own is None or thinking == "strip":
-        return rest.strip()
-    match = _BLOCK.match(rest)
-    written, rest = (match[1].strip(), rest[match.end() :]) if match else ("", rest)
-    return f"<think>{own.strip()}{chr(10) * 2 if written else ''}{written}</think>{rest.strip()}"
+    return rest.strip() if own is None or thinking == "strip" else join_think(own, rest)
 
 
 def _split_thinking(text: str, reasoning: str | None) -> tuple[str | None, str]:
     if reasoning:
         return reasoning, text
-    first = _BLOCK.match(text)
-    if first:
-        rest = text[first.end() :]
-        return (first[1], rest) if rest.startswith("<think>") else (None, text)
+    first, rest = split_think(text)
+    if first is not None:
+        return (first, rest) if rest.startswith(THINK) else (None, text)
     head, closing, rest = text.partition("</think>")
     return (head, rest.lstrip()) if closing and "<think>" not in head else (None, text)
 
@@ -98,7 +90,7 @@ def make_traces(
             answer=None if answer.label is None else str(answer.label),
             teacher=teacher,
             mode=args.mode,
-            critic=combine(verdicts),
+            critic=combine(verdicts, len(critics)),
             created=outcome["created"],
             protocol=work.protocol,
         )

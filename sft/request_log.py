@@ -95,7 +95,7 @@ class RequestLog:
                         raise ValueError("torn")
                     record = json.loads(line)
                     self._count(record, offset)
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     if offset + len(line) < size:
                         raise InputError(
                             f"{self.path}, row {row}: not a line of a request log; restore the file, or remove it to "

@@ -19,6 +19,7 @@ from benchmarks.chat import Message
 from benchmarks.endpoint import Endpoint, StoppedError, run_async
 from benchmarks.endpoint_settings import EndpointSettings
 from rewards import CheckError, InputError, parse_answer
+from sft.config import read_yaml
 from sft.critic import parse_verdict
 from sft.outcomes import ENOUGH, Outcomes, Parsed, manifest_file, write_manifest
 from sft.questions import Work, check_items, critic_questions, request_shape, teacher_question, to_grade, with_label
@@ -127,9 +128,13 @@ def _check_config(path: Path, log: RequestLog, work: Work) -> bool:
     shaping = {**{key: value for key, value in work.config.items() if key not in FREE}, "protocol": work.protocol}
     file = path.with_name(f"{path.name}.config.yaml")
     changed: list[str] = []
-    if log.done and file.is_file():
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        before = before if isinstance(before, dict) else {}
+    if log.done:
+        before = read_yaml(file) if file.is_file() else None
+        if before is None:
+            raise InputError(
+                f"{file}: is missing, so that nobody knows what the replies in {log.path.name} were asked for; restore "
+                "it, or choose another output"
+            )
         changed = sorted(key for key in {*before, *shaping} - FREE if before.get(key) != shaping.get(key))
         settled = {question for question in log.done if question.startswith("teacher|")}
         if settled - {teacher_question(str(item)) for item in work.items["item_id"]}:

@@ -1,7 +1,9 @@
 """The keys of a trace configuration that concern a teacher behind an endpoint."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from benchmarks.budget import Budget
 from benchmarks.endpoint_settings import EndpointSettings, check_base_url, read_extra_body
@@ -68,8 +70,14 @@ class EndpointArguments:
     def critic_settings(self, model: str) -> EndpointSettings:
         """Return how a critic is asked."""
         url, key = self.critic_base_url or self.base_url, self.critic_api_key_env or self.api_key_env
-        assert url is not None
+        assert url is not None and self.base_url is not None
         check_base_url(url, "critic_base_url")
+        elsewhere = urlsplit(url).netloc != urlsplit(self.base_url).netloc
+        if elsewhere and self.critic_api_key_env is None and os.environ.get(key):
+            raise InputError(
+                f"critic_api_key_env: is not set, so that {urlsplit(url).netloc} would be sent the teacher's key; name "
+                "the variable of the critics' key, even if it is the same"
+            )
         return self._settings(url, model, key, self.critic_max_tokens, self.critic_extra_body)
 
     def _settings(

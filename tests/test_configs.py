@@ -13,7 +13,7 @@ from rl.study import check_stages, read_study
 from rl.train import GRPOArguments, load_rewards
 from rl.train import read_arguments as read_grpo
 from sft.config import parse_config, read_yaml
-from sft.filters import read_steps
+from sft.filter_steps import read_steps
 from sft.generate import TraceArguments
 from sft.teacher_arguments import EndpointArguments
 from sft.train import SFTArguments

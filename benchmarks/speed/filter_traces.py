@@ -60,7 +60,8 @@ def write_traces(path: Path, rows: int) -> None:
 
 def ours(path: Path) -> None:
     """Run every step."""
-    from sft.filters import filter_traces, read_steps
+    from sft.filter_steps import read_steps
+    from sft.filters import filter_traces
 
     filter_traces(path, path.with_name("kept.jsonl"), read_steps(STEPS, 0))
 

@@ -179,6 +179,91 @@ def test_retry_after_is_honoured_by_all_questions() -> None:
     assert min(times[1:]) - times[0] >= 0.55
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_rate_limit_slows_a_run_and_does_not_stop_it(named: bool) -> None:
+    """So many questions at once that most are refused more often than they have attempts."""
+    start, served = time.monotonic(), Counter[int]()
+
+    async def handler(request: Any, headers: Any) -> bytes:
+        now = time.monotonic() - start
+        window = int(now / 0.2)
+        served[window] += 1
+        if served[window] <= 5:
+            return GOOD
+        return error(429, "slow down", **({"retry_after": f"{(window + 1) * 0.2 - now:.3f}"} if named else {}))
+
+    with Server(handler) as server:
+        replies = ask(server, times=60, attempts=2)
+        assert len(server.requests) > 120
+    assert all(reply.text == "fine" for reply in replies)
+
+
+def test_a_wait_of_no_time_is_spread_and_grows() -> None:
+    start = time.monotonic()
+
+    async def handler(request: Any, headers: Any) -> bytes:
+        return GOOD if time.monotonic() - start > 0.5 else error(429, "slow down", retry_after="0")
+
+    with Server(handler) as server:
+        (reply,) = ask(server, backoff=0.2)
+    assert reply.text == "fine"
+
+
+@pytest.mark.parametrize("wait", [None, "0.2"])
+def test_a_server_that_is_down_for_a_moment_stops_nothing(wait: str | None) -> None:
+    start = time.monotonic()
+
+    async def handler(request: Any, headers: Any) -> bytes:
+        if time.monotonic() - start > 0.5:
+            return GOOD
+        return error(503, "down", **({"retry_after": wait} if wait else {}))
+
+    with Server(handler) as server:
+        replies = ask(server, times=60, backoff=0.1)
+    assert all(reply.text == "fine" for reply in replies)
+
+
+def test_a_server_that_refuses_all_the_first_questions_stops_the_run() -> None:
+    with Server(sequence(error(400, "no such parameter"))) as server:
+        with pytest.raises(StoppedError, match=r"HTTP 400.*no such parameter.* for 50 questions"):
+            ask(server, times=80)
+        assert len(ask(server, times=49)) == 49
+    with Server(sequence(GOOD, error(400, "too long"))) as server:
+        replies = ask(server, times=80)
+    assert Counter(reply.text for reply in replies) == {"fine": 1, None: 79}
+
+
+def test_a_lone_surrogate_in_a_question_reaches_the_server_as_a_replacement() -> None:
+    async def echo(request: Any, headers: Any) -> bytes:
+        return http(200, chat(request["messages"][0]["content"]))
+
+    with Server(echo) as server:
+
+        async def main() -> Reply:
+            endpoint = Endpoint(EndpointSettings(server.url, "m"))
+            try:
+                return await endpoint.ask([{"role": "user", "content": "cut emoji \ud83d?"}], "a")
+            finally:
+                await endpoint.close()
+
+        assert asyncio.run(main()).text == "cut emoji \ufffd\ufffd\ufffd?"
+
+
+def test_content_in_parts_is_one_text() -> None:
+    parts: Any = [{"type": "text", "text": "up"}, {"type": "text", "text": "regulated"}, {"type": "image"}, None]
+    with Server(sequence(http(200, chat(parts)))) as server:
+        (reply,) = ask(server)
+    assert reply.text == "upregulated"
+
+
+def test_tokens_beyond_reason_are_estimated_instead() -> None:
+    body = json.loads(chat("fine"))
+    body["usage"] = {"prompt_tokens": 10**400, "completion_tokens": 3}
+    with Server(sequence(http(200, json.dumps(body).encode()))) as server:
+        (reply,) = ask(server)
+    assert reply.prompt_tokens < 100
+
+
 def test_retry_after_is_read_in_all_its_forms() -> None:
     assert retry_after({"retry-after": "7"}) == 7
     assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
@@ -217,6 +302,16 @@ def test_retries_count_in_the_budget() -> None:
     with Server(sequence(error(500, "oops"))) as server, pytest.raises(BudgetSpentError, match="max_requests 3"):
         ask(server, budget)
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("fault", ["half a JSON body", "a hang", "no choice"])
+def test_what_a_failed_attempt_may_have_cost_is_spent(fault: str) -> None:
+    """The server may have generated all that was allowed."""
+    budget = Budget(max_cost=1.0, price_out=1000.0)  # of 200 tokens: 0.2
+    with Server(sequence(TRANSIENT[fault])) as server, pytest.raises(BudgetSpentError, match="max_cost 1"):
+        ask(server, budget, times=20, max_tokens=200, timeout=0.3)
+    assert len(server.requests) == 5
+    assert budget.cost == pytest.approx(1.0)
 
 
 def test_a_server_that_fails_for_many_questions_in_a_row_stops_the_run() -> None:
@@ -302,6 +397,50 @@ def test_a_key_that_the_server_echoes_is_cut_out(monkeypatch: pytest.MonkeyPatch
     with Server(sequence(error(400, f"bad header Bearer {KEY}"))) as server:
         (reply,) = ask(server)
     assert KEY not in str(reply)
+
+
+def test_a_key_that_is_echoed_elsewhere_is_cut_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Server(sequence(http(200, chat("fine", f"stop {KEY}")))) as server:
+        (reply,) = ask(server)
+    assert reply.finish_reason == "stop [key]"
+
+
+@pytest.mark.parametrize("key", ["x", "none", "test", "local"])
+def test_a_placeholder_for_a_key_changes_no_reply(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    text = "<think>no local test, none</think><answer>not differentially expressed</answer>"
+    with Server(sequence(http(200, chat(text)))) as server:
+        (reply,) = ask(server)
+    assert reply.text == text
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f" {KEY}", "sk-plänted"])
+def test_a_key_that_cannot_be_one_is_named_and_not_repeated(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with Server(respond_well) as server, pytest.raises(InputError, match="OPENAI_API_KEY: holds white space") as caught:
+        ask(server)
+    assert not server.requests
+    assert key.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "n", "stream", "temperature", "max_tokens"])
+def test_further_keys_do_not_replace_what_is_recorded(name: str) -> None:
+    with pytest.raises(InputError, match=f"extra_body: '{name}' is not taken from there"):
+        EndpointSettings("http://localhost:8000/v1", "m", extra_body={name: 1})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"base_url": f"http://localhost/{KEY}/v1"}, {"model": KEY}, {"extra_body": {"metadata": {"user": f"u {KEY}"}}}],
+)
+def test_a_key_in_what_is_stored_is_refused_and_not_repeated(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(InputError, match="holds the value of OPENAI_API_KEY") as caught:
+        EndpointSettings(**{"base_url": "http://localhost/v1", "model": "m", **settings})
+    assert KEY not in str(caught.value)
 
 
 def test_a_question_keeps_its_idempotency_key() -> None:

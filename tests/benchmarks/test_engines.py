@@ -85,6 +85,8 @@ def test_probabilities_of_the_labels(
         ("b", "a", "length", "<think>a</think>b"),
         ("", "a", "length", "<think>a"),
         ("", "a", "stop", "<think>a</think>"),
+        ("<think>c</think><answer>b</answer>", "a", "stop", "<think>a\n\nc</think><answer>b</answer>"),
+        ("<think>cut", "a", "length", "<think>a</think><think>cut"),
     ],
 )
 def test_think_tags_are_put_back(text: str, reasoning: str | None, finish_reason: str, expected: str) -> None:

@@ -148,7 +148,7 @@ TRACES = {"output": "t.jsonl", "teacher": "m", "base_url": "http://localhost/v1"
         ("output: null", "output is None; write text"),
         ("output: 5", "output is 5; write text (in quotes"),
         ("max_tokens: null", "max_tokens is None; write a whole number"),
-        ("extra_body: [top_p]", "extra_body is ['top_p']; write a mapping or text"),
+        ("extra_body: [top_p]", "extra_body is of type list; write a mapping or text"),
         ("extra_body: {day: 2026-01-01}", "extra_body: no JSON"),
         ("data: 3", "data is 3; write text (in quotes, if YAML reads it as something else) or null"),
     ],
@@ -160,6 +160,22 @@ def test_a_value_of_ours_is_held_against_its_annotation(tmp_path: Path, line: st
         parse_config(path, (), (TraceArguments, EndpointArguments))
     assert allowed in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "extra_body: [{api_key: sk-planted-4711}]", "base_url: ['http://u:sk-planted-4711@h/v1']",
+        "api_key_env: [sk-planted-4711]", 'extra_body: {a: "sk-planted-4711', "api_key: sk-planted-4711",
+        "\tbase_url: sk-planted-4711",
+    ],
+)  # fmt: skip
+def test_what_may_be_a_secret_is_not_repeated(tmp_path: Path, line: str) -> None:
+    values = {key: value for key, value in TRACES.items() if key != line.partition(":")[0]}
+    path = write(tmp_path, "".join(f"{key}: {value}\n" for key, value in values.items()) + line + "\n")
+    with pytest.raises(InputError) as error:
+        parse_config(path, (), (TraceArguments, EndpointArguments))
+    assert "sk-planted-4711" not in str(error.value)
 
 
 def test_values_that_fit_are_taken(tmp_path: Path) -> None:
@@ -176,7 +192,7 @@ def test_values_that_fit_are_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["rows: 1\nseed: 2\nrows: 3\n", "a:\n  rows: 1\n  'rows': 2\n"])
 def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError, match=r"key 'rows' is given twice .*line 3") as error:
+    with pytest.raises(InputError, match=r"line 3, column \d: key 'rows' is given twice") as error:
         read_yaml(write(tmp_path, text))
     assert "\n" not in str(error.value)
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import LABELS, InputError, Status, parse_answer
-from sft.filters import filter_traces, read_steps, run_filter
+from sft.filter_steps import read_steps
+from sft.filters import filter_traces, run_filter
 from sft.near_duplicates import find_duplicates, jaccard, mask, sketch, window_set
 from sft.replies import assemble_completion
 from sft.traces import Trace, read_traces, write_traces

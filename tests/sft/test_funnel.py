@@ -13,7 +13,8 @@ from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
 from rewards import InputError
 from rl.cli import app
-from sft.filters import filter_traces, read_steps
+from sft.filter_steps import read_steps
+from sft.filters import filter_traces
 from sft.funnel import STAGES, format_funnel, measure_funnel
 from sft.generate import TraceArguments, generate_traces
 from sft.teacher_arguments import EndpointArguments

@@ -119,6 +119,54 @@ def test_several_critics_and_their_disagreement(tmp_path: Path) -> None:
     assert manifest["critic"]["of these not unanimous"] == manifest["critic"]["graded by several"] == len(graded)
 
 
+def test_a_lone_surrogate_in_a_reply_stops_no_critic(tmp_path: Path) -> None:
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        if is_critic(request):
+            return await respond_well(request, headers)
+        return http(200, chat(RIGHT.format(reason="a cut emoji \ud83d", label=LABELS[0])))
+
+    path = tmp_path / "t.jsonl"
+    with Server(handler) as server:
+        generate(server, path, critics=["c"])
+    traces = read_traces(path)
+    assert len(traces) == 30
+    assert all((trace.critic is not None) == (trace.label == LABELS[0]) for trace in traces)
+    assert any(trace.critic for trace in traces)
+
+
+def test_the_critics_host_is_not_sent_the_teacher_s_key_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    path = tmp_path / "t.jsonl"
+    with Server(respond_well) as server, Server(respond_well) as other:
+        with pytest.raises(InputError, match="critic_api_key_env: is not set") as caught:
+            generate(server, path, critics=["c"], critic_base_url=other.url)
+        assert KEY not in str(caught.value)
+        assert not server.requests and not other.requests
+        generate(server, path, critics=["c"], critic_base_url=other.url, critic_api_key_env="OTHER_KEY")
+        assert other.headers and not any(KEY in str(headers) for headers in other.headers)
+        assert all(KEY in str(headers) for headers in server.headers)
+
+
+def test_replies_of_which_nobody_knows_the_question_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with Server(respond_well) as server:
+        generate(server, path)
+        config = path.with_name("t.jsonl.config.yaml")
+        kept = config.read_text()
+        config.unlink()
+        with pytest.raises(InputError, match="is missing, so that nobody knows"):
+            generate(server, path, mode="rationalize")
+        config.write_text("a: [")
+        with pytest.raises(InputError, match="not YAML"):
+            generate(server, path)
+        config.write_text(kept)
+        n = len(server.requests)
+        generate(server, path)
+        assert len(server.requests) == n
+
+
 def test_500_items_with_30_percent_faults_are_each_accounted_for_once(tmp_path: Path) -> None:
     """A fault proxy stands between the client and the server that answers."""
     path = tmp_path / "t.jsonl"
@@ -240,17 +288,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def test_what_was_under_way_at_a_death_stays_spent(tmp_path: Path) -> None:
-    """After a failed attempt that may have cost its prompt, a second was under way with its reservation."""
+    """After a failed attempt that may have cost its reservation, a second was under way with its own."""
     path = tmp_path / "t.jsonl"
     path.with_name("t.jsonl.requests.jsonl").write_text(
         "".join(
             json.dumps({"event": event, "question": "teacher|x", "prompt_tokens": a, "completion_tokens": b}) + "\n"
-            for event, a, b in (("sent", 70, 500), ("failed", 70, 0), ("sent", 70, 500))
+            for event, a, b in (("sent", 70, 500), ("failed", 70, 500), ("sent", 70, 500))
         )
     )
     for _ in range(2):  # opening it once more does not count it once more
         with RequestLog(path.with_name("t.jsonl.requests.jsonl")) as log:
-            assert (log.requests, log.prompt_tokens, log.completion_tokens) == (2, 140, 500)
+            assert (log.requests, log.prompt_tokens, log.completion_tokens) == (2, 140, 1000)
     assert [line["event"] for line in read_log(path)] == ["sent", "failed", "sent", "lost"]
 
 
