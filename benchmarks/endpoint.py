@@ -1,6 +1,7 @@
 """A model behind an OpenAI-compatible endpoint: teacher, critic or evaluated; asked with patience, within a budget."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -30,8 +31,13 @@ _MOST_TOKENS: Final = 10**9
 _TOKENS_PER_CHARACTER: Final = 0.5
 
 
-def run_async(work: Coroutine[Any, Any, _T]) -> _T:
+def run_async(work: Coroutine[Any, Any, _T], on_interrupt: Callable[[], None] | None = None) -> _T:
     """Run `work` to its end from plain code; from within a running loop, such as a notebook's, in a thread.
+
+    Args:
+        work: what to run.
+        on_interrupt: called at the first Ctrl-C, after which `work` is to end by itself; a second one cancels it.
+            Without it the first one does.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came; `work` was cancelled first. `asyncio.run` cancels from wherever the signal
@@ -45,14 +51,18 @@ def run_async(work: Coroutine[Any, Any, _T]) -> _T:
     else:
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, work).result()
-    interrupted = False
+    interrupted = asked = False
 
     async def interruptible() -> _T:
         task = asyncio.current_task()
         assert task is not None
 
         def interrupt() -> None:
-            nonlocal interrupted
+            nonlocal interrupted, asked
+            if on_interrupt is not None and not asked:
+                asked = True
+                on_interrupt()
+                return
             interrupted = True
             task.cancel()
 
@@ -155,6 +165,7 @@ class Endpoint:
             )
         self._not_before = 0.0
         self._answers = 0
+        self._ending = asyncio.Event()
         self._failed: set[str] = set()  # questions that failed for good since the server last answered one
         self._down: set[str] = set()  # those of them that failed by 5xx
         self._transport_errors = _transport_errors()
@@ -170,6 +181,10 @@ class Endpoint:
     def failing(self) -> bool:
         """Whether the last questions failed by 5xx, or all so far in any way, so that the server may be at fault."""
         return bool(self._down) or (bool(self._failed) and not self._answers)
+
+    def end(self) -> None:
+        """Make no further attempts: a question raises `StoppedError` unless its attempt under way is answered."""
+        self._ending.set()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -207,9 +222,11 @@ class Endpoint:
         answers = self._answers
         while attempts < self.settings.attempts and not failure.final:
             if tries:
-                await asyncio.sleep(self._pause(tries, failure))
-            while (wait := self._not_before - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
+                await self._sleep(self._pause(tries, failure))
+            while (wait := self._not_before - time.monotonic()) > 0 and not self._ending.is_set():
+                await self._sleep(wait)
+            if self._ending.is_set():
+                raise StoppedError(f"{self.settings.base_url}: no further attempt, as the run is ending")
             reserved = await self.budget.reserve(estimate, self.settings.max_tokens)
             used = (0, 0)
             tries += 1
@@ -245,6 +262,10 @@ class Endpoint:
             raise StoppedError(f"{self.settings.base_url}: {failure.reason} after {self.settings.attempts} attempts")
         self._note_failure(request_id, failure)
         return Reply(None, None, "error", spent_in, spent_out, tries, failure.reason)
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), seconds)
 
     def _wait_for(self, seconds: float) -> None:
         if seconds > self.settings.max_wait:

@@ -121,6 +121,7 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
         engine=facts["engine"],
         rows=len(frame),
         statuses={str(status): int(count) for status, count in frame["status"].value_counts().items()},
+        errors=facts["errors"],
         completion_tokens=int(frame["completion_tokens"].sum()),
     )
     return run.path

@@ -87,8 +87,7 @@ class OpenAIEngine:
         if own := sorted(_OWN & set(self._extra_body)):
             raise InputError(f"extra_body: {own[0]!r} is set by the protocol; leave it out and use the protocol's key")
         self._settings = EndpointSettings(
-            base_url, model, api_key_env, max_tokens_key=max_tokens_key, timeout=timeout, attempts=attempts,
-            max_reply_bytes=_MAX_REPLY_BYTES,
+            base_url, model, api_key_env, max_tokens_key=max_tokens_key, timeout=timeout, attempts=attempts
         )  # fmt: skip
         self._max_in_flight = max_in_flight
 
@@ -110,6 +109,7 @@ class OpenAIEngine:
         logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if decoding.scores == "logprobs" else {}
         settings = replace(
             self._settings,
+            max_reply_bytes=_MAX_REPLY_BYTES if logprobs else self._settings.max_reply_bytes,
             max_tokens=decoding.max_tokens,
             temperature=decoding.temperature,
             extra_body={"top_p": decoding.top_p, **logprobs, **self._extra_body},
@@ -135,6 +135,8 @@ class OpenAIEngine:
     def _generation(self, reply: Reply, logprobs: bool) -> Generation:
         if reply.text is None:
             return Generation(None, "error", 0, None, reply.error)
+        if len(reply.text) > (longest := self._settings.max_reply_bytes):
+            return Generation(None, "error", 0, None, f"the reply is longer than {longest:,} characters")
         text = without_surrogates(restore_think(reply.text, reply.reasoning, reply.finish_reason))
         probabilities = self._probabilities(reply) if logprobs and names_label(text) else None
         return Generation(text, reply.finish_reason, reply.completion_tokens, probabilities)

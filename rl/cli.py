@@ -193,7 +193,7 @@ def eval_command(context: typer.Context, config: ConfigOption) -> None:
     def progress(done: int, total: int) -> None:
         typer.echo(f"{arguments.name or arguments.output_dir}: {done} of {total} completions", err=True)
 
-    _show_manifest(run_evaluation(arguments, progress), ("rows", "statuses", "completion_tokens", "seconds"))
+    _show_manifest(run_evaluation(arguments, progress), ("rows", "statuses", "errors", "completion_tokens", "seconds"))
 
 
 @app.command("baselines")

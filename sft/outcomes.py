@@ -42,7 +42,8 @@ class Outcomes:
     Attributes:
         cells: per `line|label` how many items were drawn, and of each status, `error` and `not asked` among them.
         errors, critic_errors: why questions failed for good.
-        critic: replies `asked` for, those with `no verdict`, items `graded by several`, `of these not unanimous`.
+        critic: `grades wanted`, those `asked in vain` (twice without a verdict); replies `asked` for, those with `no
+            verdict`; items `graded by several`, `of these not unanimous`.
         parsed: how many replies give an answer.
     """
 
@@ -58,11 +59,12 @@ class Outcomes:
         return self.errors.total() + self.parsed.replies
 
     def mostly_failed(self) -> bool:
-        """Whether more than half of the teacher's questions, or of the critics', failed for good."""
-        return 2 * self.errors.total() > self.asked or 2 * self.critic_errors.total() > self.critic["asked"]
+        """Whether more than half of the teacher's questions, or of the critics', failed or hold no verdict."""
+        useless = self.critic_errors.total() + self.critic["asked in vain"]
+        return 2 * self.errors.total() > self.asked or 2 * useless > self.critic["grades wanted"]
 
     def failures(self) -> str | None:
-        """Return how many questions failed for good and why, in one line; None where none did."""
+        """Return how many questions failed for good and why, or were not answered by a verdict; None where none did."""
         counted = (
             ("questions", self.asked, self.errors),
             ("critics' questions", self.critic["asked"], self.critic_errors),
@@ -72,6 +74,10 @@ class Outcomes:
             for kind, asked, errors in counted
             if errors
         ]
+        if vain := self.critic["asked in vain"]:
+            found.append(
+                f"{vain} of {self.critic['grades wanted']} grades are missing: no <verdict>…</verdict> in reply"
+            )
         if not found:
             return None
         return f"{'; '.join(found)}; `--retry_failed true` asks them again"

@@ -105,6 +105,7 @@ def _verdicts(
 ) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for critic in critics:
+        outcomes.critic["grades wanted"] += 1
         for question in critic_questions(item_id, critic, messages):
             if question not in log.done:
                 break
@@ -117,6 +118,8 @@ def _verdicts(
                 verdicts.append(verdict)
                 break
             outcomes.critic["no verdict"] += 1
+        else:
+            outcomes.critic["asked in vain"] += 1
     outcomes.critic["graded by several"] += len(verdicts) > 1
     outcomes.critic["of these not unanimous"] += len({one.verdict for one in verdicts}) > 1
     return verdicts

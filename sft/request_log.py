@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,11 @@ class RequestLog:
     def __exit__(self, *error: object) -> None:
         os.close(self._fd)
 
-    def forget_failed(self) -> int:
-        """Make the questions that failed unsettled, to be asked again; return their number."""
-        for question in self.failed:
+    def forget(self, questions: Collection[str]) -> int:
+        """Make settled questions unsettled, to be asked again; return their number."""
+        for question in questions:
             del self.done[question]
-        return len(self.failed)
+        return len(questions)
 
     def _read_back(self) -> int:
         offset = 0

@@ -73,8 +73,10 @@ def ask_teacher(
         if log.repaired:
             say(f"{log.path}: a torn last line of {log.repaired} bytes was dropped; its question is asked again")
         changed = _check_config(path, log, work)
-        if (args.retry_failed or changed) and log.forget_failed():
+        if (args.retry_failed or changed) and log.forget(log.failed):
             say(f"{log.path}: {len(log.failed)} questions failed for good before; they are asked again")
+        if args.retry_failed and (unread := log.forget(_without_verdict(log))):
+            say(f"{log.path}: {unread} replies of critics hold no verdict; they are asked again")
         if log.interrupted:
             say(
                 f"{log.path}: {len(log.interrupted)} questions were under way when the last run stopped; they are "
@@ -86,9 +88,11 @@ def ask_teacher(
         run = _Run(work, args, log, say)
         stopped: CheckError | None = None
         try:
-            run_async(run.ask_all(settings, critics, budget))
+            run_async(run.ask_all(settings, critics, budget), run.interrupt)
         except (BudgetSpentError, StoppedError) as error:
             stopped = error
+        if run.interrupted:
+            raise KeyboardInterrupt
         outcomes = Outcomes()
         count = write_traces(make_traces(work, teacher, args, critics, log, outcomes), path)
         write_manifest(
@@ -97,6 +101,8 @@ def ask_teacher(
             {
                 "teacher": teacher,
                 "critics": args.critics,
+                "base_url": args.base_url,
+                "critic_base_url": args.critic_base_url or args.base_url,
                 "mode": args.mode,
                 "protocol": work.protocol,
                 "spent": {
@@ -150,6 +156,13 @@ def _check_config(path: Path, log: RequestLog, work: Work) -> bool:
     return bool(changed)
 
 
+def _without_verdict(log: RequestLog) -> list[str]:
+    """Critics' questions whose replies nobody could read a verdict from."""
+    questions = [question for question in log.done if question.startswith("critic|")]
+    texts = ((question, log.read(question)["text"]) for question in questions)
+    return [question for question, text in texts if text is not None and parse_verdict(text) is None]
+
+
 class _Run:
     """One pass over the items with a bounded number of questions under way."""
 
@@ -158,6 +171,7 @@ class _Run:
         self._rows = iter(range(len(work.items)))
         self._records = work.items[["item_id", "label"]].astype("str").to_numpy()
         self._stopped: BaseException | None = None
+        self.interrupted = False
         self._finished = 0
         self._parsed = Parsed()
         # Failures of an endpoint that may be down. Settled once it answers or the run ends; never if it turns out down.
@@ -177,6 +191,14 @@ class _Run:
             raise self._stopped
         for one in self._held:
             await self._settle_held(one)
+
+    def interrupt(self) -> None:
+        """Finish the questions under way, which may be charged for, and ask no others."""
+        self.interrupted = True
+        self._stopped = self._stopped or StoppedError("interrupted")
+        for endpoint in self._held:
+            endpoint.end()
+        self._say("stopping: waiting for the questions under way, which are paid for; Ctrl-C again stops at once")
 
     async def _worker(self, teacher: Endpoint, critics: Sequence[Endpoint]) -> None:
         for row in self._rows:  # shared: each worker takes the next row

@@ -13,12 +13,13 @@ Thinking = Literal["strip", "keep"]
 Mode = Literal["blind", "rationalize"]
 
 # These may change between a run and its resumption. They do not shape a teacher's reply: completions are assembled from
-# the log, a critic's questions are named by what shapes its replies, and `rows` may grow.
+# the log, a critic's questions are named by what shapes its replies, `rows` may grow, and a server may move, since the
+# model's name says who answers.
 FREE: Final = frozenset(
     (
-        "output", "rows", "thinking", "critics", "critic_base_url", "critic_max_tokens", "critic_extra_body",
-        "retry_failed", "max_in_flight", "timeout", "attempts", "max_wait", "max_reply_bytes", "max_requests",
-        "max_total_tokens", "max_cost", "price_in", "price_out", "api_key_env", "critic_api_key_env",
+        "output", "rows", "thinking", "base_url", "critics", "critic_base_url", "critic_max_tokens",
+        "critic_extra_body", "retry_failed", "max_in_flight", "timeout", "attempts", "max_wait", "max_reply_bytes",
+        "max_requests", "max_total_tokens", "max_cost", "price_in", "price_out", "api_key_env", "critic_api_key_env",
     )
 )  # fmt: skip
 
@@ -61,6 +62,8 @@ class EndpointArguments:
         self.critic_extra_body = read_extra_body(self.critic_extra_body, "critic_extra_body")
         if not all(isinstance(name, str) for name in self.critics) or len({*self.critics}) < len(self.critics):
             raise InputError(f"critics: {self.critics}; name each model once, since each has one vote")
+        if listed := [name for name in self.critics if name.startswith("[") or "," in name]:
+            raise InputError(f"critics: {listed[0]!r} is no model; on the command line write --critics A B")
 
     def teacher_settings(self, model: str) -> EndpointSettings:
         """Return how the teacher is asked."""

@@ -1,6 +1,7 @@
 """Traces from a teacher: every item is accounted for once, whatever the server does and whenever the process dies."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -504,7 +505,8 @@ def test_a_critic_without_a_verdict_is_asked_once_more(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     with Server(handler) as server:
         for _ in range(2):  # the second run asks nothing
-            generate(server, path, n=60, critics=["c"])
+            with contextlib.suppress(CheckError):  # about half of the grades are missing
+                generate(server, path, n=60, critics=["c"])
             right = [trace for trace in read_traces(path) if trace.label == trace.answer]
             assert len(seen) == len(right)
             assert set(seen.values()) == {2}
@@ -515,6 +517,38 @@ def test_a_critic_without_a_verdict_is_asked_once_more(tmp_path: Path) -> None:
     assert manifest["critic"]["asked"] == 2 * len(right)
     assert manifest["critic"]["no verdict"] == 2 * len(right) - graded
     assert manifest["spent"]["requests"] == 60 + 2 * len(right)
+    assert manifest["critic"]["grades wanted"] == len(right)
+    assert manifest["critic"]["asked in vain"] == len(right) - graded
+
+
+def test_critics_without_verdicts_are_an_error_and_asked_again_where_that_is_wanted(tmp_path: Path) -> None:
+    async def wordless(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        return http(200, chat("verdict: good")) if is_critic(request) else await respond_well(request, headers)
+
+    path = tmp_path / "t.jsonl"
+    with Server(wordless) as server:
+        with pytest.raises(CheckError, match=r"(\d+) of \1 grades are missing: no <verdict>.*--retry_failed true"):
+            generate(server, path, critics=["c"])
+        server.handler = respond_well
+        with pytest.raises(CheckError):
+            generate(server, path, critics=["c"])
+        n = len(server.requests)
+        said = generate(server, path, critics=["c"], retry_failed=True)
+        assert any("hold no verdict; they are asked again" in line for line in said)
+        right = [trace for trace in read_traces(path) if trace.label == trace.answer]
+        assert len(server.requests) - n == len(right)
+    assert right and all(trace.critic for trace in right)
+
+
+def test_a_server_may_move(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with Server(respond_well) as server:
+        generate(server, path, n=20)
+    with Server(respond_well) as elsewhere:
+        generate(elsewhere, path, n=30)
+        assert len(elsewhere.requests) == 10
+        manifest = read_manifest(path)
+        assert manifest and manifest["base_url"] == elsewhere.url
 
 
 def test_as_many_questions_are_under_way_as_allowed(tmp_path: Path) -> None:
@@ -732,6 +766,25 @@ def test_ctrl_c_says_so_in_one_line_and_the_next_run_goes_on(tmp_path: Path) -> 
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in errors
+        assert "waiting for the questions under way" in errors
         assert "stopped" in errors
         assert run_generate(config).wait(timeout=120) == 0
+        assert set(server.answered.values()) == {1}  # what was under way was waited for, and is not paid for again
     assert len(read_traces(tmp_path / "t.jsonl")) == 90
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    with Server(slow_well(30.0)) as server:
+        text = f"output: t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 90\n"
+        config.write_text(text)
+        process = run_generate(config)
+        deadline = time.monotonic() + 60
+        while not server.requests and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
