@@ -106,7 +106,8 @@ def read_rollouts(source: Path) -> pd.DataFrame:
             tables.append(pq.ParquetFile(path).read())
         except (pa.ArrowException, OSError) as error:
             said = " ".join(str(error).split())[:120]
-            raise InputError(f"{path}: not a Parquet file ({said}); remove it, or run the stage again") from None
+            remedy = "write it with pandas' to_parquet" if path == source else "remove it, or run the stage again"
+            raise InputError(f"{path}: not a Parquet file ({said}); {remedy}") from None
     try:
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     except pa.ArrowException as error:
@@ -123,7 +124,10 @@ def read_rollouts(source: Path) -> pd.DataFrame:
 def _checked(frame: pd.DataFrame, source: Path, place: Callable[[int], str]) -> pd.DataFrame:
     for name in (*ITEM, "completion"):
         if name not in frame:
-            raise InputError(f"{source}: no column {name!r}; rollouts have {', '.join(_FIXED.names)}")
+            raise InputError(
+                f"{source}: no column {name!r}; rollouts need {', '.join((*ITEM, 'completion'))}, and docs/rewards.md "
+                "names what else they may have"
+            )
     if frame.empty:
         raise InputError(f"{source}: no rollouts in it; give the folder of a GRPO run that made a step")
     if "prompt" in frame and frame["prompt"].isna().all():
