@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.chat import prefilled_think, render_prompt
+from benchmarks.chat import open_tokenizer, prefilled_think, render_prompt
 from benchmarks.models import (
     TRAINED_ITEMS,
     adapter_sha256,
@@ -308,16 +308,12 @@ def check_steps(trainer: Any) -> None:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """Load a model's tokenizer.
+    """Load a tokenizer to train with: `open_tokenizer`'s.
 
     Raises:
-        InputError: it has no chat template or no end-of-turn token, or one of our tags is a special token.
+        InputError: as `open_tokenizer` does, or it has no end-of-turn token, or one of our tags is a special token.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if tokenizer.chat_template is None:
-        raise InputError(f"{path}: the tokenizer has no chat template; use an instruction-tuned model")
+    tokenizer = open_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end-of-turn token (eos_token); set one in its config")
     for tag in TAGS:
