@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
 from benchmarks.corpus import Corpus, draw_items, open_corpus
+from benchmarks.endpoint_settings import check_base_url
 from benchmarks.local_engines import set_vllm_environment
 from benchmarks.models import (
     TRAINED_ITEMS,
@@ -258,6 +259,8 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
         raise InputError("chat_template_kwargs: is not taken; stage one and evaluation render prompts without them")
     if args.use_vllm:
         raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
+    if args.vllm_server_base_url is not None:
+        check_base_url(args.vllm_server_base_url, "vllm_server_base_url")
     check_scaling(args.scale_rewards, "configuration" if isinstance(config, Mapping) else str(config))
     return ours, args, model_args
 
