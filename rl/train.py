@@ -24,7 +24,7 @@ from benchmarks.models import (
 from benchmarks.prompts import PromptConfig, build_prompts
 from benchmarks.reward_data import reward_context
 from benchmarks.rollout_files import drop_rollouts_after
-from benchmarks.runs import disk_errors, open_run, require_done
+from benchmarks.runs import disk_errors, is_main_process, open_run, require_done
 from rewards import (
     LABELS,
     CheckError,
@@ -122,7 +122,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
 
     Returns:
         The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt`, `log.jsonl`, `rollouts/`, and
-        `alarms.jsonl` where there was one.
+        `alarms.jsonl` where there was one. Of several processes, only the first writes the manifest.
 
     Raises:
         InputError: bad configuration, data or model, or an SFT run that is missing, unfinished or of another base.
@@ -215,6 +215,9 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         save_adapter(trainer, run.path / ADAPTER, base.path, trained_on)
         write_items(run.path, [str(item_id) for item_id in items["item_id"]])
         write_log(trainer, run.path)
+    trainer.accelerator.wait_for_everyone()
+    if not is_main_process():
+        return run.path
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
     run.finish(
         base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},

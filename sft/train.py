@@ -67,7 +67,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
 
     Returns:
         The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt` (the items trained on), `log.jsonl`,
-        `gate.json`.
+        `gate.json`. Of several processes, all but the first return when the adapter is saved, before the gate.
 
     Raises:
         InputError: bad configuration, traces, model, or a run folder of another configuration.
@@ -117,8 +117,11 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         save_adapter(trainer, run.path / ADAPTER, base.path, [trace.item_id for trace in traces])
         write_items(run.path, [trace.item_id for trace in traces])
         write_log(trainer, run.path)
+    trainer.accelerator.wait_for_everyone()
+    if not is_main_process():  # no more to do together: a long gate must not let the others run into a timeout
+        return run.path
     gate = None
-    if ours.gate_prompts and is_main_process():
+    if ours.gate_prompts:
         longest = max(sum(example.completion_mask) for example in examples)
         gate = run_gate(
             trainer.accelerator.unwrap_model(trainer.model), tokenizer, traces,
