@@ -38,6 +38,7 @@ class SFTArguments:
     traces: str = field(metadata={"help": "JSONL file of traces to train on"})
     traces_fraction: float = field(default=1.0, metadata={"help": "share of them to train on, drawn by seed"})
     answer_only: bool = field(default=False, metadata={"help": "learn the true label without any reasoning"})
+    keep_wrong: bool = field(default=False, metadata={"help": "learn traces whose answer is not the true label, too"})
     data: str | None = field(default=None, metadata={"help": "labels that the traces are audited against"})
     split: str | None = field(default=None, metadata={"help": "split of that audit; the traces' own by default"})
     gate_prompts: int = field(default=64, metadata={"help": "training prompts asked after training; 0 for none"})
@@ -93,6 +94,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
             )
     audit = audit_traces(found, corpus_of(found[0].protocol, ours.data, ours.split))
     audit.require_clean(str(traces_path))
+    if not ours.answer_only:
+        check_answers(found, str(traces_path), keep_wrong=ours.keep_wrong)
     traces = draw_traces(found, ours.traces_fraction, args.seed)
     if ours.answer_only:
         traces = [without_reasoning(trace) for trace in traces]
@@ -137,6 +140,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
             "sha256": file_sha256(traces_path),
             "rows": len(found),
             "used": len(traces),
+            "wrong_answers": sum(trace.answer != trace.label for trace in traces),
             "labels": {str(label): sum(trace.label == str(label) for trace in traces) for label in LABELS},
             "share_of_training_items": None if (n := found[0].protocol.get("train_items")) is None else len(traces) / n,
         },
@@ -179,6 +183,32 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
         raise InputError(f"packing_strategy: {args.packing_strategy} cuts examples in two; use bfd")
     args.completion_only_loss = True  # by itself, TRL would learn the prompts of tokenised examples too
     return ours, args, model_args
+
+
+def check_answers(traces: Sequence[Trace], where: str, *, keep_wrong: bool) -> None:
+    """Refuse traces from which a student would learn to give no answer, or a wrong one.
+
+    Args:
+        traces: N traces.
+        where: their file, for the message.
+        keep_wrong: let wrong answers pass.
+
+    Raises:
+        InputError: some give no answer by the strict parser, or another one than the true label: how many of how many,
+            and the first of them.
+    """
+    silent = [trace.item_id for trace in traces if trace.answer is None]
+    if silent:
+        raise InputError(
+            f"{where}: {len(silent)} of {len(traces)} traces give no answer, the first {silent[0]}; take them out by "
+            "the filter step `parse`"
+        )
+    wrong = [trace.item_id for trace in traces if trace.answer != trace.label]
+    if wrong and not keep_wrong:
+        raise InputError(
+            f"{where}: {len(wrong)} of {len(traces)} traces give a wrong answer, the first {wrong[0]}; take them out "
+            "by the filter step `label`, or set keep_wrong: true"
+        )
 
 
 def draw_traces(traces: Sequence[Trace], fraction: float, seed: int) -> list[Trace]:

@@ -9,8 +9,9 @@ import pytest
 from benchmarks.chat import prefilled_think, render_prompt
 from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
-from rewards import CheckError, InputError, parse_answer
+from rewards import LABELS, CheckError, InputError, parse_answer
 from sft.template_teacher import generate
+from sft.traces import write_traces
 from sft.train import (
     IGNORE,
     check_labels,
@@ -163,6 +164,40 @@ def test_answer_only_learns_the_true_label_whatever_the_teacher_said(trace):
     short = without_reasoning(replace(wrong, label="upregulated"))
     assert short.completion == "<think></think><answer>upregulated</answer>"
     assert parse_answer(short.completion).label == short.answer == "upregulated"
+
+
+def with_answer(trace, label):
+    return replace(trace, completion=f"<think>a</think><answer>{label}</answer>", answer=label)
+
+
+@pytest.mark.parametrize(
+    ("change", "keys", "problem"),
+    [
+        (lambda one: with_answer(one, other_label(one)), {}, "2 of 4 traces give a wrong answer, the first {first};"),
+        (lambda one: with_answer(one, other_label(one)), {"keep_wrong": True}, None),
+        (lambda one: with_answer(one, other_label(one)), {"answer_only": True}, None),
+        (lambda one: with_answer(one, one.label), {}, None),
+        (lambda one: replace(one, completion="Sure! " + one.completion, answer=None), {"keep_wrong": True},
+         "2 of 4 traces give no answer, the first {first};"),
+        (lambda one: replace(one, completion="Sure! " + one.completion, answer=None), {"answer_only": True}, None),
+    ],
+    ids=["wrong", "wrong kept", "wrong, answer only", "right", "none", "none, answer only"],
+)  # fmt: skip
+def test_stage_one_refuses_traces_without_the_right_answer(tiny_model, tmp_path, change, keys, problem):
+    corpus = open_corpus("sample")
+    traces = generate(corpus.train.head(4), corpus, PromptConfig(evidence=3), seed=0)
+    write_traces([*traces[:2], *map(change, traces[2:])], tmp_path / "t.jsonl")
+    config = {"output_dir": str(tmp_path / "run"), "traces": str(tmp_path / "t.jsonl"), "data": "sample",
+              "model_name_or_path": str(tiny_model), "use_peft": True, "bf16": False, "use_cpu": True}  # fmt: skip
+    with pytest.raises(InputError) as error:
+        train({**config, **keys, "max_length": 4})  # taken traces are stopped by their length
+    wanted = "have more than max_length 4" if problem is None else problem.format(first=traces[2].item_id)
+    assert wanted in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def other_label(trace):
+    return next(str(label) for label in LABELS if str(label) != trace.label)
 
 
 @pytest.mark.parametrize("place", ["completion", "prompt"])
