@@ -50,6 +50,7 @@ from sft.train import (
     load_tokenizer,
     model_revision,
     save_adapter,
+    setting_errors,
     trainer_arguments,
     write_items,
     write_log,
@@ -183,7 +184,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         set_vllm_environment()
 
     set_seed(args.seed)
-    model = load_policy(base.path, sft_run / ADAPTER, model_args, args)
+    with setting_errors():
+        model = load_policy(base.path, sft_run / ADAPTER, model_args, args)
     cost = RolloutCost(engine)
     # A response template would let TRL take the reasoning out of the completion before the rewards see it.
     tokenizer.response_template = None
@@ -197,17 +199,19 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     if ours.alarms != "off":
         shares = {label: count / sum(counts.values()) for label, count in counts.items()}
         callbacks.append(alarm_callback(run.path, ours.alarms, shares))
-    trainer = grpo_trainer(
-        cost,
-        Recorder(run.path, components, prefix, rank),
-        model=model,
-        reward_funcs=[TrainerReward(component, prefix) for component in components],
-        args=trainer_arguments(args, run.path),
-        train_dataset=Dataset.from_dict({"prompt": prompts, **_columns(items)}),
-        eval_dataset=Dataset.from_dict({"prompt": held_out_prompts, **_columns(held_out)}) if len(held_out) else None,
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
+    evaluated = Dataset.from_dict({"prompt": held_out_prompts, **_columns(held_out)}) if len(held_out) else None
+    with setting_errors():
+        trainer = grpo_trainer(
+            cost,
+            Recorder(run.path, components, prefix, rank),
+            model=model,
+            reward_funcs=[TrainerReward(component, prefix) for component in components],
+            args=trainer_arguments(args, run.path),
+            train_dataset=Dataset.from_dict({"prompt": prompts, **_columns(items)}),
+            eval_dataset=evaluated,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
     with disk_errors(run.path):
         trainer.train(resume_from_checkpoint=checkpoint)
         before = read_trained_items(sft_run / ADAPTER)

@@ -118,7 +118,7 @@ def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types
         parts = tuple(parser.parse_args_into_dataclasses(args=list(overrides)))
     except InputError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())[:300]}") from error
     for part in parts:  # mappings may come as text
         _refuse_credentials(vars(part), (), where)

@@ -4,13 +4,16 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import open_tokenizer, prefilled_think, render_prompt
+from benchmarks.engines import DTYPES
+from benchmarks.generation import one_line
 from benchmarks.models import (
     TRAINED_ITEMS,
     adapter_sha256,
@@ -104,15 +107,15 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     run = open_run(out, "sft", settings, inputs)  # only now: what is refused above leaves no folder behind
 
     set_seed(args.seed)  # before the adapter is made, so that one seed gives one adapter
-    model = load_base(base.path, model_args, args)
-    trainer = SFTTrainer(
-        model=model,
-        args=trainer_arguments(args, run.path),
-        train_dataset=_dataset(examples),
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
-        callbacks=[],
-    )
+    with setting_errors():
+        trainer = SFTTrainer(
+            model=load_base(base.path, model_args, args),
+            args=trainer_arguments(args, run.path),
+            train_dataset=_dataset(examples),
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model_args),
+            callbacks=[],
+        )
     check_labels(trainer, tokenizer, examples)
     check_steps(trainer)
     with disk_errors(run.path):
@@ -359,11 +362,24 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
+@contextmanager
+def setting_errors() -> Iterator[None]:
+    """Turn a setting that the libraries refuse while they make model and trainer into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise InputError(f"configuration: {one_line(error)}") from error
+
+
 def load_base(path: Path, model_args: Any, args: Any) -> Any:
     """Load the base model that a stage trains an adapter on, in the configured dtype."""
     from transformers import AutoModelForCausalLM
     from trl import get_quantization_config
 
+    if (model_args.dtype or "auto") not in DTYPES:
+        raise InputError(f"dtype: {model_args.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
     return AutoModelForCausalLM.from_pretrained(
         path,
         dtype=model_args.dtype or "auto",

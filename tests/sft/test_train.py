@@ -277,6 +277,23 @@ def test_tags_that_are_special_tokens_are_refused(smollm2, tmp_path):
         load_tokenizer(tmp_path)
 
 
+def test_a_setting_that_is_refused_late_is_one_line_and_can_be_corrected(tiny_model, trace, tmp_path):
+    write_traces([trace], tmp_path / "t.jsonl")
+    config = {"output_dir": str(tmp_path / "run"), "traces": str(tmp_path / "t.jsonl"), "data": "sample",
+              "model_name_or_path": str(tiny_model), "use_peft": True, "max_length": 512, "bf16": False,
+              "use_cpu": True, "logging_steps": 1, "lora_target_modules": ["all-linear"]}  # fmt: skip
+    for keys, problem in (
+        ({"dtype": "float33"}, "dtype: 'float33' is unknown; use one of auto, float32"),
+        ({"lora_target_modules": ["nope"]}, "configuration: Target modules nope not found"),
+        ({"attn_implementation": "nope"}, 'configuration: Specified `attn_implementation="nope"`'),
+        ({"logging_steps": 500}, "logging_steps: 500, but there are 3 steps"),
+    ):
+        with pytest.raises(InputError) as error:
+            train({**config, **keys})
+        assert str(error.value).startswith(problem)
+        assert "\n" not in str(error.value)
+
+
 def test_a_wrong_path_leaves_no_run_folder(tmp_path):
     config = {"output_dir": str(tmp_path / "run"), "traces": str(tmp_path / "t.jsonl"), "model_name_or_path": "x",
               "use_peft": True, "max_length": 512, "bf16": False, "use_cpu": True}  # fmt: skip
