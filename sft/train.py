@@ -332,7 +332,8 @@ def check_steps(trainer: Any) -> None:
     """
     args = trainer.args
     batches = len(trainer.get_train_dataloader())
-    steps = math.ceil(max(batches // args.gradient_accumulation_steps, 1) * args.num_train_epochs)
+    per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)  # batches left over are a step, too
+    steps = math.ceil(per_epoch * args.num_train_epochs)
     steps = args.max_steps if args.max_steps > 0 else steps
     if args.logging_steps > steps:
         raise InputError(f"logging_steps: {args.logging_steps:g}, but there are {steps} steps; set it to at most that")

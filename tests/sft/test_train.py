@@ -244,15 +244,17 @@ def test_packed_completions_must_be_learnt_as_they_are(tokenizer, trace):
     [
         ({}, None),
         ({"logging_steps": 11}, "logging_steps: 11, but there are 10 steps"),
+        ({"logging_steps": 11, "batches": 21}, None),
+        ({"logging_steps": 12, "batches": 21}, "logging_steps: 12, but there are 11 steps"),
         ({"warmup_steps": 10}, "warmup_steps: 10, but there are 10 steps"),
         ({"max_steps": 4}, "logging_steps: 5, but there are 4 steps"),
         ({"num_train_epochs": 0.3}, "but there are 3 steps"),
     ],
 )
 def test_too_few_steps_are_refused_before_training(keys, problem):
-    values = {"logging_steps": 5, "warmup_steps": 2, "max_steps": -1, "num_train_epochs": 1.0, **keys}
+    values = {"logging_steps": 5, "warmup_steps": 2, "max_steps": -1, "num_train_epochs": 1.0, "batches": 20, **keys}
     args = SimpleNamespace(gradient_accumulation_steps=2, **values)
-    trainer = SimpleNamespace(args=args, get_train_dataloader=lambda: range(20))
+    trainer = SimpleNamespace(args=args, get_train_dataloader=lambda: range(args.batches))
     if problem is None:
         check_steps(trainer)
         return
