@@ -119,7 +119,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     check_labels(trainer, tokenizer, examples)
     check_steps(trainer)
     with disk_errors(run.path):
-        result = trainer.train(resume_from_checkpoint=last_checkpoint(run.path))
+        trainer.train(resume_from_checkpoint=last_checkpoint(run.path))
         save_adapter(trainer, run.path / ADAPTER, base.path, [trace.item_id for trace in traces])
         write_items(run.path, [trace.item_id for trace in traces])
         write_log(trainer, run.path)
@@ -155,7 +155,6 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         tokens=sum(len(example.input_ids) for example in examples),
         learnt_tokens=sum(sum(example.completion_mask) for example in examples),
         steps=trainer.state.global_step,
-        train_loss=result.training_loss,
         first_loss=_losses(trainer)[0],
         last_loss=_losses(trainer)[-1],
     )
