@@ -135,11 +135,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     ours, args, model_args = read_arguments(config, overrides)
     sft_run = Path(ours.sft_run)
     sft = require_done(sft_run, "sft")
-    inputs = {"sft_run": str(sft["adapter_sha256"])}
+    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
+    fingerprint = model_fingerprint(base.path)
+    inputs = {"sft_run": str(sft["adapter_sha256"]), "model_name_or_path": fingerprint}
     run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args), inputs)
     if run.done:
         return run.path
-    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
     check_adapter(sft_run / ADAPTER, base.path)
     for key in ("template", "evidence", "lemmas", "split"):
         if (before := sft["prompt"].get(key)) != getattr(ours, key):
@@ -224,7 +225,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         return run.path
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
     run.finish(
-        base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},
+        base={"name": base.name, "revision": base.revision, "fingerprint": fingerprint},
         sft_adapter_sha256=sft["adapter_sha256"],
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         reference="sft" if args.beta > 0 else None,

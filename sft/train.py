@@ -85,10 +85,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     traces_path, out = Path(ours.traces), Path(args.output_dir)
     if not traces_path.is_file():
         raise InputError(f"{traces_path}: no such file; make it with `synthpert traces generate`")
-    settings, inputs = resolved(ours, args, model_args), {"traces": file_sha256(traces_path)}
+    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
+    fingerprint = model_fingerprint(base.path)
+    settings = resolved(ours, args, model_args)
+    inputs = {"traces": file_sha256(traces_path), "model_name_or_path": fingerprint}
     if (out / MANIFEST).is_file() and open_run(out, "sft", settings, inputs).done:
         return out
-    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
     found = read_traces(traces_path)
     for trace in found:
         if trace.protocol != found[0].protocol:
@@ -136,7 +138,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         (run.path / "gate.json").write_text(json.dumps(asdict(gate), indent=2) + "\n", encoding="utf-8")
         gate.require(ours.gate_share)
     run.finish(
-        base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},
+        base={"name": base.name, "revision": base.revision, "fingerprint": fingerprint},
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         traces={
             "file": traces_path.name,
@@ -262,7 +264,7 @@ def tokenize_trace(tokenizer: Any, trace: Trace) -> Example:
     prefill = prefilled_think(prompt)
     completion = trace.completion
     if prefill:
-        completion = completion.removeprefix(prefill.strip()).lstrip()
+        completion = completion.lstrip().removeprefix(prefill.strip()).lstrip()
     for tag in TAGS:
         if (found := (prefill + completion).count(tag)) != 1:
             raise InputError(f"{trace.item_id}: {found} times {tag} in its example, not once; mend or remove the trace")

@@ -1,14 +1,17 @@
 """What stage one learns: each example is prompt + completion, and what would train the wrong tokens is refused."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.chat import prefilled_think, render_prompt
+from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
 from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
+from benchmarks.runs import open_run
 from rewards import LABELS, CheckError, InputError, parse_answer
 from sft.template_teacher import generate
 from sft.traces import write_traces
@@ -155,8 +158,38 @@ def test_rendered_example_equals_generation_prompt_plus_completion(
     text = tokenizer.decode(example.input_ids, clean_up_tokenization_spaces=False)
     assert text == prompt + learnt + tokenizer.eos_token
     start = example.completion_mask.index(1)
+    assert example.input_ids[:start] == encode_prompt(tokenizer, trace.prompt)
     assert tokenizer.decode(example.input_ids[:start], clean_up_tokenization_spaces=False) == prompt
     assert parse_answer(prefilled_think(prompt) + learnt).label == trace.label
+
+
+@pytest.mark.parametrize("template", ["deepseek_r1_distill", "qwen3"])
+def test_a_think_tag_that_is_one_token_is_learnt_as_one(smollm2, trace, template):
+    """As in DeepSeek's and Qwen's vocabularies: an added token, but no special one."""
+    tokenizer = load_tokenizer(smollm2)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    opening, closing = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    tokenizer.chat_template = shipped_template(template)
+    example = tokenize_trace(tokenizer, trace)
+    start = example.completion_mask.index(1)
+    assert example.input_ids[:start] == encode_prompt(tokenizer, trace.prompt)
+    learnt = example.input_ids[start:]
+    assert learnt.count(opening) == (template == "qwen3")
+    assert learnt.count(closing) == 1
+    completion = trace.completion.removeprefix("<think>") if template != "qwen3" else trace.completion
+    assert tokenizer.decode(learnt, clean_up_tokenization_spaces=False) == completion + tokenizer.eos_token
+
+
+@pytest.mark.parametrize("before", ["", "\n"])
+@pytest.mark.parametrize("after", ["", "\n", " \n\n"])
+def test_white_space_around_a_think_tag_that_the_prompt_opens(tokenizer, trace, before, after, monkeypatch):
+    """The prompt ends in the tag and its line end: another one would not be what the model writes on."""
+    monkeypatch.setattr(tokenizer, "chat_template", PREFILLED)
+    text = f"{before}<think>{after}so</think><answer>{trace.label}</answer>"
+    assert str(parse_answer(text).label) == trace.label
+    example = tokenize_trace(tokenizer, replace(trace, completion=text))
+    learnt = example.input_ids[example.completion_mask.index(1) :]
+    assert tokenizer.decode(learnt) == f"so</think><answer>{trace.label}</answer><|im_end|>"
 
 
 def test_answer_only_learns_the_true_label_whatever_the_teacher_said(trace):
@@ -294,6 +327,30 @@ def test_a_setting_that_is_refused_late_is_one_line_and_can_be_corrected(tiny_mo
             train({**config, **keys})
         assert str(error.value).startswith(problem)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_another_base_model_under_the_same_path_is_refused(tiny_model, trace, tmp_path, stage):
+    from rl.train import train as train_grpo
+
+    model, out = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(tiny_model, model)
+    config = {"output_dir": str(out), "model_name_or_path": str(model), "bf16": False, "use_cpu": True}
+    if stage == "sft":
+        write_traces([trace], tmp_path / "t.jsonl")
+        config |= {"traces": str(tmp_path / "t.jsonl"), "data": "sample", "use_peft": True, "max_length": 512,
+                   "logging_steps": 500}  # fmt: skip
+    else:
+        open_run(tmp_path / "sft", "sft", {}).finish(adapter_sha256="abc")
+        config |= {"sft_run": str(tmp_path / "sft"), "data": "sample"}
+    run_stage = train if stage == "sft" else train_grpo
+    with pytest.raises(InputError, match="logging_steps" if stage == "sft" else "adapter_config"):
+        run_stage(config)  # begins a run, and stops at something else
+    (out / "log.jsonl").touch()
+    values = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**values, "rope_theta": 1.0}))
+    with pytest.raises(InputError, match=r"other files \(changed since: model_name_or_path: .*model\)"):
+        run_stage(config)
 
 
 def test_a_wrong_path_leaves_no_run_folder(tmp_path):
