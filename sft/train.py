@@ -201,7 +201,7 @@ def check_answers(traces: Sequence[Trace], where: str, *, keep_wrong: bool) -> N
         InputError: some give no answer by the strict parser, or another one than the true label: how many of how many,
             and the first of them.
     """
-    silent = [trace.item_id for trace in traces if trace.answer is None]
+    silent = [trace.item_id for trace in traces if not trace.answer]
     if silent:
         raise InputError(
             f"{where}: {len(silent)} of {len(traces)} traces give no answer, the first {silent[0]}; take them out by "

@@ -212,9 +212,11 @@ def with_answer(trace, label):
         (lambda one: with_answer(one, one.label), {}, None),
         (lambda one: replace(one, completion="Sure! " + one.completion, answer=None), {"keep_wrong": True},
          "2 of 4 traces give no answer, the first {first};"),
+        (lambda one: replace(one, completion="Sure! " + one.completion, answer=""), {"keep_wrong": True},
+         "2 of 4 traces give no answer, the first {first};"),
         (lambda one: replace(one, completion="Sure! " + one.completion, answer=None), {"answer_only": True}, None),
     ],
-    ids=["wrong", "wrong kept", "wrong, answer only", "right", "none", "none, answer only"],
+    ids=["wrong", "wrong kept", "wrong, answer only", "right", "none", "empty", "none, answer only"],
 )  # fmt: skip
 def test_stage_one_refuses_traces_without_the_right_answer(tiny_model, tmp_path, change, keys, problem):
     corpus = open_corpus("sample")
