@@ -1,11 +1,15 @@
-"""Rendering a prompt once, the same way for SFT, rollouts and evaluation."""
+"""A model's tokenizer and its prompts, the same for SFT, rollouts and evaluation."""
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
+
+from rewards import InputError
 
 Message = Mapping[str, str]
 THINK = "<think>"
+_PROBE: Final = "a b  c\nD"  # white space is what a wrong pre-tokenizer loses
 _BLOCK: Final = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
@@ -32,6 +36,42 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
+def open_tokenizer(path: Path) -> Any:
+    """Load a model's tokenizer, as SFT, GRPO and evaluation all use it.
+
+    Where transformers has a class for it that reads text otherwise than its `tokenizer.json`, the file decides.
+
+    Args:
+        path: the model's folder.
+
+    Raises:
+        InputError: the tokenizer does not load, has no chat template, or does not give a text back.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        # transformers knows by their names on the hub some models whose tokenizer_class is wrong (DeepSeek-R1's
+        # distills); a folder has no such name, and their text would lose its white space.
+        if (path / "tokenizer.json").is_file():
+            written = Tokenizer.from_file(str(path / "tokenizer.json")).encode(_PROBE, add_special_tokens=False).ids
+            if _ids(tokenizer, _PROBE) != written:
+                tokenizer = PreTrainedTokenizerFast.from_pretrained(path, padding_side=tokenizer.padding_side)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: its tokenizer does not load ({' '.join(str(error).split())[:200]})") from error
+    if tokenizer.chat_template is None:
+        raise InputError(f"{path}: its tokenizer has no chat template; use an instruction-tuned model")
+    back = tokenizer.decode(_ids(tokenizer, _PROBE), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if back != _PROBE:
+        raise InputError(f"{path}: its tokenizer reads {_PROBE!r} as {back!r}; use a model whose tokenizer keeps text")
+    return tokenizer
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
     """Return the text a model continues: the chat template with its generation prompt.
 
@@ -47,7 +87,7 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Return the token ids of `render_prompt`; the template itself brings all special tokens."""
-    return list(tokenizer(render_prompt(tokenizer, messages), add_special_tokens=False)["input_ids"])
+    return _ids(tokenizer, render_prompt(tokenizer, messages))
 
 
 def prefilled_think(prompt: str) -> str:

@@ -416,6 +416,8 @@ def data_funnel(corpus: Corpus, n_evaluated: int, stages: Sequence[Mapping[str, 
                 ("traces used for SFT", used, there, "traces in the file"),
                 ("traces used for SFT", used, n_train, "training items"),
             ]
+            if (wrong := stage["traces"].get("wrong_answers")) is not None:
+                found.append(("traces used for SFT with a wrong answer", wrong, used, "traces used for SFT"))
         elif stage["stage"] == "grpo":
             found = [("prompts of GRPO", stage["prompts"]["items"], n_train, "training items")]
         for step in found:

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.chat import Message, encode_prompt, prefilled_think, render_prompt
+from benchmarks.chat import Message, encode_prompt, open_tokenizer, prefilled_think, render_prompt
 from benchmarks.generation import (
     TOP_LOGPROBS,
     Decoding,
@@ -35,12 +35,8 @@ class _LocalModel:
         self.folder: Final[ModelFolder] = resolve_model(model, revision)
         self.adapter: Final = adapter
         self.adapter_config: Final = {} if adapter is None else check_adapter(adapter, self.folder.path)
-
-        from transformers import AutoTokenizer
-
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder.path, trust_remote_code=False)
-        if self.tokenizer.chat_template is None:
-            raise InputError(f"{self.folder.path}: its tokenizer has no chat template; use an instruction-tuned model")
+        # vLLM loads its own, but is given token ids and gives them back: only this one touches text.
+        self.tokenizer: Final[Any] = open_tokenizer(self.folder.path)
         self.stop_ids: Final = frozenset(self._stop_ids())
         self.piece: Final = lru_cache(maxsize=1 << 17)(lambda token: str(self.decode([token])))
 

@@ -58,6 +58,9 @@ class Run:
 def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> Run:
     """Open a run folder: a new one, an unfinished one to go on with, or a finished one with the same configuration.
 
+    An unfinished run that has written nothing yet, such as one that stopped at a wrong setting, loses nothing: under
+    another configuration a new one takes its place. That another process is still at its beginning there is not seen.
+
     Args:
         path: the folder.
         stage: `sft`, `grpo`, …
@@ -69,7 +72,8 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
             names the keys), or files that are no run.
     """
     config = json.loads(json.dumps(config, default=str))
-    if (path / CONFIG).is_file() and (path / MANIFEST).is_file():
+    is_run = (path / CONFIG).is_file() and (path / MANIFEST).is_file()
+    if is_run:
         manifest = read_manifest(path)
         if manifest.get("stage") != stage:
             raise InputError(f"{path}: holds a run of {manifest.get('stage')}, not of {stage}; choose another folder")
@@ -80,24 +84,25 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
         if not isinstance(before, dict):
             raise InputError(f"{path / CONFIG}: not a configuration; remove the folder and run the stage again")
         changed = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
-        if changed:
-            raise InputError(
-                f"{path}: was started with another configuration ({', '.join(changed)} changed); "
-                "change it back, or choose another output_dir"
-            )
         read_before = manifest.get("inputs", {})
         replaced = [
             f"{key}: {config.get(key)}" for key, digest in (inputs or {}).items() if read_before.get(key) != digest
         ]
-        if replaced:
+        if not changed and not replaced:
+            return Run(path, manifest, resumed=manifest["status"] != "done")
+        if manifest["status"] == "done" or _has_outputs(path):
+            if changed:
+                raise InputError(
+                    f"{path}: was started with another configuration ({', '.join(changed)} changed); "
+                    "change it back, or choose another output_dir"
+                )
             raise InputError(
                 f"{path}: was started on other files (changed since: {', '.join(replaced)}); bring them back, or "
                 "choose another output_dir"
             )
-        return Run(path, manifest, resumed=manifest["status"] != "done")
     if not is_main_process():
         return Run(path, {"status": "running"}, resumed=False)
-    if path.is_dir() and any(path.iterdir()):
+    if not is_run and path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path}: exists and is no run folder; choose another output_dir or remove it")
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -107,6 +112,11 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
     _write(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     _write(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return Run(path, manifest, resumed=False)
+
+
+def _has_outputs(path: Path) -> bool:
+    """Whether a run folder holds any file but its own two; a trainer makes its folder before it has checked much."""
+    return any(file for file in path.rglob("*") if not file.is_dir() and file not in (path / CONFIG, path / MANIFEST))
 
 
 def is_main_process() -> bool:

@@ -341,8 +341,10 @@ def doctor_command(
 
 
 def _show_manifest(run: Path, keys: tuple[str, ...]) -> None:
-    from benchmarks.runs import read_manifest
+    from benchmarks.runs import is_main_process, read_manifest
 
+    if not is_main_process():
+        return
     manifest = read_manifest(run)
     typer.echo(f"{run}: done")
     for key in keys:

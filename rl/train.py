@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
 from benchmarks.corpus import Corpus, draw_items, open_corpus
+from benchmarks.endpoint_settings import check_base_url
 from benchmarks.local_engines import set_vllm_environment
 from benchmarks.models import (
     TRAINED_ITEMS,
@@ -23,7 +24,7 @@ from benchmarks.models import (
 from benchmarks.prompts import PromptConfig, build_prompts
 from benchmarks.reward_data import reward_context
 from benchmarks.rollout_files import drop_rollouts_after
-from benchmarks.runs import disk_errors, open_run, require_done
+from benchmarks.runs import disk_errors, is_main_process, open_run, require_done
 from rewards import (
     LABELS,
     CheckError,
@@ -49,6 +50,7 @@ from sft.train import (
     load_tokenizer,
     model_revision,
     save_adapter,
+    setting_errors,
     trainer_arguments,
     write_items,
     write_log,
@@ -121,7 +123,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
 
     Returns:
         The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt`, `log.jsonl`, `rollouts/`, and
-        `alarms.jsonl` where there was one.
+        `alarms.jsonl` where there was one. Of several processes, only the first writes the manifest.
 
     Raises:
         InputError: bad configuration, data or model, or an SFT run that is missing, unfinished or of another base.
@@ -133,11 +135,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     ours, args, model_args = read_arguments(config, overrides)
     sft_run = Path(ours.sft_run)
     sft = require_done(sft_run, "sft")
-    inputs = {"sft_run": str(sft["adapter_sha256"])}
+    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
+    fingerprint = model_fingerprint(base.path)
+    inputs = {"sft_run": str(sft["adapter_sha256"]), "model_name_or_path": fingerprint}
     run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args), inputs)
     if run.done:
         return run.path
-    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
     check_adapter(sft_run / ADAPTER, base.path)
     for key in ("template", "evidence", "lemmas", "split"):
         if (before := sft["prompt"].get(key)) != getattr(ours, key):
@@ -182,7 +185,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         set_vllm_environment()
 
     set_seed(args.seed)
-    model = load_policy(base.path, sft_run / ADAPTER, model_args, args)
+    with setting_errors():
+        model = load_policy(base.path, sft_run / ADAPTER, model_args, args)
     cost = RolloutCost(engine)
     # A response template would let TRL take the reasoning out of the completion before the rewards see it.
     tokenizer.response_template = None
@@ -196,17 +200,19 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     if ours.alarms != "off":
         shares = {label: count / sum(counts.values()) for label, count in counts.items()}
         callbacks.append(alarm_callback(run.path, ours.alarms, shares))
-    trainer = grpo_trainer(
-        cost,
-        Recorder(run.path, components, prefix, rank),
-        model=model,
-        reward_funcs=[TrainerReward(component, prefix) for component in components],
-        args=trainer_arguments(args, run.path),
-        train_dataset=Dataset.from_dict({"prompt": prompts, **_columns(items)}),
-        eval_dataset=Dataset.from_dict({"prompt": held_out_prompts, **_columns(held_out)}) if len(held_out) else None,
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
+    evaluated = Dataset.from_dict({"prompt": held_out_prompts, **_columns(held_out)}) if len(held_out) else None
+    with setting_errors():
+        trainer = grpo_trainer(
+            cost,
+            Recorder(run.path, components, prefix, rank),
+            model=model,
+            reward_funcs=[TrainerReward(component, prefix) for component in components],
+            args=trainer_arguments(args, run.path),
+            train_dataset=Dataset.from_dict({"prompt": prompts, **_columns(items)}),
+            eval_dataset=evaluated,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
     with disk_errors(run.path):
         trainer.train(resume_from_checkpoint=checkpoint)
         before = read_trained_items(sft_run / ADAPTER)
@@ -214,9 +220,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         save_adapter(trainer, run.path / ADAPTER, base.path, trained_on)
         write_items(run.path, [str(item_id) for item_id in items["item_id"]])
         write_log(trainer, run.path)
+    trainer.accelerator.wait_for_everyone()
+    if not is_main_process():
+        return run.path
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
     run.finish(
-        base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},
+        base={"name": base.name, "revision": base.revision, "fingerprint": fingerprint},
         sft_adapter_sha256=sft["adapter_sha256"],
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         reference="sft" if args.beta > 0 else None,
@@ -258,6 +267,8 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
         raise InputError("chat_template_kwargs: is not taken; stage one and evaluation render prompts without them")
     if args.use_vllm:
         raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
+    if args.vllm_server_base_url is not None:
+        check_base_url(args.vllm_server_base_url, "vllm_server_base_url")
     check_scaling(args.scale_rewards, "configuration" if isinstance(config, Mapping) else str(config))
     return ours, args, model_args
 

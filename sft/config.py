@@ -66,6 +66,20 @@ def check_keys(keys: Sequence[str], known: Sequence[str], where: str) -> None:
             raise InputError(f"{where}: {key!r} is no key; did you mean {near[0]!r}?")
 
 
+def _refuse_credentials(values: Mapping[str, Any], words: Sequence[str], where: str) -> None:
+    """Refuse TRL's keys that hold the hub's token, which run folder and checkpoints would keep as plain text."""
+    options = values.get("model_init_kwargs")
+    for key, given in (
+        ("hub_token", values.get("hub_token") is not None or "hub_token" in words),
+        ("model_init_kwargs: token", isinstance(options, Mapping) and "token" in options),
+    ):
+        if given:
+            raise InputError(
+                f"{where}: {key} is a credential, and configurations are stored; leave it out and set HF_TOKEN in the "
+                "environment"
+            )
+
+
 def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types: Sequence[type]) -> tuple[Any, ...]:
     """Read a configuration into dataclasses through TRL's parser.
 
@@ -78,8 +92,8 @@ def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types
         One instance per dataclass.
 
     Raises:
-        InputError: a key is unknown (the nearest is suggested) or a value does not fit; ours are held against their
-            annotations, as argparse checks no value that comes from a file.
+        InputError: a key is unknown (the nearest is suggested), holds a credential, or a value does not fit; ours are
+            held against their annotations, as argparse checks no value that comes from a file.
     """
     from trl import TrlParser
 
@@ -93,6 +107,7 @@ def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types
     check_keys([str(key) for key in values], known, where)
     words = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
     check_keys(words, known, "command line")
+    _refuse_credentials(values, words, where)
     parser = Parser(dataclass_types=list(dataclass_types), allow_abbrev=False)
     parser.set_defaults_with_config(**values)
     try:
@@ -100,11 +115,14 @@ def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types
         for cls in dataclass_types:
             if _is_ours(cls):
                 _check_values(cls, read, where)
-        return tuple(parser.parse_args_into_dataclasses(args=list(overrides)))
+        parts = tuple(parser.parse_args_into_dataclasses(args=list(overrides)))
     except InputError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())[:300]}") from error
+    for part in parts:  # mappings may come as text
+        _refuse_credentials(vars(part), (), where)
+    return parts
 
 
 def _check_values(cls: type, values: Mapping[str, Any], where: str) -> None:

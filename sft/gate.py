@@ -42,7 +42,7 @@ class GateResult:
 def run_gate(
     model: Any, tokenizer: Any, traces: Sequence[Trace], *, n: int, max_new_tokens: int, seed: int, batch: int = 16
 ) -> GateResult:
-    """Ask a trained student training prompts, greedily.
+    """Ask a trained student training prompts, greedily, and read what it writes as evaluation does.
 
     Args:
         model: a causal language model, with its adapter.
@@ -54,6 +54,7 @@ def run_gate(
         batch: prompts at a time.
     """
     import torch
+    from transformers import GenerationConfig
 
     drawn = random.Random(seed).sample(list(traces), min(n, len(traces)))
     drawn.sort(key=lambda trace: len(trace.prompt[-1]["content"]))  # little padding
@@ -64,6 +65,11 @@ def run_gate(
     was_training = model.training
     model.eval()
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    # None of the defaults of the model's files, such as a repetition penalty, which would fill in what is not given.
+    own = model.generation_config
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=pad
+    )
     for start in range(0, len(drawn), batch):
         asked = drawn[start : start + batch]
         prompts = [render_prompt(tokenizer, trace.prompt) for trace in asked]
@@ -73,12 +79,12 @@ def run_gate(
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
         with torch.inference_mode():
             output = model.generate(
-                input_ids=input_ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False,
-                eos_token_id=sorted(ends), pad_token_id=pad, use_cache=True,
-            )  # fmt: skip
+                input_ids=input_ids, attention_mask=mask, generation_config=model.generation_config, use_cache=True
+            )
         for trace, prompt, row in zip(asked, prompts, output[:, width:].tolist(), strict=True):
             read.append(_read(tokenizer, trace, prompt, row, ends))
     model.train(was_training)
+    model.generation_config = own
     good = sum(one["terminated"] and one["status"] == str(Status.ANSWERED) for one in read)
     failed = [one for one in read if not (one["terminated"] and one["status"] == str(Status.ANSWERED))]
     failed.sort(key=lambda one: (one["terminated"], one["status"] == str(Status.ANSWERED), one["item_id"]))
@@ -87,7 +93,7 @@ def run_gate(
 
 def _read(tokenizer: Any, trace: Trace, prompt: str, row: list[int], ends: set[int]) -> dict[str, Any]:
     at = next((position for position, token in enumerate(row) if token in ends), None)
-    text = tokenizer.decode(row[:at], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(row[:at], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     answer = parse_answer(prefilled_think(prompt) + text)
     return {
         "item_id": trace.item_id, "status": str(answer.status), "terminated": at is not None, "end": text[-_SHOWN:],

@@ -4,13 +4,16 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.chat import prefilled_think, render_prompt
+from benchmarks.chat import open_tokenizer, prefilled_think, render_prompt
+from benchmarks.engines import DTYPES
+from benchmarks.generation import one_line
 from benchmarks.models import (
     TRAINED_ITEMS,
     adapter_sha256,
@@ -38,6 +41,7 @@ class SFTArguments:
     traces: str = field(metadata={"help": "JSONL file of traces to train on"})
     traces_fraction: float = field(default=1.0, metadata={"help": "share of them to train on, drawn by seed"})
     answer_only: bool = field(default=False, metadata={"help": "learn the true label without any reasoning"})
+    keep_wrong: bool = field(default=False, metadata={"help": "learn traces whose answer is not the true label, too"})
     data: str | None = field(default=None, metadata={"help": "labels that the traces are audited against"})
     split: str | None = field(default=None, metadata={"help": "split of that audit; the traces' own by default"})
     gate_prompts: int = field(default=64, metadata={"help": "training prompts asked after training; 0 for none"})
@@ -67,7 +71,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
 
     Returns:
         The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt` (the items trained on), `log.jsonl`,
-        `gate.json`.
+        `gate.json`. Of several processes, all but the first return when the adapter is saved, before the gate.
 
     Raises:
         InputError: bad configuration, traces, model, or a run folder of another configuration.
@@ -81,10 +85,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     traces_path, out = Path(ours.traces), Path(args.output_dir)
     if not traces_path.is_file():
         raise InputError(f"{traces_path}: no such file; make it with `synthpert traces generate`")
-    settings, inputs = resolved(ours, args, model_args), {"traces": file_sha256(traces_path)}
+    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
+    fingerprint = model_fingerprint(base.path)
+    settings = resolved(ours, args, model_args)
+    inputs = {"traces": file_sha256(traces_path), "model_name_or_path": fingerprint}
     if (out / MANIFEST).is_file() and open_run(out, "sft", settings, inputs).done:
         return out
-    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
     found = read_traces(traces_path)
     for trace in found:
         if trace.protocol != found[0].protocol:
@@ -93,6 +99,8 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
             )
     audit = audit_traces(found, corpus_of(found[0].protocol, ours.data, ours.split))
     audit.require_clean(str(traces_path))
+    if not ours.answer_only:
+        check_answers(found, str(traces_path), keep_wrong=ours.keep_wrong)
     traces = draw_traces(found, ours.traces_fraction, args.seed)
     if ours.answer_only:
         traces = [without_reasoning(trace) for trace in traces]
@@ -101,24 +109,27 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     run = open_run(out, "sft", settings, inputs)  # only now: what is refused above leaves no folder behind
 
     set_seed(args.seed)  # before the adapter is made, so that one seed gives one adapter
-    model = load_base(base.path, model_args, args)
-    trainer = SFTTrainer(
-        model=model,
-        args=trainer_arguments(args, run.path),
-        train_dataset=_dataset(examples),
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
-        callbacks=[],
-    )
+    with setting_errors():
+        trainer = SFTTrainer(
+            model=load_base(base.path, model_args, args),
+            args=trainer_arguments(args, run.path),
+            train_dataset=_dataset(examples),
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model_args),
+            callbacks=[],
+        )
     check_labels(trainer, tokenizer, examples)
     check_steps(trainer)
     with disk_errors(run.path):
-        result = trainer.train(resume_from_checkpoint=last_checkpoint(run.path))
+        trainer.train(resume_from_checkpoint=last_checkpoint(run.path))
         save_adapter(trainer, run.path / ADAPTER, base.path, [trace.item_id for trace in traces])
         write_items(run.path, [trace.item_id for trace in traces])
         write_log(trainer, run.path)
+    trainer.accelerator.wait_for_everyone()
+    if not is_main_process():  # no more to do together: a long gate must not let the others run into a timeout
+        return run.path
     gate = None
-    if ours.gate_prompts and is_main_process():
+    if ours.gate_prompts:
         longest = max(sum(example.completion_mask) for example in examples)
         gate = run_gate(
             trainer.accelerator.unwrap_model(trainer.model), tokenizer, traces,
@@ -127,13 +138,14 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         (run.path / "gate.json").write_text(json.dumps(asdict(gate), indent=2) + "\n", encoding="utf-8")
         gate.require(ours.gate_share)
     run.finish(
-        base={"name": base.name, "revision": base.revision, "fingerprint": model_fingerprint(base.path)},
+        base={"name": base.name, "revision": base.revision, "fingerprint": fingerprint},
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         traces={
             "file": traces_path.name,
             "sha256": file_sha256(traces_path),
             "rows": len(found),
             "used": len(traces),
+            "wrong_answers": sum(trace.answer != trace.label for trace in traces),
             "labels": {str(label): sum(trace.label == str(label) for trace in traces) for label in LABELS},
             "share_of_training_items": None if (n := found[0].protocol.get("train_items")) is None else len(traces) / n,
         },
@@ -145,7 +157,6 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         tokens=sum(len(example.input_ids) for example in examples),
         learnt_tokens=sum(sum(example.completion_mask) for example in examples),
         steps=trainer.state.global_step,
-        train_loss=result.training_loss,
         first_loss=_losses(trainer)[0],
         last_loss=_losses(trainer)[-1],
     )
@@ -176,6 +187,32 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
         raise InputError(f"packing_strategy: {args.packing_strategy} cuts examples in two; use bfd")
     args.completion_only_loss = True  # by itself, TRL would learn the prompts of tokenised examples too
     return ours, args, model_args
+
+
+def check_answers(traces: Sequence[Trace], where: str, *, keep_wrong: bool) -> None:
+    """Refuse traces from which a student would learn to give no answer, or a wrong one.
+
+    Args:
+        traces: N traces.
+        where: their file, for the message.
+        keep_wrong: let wrong answers pass.
+
+    Raises:
+        InputError: some give no answer by the strict parser, or another one than the true label: how many of how many,
+            and the first of them.
+    """
+    silent = [trace.item_id for trace in traces if not trace.answer]
+    if silent:
+        raise InputError(
+            f"{where}: {len(silent)} of {len(traces)} traces give no answer, the first {silent[0]}; take them out by "
+            "the filter step `parse`"
+        )
+    wrong = [trace.item_id for trace in traces if trace.answer != trace.label]
+    if wrong and not keep_wrong:
+        raise InputError(
+            f"{where}: {len(wrong)} of {len(traces)} traces give a wrong answer, the first {wrong[0]}; take them out "
+            "by the filter step `label`, or set keep_wrong: true"
+        )
 
 
 def draw_traces(traces: Sequence[Trace], fraction: float, seed: int) -> list[Trace]:
@@ -227,7 +264,7 @@ def tokenize_trace(tokenizer: Any, trace: Trace) -> Example:
     prefill = prefilled_think(prompt)
     completion = trace.completion
     if prefill:
-        completion = completion.removeprefix(prefill.strip()).lstrip()
+        completion = completion.lstrip().removeprefix(prefill.strip()).lstrip()
     for tag in TAGS:
         if (found := (prefill + completion).count(tag)) != 1:
             raise InputError(f"{trace.item_id}: {found} times {tag} in its example, not once; mend or remove the trace")
@@ -296,7 +333,8 @@ def check_steps(trainer: Any) -> None:
     """
     args = trainer.args
     batches = len(trainer.get_train_dataloader())
-    steps = math.ceil(max(batches // args.gradient_accumulation_steps, 1) * args.num_train_epochs)
+    per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)  # batches left over are a step, too
+    steps = math.ceil(per_epoch * args.num_train_epochs)
     steps = args.max_steps if args.max_steps > 0 else steps
     if args.logging_steps > steps:
         raise InputError(f"logging_steps: {args.logging_steps:g}, but there are {steps} steps; set it to at most that")
@@ -308,16 +346,12 @@ def check_steps(trainer: Any) -> None:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """Load a model's tokenizer.
+    """Load a tokenizer to train with: `open_tokenizer`'s.
 
     Raises:
-        InputError: it has no chat template or no end-of-turn token, or one of our tags is a special token.
+        InputError: as `open_tokenizer` does, or it has no end-of-turn token, or one of our tags is a special token.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if tokenizer.chat_template is None:
-        raise InputError(f"{path}: the tokenizer has no chat template; use an instruction-tuned model")
+    tokenizer = open_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end-of-turn token (eos_token); set one in its config")
     for tag in TAGS:
@@ -330,11 +364,24 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
+@contextmanager
+def setting_errors() -> Iterator[None]:
+    """Turn a setting that the libraries refuse while they make model and trainer into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise InputError(f"configuration: {one_line(error)}") from error
+
+
 def load_base(path: Path, model_args: Any, args: Any) -> Any:
     """Load the base model that a stage trains an adapter on, in the configured dtype."""
     from transformers import AutoModelForCausalLM
     from trl import get_quantization_config
 
+    if (model_args.dtype or "auto") not in DTYPES:
+        raise InputError(f"dtype: {model_args.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
     return AutoModelForCausalLM.from_pretrained(
         path,
         dtype=model_args.dtype or "auto",

@@ -139,7 +139,8 @@ def test_an_ablation_differs_from_its_stage_in_what_it_learns_only(name: str) ->
     parse_sft(folder / f"sft-{name}.yaml")
     differing = {key for key in {*plain, *changed} if plain.get(key) != changed.get(key)}
     few_steps = {"warmup_steps", "logging_steps", "gate_share"} if name == "2-percent" else set()
-    assert differing <= {"output_dir", "traces", "answer_only"} | few_steps
+    assert differing <= {"output_dir", "traces", "answer_only", "keep_wrong"} | few_steps
+    assert changed.get("keep_wrong", False) == (name == "wrong-kept")
     assert "output_dir" in differing
 
 

@@ -211,7 +211,7 @@ def test_unfinished_and_foreign_folders_are_refused(make_run: MakeRun, tmp_path:
 
 def test_the_funnel_says_how_many_of_how_many(sample: Corpus) -> None:
     n_train = len(sample.train)
-    sft = {"stage": "sft", "traces": {"rows": 200, "used": 4}}
+    sft = {"stage": "sft", "traces": {"rows": 200, "used": 4, "wrong_answers": 1}}
     stages: list[dict[str, Any]] = [
         {**sft, "run": "two-percent/0"},
         {**sft, "run": "two-percent/1"},
@@ -226,6 +226,7 @@ def test_the_funnel_says_how_many_of_how_many(sample: Corpus) -> None:
         ("traces in the file", 200, of_train, round(200 / n_train, 4), "two-percent/0 and 1 more"),
         ("traces used for SFT", 4, "200 traces in the file", 0.02, "two-percent/0 and 1 more"),
         ("traces used for SFT", 4, of_train, 0.002, "two-percent/0 and 1 more"),
+        ("traces used for SFT with a wrong answer", 1, "4 traces used for SFT", 0.25, "two-percent/0 and 1 more"),
         ("traces in the file", 100, of_train, round(100 / n_train, 4), "old"),
         ("traces used for SFT", 100, "100 traces in the file", 1.0, "old"),
         ("traces used for SFT", 100, of_train, round(100 / n_train, 4), "old"),

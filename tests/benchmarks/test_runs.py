@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.runs import disk_errors, file_sha256, open_run, package_versions, read_manifest, require_done
+from benchmarks.runs import Run, disk_errors, file_sha256, open_run, package_versions, read_manifest, require_done
 from rewards import CheckError, InputError
 
 CONFIG: dict[str, Any] = {"seed": 0, "learning_rate": 1e-05, "rewards": ["accuracy"], "data": None, "name": "Zoë: 1"}
@@ -36,12 +36,20 @@ def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:
     assert not again.done
 
 
+def end(run: Run, finished: bool) -> None:
+    """Finish a run, or stop it when it has written something."""
+    if finished:
+        run.finish()
+    else:
+        (run.path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+        (run.path / "checkpoints" / "checkpoint-1" / "state").touch()
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_file_replaced_under_the_same_name_is_refused(tmp_path: Path, finished: bool) -> None:
     config = {**CONFIG, "traces": "t.jsonl"}
     run = open_run(tmp_path / "run", "sft", config, {"traces": "abc"})
-    if finished:
-        run.finish()
+    end(run, finished)
     assert open_run(tmp_path / "run", "sft", config, {"traces": "abc"}).done == finished
     with pytest.raises(InputError, match=r"other files \(changed since: traces: t\.jsonl\)"):
         open_run(tmp_path / "run", "sft", config, {"traces": "abd"})
@@ -75,14 +83,33 @@ def test_a_changed_configuration_is_refused_naming_the_keys(
     tmp_path: Path, config: dict[str, Any], keys: str, finished: bool
 ) -> None:
     run = open_run(tmp_path / "run", "sft", CONFIG)
-    if finished:
-        run.finish()
+    end(run, finished)
     before = (run.path / "config.yaml").read_bytes(), (run.path / "manifest.json").read_bytes()
     with pytest.raises(InputError) as error:
         open_run(tmp_path / "run", "sft", config)
     assert str(tmp_path / "run") in str(error.value)
     assert keys in str(error.value)
     assert ((run.path / "config.yaml").read_bytes(), (run.path / "manifest.json").read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("config", "inputs"), [({**CONFIG, "seed": 1}, {"traces": "abc"}), (CONFIG, {"traces": "abd"})]
+)
+def test_a_run_that_wrote_nothing_gives_way_to_a_corrected_one(
+    tmp_path: Path, config: dict[str, Any], inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run(tmp_path / "run", "sft", CONFIG, {"traces": "abc"})
+    (tmp_path / "run" / "checkpoints").mkdir()
+    monkeypatch.setenv("RANK", "1")
+    assert not open_run(tmp_path / "run", "sft", config, inputs).done  # leaves writing to the first process
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")) == CONFIG
+    monkeypatch.setenv("RANK", "0")
+    assert not open_run(tmp_path / "run", "sft", config, inputs).resumed
+    assert open_run(tmp_path / "run", "sft", config, inputs).resumed
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")) == config
+    assert read_manifest(tmp_path / "run")["inputs"] == inputs
+    with pytest.raises(InputError, match="holds a run of sft"):
+        open_run(tmp_path / "run", "grpo", config)
 
 
 def test_a_run_of_another_stage_is_refused(tmp_path: Path) -> None:

@@ -178,6 +178,45 @@ def test_what_may_be_a_secret_is_not_repeated(tmp_path: Path, line: str) -> None
     assert "sk-planted-4711" not in str(error.value)
 
 
+SECRET = "hf_planted4711"
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"hub_token": SECRET}, ()),
+        ({"hub_token": [SECRET]}, ()),
+        ({}, ("--hub_token", SECRET)),
+        ({}, (f"--hub_token={SECRET}", SECRET)),
+        ({"model_init_kwargs": {"token": SECRET}}, ()),
+        ({"model_init_kwargs": f'{{"token": "{SECRET}"}}'}, ()),
+        ({}, ("--model_init_kwargs", f'{{"token": "{SECRET}"}}')),
+    ],
+    ids=str,
+)
+def test_the_hub_s_token_is_refused_and_not_repeated(stage: str, values: Any, words: tuple[str, ...]) -> None:
+    from rl.train import read_arguments as read_grpo
+    from sft.train import read_arguments as read_sft
+
+    common = {"output_dir": "o", "model_name_or_path": "m", "bf16": False, "use_cpu": True}
+    ours = {"traces": "t.jsonl", "use_peft": True} if stage == "sft" else {"sft_run": "s"}
+    read = read_sft if stage == "sft" else read_grpo
+    read({**common, **ours, "hub_token": None})
+    with pytest.raises(InputError, match="is a credential, .*set HF_TOKEN in the environment") as error:
+        read({**common, **ours, **values}, words)
+    assert SECRET not in str(error.value)
+
+
+def test_a_password_in_the_url_of_trl_s_server_is_refused() -> None:
+    from rl.train import read_arguments
+
+    config = {"output_dir": "o", "model_name_or_path": "m", "bf16": False, "use_cpu": True, "sft_run": "s"}
+    with pytest.raises(InputError, match="vllm_server_base_url: holds user, password") as error:
+        read_arguments({**config, "vllm_server_base_url": f"http://u:{SECRET}@h:8000"})
+    assert SECRET not in str(error.value)
+
+
 def test_values_that_fit_are_taken(tmp_path: Path) -> None:
     text = "rows: '6'\ntemperature: 1\ncritics: [a]\ndata: null\nextra_body: {top_p: .9}\nlemmas: yes\nbalance: 'no'\n"
     path = write(tmp_path, "".join(f"{key}: {value}\n" for key, value in TRACES.items()) + text)

@@ -21,6 +21,8 @@ GOOD = "so</think><answer>upregulated</answer><|im_end|>"
 REPLIES = {
     "good": f"<think>{GOOD}",
     "never ends": "<think>so</think><answer>upregulated</answer> and and and",
+    "answers and never ends": "<think>so</think><answer>upregulated</answer>",
+    "answers with a special token": "<think>so</think><answer>upregulated<|im_start|></answer><|im_end|>",
     "ends without an answer": "<think>so</think><|im_end|>",
     "says more after its turn": f"<think>{GOOD}<|im_start|>user",
 }
@@ -40,17 +42,17 @@ class Student:
     def train(self, mode: bool) -> None:
         self.training = mode
 
-    def generate(self, input_ids: Any, attention_mask: Any, max_new_tokens: int, **options: Any) -> Any:
+    def generate(self, input_ids: Any, attention_mask: Any, generation_config: Any, **options: Any) -> Any:
         import torch
 
         assert not self.training
-        assert options["do_sample"] is False
+        assert generation_config.do_sample is False
         assert attention_mask[:, -1].all(), "padding must stand on the left"
         self.asked += len(input_ids)
         rows = [self.tokenizer(next(self.replies), add_special_tokens=False)["input_ids"] for _ in input_ids]
-        assert all(len(row) <= max_new_tokens for row in rows)
+        assert all(len(row) <= generation_config.max_new_tokens for row in rows)
         width = max(map(len, rows))
-        pad = options["pad_token_id"]
+        pad = generation_config.pad_token_id
         return torch.cat([input_ids, torch.tensor([row + [pad] * (width - len(row)) for row in rows])], dim=1)
 
 
@@ -90,3 +92,26 @@ def test_a_think_tag_in_the_prompt_counts(tokenizer: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(tokenizer, "chat_template", PREFILLED)
     assert gate(tokenizer, [GOOD] * 20).share == 1
     assert gate(tokenizer, [f"<think>{GOOD}"] * 20).share == 0
+
+
+def test_an_answer_counts_only_where_its_turn_ends(tokenizer: Any) -> None:
+    result = gate(tokenizer, [REPLIES["good"]] * 15 + [REPLIES["answers and never ends"]] * 5)
+    assert (result.share, result.terminated) == (0.75, 0.75)
+    assert {(one["status"], one["terminated"]) for one in result.worst} == {("answered", False)}
+
+
+def test_special_tokens_are_read_as_evaluation_reads_them(tokenizer: Any) -> None:
+    result = gate(tokenizer, [REPLIES["good"]] * 10 + [REPLIES["answers with a special token"]] * 10)
+    assert (result.share, result.terminated) == (0.5, 1)
+
+
+def test_the_model_s_own_decoding_defaults_do_not_count(tokenizer: Any, tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    corpus = open_corpus("sample")
+    traces = generate(corpus.train.head(2), corpus, PromptConfig(evidence=3), seed=0)
+    plain = run_gate(model, tokenizer, traces, n=2, max_new_tokens=24, seed=0)
+    model.generation_config.repetition_penalty = 100.0
+    assert run_gate(model, tokenizer, traces, n=2, max_new_tokens=24, seed=0) == plain
+    assert model.generation_config.repetition_penalty == 100.0

@@ -1,16 +1,20 @@
 """What stage one learns: each example is prompt + completion, and what would train the wrong tokens is refused."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.chat import prefilled_think, render_prompt
+from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
 from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
-from rewards import CheckError, InputError, parse_answer
+from benchmarks.runs import open_run
+from rewards import LABELS, CheckError, InputError, parse_answer
 from sft.template_teacher import generate
+from sft.traces import write_traces
 from sft.train import (
     IGNORE,
     check_labels,
@@ -154,8 +158,38 @@ def test_rendered_example_equals_generation_prompt_plus_completion(
     text = tokenizer.decode(example.input_ids, clean_up_tokenization_spaces=False)
     assert text == prompt + learnt + tokenizer.eos_token
     start = example.completion_mask.index(1)
+    assert example.input_ids[:start] == encode_prompt(tokenizer, trace.prompt)
     assert tokenizer.decode(example.input_ids[:start], clean_up_tokenization_spaces=False) == prompt
     assert parse_answer(prefilled_think(prompt) + learnt).label == trace.label
+
+
+@pytest.mark.parametrize("template", ["deepseek_r1_distill", "qwen3"])
+def test_a_think_tag_that_is_one_token_is_learnt_as_one(smollm2, trace, template):
+    """As in DeepSeek's and Qwen's vocabularies: an added token, but no special one."""
+    tokenizer = load_tokenizer(smollm2)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    opening, closing = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    tokenizer.chat_template = shipped_template(template)
+    example = tokenize_trace(tokenizer, trace)
+    start = example.completion_mask.index(1)
+    assert example.input_ids[:start] == encode_prompt(tokenizer, trace.prompt)
+    learnt = example.input_ids[start:]
+    assert learnt.count(opening) == (template == "qwen3")
+    assert learnt.count(closing) == 1
+    completion = trace.completion.removeprefix("<think>") if template != "qwen3" else trace.completion
+    assert tokenizer.decode(learnt, clean_up_tokenization_spaces=False) == completion + tokenizer.eos_token
+
+
+@pytest.mark.parametrize("before", ["", "\n"])
+@pytest.mark.parametrize("after", ["", "\n", " \n\n"])
+def test_white_space_around_a_think_tag_that_the_prompt_opens(tokenizer, trace, before, after, monkeypatch):
+    """The prompt ends in the tag and its line end: another one would not be what the model writes on."""
+    monkeypatch.setattr(tokenizer, "chat_template", PREFILLED)
+    text = f"{before}<think>{after}so</think><answer>{trace.label}</answer>"
+    assert str(parse_answer(text).label) == trace.label
+    example = tokenize_trace(tokenizer, replace(trace, completion=text))
+    learnt = example.input_ids[example.completion_mask.index(1) :]
+    assert tokenizer.decode(learnt) == f"so</think><answer>{trace.label}</answer><|im_end|>"
 
 
 def test_answer_only_learns_the_true_label_whatever_the_teacher_said(trace):
@@ -163,6 +197,42 @@ def test_answer_only_learns_the_true_label_whatever_the_teacher_said(trace):
     short = without_reasoning(replace(wrong, label="upregulated"))
     assert short.completion == "<think></think><answer>upregulated</answer>"
     assert parse_answer(short.completion).label == short.answer == "upregulated"
+
+
+def with_answer(trace, label):
+    return replace(trace, completion=f"<think>a</think><answer>{label}</answer>", answer=label)
+
+
+@pytest.mark.parametrize(
+    ("change", "keys", "problem"),
+    [
+        (lambda one: with_answer(one, other_label(one)), {}, "2 of 4 traces give a wrong answer, the first {first};"),
+        (lambda one: with_answer(one, other_label(one)), {"keep_wrong": True}, None),
+        (lambda one: with_answer(one, other_label(one)), {"answer_only": True}, None),
+        (lambda one: with_answer(one, one.label), {}, None),
+        (lambda one: replace(one, completion="Sure! " + one.completion, answer=None), {"keep_wrong": True},
+         "2 of 4 traces give no answer, the first {first};"),
+        (lambda one: replace(one, completion="Sure! " + one.completion, answer=""), {"keep_wrong": True},
+         "2 of 4 traces give no answer, the first {first};"),
+        (lambda one: replace(one, completion="Sure! " + one.completion, answer=None), {"answer_only": True}, None),
+    ],
+    ids=["wrong", "wrong kept", "wrong, answer only", "right", "none", "empty", "none, answer only"],
+)  # fmt: skip
+def test_stage_one_refuses_traces_without_the_right_answer(tiny_model, tmp_path, change, keys, problem):
+    corpus = open_corpus("sample")
+    traces = generate(corpus.train.head(4), corpus, PromptConfig(evidence=3), seed=0)
+    write_traces([*traces[:2], *map(change, traces[2:])], tmp_path / "t.jsonl")
+    config = {"output_dir": str(tmp_path / "run"), "traces": str(tmp_path / "t.jsonl"), "data": "sample",
+              "model_name_or_path": str(tiny_model), "use_peft": True, "bf16": False, "use_cpu": True}  # fmt: skip
+    with pytest.raises(InputError) as error:
+        train({**config, **keys, "max_length": 4})  # taken traces are stopped by their length
+    wanted = "have more than max_length 4" if problem is None else problem.format(first=traces[2].item_id)
+    assert wanted in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def other_label(trace):
+    return next(str(label) for label in LABELS if str(label) != trace.label)
 
 
 @pytest.mark.parametrize("place", ["completion", "prompt"])
@@ -209,15 +279,17 @@ def test_packed_completions_must_be_learnt_as_they_are(tokenizer, trace):
     [
         ({}, None),
         ({"logging_steps": 11}, "logging_steps: 11, but there are 10 steps"),
+        ({"logging_steps": 11, "batches": 21}, None),
+        ({"logging_steps": 12, "batches": 21}, "logging_steps: 12, but there are 11 steps"),
         ({"warmup_steps": 10}, "warmup_steps: 10, but there are 10 steps"),
         ({"max_steps": 4}, "logging_steps: 5, but there are 4 steps"),
         ({"num_train_epochs": 0.3}, "but there are 3 steps"),
     ],
 )
 def test_too_few_steps_are_refused_before_training(keys, problem):
-    values = {"logging_steps": 5, "warmup_steps": 2, "max_steps": -1, "num_train_epochs": 1.0, **keys}
+    values = {"logging_steps": 5, "warmup_steps": 2, "max_steps": -1, "num_train_epochs": 1.0, "batches": 20, **keys}
     args = SimpleNamespace(gradient_accumulation_steps=2, **values)
-    trainer = SimpleNamespace(args=args, get_train_dataloader=lambda: range(20))
+    trainer = SimpleNamespace(args=args, get_train_dataloader=lambda: range(args.batches))
     if problem is None:
         check_steps(trainer)
         return
@@ -240,6 +312,47 @@ def test_tags_that_are_special_tokens_are_refused(smollm2, tmp_path):
     changed.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="</think> is a special token"):
         load_tokenizer(tmp_path)
+
+
+def test_a_setting_that_is_refused_late_is_one_line_and_can_be_corrected(tiny_model, trace, tmp_path):
+    write_traces([trace], tmp_path / "t.jsonl")
+    config = {"output_dir": str(tmp_path / "run"), "traces": str(tmp_path / "t.jsonl"), "data": "sample",
+              "model_name_or_path": str(tiny_model), "use_peft": True, "max_length": 512, "bf16": False,
+              "use_cpu": True, "logging_steps": 1, "lora_target_modules": ["all-linear"]}  # fmt: skip
+    for keys, problem in (
+        ({"dtype": "float33"}, "dtype: 'float33' is unknown; use one of auto, float32"),
+        ({"lora_target_modules": ["nope"]}, "configuration: Target modules nope not found"),
+        ({"attn_implementation": "nope"}, 'configuration: Specified `attn_implementation="nope"`'),
+        ({"logging_steps": 500}, "logging_steps: 500, but there are 3 steps"),
+    ):
+        with pytest.raises(InputError) as error:
+            train({**config, **keys})
+        assert str(error.value).startswith(problem)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_another_base_model_under_the_same_path_is_refused(tiny_model, trace, tmp_path, stage):
+    from rl.train import train as train_grpo
+
+    model, out = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(tiny_model, model)
+    config = {"output_dir": str(out), "model_name_or_path": str(model), "bf16": False, "use_cpu": True}
+    if stage == "sft":
+        write_traces([trace], tmp_path / "t.jsonl")
+        config |= {"traces": str(tmp_path / "t.jsonl"), "data": "sample", "use_peft": True, "max_length": 512,
+                   "logging_steps": 500}  # fmt: skip
+    else:
+        open_run(tmp_path / "sft", "sft", {}).finish(adapter_sha256="abc")
+        config |= {"sft_run": str(tmp_path / "sft"), "data": "sample"}
+    run_stage = train if stage == "sft" else train_grpo
+    with pytest.raises(InputError, match="logging_steps" if stage == "sft" else "adapter_config"):
+        run_stage(config)  # begins a run, and stops at something else
+    (out / "log.jsonl").touch()
+    values = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**values, "rope_theta": 1.0}))
+    with pytest.raises(InputError, match=r"other files \(changed since: model_name_or_path: .*model\)"):
+        run_stage(config)
 
 
 def test_a_wrong_path_leaves_no_run_folder(tmp_path):

@@ -21,8 +21,8 @@ def tiny(tiny_model: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(tiny_model).eval(), load_tokenizer(tiny_model)
 
 
-def token_losses(tiny: Any, out: Path, **keys: Any) -> tuple[float, int]:
-    """Return the summed loss over all learnt tokens of one epoch of batches, and their number."""
+def token_losses(tiny: Any, out: Path, **keys: Any) -> tuple[float, int, int]:
+    """Return the summed loss over all learnt tokens of one epoch of batches, their number, and all places in them."""
     import torch
     from trl import SFTConfig, SFTTrainer
 
@@ -32,11 +32,11 @@ def token_losses(tiny: Any, out: Path, **keys: Any) -> tuple[float, int]:
     examples = [tokenize_trace(tokenizer, trace) for trace in traces]
     args = SFTConfig(
         output_dir=str(out), max_length=512, completion_only_loss=True, use_cpu=True, bf16=False, report_to=[],
-        per_device_train_batch_size=4, gradient_checkpointing=False, **keys,
+        per_device_train_batch_size=2, gradient_checkpointing=False, **keys,
     )  # fmt: skip
     trainer = SFTTrainer(model=model, args=args, train_dataset=_dataset(examples), processing_class=tokenizer)
     check_labels(trainer, tokenizer, examples)
-    total, count = 0.0, 0
+    total, count, places = 0.0, 0, 0
     for batch in trainer.get_train_dataloader():
         with torch.no_grad():
             inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -46,7 +46,8 @@ def token_losses(tiny: Any, out: Path, **keys: Any) -> tuple[float, int]:
             logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORE
         )
         total, count = total + float(loss), count + int((labels != IGNORE).sum())
-    return total, count
+        places += batch["input_ids"].numel()
+    return total, count, places
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,8 @@ def token_losses(tiny: Any, out: Path, **keys: Any) -> tuple[float, int]:
     ids=str,
 )
 def test_loss_per_token_is_that_of_plain_batches(keys: dict[str, Any], tiny: Any, tmp_path: Path) -> None:
-    plain, n_plain = token_losses(tiny, tmp_path / "plain")
-    loss, n = token_losses(tiny, tmp_path / "other", **keys)
+    plain, n_plain, places_plain = token_losses(tiny, tmp_path / "plain")
+    loss, n, places = token_losses(tiny, tmp_path / "other", **keys)
+    assert places < places_plain  # other batches, or the test would show nothing
     assert n == n_plain
     assert loss / n == pytest.approx(plain / n_plain, abs=1e-5)

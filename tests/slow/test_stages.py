@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.models import adapter_sha256
 from benchmarks.runs import read_manifest
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
 
 
-def run(*words, cwd, check=True, timeout=600):
-    env = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
+def run(*words, cwd, check=True, timeout=600, env=None):
+    env = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1", **(env or {})}
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=cwd,
@@ -80,6 +81,29 @@ def test_a_student_that_gives_no_answer_fails_the_gate(sft, folder):
     assert len(json.loads((out / "gate.json").read_text())["worst"]) == 5
     assert read_manifest(out)["status"] == "running"
     assert run(*words, "--gate_share", "1.5", cwd=folder, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_two_processes_leave_one_finished_run(sft, tiny_model, folder, stage):
+    path, _, config = sft
+    out = folder / f"two-{stage}"
+    words = ["sft", "--config", config, "--max_steps", 2, "--gate_prompts", 4, "--gate_share", 0]
+    if stage == "grpo":
+        config = write(
+            folder / "two-grpo.yaml", output_dir=str(out), sft_run=str(path), data="sample", evidence=3, train_items=12,
+            rollouts="transformers", beta=0.0, model_name_or_path=str(tiny_model), max_steps=2, num_generations=4,
+            max_completion_length=16, **COMMON,
+        )  # fmt: skip
+        words = ["grpo", "--config", config]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "rl.cli"]
+    on_cpu = ["--ddp_find_unused_parameters", "false", "--ddp_backend", "gloo"]
+    done = run(*launcher, *words, "--output_dir", out, *on_cpu, cwd=folder, env={"ACCELERATE_USE_CPU": "true"})
+    assert done.stdout.count(": done") == 1
+    manifest = read_manifest(out)
+    assert (manifest["status"], manifest["steps"]) == ("done", 2)
+    assert manifest["adapter_sha256"] == adapter_sha256(out / "adapter")
+    if stage == "sft":
+        assert manifest["gate"]["prompts"] == 4 and (out / "gate.json").is_file()
 
 
 def test_the_audit_is_in_the_manifest(sft):

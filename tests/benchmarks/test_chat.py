@@ -1,0 +1,68 @@
+"""A tokenizer gives back the text it was given, whatever class its folder names."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.normalizers import Lowercase
+
+from benchmarks.chat import encode_prompt, open_tokenizer
+from benchmarks.engines import TransformersEngine
+from rewards import InputError
+from sft.train import load_tokenizer
+
+MESSAGES = [{"role": "user", "content": "Does AARS  change\n\nCALR?"}]
+END = {"content": "<|im_end|>", "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+
+
+@pytest.fixture
+def misnamed(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model whose byte-level tokenizer.json is said to be Llama's, with the fields of DeepSeek-R1-Distill-Llama."""
+    path = tmp_path / "misnamed"
+    shutil.copytree(tiny_model, path)
+    values: dict[str, Any] = {
+        "add_bos_token": True, "add_eos_token": False, "clean_up_tokenization_spaces": False, "legacy": True,
+        "model_max_length": 16384, "sp_model_kwargs": {}, "unk_token": None, "tokenizer_class": "LlamaTokenizerFast",
+        **{f"{name}_token": {"__type": "AddedToken", **END} for name in ("bos", "eos", "pad")},
+    }  # fmt: skip
+    (path / "tokenizer_config.json").write_text(json.dumps(values))
+    return path
+
+
+def test_the_tokenizer_file_decides_where_the_class_reads_text_otherwise(misnamed: Path, smollm2: Path) -> None:
+    from transformers import AutoTokenizer
+
+    right, wrong = open_tokenizer(smollm2), AutoTokenizer.from_pretrained(misnamed)
+    assert encode_prompt(wrong, MESSAGES) != encode_prompt(right, MESSAGES)
+    for tokenizer in (open_tokenizer(misnamed), load_tokenizer(misnamed)):
+        assert encode_prompt(tokenizer, MESSAGES) == encode_prompt(right, MESSAGES)
+        assert tokenizer.chat_template == right.chat_template
+        assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|im_end|>")
+        assert tokenizer.padding_side == wrong.padding_side
+
+
+def test_an_engine_reads_text_as_the_tokenizer_file_does(misnamed: Path, smollm2: Path) -> None:
+    engine = TransformersEngine(misnamed)
+    assert engine.prompt_tokens(MESSAGES) == len(encode_prompt(open_tokenizer(smollm2), MESSAGES))
+    engine.close()
+
+
+def test_a_tokenizer_that_loses_text_is_refused_by_the_model_s_name(tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "lossy"
+    shutil.copytree(tiny_model, path)
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.save(str(path / "tokenizer.json"))
+    for load in (load_tokenizer, TransformersEngine):
+        with pytest.raises(InputError, match=r"lossy: its tokenizer reads 'a b  c\\nD' as 'a b  c\\nd'; use a model"):
+            load(path)
+
+
+def test_a_folder_without_a_tokenizer_is_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    with pytest.raises(InputError, match="its tokenizer does not load") as error:
+        open_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
