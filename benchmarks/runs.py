@@ -115,8 +115,9 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
 
 
 def _has_outputs(path: Path) -> bool:
-    """Whether a run folder holds any file but its own two; a trainer makes its folder before it has checked much."""
-    return any(file for file in path.rglob("*") if not file.is_dir() and file not in (path / CONFIG, path / MANIFEST))
+    """Whether a run folder holds more than its own two files, empty folders and an evaluation's empty lock."""
+    own = (path / CONFIG, path / MANIFEST)
+    return any(not file.is_dir() and file not in own and file.stat().st_size for file in path.rglob("*"))
 
 
 def is_main_process() -> bool:

@@ -6,7 +6,9 @@ import signal
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,10 @@ from benchmarks.budget import Budget, BudgetSpentError
 from benchmarks.endpoint import Endpoint, Reply, StoppedError, retry_after, run_async
 from benchmarks.endpoint_settings import EndpointSettings, read_extra_body
 from benchmarks.engines import open_engine
+from benchmarks.evaluation_run import EvalArguments, run_evaluation
 from benchmarks.generation import Request
 from benchmarks.protocol import Protocol
+from benchmarks.runs import read_manifest
 from rewards import InputError
 
 KEY = "sk-planted-4711"
@@ -262,6 +266,17 @@ def test_tokens_beyond_reason_are_estimated_instead() -> None:
     with Server(sequence(http(200, json.dumps(body).encode()))) as server:
         (reply,) = ask(server)
     assert reply.prompt_tokens < 100
+
+
+def test_an_evaluation_that_a_server_s_missing_logprobs_stopped_goes_on_with_votes(tmp_path: Path) -> None:
+    with Server(respond_well) as server:
+        args = EvalArguments(
+            output_dir=str(tmp_path / "run"), model="m", engine="openai", base_url=server.url, data="sample", items=4
+        )
+        with pytest.raises(InputError, match="gives no logprobs; set scores: votes"):
+            run_evaluation(args)
+        run = run_evaluation(replace(args, scores="votes"))
+    assert read_manifest(run)["status"] == "done"
 
 
 def test_retry_after_is_read_in_all_its_forms() -> None:

@@ -100,6 +100,7 @@ def test_a_run_that_wrote_nothing_gives_way_to_a_corrected_one(
 ) -> None:
     open_run(tmp_path / "run", "sft", CONFIG, {"traces": "abc"})
     (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "lock").touch()  # an evaluation's
     monkeypatch.setenv("RANK", "1")
     assert not open_run(tmp_path / "run", "sft", config, inputs).done  # leaves writing to the first process
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")) == CONFIG
