@@ -42,7 +42,7 @@ def end(run: Run, finished: bool) -> None:
         run.finish()
     else:
         (run.path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
-        (run.path / "checkpoints" / "checkpoint-1" / "state").touch()
+        (run.path / "checkpoints" / "checkpoint-1" / "state").write_text("{}")
 
 
 @pytest.mark.parametrize("finished", [False, True])

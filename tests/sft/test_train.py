@@ -348,7 +348,7 @@ def test_another_base_model_under_the_same_path_is_refused(tiny_model, trace, tm
     run_stage = train if stage == "sft" else train_grpo
     with pytest.raises(InputError, match="logging_steps" if stage == "sft" else "adapter_config"):
         run_stage(config)  # begins a run, and stops at something else
-    (out / "log.jsonl").touch()
+    (out / "log.jsonl").write_text("{}\n")
     values = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**values, "rope_theta": 1.0}))
     with pytest.raises(InputError, match=r"other files \(changed since: model_name_or_path: .*model\)"):
