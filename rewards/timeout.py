@@ -88,15 +88,16 @@ class TimeLimited:
                 )
                 return [None] * n
             kind, found = pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._stop()
-            raise CheckError(
-                f"reward {self.__name__}: its process ended by itself; call it by hand to see why"
-            ) from None
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            self._stop()
-            raise CheckError(f"reward {self.__name__}: a column cannot be sent to its process ({error}); set timeout: "
-                             "0 to run it in the trainer's own") from error  # fmt: skip
+        except BaseException as error:
+            self._stop()  # on Ctrl-C too: an answer left in the pipe would be taken for that of the next batch
+            if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
+                raise CheckError(
+                    f"reward {self.__name__}: its process ended by itself; call it by hand to see why"
+                ) from None
+            if isinstance(error, pickle.PicklingError | TypeError | AttributeError):
+                raise CheckError(f"reward {self.__name__}: a column cannot be sent to its process ({error}); set "
+                                 "timeout: 0 to run it in the trainer's own") from error  # fmt: skip
+            raise
         if kind == "error":
             raise CheckError(f"reward {self.__name__}: raised {found}; an error is no score, mend the function")
         return found  # type: ignore[no-any-return]
@@ -111,11 +112,14 @@ class TimeLimited:
         self._end = weakref.finalize(self, _end_group, process, ours, os.getpid())  # at exit too
         found: Any
         kind, found = "error", f"{self.__name__}: does not load within {_STARTING:g} s; mend the module"
-        if ours.poll(_STARTING):
-            try:
+        try:
+            if ours.poll(_STARTING):
                 kind, found = ours.recv()
-            except (EOFError, OSError):
-                found = f"{self.__name__}: its process ended while it loaded; mend the module"
+        except (EOFError, OSError):
+            found = f"{self.__name__}: its process ended while it loaded; mend the module"
+        except BaseException:
+            self._stop()
+            raise
         if kind == "error":
             self._stop()
             raise InputError(found)

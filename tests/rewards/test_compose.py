@@ -4,8 +4,10 @@ import gc
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -430,6 +432,17 @@ def test_threads_share_a_process_without_mixing_their_scores(context: Context) -
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(score, [at / 7 for at in range(60)])) == [[at / 7] for at in range(60)]
+
+
+def test_an_interrupted_batch_leaves_no_answer_for_the_next(context: Context) -> None:
+    (context.folder / "slow.py").write_text(
+        "import time\n\ndef slow(completions, values, **columns):\n    time.sleep(values[0])\n    return values\n"
+    )
+    made = compose(["slow.py:slow"], context)
+    threading.Timer(0.5, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        made([say(UP)], **columns(), values=[1.5])
+    assert made([say(UP)], **columns(), values=[0.25]) == [0.25]
 
 
 def test_a_process_that_ends_by_itself_is_an_error(context: Context) -> None:
