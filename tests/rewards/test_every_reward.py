@@ -323,7 +323,11 @@ def test_length_has_a_band(n: int, score: float) -> None:
         ("An AARS-like enzyme would raise CALR-1 levels by some response.", 0.0),
         ("AARS CALR regulates represses activates binds", 0.0),  # no sentence
         ("AARS CALR binds levels of one in the cell somehow.", 0.0),  # side by side
-        ("AARS regulates the response that represses.", 0.0),  # nothing but relations
+        ("AARS is what regulates it there too.", 0.0),  # one word of content
+        # the plainest sentences of all: each word of content is one of relation
+        ("Knockdown of AARS reduces the expression of CALR.", 1.0),
+        ("Loss of AARS increases CALR expression.", 1.0),
+        ("AARS is required for CALR expression.", 1.0),
         ("Well, AARS is knocked down by CRISPRi in K562.", 0.0),
         ("Well then, obviously AARS is knocked down by CRISPRi in K562.", 0.0),
         ("- What happens to CALR level then?", 0.0),
