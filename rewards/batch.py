@@ -108,5 +108,10 @@ def read_prompts(columns: Mapping[str, Any], n: int, reward: str) -> list[str]:
 
 
 def is_column(value: Any, n: int) -> bool:
-    """Whether a keyword of a batch of n holds a value per completion."""
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == n
+    """Whether a keyword of a batch of n holds a value per completion: lists, arrays, series and the like do."""
+    if isinstance(value, str | bytes | Mapping):
+        return False
+    try:
+        return len(value) == n
+    except TypeError:  # no length, as of a trainer or an array of no dimension
+        return False

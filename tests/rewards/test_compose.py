@@ -9,16 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 
 from rewards import LABELS, CheckError, Context, InputError, compose
+from rewards.batch import is_column
 from rewards.compose import BUILT_IN, TRL_REWARDS
 from rewards.composition import weight_notes
 
@@ -180,6 +183,27 @@ def test_rewards_of_ones_own_get_messages_and_parameters(context: Context) -> No
     made = compose(["mine.py:short", {"name": "mine.py:Scaled", "parameters": {"by": 3}, "weight": 0.1}], context)
     assert made(["abc", None], **columns(2)) == [pytest.approx(0.25 + 0.3), None]
     assert [one.name for one in made.components] == ["mine.py:short", "mine.py:Scaled"]
+
+
+@pytest.mark.parametrize("timeout", [0, 20])
+@pytest.mark.parametrize("kind", [list, np.array, lambda values: pd.Series(values, index=[2, 0, 7])])
+def test_columns_of_any_kind_keep_to_their_completions_where_one_failed(
+    context: Context, timeout: float, kind: Callable[[list[float]], Any]
+) -> None:
+    made = compose([{"name": "mine.py:numbers", "timeout": timeout, "schedule": {1: 1.0, 3: 3.0}}], context)
+    columns = {"values": kind([0.1, 0.2, 0.3]), "step": kind([1, 2, 3])}
+    assert made([None, say(UP), say(DOWN)], **columns) == [None, pytest.approx(0.4), pytest.approx(0.9)]
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        ([1, 2], True), ((1, 2), True), (np.ones((2, 3)), True), (pd.Series([1, 2]), True), ([1], False),
+        ("ab", False), (b"ab", False), ({"a": 1, "b": 2}, False), (np.array(2), False), (2, False), (None, False),
+    ],
+)  # fmt: skip
+def test_what_holds_a_value_per_completion_is_a_column(value: Any, held: bool) -> None:
+    assert is_column(value, 2) is held
 
 
 def test_a_module_on_the_path_serves_too(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
