@@ -55,12 +55,19 @@ class TimeLimited:
         self._lock = threading.Lock()  # one call at a time: the process answers in order
         self._end: Callable[[], object] = lambda: None
         self._pipe: Connection | None = self._start()
+        _all.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_end", "_pipe", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _end=lambda: None, _pipe=None, _lock=threading.Lock())
+        self.__dict__.update(state)
+        self._forget()
+        _all.add(self)
+
+    def _forget(self) -> None:
+        """Have no process, as after pickling or in a fork, whose parent's it is: the next call starts one."""
+        self._end, self._pipe, self._lock = lambda: None, None, threading.Lock()
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions; None for each of them where the reward did not come back in time.
@@ -103,6 +110,9 @@ class TimeLimited:
         return found  # type: ignore[no-any-return]
 
     def _start(self) -> Connection:
+        if multiprocessing.current_process().daemon:
+            raise InputError(f"{self.__name__}: its time limit needs a process, which a daemonic worker may not start; "
+                             "set timeout: 0 to run it in the worker's own")  # fmt: skip
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.__name__, self._make, self._arguments), daemon=True)
@@ -129,6 +139,17 @@ class TimeLimited:
     def _stop(self) -> None:
         self._end()
         self._pipe = None
+
+
+_all: Final[weakref.WeakSet[TimeLimited]] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for one in _all:
+        one._forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def _end_group(process: Any, pipe: Connection, owner: int) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -458,15 +459,59 @@ def test_threads_share_a_process_without_mixing_their_scores(context: Context) -
         assert list(pool.map(score, [at / 7 for at in range(60)])) == [[at / 7] for at in range(60)]
 
 
+SLOW = """
+import time
+
+def slow(completions, values, **columns):
+    time.sleep(values[0])
+    return values
+"""
+
+
 def test_an_interrupted_batch_leaves_no_answer_for_the_next(context: Context) -> None:
-    (context.folder / "slow.py").write_text(
-        "import time\n\ndef slow(completions, values, **columns):\n    time.sleep(values[0])\n    return values\n"
-    )
+    (context.folder / "slow.py").write_text(SLOW)
     made = compose(["slow.py:slow"], context)
     threading.Timer(0.5, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         made([say(UP)], **columns(), values=[1.5])
     assert made([say(UP)], **columns(), values=[0.25]) == [0.25]
+
+
+def in_a_fork(work: Callable[[], object], *, daemon: bool) -> Any:
+    """What `work` returns, or the error that it raises as text, in a forked process."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def tell() -> None:
+        try:
+            theirs.send(work())
+        except Exception as error:
+            theirs.send(f"{type(error).__name__}: {error}")
+
+    process = context.Process(target=tell, daemon=daemon)
+    process.start()
+    try:
+        assert ours.poll(60), "the fork hangs"
+        return ours.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def test_a_fork_starts_a_process_of_its_own(context: Context) -> None:
+    (context.folder / "slow.py").write_text(SLOW)
+    made = compose(["slow.py:slow"], context)
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(made, [say(UP)], **columns(), values=[2.0])
+        time.sleep(0.3)
+        assert in_a_fork(lambda: made([say(UP)], **columns(), values=[0.1]), daemon=False) == [0.1]
+        assert busy.result() == [2.0]
+
+
+def test_a_daemonic_worker_is_told_that_it_cannot_have_a_time_limit(context: Context) -> None:
+    made = compose(["mine.py:short"], context)
+    said = in_a_fork(lambda: made([say(UP)], **columns()), daemon=True)
+    assert said.startswith("InputError: short: ") and "timeout: 0" in said and "\n" not in said
 
 
 def test_a_process_that_ends_by_itself_is_an_error(context: Context) -> None:
