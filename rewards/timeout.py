@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -166,7 +167,7 @@ def _end_group(process: Any, pipe: Connection, owner: int) -> None:
 def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
     """Score what comes through the pipe until it closes."""
     os.setsid()  # so that its group can be ended, and Ctrl-C, which is the trainer's, does not reach it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _watch = _end_with_parent()  # kept: without a reference it would be warned of
     try:
         reward = make(*arguments)
     except BaseException as error:
@@ -186,12 +187,18 @@ def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Seq
             pipe.send(("error", _said(error)))
 
 
-def _end_with_parent() -> None:
-    """End the group when the trainer is gone, even if it was killed while the reward hangs."""
+def _end_with_parent() -> subprocess.Popen[bytes]:
+    """Start what ends the group when the trainer is gone, even if it was killed while the reward hangs.
+
+    A process, since a thread waits for ever where the reward holds the interpreter's lock; a shell, as the smallest. It
+    reads what only the trainer could write to, and so waits for its end, even one that came before.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os.killpg(0, signal.SIGKILL)
+    return subprocess.Popen(
+        ["/bin/sh", "-c", "read -r _; kill -s KILL 0"],
+        stdin=parent.sentinel, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
 def _plain(score: Any) -> Any:

@@ -421,8 +421,20 @@ def test_what_a_reward_has_started_ends_when_it_is_cut_off(context: Context) -> 
     assert wait_until_gone(int((context.folder / "child").read_text()))
 
 
-def test_a_hanging_reward_and_what_it_has_started_end_when_the_trainer_is_killed(context: Context) -> None:
-    (context.folder / "starts.py").write_text(STARTS)
+# What holds the interpreter's lock lets no other thread of its process run.
+HOLDS = """
+import os, re
+from pathlib import Path
+
+def waits(completions, **columns):
+    Path(__file__).with_name("child").write_text(str(os.getpid()))
+    re.match("(a+)+$", "a" * 60 + "b")
+"""
+
+
+@pytest.mark.parametrize("text", [STARTS, HOLDS], ids=["starts", "holds"])
+def test_a_hanging_reward_and_what_it_has_started_end_when_the_trainer_is_killed(context: Context, text: str) -> None:
+    (context.folder / "starts.py").write_text(text)
     trainer = subprocess.Popen(
         [sys.executable, "-c", "from rewards import Context, compose\n"
          "compose([{'name': 'starts.py:waits', 'timeout': 500}], Context())(['a'])"],
@@ -432,9 +444,11 @@ def test_a_hanging_reward_and_what_it_has_started_end_when_the_trainer_is_killed
     end = time.monotonic() + 60
     while not (child.is_file() and child.read_text()) and time.monotonic() < end:
         time.sleep(0.05)
+    process = int(child.read_text())
+    group = [leader := psutil.Process(os.getsid(process)), *leader.children(recursive=True)]
     trainer.kill()
     trainer.wait()
-    assert wait_until_gone(int(child.read_text()))
+    assert process in [one.pid for one in group] and all(wait_until_gone(one.pid) for one in group)
 
 
 def test_a_process_ends_with_its_composition(context: Context) -> None:
