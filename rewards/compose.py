@@ -74,11 +74,14 @@ class Context:
         train_counts: rows per label among the prompts, for `balanced_accuracy`.
         tables: forecasts by name (`neighbours`, `gene_rate`): each makes a frame `item_id, p_up, p_down, p_none`.
         folder: of the configuration: files that it names are looked for there, then in the current directory.
+        prompt_rates: makes the same of the gene's rates among the prompts, the item's own label counted, which `margin`
+            takes off where a label decides; None for the table `gene_rate`.
     """
 
     train_counts: Mapping[Any, int] | None = None
     tables: Mapping[str, Callable[[], pd.DataFrame]] = field(default_factory=dict)
     folder: Path = Path()
+    prompt_rates: Callable[[], pd.DataFrame] | None = None
 
 
 def compose(
@@ -199,10 +202,14 @@ def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where:
         if context.train_counts is None:
             raise InputError(f"{where}: the class counts are not known here; give the data (--data)")
         given["train_counts"] = context.train_counts
-    if name == "margin":
-        given["rates"] = _table(given.get("rates", "gene_rate"), context, f"{where}: rates")
     if "verifier" in given:
         given["verifier"] = make_verifier(given["verifier"], context, f"{where}: verifier")
+    if name == "margin":
+        rates = given.get("rates", "gene_rate")
+        if rates == "gene_rate" and context.prompt_rates is not None and not given.get("verifier", hard).soft:
+            given["rates"] = label_table(context.prompt_rates(), "gene_rate")
+        else:
+            given["rates"] = _table(rates, context, f"{where}: rates")
     if "gene_sets" in given:
         given["gene_sets"] = read_gene_sets(find_file(str(given["gene_sets"]), context.folder))
     try:
