@@ -54,6 +54,9 @@ class Scaled:
     def __call__(self, completions, **columns):
         return [float(self.by)] * len(completions)
 
+def get_short(completions, **columns):
+    return short(completions)
+
 def crashes(completions, **columns):
     return [1 / 0 for _ in completions]
 
@@ -184,6 +187,7 @@ def test_rewards_of_ones_own_get_messages_and_parameters(context: Context) -> No
     made = compose(["mine.py:short", {"name": "mine.py:Scaled", "parameters": {"by": 3}, "weight": 0.1}], context)
     assert made(["abc", None], **columns(2)) == [pytest.approx(0.25 + 0.3), None]
     assert [one.name for one in made.components] == ["mine.py:short", "mine.py:Scaled"]
+    assert compose([{"name": "mine.py:get_short", "timeout": 0}], context)(["abc"], **columns()) == [0.25]
 
 
 @pytest.mark.parametrize("timeout", [0, 20])
@@ -266,14 +270,20 @@ def test_a_composition_survives_pickling(context: Context) -> None:
         ([{"name": "accuracy", "timeout": 3, "gate": "format"}], "no effect on a built-in"),
         ([{"name": "mine.py:short", "timeout": -5}], "timeout -5; use seconds up to"),
         ([{"name": "mine.py:short", "timeout": 1e9}], "timeout 1000000000.0; use seconds up to"),
+        ([{"name": "accuracy", "weight": 10**400}], "weight is larger than any float"),
         ([{"name": "accuracy", "gate": 3}], "gate 3"),
+        ([{"name": "accuracy", "gate": "margin"}], "pays a right answer other than 1"),
         ([{"name": "accuracy", "gate": "formt"}], "did you mean 'format'"),
         ([{"name": "accuracy", "schedule": [1]}], "is no mapping"),
         ([{"name": "accuracy", "schedule": {-1: 1.0}}], "whole numbers from 0"),
         ([{"name": "accuracy", "schedule": {"soon": 1.0}}], "whole numbers from 0"),
+        ([{"name": "accuracy", "schedule": {"²": 1.0}}], "whole numbers from 0"),
         ([{"name": "accuracy", "schedule": {1: "x"}}], "no number"),
         ([{"name": "accuracy", "schedule": {"10": 0.0, 10: 1.0}}], "the step 10 twice"),
         ([{"name": "accuracy", "parameters": [1]}], "no mapping"),
+        ([{"name": "accuracy", "parameters": []}], "no mapping"),
+        ([{"name": "accuracy", "parameters": 0}], "no mapping"),
+        ([{"name": "accuracy", "parameters": {1: 2}}], "no mapping"),
         ([{"name": "accuracy", "parameters": {"verifer": "hard"}}], "did you mean 'verifier'"),
         ([{"name": "format", "parameters": {"x": 1}}], "it takes none"),
         ([{"name": "length"}], "needs the parameter 'low'"),
@@ -297,6 +307,7 @@ def test_a_composition_survives_pickling(context: Context) -> None:
         (["mine.py:constant"], "is int, not a function"),
         (["mine.py:later"], "asynchronous"),
         (["mine.py:Scaled"], "does not take its parameters"),
+        ([{"name": "mine.py:short", "parameters": {"by": 1}}], "takes completions, so parameters cannot be passed"),
         (["nowhere.py:short"], "nowhere.py: no such file"),
         (["no_such_module:short"], "cannot be loaded"),
         ([{"name": "mine.py:Scaled", "parameters": {"bye": 1}}], "does not take its parameters"),
