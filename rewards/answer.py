@@ -85,7 +85,7 @@ def _parse_strict(text: str) -> Answer:
         between = whole[think_end + len(TAGS[1]) : answer_start]
         if think_end < answer_start and (not between or between.isspace()):
             think = whole[len(TAGS[0]) : think_end].strip()
-            answer, confidence = _split_confidence(whole[answer_start + len(TAGS[2]) : -len(TAGS[3])])
+            answer, confidence = split_confidence(whole[answer_start + len(TAGS[2]) : -len(TAGS[3])])
             if answer.strip() in LABELS:
                 return Answer(Label(answer.strip()), Status.ANSWERED, think, confidence)
     return Answer(None, _failure(text), _think(text))
@@ -102,13 +102,13 @@ def _parse_lenient(text: str) -> Answer:
     if len(found) == 1:
         (label,) = found
         if label is not None:
-            confidence = _split_confidence(answers[0])[1] if len(answers) == 1 else None
+            confidence = split_confidence(answers[0])[1] if len(answers) == 1 else None
             return Answer(label, Status.ANSWERED, _think(text), confidence)
     return Answer(None, _failure(text), _think(text))
 
 
-def _split_confidence(answer: str) -> tuple[str, float | None]:
-    """The answer without its stated confidence, and that; the answer as it is where none is stated or it is no P."""
+def split_confidence(answer: str) -> tuple[str, float | None]:
+    """Return an answer without its stated confidence, and that; as it is where none is stated or it is no P."""
     opening, closing = _CONFIDENCE_TAGS
     whole = answer.rstrip()
     start = whole.rfind(opening)

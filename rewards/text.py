@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pandas as pd
+
 from rewards.answer import Answer
 from rewards.batch import Completion, Scores, column, read_answers, read_prompts, read_words
 from rewards.errors import InputError
@@ -73,20 +75,20 @@ class Length:
             raise InputError(f"length: unit {self.unit!r} is unknown; use {' or '.join(UNITS)}")
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
-        """Score B completions; None where the completion is None."""
-        lengths: Sequence[int]
+        """Score B completions; None where the completion is None, or its number of tokens is missing."""
+        lengths: Sequence[int | None]
         words = read_words(completions)
         if self.unit == "words":
             lengths = [0 if found is None else len(found) for found in words]
         elif columns.get("completion_ids") is not None:
             lengths = [len(ids) for ids in column(columns, "completion_ids", len(completions), "length")]
         else:
-            lengths = column(columns, "completion_tokens", len(completions), "length")
-        return [
-            None if found is None else 1.0 if self.low <= n <= self.high else n / self.low if n < self.low else
-            self.high / n
-            for found, n in zip(words, lengths, strict=True)
-        ]  # fmt: skip
+            given = column(columns, "completion_tokens", len(completions), "length")
+            lengths = [None if pd.isna(n) else int(n) for n in given]
+        return [None if found is None or n is None else self._band(n) for found, n in zip(words, lengths, strict=True)]
+
+    def _band(self, n: int) -> float:
+        return 1.0 if self.low <= n <= self.high else n / self.low if n < self.low else self.high / n
 
 
 @dataclass(frozen=True)
