@@ -22,9 +22,9 @@ def reward_context(
 ) -> Context:
     """Return what rewards are made with.
 
-    `gene_rate` holds among the prompts: where labels are drawn more or less often than they occur in training, each
-    gene's rates are weighted by that and add up to 1 again (prior shift: Saerens et al., 2002,
-    10.1162/089976602753284446).
+    Rates hold among the prompts: where labels are drawn more or less often than they occur in training, each gene's
+    rates are weighted by that and add up to 1 again (prior shift: Saerens et al., 2002, 10.1162/089976602753284446).
+    The table `gene_rate` is a forecast, without the item's own label; what `margin` takes off is `prompt_rates`.
 
     Args:
         items: the rows that will be scored, with `item_id`, `cell_line`, `pert`, `gene`, `label`; each item may recur.
@@ -43,6 +43,7 @@ def reward_context(
             "gene_rate": lambda: shift_rates(corpus.rates(once), drawn, label_counts(corpus.train)),
         },
         folder=folder,
+        prompt_rates=lambda: prompt_rates(once, corpus, drawn),
     )
 
 
@@ -70,6 +71,33 @@ def shift_rates(rates: pd.DataFrame, drawn: Mapping[str, int], trained: Mapping[
     return rates.assign(**dict(zip(PROBABILITIES, p_NL.T, strict=True)))
 
 
+def prompt_rates(items: pd.DataFrame, corpus: Corpus, drawn: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """Return `item_id, p_up, p_down, p_none`: how often a gene shows each label among the prompts, in the item's line.
+
+    The item itself counts. Of a gene with k_a rows of label a, drawn w_a times as often as they occur, the rate of a is
+    r_a = k_a w_a / S with S = sum of k_b w_b. The mean of [label = a] - r_a over the gene's prompts is then 0,
+    whichever a is answered. A rate without the item multiplies each term by S / (S - w), w being that of its own label:
+    always answering a rare label would earn more than 0, and a frequent one less.
+
+    An item that is no training row has its gene's rate. So has one of the sample, without the item itself: the other
+    rows of its gene are not there.
+
+    Args:
+        items: as in `reward_context`.
+        corpus: as in `reward_context`.
+        drawn: as in `shift_rates`; None for prompts that are the training rows as they come.
+    """
+    rates = corpus.rates(items)
+    if not corpus.is_sample:
+        train = corpus.train[["item_id", "cell_line", "gene", "label"]].astype(str)
+        k_GL = train.groupby(["cell_line", "gene"])["label"].value_counts().unstack(fill_value=0)
+        k_GL = k_GL.reindex(columns=list(map(str, LABELS)), fill_value=0)
+        known_N = items["item_id"].isin(train["item_id"]).to_numpy()
+        k_NL = k_GL.loc[pd.MultiIndex.from_frame(items.loc[known_N, ["cell_line", "gene"]].astype(str))].to_numpy()
+        rates.loc[known_N, list(PROBABILITIES)] = k_NL / k_NL.sum(axis=1, keepdims=True)
+    return rates if drawn is None else shift_rates(rates, drawn, label_counts(corpus.train))
+
+
 def check_rows(
     items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, counts: Mapping[str, int] | None = None
 ) -> list[Row]:
@@ -81,10 +109,7 @@ def check_rows(
         prompt: how the prompts are made.
         counts: rows per label among the prompts; None where these are the training rows as they come.
     """
-    rates = corpus.rates(items)
-    if counts is not None:
-        rates = shift_rates(rates, counts, label_counts(corpus.train))
-    p_NL = rates[["p_up", "p_down", "p_none"]].to_numpy()
+    p_NL = prompt_rates(items, corpus, counts)[list(PROBABILITIES)].to_numpy()
     prompts = build_prompts(items, corpus, prompt)
     rows = []
     for at, row in enumerate(items[["item_id", "cell_line", "pert", "gene", "label"]].astype(str).itertuples()):

@@ -42,27 +42,31 @@ _CONFIDENCE_TAGS = ("<confidence>", "</confidence>")
 _PROBABILITY = re.compile(r"[01](?:\.[0-9]+)?")
 # Longest label first: "not differentially expressed" is consumed whole, so no part of it is read again.
 _WHOLE_LABEL = re.compile(
-    r"(?<![\w-])(?P<negated>(?:\w+n['’]t|cannot|not|no|neither|nor|never|without)\s+(?:be\s+|being\s+|significantly\s+)?)?"
-    + "(?P<label>(?a:"  # ASCII: else case folding takes the long s for an s
+    r"(?<![\w-])(?a:"  # ASCII: else case folding takes the long s for an s
     + "|".join(re.escape(label).replace(r"\ ", r"\s+") for label in sorted(LABELS, key=len, reverse=True))
-    + r"))(?![\w-])",
+    + r")(?![\w-])",
     re.IGNORECASE,
 )
+_NEGATION = re.compile(
+    r"\b(?:not|cannot|no|none|nothing|neither|nor|never|without|hardly|barely|scarcely|rarely|unlikely|fail(?:s|ed|ing)?|"
+    r"rather\s+than|instead\s+of)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|\n\s*\n")
 
 
 def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
     """Read the label out of a completion `<think>…</think><answer>LABEL</answer>`.
 
-    Labels are read whole, never as substrings: "not upregulated" is not "upregulated". Two different labels in
-    one answer are no answer.
+    Labels are read whole, never as substrings: "not upregulated" is not "upregulated", nor is "is not expected to be
+    upregulated". Two different labels in one answer are no answer.
 
     Args:
         completion: the model's text; None where there is none because the request failed.
         strict: True asks for exactly one pair of each tag, nothing outside them, and the label exactly as spelt
             in `LABELS` (white space around it is allowed), with `<confidence>P</confidence>` after it, P in [0, 1],
-            or nothing. False also reads other letter case, a label within a
-            sentence, a missing think block, and text without answer tags that names one label after the
-            reasoning.
+            or nothing. False also reads other letter case, a label within a sentence that has no negation before it,
+            a missing think block, and text without answer tags that names one label after the reasoning.
 
     Returns:
         An `Answer`. `error` for None; `incomplete` where the text stops before its answer is closed;
@@ -81,7 +85,7 @@ def _parse_strict(text: str) -> Answer:
         between = whole[think_end + len(TAGS[1]) : answer_start]
         if think_end < answer_start and (not between or between.isspace()):
             think = whole[len(TAGS[0]) : think_end].strip()
-            answer, confidence = _split_confidence(whole[answer_start + len(TAGS[2]) : -len(TAGS[3])])
+            answer, confidence = split_confidence(whole[answer_start + len(TAGS[2]) : -len(TAGS[3])])
             if answer.strip() in LABELS:
                 return Answer(Label(answer.strip()), Status.ANSWERED, think, confidence)
     return Answer(None, _failure(text), _think(text))
@@ -98,13 +102,13 @@ def _parse_lenient(text: str) -> Answer:
     if len(found) == 1:
         (label,) = found
         if label is not None:
-            confidence = _split_confidence(answers[0])[1] if len(answers) == 1 else None
+            confidence = split_confidence(answers[0])[1] if len(answers) == 1 else None
             return Answer(label, Status.ANSWERED, _think(text), confidence)
     return Answer(None, _failure(text), _think(text))
 
 
-def _split_confidence(answer: str) -> tuple[str, float | None]:
-    """The answer without its stated confidence, and that; the answer as it is where none is stated or it is no P."""
+def split_confidence(answer: str) -> tuple[str, float | None]:
+    """Return an answer without its stated confidence, and that; as it is where none is stated or it is no P."""
     opening, closing = _CONFIDENCE_TAGS
     whole = answer.rstrip()
     start = whole.rfind(opening)
@@ -117,11 +121,17 @@ def _split_confidence(answer: str) -> tuple[str, float | None]:
 
 
 def _whole_labels(text: str) -> set[Label | None]:
-    """Labels named in `text`; a negated one counts as None, so that it can never be the single label found."""
+    """Labels named in `text`; one after a negation in its sentence counts as None: it is never the single label found.
+
+    What stands between "not" and a label has no end of forms ("is not expected to be"), so the distance does not count.
+    """
     found: set[Label | None] = set()
-    for match in _WHOLE_LABEL.finditer(text):
-        label = Label(" ".join(match["label"].lower().split()))
-        found.add(None if match["negated"] else label)
+    for sentence in _SENTENCE_END.split(text):
+        negated, start = False, 0
+        for match in _WHOLE_LABEL.finditer(sentence):
+            negated = negated or _NEGATION.search(sentence, start, match.start()) is not None  # not in a label itself
+            found.add(None if negated else Label(" ".join(match[0].lower().split())))
+            start = match.end()
     return found
 
 

@@ -17,9 +17,15 @@ _KEPT: Final = 4096  # completions of a batch that is kept for the next reward; 
 
 
 def completion_text(completion: Completion) -> str | None:
-    """Return the text of a completion, plain or as messages (the last message's content)."""
+    """Return the text of a completion, plain or as messages (the last message's content).
+
+    Raises:
+        InputError: there is no message, or the last one has no content or none of text.
+    """
     if completion is None or isinstance(completion, str):
         return completion
+    if not completion or "content" not in completion[-1]:
+        raise InputError("completion: no message with content; pass text, a list of messages, or None where it failed")
     content = completion[-1]["content"]
     if content is not None and not isinstance(content, str):
         raise InputError(f"completion: content must be text, not {type(content).__name__}; pass text-only messages")
@@ -108,5 +114,10 @@ def read_prompts(columns: Mapping[str, Any], n: int, reward: str) -> list[str]:
 
 
 def is_column(value: Any, n: int) -> bool:
-    """Whether a keyword of a batch of n holds a value per completion."""
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == n
+    """Whether a keyword of a batch of n holds a value per completion: lists, arrays, series and the like do."""
+    if isinstance(value, str | bytes | Mapping):
+        return False
+    try:
+        return len(value) == n
+    except TypeError:  # no length, as of a trainer or an array of no dimension
+        return False

@@ -62,6 +62,7 @@ TRL_REWARDS: Final = (
 REWARD_NAMES: Final = (*BUILT_IN, *TRL_REWARDS)
 KEYS: Final = ("name", "weight", "parameters", "schedule", "gate", "timeout")
 VERIFIERS: Final = ("hard", "soft", "mixed")
+NEVER_1: Final = ("balanced_accuracy", "margin")  # no gates: what they pay a right answer is not 1
 TIMEOUT: Final = 60.0
 LONGEST_TIMEOUT: Final = 86_400.0
 
@@ -74,11 +75,14 @@ class Context:
         train_counts: rows per label among the prompts, for `balanced_accuracy`.
         tables: forecasts by name (`neighbours`, `gene_rate`): each makes a frame `item_id, p_up, p_down, p_none`.
         folder: of the configuration: files that it names are looked for there, then in the current directory.
+        prompt_rates: makes the same of the gene's rates among the prompts, the item's own label counted, which `margin`
+            takes off where a label decides; None for the table `gene_rate`.
     """
 
     train_counts: Mapping[Any, int] | None = None
     tables: Mapping[str, Callable[[], pd.DataFrame]] = field(default_factory=dict)
     folder: Path = Path()
+    prompt_rates: Callable[[], pd.DataFrame] | None = None
 
 
 def compose(
@@ -128,13 +132,15 @@ def _component(entry: Any, context: Context, where: str) -> Component:
             raise InputError(f"{where}: {key!r} is no key; did you mean {nearest(str(key), KEYS)!r}?")
     name = values["name"]
     where = f"{where} ({name})"
-    parameters = values.get("parameters") or {}
-    if not isinstance(parameters, Mapping):
-        raise InputError(f"{where}: parameters {parameters!r} are no mapping; write `name: value` pairs")
+    parameters = {} if values.get("parameters") is None else values["parameters"]
+    if not isinstance(parameters, Mapping) or not all(isinstance(key, str) for key in parameters):
+        raise InputError(f"{where}: parameters {parameters!r} are no mapping of names; write `name: value` pairs")
     weight = _number(values.get("weight", 1.0), f"{where}: weight")
     gate = values.get("gate")
     if gate is not None and not isinstance(gate, str):
         raise InputError(f"{where}: gate {gate!r}; name one reward, as in `gate: format`")
+    if gate in NEVER_1:
+        raise InputError(f"{where}: gate {gate!r} pays a right answer other than 1 and would stay shut; use `format`")
     timeout = values.get("timeout")
     if timeout is not None and name in BUILT_IN and (gate is None or gate in BUILT_IN):
         raise InputError(f"{where}: timeout has no effect on a built-in reward; remove it")
@@ -199,10 +205,14 @@ def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where:
         if context.train_counts is None:
             raise InputError(f"{where}: the class counts are not known here; give the data (--data)")
         given["train_counts"] = context.train_counts
-    if name == "margin":
-        given["rates"] = _table(given.get("rates", "gene_rate"), context, f"{where}: rates")
     if "verifier" in given:
         given["verifier"] = make_verifier(given["verifier"], context, f"{where}: verifier")
+    if name == "margin":
+        rates = given.get("rates", "gene_rate")
+        if rates == "gene_rate" and context.prompt_rates is not None and not given.get("verifier", hard).soft:
+            given["rates"] = label_table(context.prompt_rates(), "gene_rate")
+        else:
+            given["rates"] = _table(rates, context, f"{where}: rates")
     if "gene_sets" in given:
         given["gene_sets"] = read_gene_sets(find_file(str(given["gene_sets"]), context.folder))
     try:
@@ -264,7 +274,9 @@ def _schedule(values: Any, where: str) -> tuple[tuple[int, float], ...]:
         )
     points: dict[int, float] = {}
     for step, factor in values.items():
-        step = int(step) if isinstance(step, str) and step.isdigit() else step  # as a run's stored configuration has it
+        step = (
+            int(step) if isinstance(step, str) and step.isdecimal() else step
+        )  # as a run's stored configuration has it
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise InputError(f"{where}: schedule has the step {step!r}; steps are whole numbers from 0")
         if step in points:
@@ -274,9 +286,13 @@ def _schedule(values: Any, where: str) -> tuple[tuple[int, float], ...]:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        raise InputError(f"{where} is larger than any float; give a smaller one") from None
+    if not math.isfinite(number):
         raise InputError(f"{where} {value!r} is no number; give a finite one")
-    return float(value)
+    return number
 
 
 def _names(tables: Mapping[str, Any]) -> str:

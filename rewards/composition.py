@@ -189,12 +189,18 @@ def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], c
         for at in there
     ]
     if len(there) < n:
-        columns = {key: [value[at] for at in there] if is_column(value, n) else value for key, value in columns.items()}
+        columns = {key: _taken(value, there) if is_column(value, n) else value for key, value in columns.items()}
     scores: Scores = [None] * n
     found = checked_scores(reward, name, messages, columns) if there else []
     for at, score in zip(there, found, strict=True):
         scores[at] = score
     return scores
+
+
+def _taken(values: Any, rows: Sequence[int]) -> list[Any]:
+    """The values at these rows, by position: a pandas series may have any index."""
+    values = list(values)
+    return [values[at] for at in rows]
 
 
 def _checked(score: Any, row: int, name: str) -> float | None:
@@ -215,14 +221,14 @@ def _checked(score: Any, row: int, name: str) -> float | None:
 
 
 def _steps(columns: Mapping[str, Any], n: int, name: str) -> list[int]:
-    step = columns.get("step")
+    step: Any = columns.get("step")
     if step is None:
         state = columns.get("trainer_state")
         done = getattr(state, "global_step", None)
         step = None if done is None else int(done) + 1  # logs and stored rollouts count steps from 1
     if step is None:
         raise InputError(f"{name}: has a schedule, but the batch does not say its step; add a column 'step'")
-    return [int(one) for one in step] if isinstance(step, Sequence) else [int(step)] * n
+    return [int(one) for one in step] if is_column(step, n) else [int(step)] * n
 
 
 def weight_notes(composition: Composition, *, scale_rewards: str) -> list[str]:

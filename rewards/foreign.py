@@ -19,8 +19,8 @@ def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") 
 
     Args:
         source: `package.module:function` or `file.py:function`.
-        parameters: where there are any, the function is a maker (or a class) and is called with them; so is one
-            whose name begins with `get_`, and any class.
+        parameters: where there are any, the function is a maker (or a class) and is called with them; so is any class,
+            and one of `trl.rewards` whose name begins with `get_`.
         folder: what a relative file is relative to.
 
     Raises:
@@ -34,7 +34,11 @@ def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") 
         raise InputError(f"{source}: {module_name} has no {attribute!r}{_hint(attribute, public)}")
     if not callable(made):
         raise InputError(f"{source}: is {type(made).__name__}, not a function; name the reward function")
-    if parameters or inspect.isclass(made) or attribute.startswith("get_"):
+    maker = module_name == "trl.rewards" and attribute.startswith("get_")
+    if parameters and _takes_completions(made):
+        raise InputError(f"{source}: takes completions, so parameters cannot be passed to it; make it a class, or a "
+                         "function of the parameters that returns the reward")  # fmt: skip
+    if parameters or inspect.isclass(made) or maker:
         try:
             made = made(**parameters)
         except (Exception, SystemExit) as error:
@@ -43,6 +47,13 @@ def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") 
     if inspect.iscoroutinefunction(made):
         raise InputError(f"{source}: is asynchronous; make it a plain function")
     return made
+
+
+def _takes_completions(made: Any) -> bool:
+    try:
+        return "completions" in inspect.signature(made).parameters
+    except (TypeError, ValueError):  # of a function in C, which does not say
+        return False
 
 
 def stated_range(reward: Any) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rewards.answer import TAGS, Answer, Status
+from rewards.answer import TAGS, Answer, Status, split_confidence
 from rewards.batch import Completion, Scores, completion_text, read_answers, read_texts
 from rewards.errors import InputError
 from rewards.labels import LABELS, Label, as_label
@@ -143,18 +143,19 @@ class BalancedAccuracy:
 class Margin:
     """Score p(a) - r(a), r being how often the gene shows each label: pays only for what r does not know.
 
-    Whoever knows the gene's rates and nothing else earns 0 on average, whatever the answer: the expectation of p(a)
-    under r is r(a). That holds where r is the rate among the prompts; the table `gene_rate` is made so. It does not
-    hold on the sample that ships, whose rows were chosen so that each gene shows every label. No answer earns -1, the
-    least that a wrong one can. Range: -1 to 1. Source: ours; the advantage of an answer over its gene's base rate, as
-    PerturbQA's per-gene AUROC asks for it (Wu et al., ICLR 2025).
+    Whoever knows the gene's rates and nothing else earns 0 on average, whatever the answer: the mean of p(a) over the
+    gene's prompts is r(a). That holds where r is the rate among the prompts and counts the item itself, as `gene_rate`
+    does here (under a soft verifier, a forecast too, it does not count the item). It does not hold on the sample that
+    ships, whose rows were chosen so that each gene shows every label. No answer earns -1, the least that a wrong one
+    can. Range: -1 to 1. Source: ours; the advantage of an answer over its gene's base rate, as PerturbQA's per-gene
+    AUROC asks for it (Wu et al., ICLR 2025).
 
     The best answer is the label whose probability stands most above its rate, not the likeliest one: alone, this reward
     serves per-gene AUROC and ruins accuracy. Put `accuracy` beside it; `synthpert rewards check` shows what a policy
     that knows the neighbours would earn either way.
 
     Args:
-        rates: label rates by item among the prompts, without the item's own label.
+        rates: label rates by item among the prompts.
         verifier: what answers are checked against; labels by default.
     """
 
@@ -301,7 +302,7 @@ def _grade(text: str) -> float:
     in_order = think and answer and at[1] < at[2]
     outside = in_order and text[: at[0]] + text[at[1] + len(TAGS[1]) : at[2]] + text[at[3] + len(TAGS[3]) :]
     clean = in_order and not str(outside).strip()
-    label = answer and text[at[2] + len(TAGS[2]) : at[3]].strip() in LABELS
+    label = answer and split_confidence(text[at[2] + len(TAGS[2]) : at[3]])[0].strip() in LABELS
     return min((think + in_order + clean + label) / 4, 0.75)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pandas as pd
+
 from rewards.answer import Answer
 from rewards.batch import Completion, Scores, column, read_answers, read_prompts, read_words
 from rewards.errors import InputError
@@ -73,20 +75,20 @@ class Length:
             raise InputError(f"length: unit {self.unit!r} is unknown; use {' or '.join(UNITS)}")
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
-        """Score B completions; None where the completion is None."""
-        lengths: Sequence[int]
+        """Score B completions; None where the completion is None, or its number of tokens is missing."""
+        lengths: Sequence[int | None]
         words = read_words(completions)
         if self.unit == "words":
             lengths = [0 if found is None else len(found) for found in words]
         elif columns.get("completion_ids") is not None:
             lengths = [len(ids) for ids in column(columns, "completion_ids", len(completions), "length")]
         else:
-            lengths = column(columns, "completion_tokens", len(completions), "length")
-        return [
-            None if found is None else 1.0 if self.low <= n <= self.high else n / self.low if n < self.low else
-            self.high / n
-            for found, n in zip(words, lengths, strict=True)
-        ]  # fmt: skip
+            given = column(columns, "completion_tokens", len(completions), "length")
+            lengths = [None if pd.isna(n) else int(n) for n in given]
+        return [None if found is None or n is None else self._band(n) for found, n in zip(words, lengths, strict=True)]
+
+    def _band(self, n: int) -> float:
+        return 1.0 if self.low <= n <= self.high else n / self.low if n < self.low else self.high / n
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,12 @@ class GeneMention:
     """Score the share of the item's two genes that the reasoning uses: 0, 1/2 or 1.
 
     A gene is used where a sentence of the reasoning names it as a whole word ("AARS-mediated" does, "AARS2" does not),
-    and the sentence has five words or more, fewer than half of them in threes that the prompt has too; a word of
-    relation ("represses", "levels"); another word of content; function words ("of", "the"), at least one in eight; and
-    not the two genes side by side with nothing between them. A list of names or keywords and a copied question, with
-    or without a word added, are no use. It cannot see whether a sentence makes sense or is true: words in any order
-    that meet this count. An item whose two genes are one asks for that one. Range: 0 to 1. Source: ours; rbio's mention
-    reward counts bare names (Istrate et al., 2025).
+    and the sentence has five words or more, fewer than half of them in threes that the prompt has too; besides the
+    genes two different words of content, one of them of relation ("represses", "levels"); function words ("of", "the"),
+    at least one in eight; and not the two genes side by side with nothing between them. A list of names or keywords and
+    a copied question, with or without a word added, are no use. It cannot see whether a sentence makes sense or is
+    true: words in any order that meet this count. An item whose two genes are one asks for that one. Range: 0 to 1.
+    Source: ours; rbio's mention reward counts bare names (Istrate et al., 2025).
     """
 
     __name__ = "gene_mention"
@@ -146,7 +148,7 @@ def _relates(sentence: str, names: Collection[str], prompt: str) -> bool:
     if len(distinct) - len(content) < _FEWEST_FUNCTION * len(distinct):
         return False
     content.difference_update([name.lower() for name in names])
-    if not 0 < sum(map(_relations, content)) < len(content):
+    if len(content) < 2 or not any(map(_is_relation, content)):
         return False
     if not all(name in sentence for name in names):
         return True
@@ -161,8 +163,8 @@ def _copied(words: Sequence[str], prompt: str) -> int:
 
 
 @functools.lru_cache(4096)
-def _relations(word: str) -> int:
-    return len(_RELATION.findall(word))
+def _is_relation(word: str) -> bool:
+    return _RELATION.search(word) is not None
 
 
 def _words(text: str) -> list[str]:

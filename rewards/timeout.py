@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -55,12 +56,19 @@ class TimeLimited:
         self._lock = threading.Lock()  # one call at a time: the process answers in order
         self._end: Callable[[], object] = lambda: None
         self._pipe: Connection | None = self._start()
+        _all.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_end", "_pipe", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _end=lambda: None, _pipe=None, _lock=threading.Lock())
+        self.__dict__.update(state)
+        self._forget()
+        _all.add(self)
+
+    def _forget(self) -> None:
+        """Have no process, as after pickling or in a fork, whose parent's it is: the next call starts one."""
+        self._end, self._pipe, self._lock = lambda: None, None, threading.Lock()
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions; None for each of them where the reward did not come back in time.
@@ -88,20 +96,24 @@ class TimeLimited:
                 )
                 return [None] * n
             kind, found = pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._stop()
-            raise CheckError(
-                f"reward {self.__name__}: its process ended by itself; call it by hand to see why"
-            ) from None
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            self._stop()
-            raise CheckError(f"reward {self.__name__}: a column cannot be sent to its process ({error}); set timeout: "
-                             "0 to run it in the trainer's own") from error  # fmt: skip
+        except BaseException as error:
+            self._stop()  # on Ctrl-C too: an answer left in the pipe would be taken for that of the next batch
+            if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
+                raise CheckError(
+                    f"reward {self.__name__}: its process ended by itself; call it by hand to see why"
+                ) from None
+            if isinstance(error, pickle.PicklingError | TypeError | AttributeError):
+                raise CheckError(f"reward {self.__name__}: a column cannot be sent to its process ({error}); set "
+                                 "timeout: 0 to run it in the trainer's own") from error  # fmt: skip
+            raise
         if kind == "error":
             raise CheckError(f"reward {self.__name__}: raised {found}; an error is no score, mend the function")
         return found  # type: ignore[no-any-return]
 
     def _start(self) -> Connection:
+        if multiprocessing.current_process().daemon:
+            raise InputError(f"{self.__name__}: its time limit needs a process, which a daemonic worker may not start; "
+                             "set timeout: 0 to run it in the worker's own")  # fmt: skip
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.__name__, self._make, self._arguments), daemon=True)
@@ -111,11 +123,14 @@ class TimeLimited:
         self._end = weakref.finalize(self, _end_group, process, ours, os.getpid())  # at exit too
         found: Any
         kind, found = "error", f"{self.__name__}: does not load within {_STARTING:g} s; mend the module"
-        if ours.poll(_STARTING):
-            try:
+        try:
+            if ours.poll(_STARTING):
                 kind, found = ours.recv()
-            except (EOFError, OSError):
-                found = f"{self.__name__}: its process ended while it loaded; mend the module"
+        except (EOFError, OSError):
+            found = f"{self.__name__}: its process ended while it loaded; mend the module"
+        except BaseException:
+            self._stop()
+            raise
         if kind == "error":
             self._stop()
             raise InputError(found)
@@ -125,6 +140,17 @@ class TimeLimited:
     def _stop(self) -> None:
         self._end()
         self._pipe = None
+
+
+_all: Final[weakref.WeakSet[TimeLimited]] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for one in _all:
+        one._forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def _end_group(process: Any, pipe: Connection, owner: int) -> None:
@@ -141,7 +167,7 @@ def _end_group(process: Any, pipe: Connection, owner: int) -> None:
 def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
     """Score what comes through the pipe until it closes."""
     os.setsid()  # so that its group can be ended, and Ctrl-C, which is the trainer's, does not reach it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _watch = _end_with_parent()  # kept: without a reference it would be warned of
     try:
         reward = make(*arguments)
     except BaseException as error:
@@ -161,12 +187,18 @@ def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Seq
             pipe.send(("error", _said(error)))
 
 
-def _end_with_parent() -> None:
-    """End the group when the trainer is gone, even if it was killed while the reward hangs."""
+def _end_with_parent() -> subprocess.Popen[bytes]:
+    """Start what ends the group when the trainer is gone, even if it was killed while the reward hangs.
+
+    A process, since a thread waits for ever where the reward holds the interpreter's lock; a shell, as the smallest. It
+    reads what only the trainer could write to, and so waits for its end, even one that came before.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os.killpg(0, signal.SIGKILL)
+    return subprocess.Popen(
+        ["/bin/sh", "-c", "read -r _; kill -s KILL 0"],
+        stdin=parent.sentinel, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
 def _plain(score: Any) -> Any:

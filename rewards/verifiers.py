@@ -138,7 +138,7 @@ class SoftVerifier:
 class MixedVerifier:
     """The label where there is one, a table elsewhere: training on unlabelled pairs.
 
-    A missing label is None, NaN or an empty text; any other unknown label is an `InputError`.
+    A missing label is None, NaN, pandas' NA or an empty text; any other unknown label is an `InputError`.
     """
 
     table: LabelTable
@@ -147,7 +147,7 @@ class MixedVerifier:
     def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
         """Read the column `label`, and look up the items without one."""
         labels = column(columns, "label", n, "mixed verifier")
-        without = [value is None or value == "" or value != value for value in labels]
+        without = [value is None or value is pd.NA or value == "" or value != value for value in labels]
         known = iter(
             hard.targets({"label": [v for v, none in zip(labels, without, strict=True) if not none]}, n - sum(without))
         )
@@ -165,6 +165,7 @@ _COLLECTION: Final = re.compile(r"^(?:HALLMARK|KEGG_MEDICUS|KEGG|REACTOME|WP|BIO
 SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$)|\n")
 _NO_PUNCTUATION: Final = str.maketrans(dict.fromkeys(".,;:!?()[]\"'/", " "))
 _TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+_WITH_WORD: Final = re.compile(r"-(?!like\b)[a-z]{3}.*")  # CALR-dependent is about CALR, CALR-like is not
 
 
 @dataclass(frozen=True)
@@ -192,19 +193,19 @@ class GeneSets:
 
     def claims(self, text: str) -> set[tuple[str, str, bool]]:
         """Return each (gene, pathway) that a sentence of a text names together, and whether the gene is in the set."""
-        lowered = text.lower()
+        lowered = " ".join(text.lower().split())
         first = self._by_first.keys() & set(lowered.translate(_NO_PUNCTUATION).split())
         phrases = [phrase for word in first for phrase in self._by_first[word] if phrase in lowered]
         found: set[tuple[str, str, bool]] = set()
         if not phrases:
             return found
         for sentence in SENTENCE_END.split(text):
-            lowered = sentence.lower()
+            lowered = " ".join(sentence.lower().split())
             named = [phrase for phrase in phrases if phrase in lowered and _names(lowered, phrase)]
             if not named:
                 continue
             inside = {word for phrase in named for word in phrase.split()}
-            tokens = (token.rstrip(".-") for token in _TOKEN.findall(sentence))
+            tokens = (_WITH_WORD.sub("", token.rstrip(".-")) for token in _TOKEN.findall(sentence))
             genes = {token for token in tokens if token in self._genes and token.lower() not in inside}
             found |= {(gene, phrase, gene in self.sets[phrase]) for phrase in named for gene in genes}
         return found

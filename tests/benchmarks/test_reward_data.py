@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.corpus import open_corpus
+from benchmarks.corpus import Corpus, open_corpus
 from benchmarks.prompts import PromptConfig
-from benchmarks.reward_data import check_rows, reward_context, shift_rates
-from rewards import LABELS
-from rewards.functions import Margin
-from rewards.verifiers import label_table
+from benchmarks.reward_data import check_rows, label_counts, prompt_rates, reward_context, shift_rates
+from rewards import LABELS, compose
+from rewards.verifiers import PROBABILITIES
 
 NAMES = [str(label) for label in LABELS]
 UP, DOWN, NONE = NAMES
@@ -41,32 +40,63 @@ def test_a_label_that_is_not_asked_has_no_rate_and_without_labels_nothing_moves(
     pd.testing.assert_frame_equal(shift_rates(rates, dict.fromkeys(NAMES, 0), {UP: 1, DOWN: 1, NONE: 1}), rates)
 
 
-def test_knowing_the_rates_alone_earns_nothing_on_balanced_prompts() -> None:
-    """60,000 items of 300 genes with rates of their own, drawn so that each label is asked equally often."""
-    rng = np.random.default_rng(0)
-    gene_rates = rng.dirichlet((0.3, 0.4, 4.0), 300)
-    gene_N = rng.integers(300, size=60_000)
-    label_N = (rng.random(len(gene_N))[:, None] > gene_rates[gene_N].cumsum(axis=1)).sum(axis=1)
-    trained = {name: int((label_N == at).sum()) for at, name in enumerate(NAMES)}
-    drawn = np.concatenate([rng.choice(np.flatnonzero(label_N == at), 2000, replace=False) for at in range(3)])
-    frame = rates_of(*gene_rates[gene_N[drawn]].tolist())
-    shifted = shift_rates(frame, dict.fromkeys(NAMES, 2000), trained)
-    truth = [NAMES[label] for label in label_N[drawn]]
+def corpus_of(rows: list[tuple[str, str]]) -> Corpus:
+    """A corpus of one line: a gene and a label a row, all training."""
+    genes, labels = zip(*rows, strict=True)
+    frame = pd.DataFrame({"cell_line": "k562", "pert": [f"P{at}" for at in range(len(rows))], "gene": genes})
+    frame["item_id"] = frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"]
+    return Corpus("here", "official", frame.assign(label=labels, split="train"))
 
-    def earned(rates: pd.DataFrame, answers: list[str]) -> float:
-        margin = Margin(label_table(rates, "rates"))
-        completions = [f"<think>x</think><answer>{answer}</answer>" for answer in answers]
-        return float(np.mean(margin(completions=completions, label=truth, item_id=frame["item_id"].tolist())))
 
-    columns = ["p_up", "p_down", "p_none"]
-    for answers in (
-        *([name] * len(drawn) for name in NAMES),
-        [NAMES[at] for at in shifted[columns].to_numpy().argmax(axis=1)],
-        [NAMES[at] for at in shifted[columns].to_numpy().argmin(axis=1)],
-    ):
-        assert earned(shifted, answers) == pytest.approx(0, abs=0.03)
-    assert earned(frame, [UP] * len(drawn)) > 0.1  # what the rates as they come would pay
-    assert earned(shifted, truth) > 0.3
+SMALL = [("A", UP), ("A", DOWN), ("A", NONE), ("A", NONE), ("A", NONE), ("B", UP), ("B", NONE), ("C", DOWN)]
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_margin_pays_nothing_to_who_knows_the_rates_alone(balanced: bool) -> None:
+    corpus = corpus_of(SMALL)
+    train, counts = corpus.train, dict.fromkeys(NAMES, 1) if balanced else None
+    margin = compose(["margin"], reward_context(train, corpus, folder=Path(), counts=counts))
+    truth = train["label"].tolist()
+
+    def earned(answers: list[str]) -> float:
+        text = [f"<think>x</think><answer>{answer}</answer>" for answer in answers]
+        scores = margin(completions=text, label=truth, item_id=train["item_id"].tolist())
+        weight = 1 / train["label"].map(label_counts(train)) if balanced else None
+        return float(np.average(np.array(scores, dtype=float), weights=weight))
+
+    for answers in (*([name] * len(train) for name in NAMES), [NONE] * 5 + [UP] * 2 + [DOWN]):
+        assert earned(answers) == pytest.approx(0, abs=1e-12)
+    assert earned(truth) > 0.2
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_rates_of_the_full_labels_are_those_among_their_prompts(full_labels: Path, balanced: bool) -> None:
+    corpus = open_corpus(full_labels)
+    train, counts = corpus.train, dict.fromkeys(NAMES, 1) if balanced else label_counts(corpus.train)
+    r_NL = prompt_rates(train, corpus, counts)[list(PROBABILITIES)].to_numpy()
+    label_N = train["label"].astype(str).map(NAMES.index).to_numpy()
+    gain_NL = np.eye(3)[label_N] - r_NL
+    weight_N = np.array([counts[name] for name in NAMES])[label_N] / np.bincount(label_N)[label_N]
+    assert np.average(gain_NL, axis=0, weights=weight_N) == pytest.approx([0, 0, 0], abs=1e-9)
+    commonest_N = gain_NL[np.arange(len(train)), r_NL.argmax(axis=1)]
+    assert np.average(commonest_N, weights=weight_N) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_rate_among_prompts_counts_the_item_and_the_forecast_of_that_name_does_not() -> None:
+    corpus = corpus_of(SMALL)
+    context = reward_context(corpus.train, corpus, folder=Path())
+    assert context.prompt_rates is not None
+    columns = list(PROBABILITIES)
+    assert context.prompt_rates()[columns].to_numpy()[0] == pytest.approx([0.2, 0.2, 0.6])
+    assert context.tables["gene_rate"]()[columns].to_numpy()[0] == pytest.approx([0, 0.25, 0.75])
+    new = pd.DataFrame({"item_id": ["k562|X|A"], "cell_line": ["k562"], "pert": ["X"], "gene": ["A"]})
+    assert prompt_rates(new, corpus)[columns].to_numpy()[0] == pytest.approx([0.2, 0.2, 0.6])
+    first = {"completions": [f"<think>x</think><answer>{UP}</answer>"], "item_id": ["k562|P0|A"], "label": [UP]}
+    soft = {"kind": "soft", "table": "gene_rate"}
+    for parameters, score in (({}, 0.8), ({"rates": "gene_rate"}, 0.8), ({"verifier": soft}, 0.0)):
+        assert compose([{"name": "margin", "parameters": parameters}], context)(**first) == [pytest.approx(score)]
+    (row, *_) = check_rows(corpus.train.tail(1), corpus, PromptConfig())
+    assert row.majority == DOWN  # the only row of its gene
 
 
 def test_balanced_prompts_of_a_corpus_shift_its_rates_and_its_commonest_labels() -> None:

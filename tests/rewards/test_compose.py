@@ -2,21 +2,27 @@
 
 import gc
 import math
+import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 
 from rewards import LABELS, CheckError, Context, InputError, compose
+from rewards.batch import is_column
 from rewards.compose import BUILT_IN, TRL_REWARDS
 from rewards.composition import weight_notes
 
@@ -47,6 +53,9 @@ class Scaled:
         self.by = by
     def __call__(self, completions, **columns):
         return [float(self.by)] * len(completions)
+
+def get_short(completions, **columns):
+    return short(completions)
 
 def crashes(completions, **columns):
     return [1 / 0 for _ in completions]
@@ -178,6 +187,28 @@ def test_rewards_of_ones_own_get_messages_and_parameters(context: Context) -> No
     made = compose(["mine.py:short", {"name": "mine.py:Scaled", "parameters": {"by": 3}, "weight": 0.1}], context)
     assert made(["abc", None], **columns(2)) == [pytest.approx(0.25 + 0.3), None]
     assert [one.name for one in made.components] == ["mine.py:short", "mine.py:Scaled"]
+    assert compose([{"name": "mine.py:get_short", "timeout": 0}], context)(["abc"], **columns()) == [0.25]
+
+
+@pytest.mark.parametrize("timeout", [0, 20])
+@pytest.mark.parametrize("kind", [list, np.array, lambda values: pd.Series(values, index=[2, 0, 7])])
+def test_columns_of_any_kind_keep_to_their_completions_where_one_failed(
+    context: Context, timeout: float, kind: Callable[[list[float]], Any]
+) -> None:
+    made = compose([{"name": "mine.py:numbers", "timeout": timeout, "schedule": {1: 1.0, 3: 3.0}}], context)
+    columns = {"values": kind([0.1, 0.2, 0.3]), "step": kind([1, 2, 3])}
+    assert made([None, say(UP), say(DOWN)], **columns) == [None, pytest.approx(0.4), pytest.approx(0.9)]
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        ([1, 2], True), ((1, 2), True), (np.ones((2, 3)), True), (pd.Series([1, 2]), True), ([1], False),
+        ("ab", False), (b"ab", False), ({"a": 1, "b": 2}, False), (np.array(2), False), (2, False), (None, False),
+    ],
+)  # fmt: skip
+def test_what_holds_a_value_per_completion_is_a_column(value: Any, held: bool) -> None:
+    assert is_column(value, 2) is held
 
 
 def test_a_module_on_the_path_serves_too(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,14 +270,20 @@ def test_a_composition_survives_pickling(context: Context) -> None:
         ([{"name": "accuracy", "timeout": 3, "gate": "format"}], "no effect on a built-in"),
         ([{"name": "mine.py:short", "timeout": -5}], "timeout -5; use seconds up to"),
         ([{"name": "mine.py:short", "timeout": 1e9}], "timeout 1000000000.0; use seconds up to"),
+        ([{"name": "accuracy", "weight": 10**400}], "weight is larger than any float"),
         ([{"name": "accuracy", "gate": 3}], "gate 3"),
+        ([{"name": "accuracy", "gate": "margin"}], "pays a right answer other than 1"),
         ([{"name": "accuracy", "gate": "formt"}], "did you mean 'format'"),
         ([{"name": "accuracy", "schedule": [1]}], "is no mapping"),
         ([{"name": "accuracy", "schedule": {-1: 1.0}}], "whole numbers from 0"),
         ([{"name": "accuracy", "schedule": {"soon": 1.0}}], "whole numbers from 0"),
+        ([{"name": "accuracy", "schedule": {"²": 1.0}}], "whole numbers from 0"),
         ([{"name": "accuracy", "schedule": {1: "x"}}], "no number"),
         ([{"name": "accuracy", "schedule": {"10": 0.0, 10: 1.0}}], "the step 10 twice"),
         ([{"name": "accuracy", "parameters": [1]}], "no mapping"),
+        ([{"name": "accuracy", "parameters": []}], "no mapping"),
+        ([{"name": "accuracy", "parameters": 0}], "no mapping"),
+        ([{"name": "accuracy", "parameters": {1: 2}}], "no mapping"),
         ([{"name": "accuracy", "parameters": {"verifer": "hard"}}], "did you mean 'verifier'"),
         ([{"name": "format", "parameters": {"x": 1}}], "it takes none"),
         ([{"name": "length"}], "needs the parameter 'low'"),
@@ -270,6 +307,7 @@ def test_a_composition_survives_pickling(context: Context) -> None:
         (["mine.py:constant"], "is int, not a function"),
         (["mine.py:later"], "asynchronous"),
         (["mine.py:Scaled"], "does not take its parameters"),
+        ([{"name": "mine.py:short", "parameters": {"by": 1}}], "takes completions, so parameters cannot be passed"),
         (["nowhere.py:short"], "nowhere.py: no such file"),
         (["no_such_module:short"], "cannot be loaded"),
         ([{"name": "mine.py:Scaled", "parameters": {"bye": 1}}], "does not take its parameters"),
@@ -394,8 +432,20 @@ def test_what_a_reward_has_started_ends_when_it_is_cut_off(context: Context) -> 
     assert wait_until_gone(int((context.folder / "child").read_text()))
 
 
-def test_a_hanging_reward_and_what_it_has_started_end_when_the_trainer_is_killed(context: Context) -> None:
-    (context.folder / "starts.py").write_text(STARTS)
+# What holds the interpreter's lock lets no other thread of its process run.
+HOLDS = """
+import os, re
+from pathlib import Path
+
+def waits(completions, **columns):
+    Path(__file__).with_name("child").write_text(str(os.getpid()))
+    re.match("(a+)+$", "a" * 60 + "b")
+"""
+
+
+@pytest.mark.parametrize("text", [STARTS, HOLDS], ids=["starts", "holds"])
+def test_a_hanging_reward_and_what_it_has_started_end_when_the_trainer_is_killed(context: Context, text: str) -> None:
+    (context.folder / "starts.py").write_text(text)
     trainer = subprocess.Popen(
         [sys.executable, "-c", "from rewards import Context, compose\n"
          "compose([{'name': 'starts.py:waits', 'timeout': 500}], Context())(['a'])"],
@@ -405,9 +455,11 @@ def test_a_hanging_reward_and_what_it_has_started_end_when_the_trainer_is_killed
     end = time.monotonic() + 60
     while not (child.is_file() and child.read_text()) and time.monotonic() < end:
         time.sleep(0.05)
+    process = int(child.read_text())
+    group = [leader := psutil.Process(os.getsid(process)), *leader.children(recursive=True)]
     trainer.kill()
     trainer.wait()
-    assert wait_until_gone(int(child.read_text()))
+    assert process in [one.pid for one in group] and all(wait_until_gone(one.pid) for one in group)
 
 
 def test_a_process_ends_with_its_composition(context: Context) -> None:
@@ -430,6 +482,61 @@ def test_threads_share_a_process_without_mixing_their_scores(context: Context) -
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(score, [at / 7 for at in range(60)])) == [[at / 7] for at in range(60)]
+
+
+SLOW = """
+import time
+
+def slow(completions, values, **columns):
+    time.sleep(values[0])
+    return values
+"""
+
+
+def test_an_interrupted_batch_leaves_no_answer_for_the_next(context: Context) -> None:
+    (context.folder / "slow.py").write_text(SLOW)
+    made = compose(["slow.py:slow"], context)
+    threading.Timer(0.5, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        made([say(UP)], **columns(), values=[1.5])
+    assert made([say(UP)], **columns(), values=[0.25]) == [0.25]
+
+
+def in_a_fork(work: Callable[[], object], *, daemon: bool) -> Any:
+    """What `work` returns, or the error that it raises as text, in a forked process."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def tell() -> None:
+        try:
+            theirs.send(work())
+        except Exception as error:
+            theirs.send(f"{type(error).__name__}: {error}")
+
+    process = context.Process(target=tell, daemon=daemon)
+    process.start()
+    try:
+        assert ours.poll(60), "the fork hangs"
+        return ours.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def test_a_fork_starts_a_process_of_its_own(context: Context) -> None:
+    (context.folder / "slow.py").write_text(SLOW)
+    made = compose(["slow.py:slow"], context)
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(made, [say(UP)], **columns(), values=[2.0])
+        time.sleep(0.3)
+        assert in_a_fork(lambda: made([say(UP)], **columns(), values=[0.1]), daemon=False) == [0.1]
+        assert busy.result() == [2.0]
+
+
+def test_a_daemonic_worker_is_told_that_it_cannot_have_a_time_limit(context: Context) -> None:
+    made = compose(["mine.py:short"], context)
+    said = in_a_fork(lambda: made([say(UP)], **columns()), daemon=True)
+    assert said.startswith("InputError: short: ") and "timeout: 0" in said and "\n" not in said
 
 
 def test_a_process_that_ends_by_itself_is_an_error(context: Context) -> None:

@@ -24,6 +24,7 @@ from rewards import (
     GeneMention,
     GeneSets,
     GradedFormat,
+    InputError,
     Length,
     Margin,
     MixedVerifier,
@@ -240,7 +241,7 @@ def test_soft_accuracy_pays_the_probability_of_the_answer() -> None:
 def test_mixed_pays_the_label_where_there_is_one_and_the_table_elsewhere() -> None:
     mixed = Accuracy(MixedVerifier(TABLE))
     assert one(mixed, say("a", DOWN), label=DOWN) == 1.0
-    for missing in (None, "", float("nan")):
+    for missing in (None, "", float("nan"), pd.NA):
         assert one(mixed, say("a", DOWN), label=missing) == 0.2
 
 
@@ -294,6 +295,7 @@ def test_graded_format_is_1_exactly_where_format_is_and_never_rises_by_repeating
     assert one(graded, say("a", UP)) == 1.0
     assert one(graded, say("a", "perhaps")) == 0.75
     assert one(graded, say("a", UP) + " end") == 0.75
+    assert one(graded, say("a", UP + " <confidence>0.9</confidence>") + " end") == 0.75
     assert one(graded, "<think>a</think>") == 0.25
     assert one(graded, f"<answer>{UP}</answer>") == 0.25
     assert one(graded, "<think></think><answer></answer>" * 9) == 0.0
@@ -304,6 +306,17 @@ def test_length_has_a_band(n: int, score: float) -> None:
     assert one(Length(10, 20), "word " * n) == pytest.approx(score)
     assert one(Length(10, 20, "tokens"), "x", completion_ids=list(range(n))) == pytest.approx(score)
     assert Length(10, 20, "tokens")(completions=["x"], completion_tokens=[n]) == [pytest.approx(score)]
+
+
+def test_a_missing_number_of_tokens_is_not_judged() -> None:
+    lengths = [None, float("nan"), 5]
+    assert Length(2, 9, "tokens")(completions=["x"] * 3, completion_tokens=lengths) == [None, None, 1.0]
+
+
+@pytest.mark.parametrize("completion", [[], [{"role": "assistant"}]])
+def test_a_completion_without_content_is_bad_input(completion: Any) -> None:
+    with pytest.raises(InputError, match="no message with content"):
+        one(Accuracy(), completion)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +336,11 @@ def test_length_has_a_band(n: int, score: float) -> None:
         ("An AARS-like enzyme would raise CALR-1 levels by some response.", 0.0),
         ("AARS CALR regulates represses activates binds", 0.0),  # no sentence
         ("AARS CALR binds levels of one in the cell somehow.", 0.0),  # side by side
-        ("AARS regulates the response that represses.", 0.0),  # nothing but relations
+        ("AARS is what regulates it there too.", 0.0),  # one word of content
+        # the plainest sentences of all: each word of content is one of relation
+        ("Knockdown of AARS reduces the expression of CALR.", 1.0),
+        ("Loss of AARS increases CALR expression.", 1.0),
+        ("AARS is required for CALR expression.", 1.0),
         ("Well, AARS is knocked down by CRISPRi in K562.", 0.0),
         ("Well then, obviously AARS is knocked down by CRISPRi in K562.", 0.0),
         ("- What happens to CALR level then?", 0.0),
@@ -392,6 +409,8 @@ def test_quotes_must_stand_in_the_prompt(think: str, score: float) -> None:
     [
         ("CALR belongs to the unfolded protein response.", 1.0),
         ("CALR belongs to glycolysis.", 0.0),
+        ("The CALR-dependent unfolded  protein response.", 1.0),
+        ("The CALR-like unfolded protein response.", 0.0),
         ("CALR and AARS belong to glycolysis.", 0.5),
         ("HSPA5 belongs to the unfolded protein response.", 0.0),  # nothing about the item's own genes
         ("CALR is there. The unfolded protein response too.", 0.0),  # not in one sentence
