@@ -174,14 +174,15 @@ def corpus_of(protocol: dict[str, Any], data: str | None, split: str | None) -> 
     """Open the labels that traces were made from, to audit them against.
 
     Args:
-        protocol: of the traces; its `data` (digest) and `split` are used where the other arguments are None.
+        protocol: of the traces; its `data` (digest) and `split`, or the split that they were imported under, are used
+            where the other arguments are None.
         data: folder of the labels or `sample`; None for the sample if the traces are of it, else the default folder.
         split: the split to audit against; None for the traces' own.
 
     Raises:
         InputError: the labels are not there, or the traces do not say under which split they were drawn.
     """
-    split = split or protocol.get("split")
+    split = split or protocol.get("split") or protocol.get("imported_under")
     if not isinstance(split, str):
         raise InputError("traces: do not say under which split they were drawn; set split")
     if data is None and split == "official":

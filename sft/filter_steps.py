@@ -217,6 +217,8 @@ def read_step(name: str, value: Any, salt: str, at: str) -> Step:
         return Step(name, value, verdict_in(value), None)
     if name == "length":
         shortest, longest = _pair(value, "min", "max", at)
+        if shortest is not None and longest is not None and shortest > longest:
+            raise InputError(f"{at}: length is {value!r}; min must be at most max")
         return Step(name, value, length_within(shortest or 0, longest or 2**62), None)
     if name == "tokens":
         valid = isinstance(value, Mapping) and set(value) == {"max", "model"} and isinstance(value["model"], str)

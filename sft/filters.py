@@ -105,7 +105,7 @@ def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
     check_keys(list(given), known, "command line")
     values = {"seed": 0, **values, **given}
     for key in known[:3]:
-        if key not in values:
+        if values.get(key) is None:
             raise InputError(f"{config}: {key} is missing; set it")
     if type(values["seed"]) is not int:
         raise InputError(f"{config}: seed is {values['seed']!r}; give a whole number")

@@ -245,6 +245,7 @@ def test_steps_run_in_the_order_of_the_configuration(tmp_path: Path) -> None:
         ([{"tokens": {"max": 9, "model": "no/such/folder"}}], "no such model folder"),
         ([{"length": {"least": 1}}], "give min and max"),
         ([{"length": {"min": -1}}], "whole numbers"),
+        ([{"length": {"min": 500, "max": 100}}], "min must be at most max"),
         ([{"cap": 5}], "give gene and pert"),
         ([{"fraction": 0}], "fraction is 0"),
         ([{"fraction": 1.5}], "fraction is 1.5"),
@@ -276,6 +277,9 @@ def test_the_command_s_configuration(tmp_path: Path) -> None:
     assert len(read_traces(output)) == 2
     with pytest.raises(InputError, match="'outputs' is no key; did you mean 'output'"):
         run_filter(config, ["--outputs", "x"])
+    config.write_text("input: null\noutput: o.jsonl\nsteps: [label]\n")
+    with pytest.raises(InputError, match="input is missing; set it"):
+        run_filter(config)
 
 
 @pytest.mark.parametrize(
