@@ -16,7 +16,7 @@ from benchmarks.corpus import Corpus, open_corpus
 from benchmarks.prompts import TEMPLATES, VERSION, PromptConfig, build_prompts
 from rewards import CheckError, InputError, parse_answer
 from sft.quotations import QuotationFinder
-from sft.traces import Trace
+from sft.traces import Trace, learnt_text
 
 _EXAMPLES: Final = 20  # few enough to read, and mostly enough to remove them by hand
 _BLOCK: Final = 10_000  # prompts rebuilt at once
@@ -140,7 +140,7 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
         for quoted, own in finder.in_prompt(trace):
             findings["quoted test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
             findings["own label"].note(own, item_id)
-        for quoted in finder.in_reasoning(trace, parse_answer(trace.completion).think or ""):
+        for quoted in finder.in_reasoning(trace, learnt_text(trace, parse_answer(trace.completion))):
             findings["reasoning quotes a test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
     for config, digests in prompts.items():
         for item_id, wrong in _differing(digests, corpus, config):

@@ -257,6 +257,24 @@ def test_reasoning_that_states_a_test_label(reasoning: str, found: bool, traces:
     assert failing([say(trace, text)], corpus) == ({"reasoning quotes a test label"} if found else set())
 
 
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "{leak}<think>So.</think><answer>{label}</answer>",
+        "<think>So.</think>{leak}<answer>{label}</answer>",
+        "<think>So.</think><answer>{label}</answer>{leak}",
+        "<think>So.</think><answer>{leak}</answer>",
+        "<think>{leak}",
+        "{leak}",
+    ],
+)
+def test_a_test_label_is_found_anywhere_in_a_completion(completion: str, traces: list[Trace], corpus: Corpus) -> None:
+    trace, row = row_of(corpus, traces, "upregulated")
+    for leak, found in ((f"Knockdown of {row.pert} leaves {row.gene} upregulated.", True), ("It is known.", False)):
+        changed = replace(trace, completion=completion.format(leak=leak, label=trace.label), answer=None)
+        assert failing([changed], corpus) == ({"reasoning quotes a test label"} if found else set())
+
+
 def test_a_training_label_of_another_line_is_no_leak(corpus: Corpus) -> None:
     """The same pair can be test in one line and training in another."""
     both = corpus.test.merge(corpus.train, on=["pert", "gene"], suffixes=("_test", "_train"))
