@@ -27,7 +27,7 @@ Names = frozenset[str]
 _UP, _DOWN, _NONE = (str(label) for label in LABELS)
 _MEANING: Final = {"up": {_UP}, "down": {_DOWN}, "none": {_NONE}, "de": {_UP, _DOWN}, "negated": set[str]()}
 _VALUE: Final = r"(?:[:=|>(\"'*\[]\s*|\b(?:is|are|was|were|goes|go|went|turned)\s+)"  # before a bare "up"
-_CELL: Final = r"(?:[,;\t\u2013\u2014\u2192]\s*|\s-\s+)"  # before one that ends there, or stands before such a mark
+_CELL: Final = r"(?:[,;\t\u2013\u2014\u2192]\s{0,3}|\s-\s+)"  # before one that ends there, or stands before such a mark
 _CELL_END: Final = r"(?=\s*(?:$|[\]),;|\t.*\"']))"
 _HEAD_END: Final = r"(?=\W*(?:$|:))"  # after one that begins a line, as all of it or before a colon
 _LFC: Final = r"\b(?:log2?\s?fc|lfc|log2?[\s-]fold[\s-]change)[\"']?(?:\s+of\b)?\s*[:=]?\s*"
@@ -46,7 +46,7 @@ _LABEL: Final = re.compile(
     r"|(?P<de>\bdifferentially\s+expressed\b|\bde[\"']?\s*[:=]\s*[\"']?(?:yes|true)\b)",
     re.IGNORECASE,
 )
-# What a knockdown does to a gene; said of the gene that is knocked down, these words mean the contrary.
+# These tell an effect only behind a loss: what activates a gene lowers it when it is lost.
 _BY_LOSS: Final = re.compile(
     r"\b(?:knock\w*|kd|loss|losing|deplet\w*|silenc\w*)\b[^.;]{0,40}?"
     r"\b(?:(?P<up>(?:activat|boost)(?:es?|s|ed|ing)\b)|(?P<down>(?:repress|suppress)(?:es|ed|ing)\b))",
@@ -97,7 +97,8 @@ _TOLD: Final = re.compile(
     re.IGNORECASE,
 )
 _ASSERTED: Final = re.compile(
-    r"(?P<symbol>[A-Za-z0-9.@-]+)(?:\s*\([^)]*\))?\W{0,3}(?:\b(?:is|was|will be|becomes)\b|[:=\u2192])\W{0,4}"
+    r"(?P<symbol>[A-Za-z0-9.@-]{1,40})(?:\s{0,3}\([^()]{0,80}\))?\W{0,3}"
+    r"(?:\b(?:is|was|will be|becomes)\b|[:=\u2192])\W{0,4}"
     rf"(?:{_LABEL.pattern})\W*$",
     re.IGNORECASE,
 )
@@ -135,6 +136,7 @@ class QuotationFinder:
     def __init__(self, corpus: Corpus) -> None:
         self._perts = {str(pert).casefold() for pert in corpus.labels["pert"].unique()}
         self._readouts = {str(gene).casefold() for gene in corpus.labels["gene"].unique()} - self._perts
+        self._named = self._perts | self._readouts
         self._tests: dict[str, dict[str, dict[str, tuple[str, str]]]] = {line: {} for line in _LINES}
         columns = (corpus.test[name].astype("str") for name in ("item_id", "cell_line", "pert", "gene", "label"))
         for item_id, line, pert, gene, label in zip(*columns, strict=True):
@@ -165,7 +167,7 @@ class QuotationFinder:
                 if not any(one.outside & self._readouts for one in near):
                     genes |= {gene}  # where none is named, it is the trace's
                 lines = next((one.lines for one in near if one.lines), heading)
-                others = (symbols & (self._perts | self._readouts)) - {pert, gene}
+                others = (symbols & self._named) - {pert, gene}
                 own = alone and lines == here and (not others or {pert, gene} <= symbols)
                 found.append(
                     (self._test_item(trace, lines, symbols, genes, unit.labels), _told(unit, trace) if own else Names())
@@ -177,10 +179,9 @@ class QuotationFinder:
 
     def _is_choice(self, units: Sequence[_Unit], at: int, own: set[str]) -> bool:
         """Whether a line that begins with a label, and names no other item, is beside another such: choices."""
-        named = (self._perts | self._readouts) - own
 
         def begins(one: _Unit) -> bool:
-            return one.label_first and not one.symbols & named
+            return one.label_first and not (one.symbols & self._named) - own
 
         beside = [*units[max(0, at - 1) : at], *units[at + 1 : at + 2]]
         return begins(units[at]) and any(begins(one) and one.labels != units[at].labels for one in beside)
