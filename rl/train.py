@@ -227,6 +227,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     run.finish(
         base={"name": base.name, "revision": base.revision, "fingerprint": fingerprint},
         sft_adapter_sha256=sft["adapter_sha256"],
+        sft_audit=sft.get("audit"),
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         reference="sft" if args.beta > 0 else None,
         rewards=ours.rewards,

@@ -16,7 +16,7 @@ from benchmarks.corpus import Corpus, open_corpus
 from benchmarks.prompts import TEMPLATES, VERSION, PromptConfig, build_prompts
 from rewards import CheckError, InputError, parse_answer
 from sft.quotations import QuotationFinder
-from sft.traces import Trace
+from sft.traces import Trace, learnt_text
 
 _EXAMPLES: Final = 20  # few enough to read, and mostly enough to remove them by hand
 _BLOCK: Final = 10_000  # prompts rebuilt at once
@@ -140,7 +140,7 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
         for quoted, own in finder.in_prompt(trace):
             findings["quoted test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
             findings["own label"].note(own, item_id)
-        for quoted in finder.in_reasoning(trace, parse_answer(trace.completion).think or ""):
+        for quoted in finder.in_reasoning(trace, learnt_text(trace, parse_answer(trace.completion))):
             findings["reasoning quotes a test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
     for config, digests in prompts.items():
         for item_id, wrong in _differing(digests, corpus, config):
@@ -174,14 +174,15 @@ def corpus_of(protocol: dict[str, Any], data: str | None, split: str | None) -> 
     """Open the labels that traces were made from, to audit them against.
 
     Args:
-        protocol: of the traces; its `data` (digest) and `split` are used where the other arguments are None.
+        protocol: of the traces; its `data` (digest) and `split`, or the split that they were imported under, are used
+            where the other arguments are None.
         data: folder of the labels or `sample`; None for the sample if the traces are of it, else the default folder.
         split: the split to audit against; None for the traces' own.
 
     Raises:
         InputError: the labels are not there, or the traces do not say under which split they were drawn.
     """
-    split = split or protocol.get("split")
+    split = split or protocol.get("split") or protocol.get("imported_under")
     if not isinstance(split, str):
         raise InputError("traces: do not say under which split they were drawn; set split")
     if data is None and split == "official":

@@ -17,7 +17,7 @@ from rewards import Answer, InputError
 from sft.critic import VERDICTS
 from sft.leaks import find_foreign, find_leak
 from sft.near_duplicates import find_duplicates
-from sft.traces import Trace
+from sft.traces import Trace, learnt_text
 
 Check: TypeAlias = Callable[[Trace, Answer], str | None]
 Rows: TypeAlias = npt.NDArray[np.intp]
@@ -58,12 +58,13 @@ def label_correct(trace: Trace, answer: Answer) -> str | None:
 
 def plain_text(trace: Trace, answer: Answer) -> str | None:
     """Refuse what is no plain reasoning; see `sft.leaks.find_foreign`."""
-    return find_foreign(answer.think or "")
+    return find_foreign(learnt_text(trace, answer))
 
 
 def no_leak(trace: Trace, answer: Answer) -> str | None:
     """Refuse reasoning that treats its label as given; see `sft.leaks.find_leak`."""
-    return None if (found := find_leak(answer.think or "", trace.pert, trace.gene)) is None else f"leak: {found[:40]}"
+    found = find_leak(learnt_text(trace, answer), trace.pert, trace.gene)
+    return None if found is None else f"leak: {found[:40]}"
 
 
 def verdict_in(verdicts: Sequence[str]) -> Check:
@@ -217,6 +218,8 @@ def read_step(name: str, value: Any, salt: str, at: str) -> Step:
         return Step(name, value, verdict_in(value), None)
     if name == "length":
         shortest, longest = _pair(value, "min", "max", at)
+        if shortest is not None and longest is not None and shortest > longest:
+            raise InputError(f"{at}: length is {value!r}; min must be at most max")
         return Step(name, value, length_within(shortest or 0, longest or 2**62), None)
     if name == "tokens":
         valid = isinstance(value, Mapping) and set(value) == {"max", "model"} and isinstance(value["model"], str)

@@ -105,7 +105,7 @@ def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
     check_keys(list(given), known, "command line")
     values = {"seed": 0, **values, **given}
     for key in known[:3]:
-        if key not in values:
+        if values.get(key) is None:
             raise InputError(f"{config}: {key} is missing; set it")
     if type(values["seed"]) is not int:
         raise InputError(f"{config}: seed is {values['seed']!r}; give a whole number")
@@ -227,7 +227,8 @@ def _bounds(path: Path) -> list[tuple[int, int]]:
 def _read_part(path: Path, steps: Sequence[tuple[str, Any]], start: int, stop: int) -> _Part:
     made = [read_step(name, value, "", name) for name, value in steps]  # functions do not reach another process
     checks = [(number, step.check) for number, step in enumerate(made) if step.check is not None]
-    sketch_at = max((number for number, step in enumerate(made) if step.name == "duplicates"), default=-1)
+    # The first: each later one compares a part of what reaches it.
+    sketch_at = min((number for number, step in enumerate(made) if step.name == "duplicates"), default=-1)
     part = _Part({name: [] for name in _COLUMNS}, [], [], [], {number: {} for number, _ in checks})
     symbols: dict[str, str] = {}
     waiting: list[bytes] = []

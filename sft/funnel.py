@@ -96,6 +96,12 @@ def measure_funnel(
         if failed or waiting:
             notes.append(f"{failed} requests failed and {waiting} items were not asked; neither is a wrong answer.")
         notes += _critic_notes(manifest)
+        if refused := sum(manifest.get("refused", {}).values()):
+            statuses["refused"] = refused
+            notes.append(
+                f"{refused:,} of {manifest['rows']:,} imported rows were refused; teacher accuracy is over the "
+                "accepted ones only."
+            )
     else:
         notes.append("Nothing beside the file tells how many items were drawn: its rows count as drawn.")
     if not graded:

@@ -57,7 +57,9 @@ _MISSING: Final = ("", "nan")
 _NO_VERDICT: Final = ("none", "n/a", "na", "null")
 _ROLES: Final = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 _COMMIT: Final = re.compile(r"@([0-9a-f]{40})/")
+_MESSAGES: Final = re.compile(r"\s*\[\s*\{")
 _BATCH: Final = 2000  # traces whose prompts are built at once
+_HEAD: Final = 1000  # rows whose keys are looked at together, as JSON leaves out what is not there
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,17 @@ class Imported:
 
 class _RefusedError(ValueError):
     """Why a row becomes no trace."""
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """A row that cannot be read: why, and what stands there."""
+
+    reason: str
+    text: Any
+
+
+_Row = tuple[int, dict[str, Any] | _Broken]
 
 
 def import_traces(
@@ -127,7 +140,10 @@ def import_traces(
     if path.resolve() in (output.resolve(), rejects.resolve()):
         raise InputError(f"{output}: is the source, or its rejects would be; give another output")
     facts, records = _open(source, path, dataset_split)
+    head = list(islice(records, _HEAD))
     names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMNS.items()}
+    if keys := {key: None for _, record in head if isinstance(record, dict) for key in record}:
+        _check_columns(list(keys), names, columns, source)
     reader = _Reader(names, labels, corpus, prompts, teacher, mode, facts)
     reasons: Counter[str] = Counter()
     rows = 0
@@ -137,17 +153,17 @@ def import_traces(
 
             def accepted() -> Iterator[Trace]:
                 nonlocal rows
-                for rows, (row, record) in enumerate(records, start=1):
+                for row, record in chain(head, records):
+                    rows += 1
                     try:
-                        if isinstance(record, str):
-                            raise _RefusedError(record)
-                        if rows == 1:
-                            _check_columns(record, names, columns, source)
+                        if isinstance(record, _Broken):
+                            raise _RefusedError(record.reason)
                         yield reader.trace(row, record)
                     except _RefusedError as error:
                         reason = str(error)
-                        reasons[reason.partition(":")[0]] += 1
-                        line = {"row": row, "reason": reason, "record": None if isinstance(record, str) else record}
+                        reasons[reason.partition(": ")[0]] += 1
+                        shown = record.text if isinstance(record, _Broken) else record
+                        line = {"row": row, "reason": reason, "record": shown}
                         refused.write(json.dumps(line, default=str).encode("ascii") + b"\n")
 
             traces = accepted() if prompts is None else _with_our_prompts(accepted(), corpus, prompts)
@@ -161,15 +177,15 @@ def import_traces(
 
 
 def _check_columns(
-    record: Mapping[str, Any], names: Mapping[str, Sequence[str]], mapped: Mapping[str, str], source: str
+    found: Sequence[str], names: Mapping[str, Sequence[str]], mapped: Mapping[str, str], source: str
 ) -> None:
     for ours, theirs in mapped.items():
-        if theirs not in record:
-            raise InputError(f"{source}: has no column {theirs!r} (--map {ours}={theirs}); it has {', '.join(record)}")
+        if theirs not in found:
+            raise InputError(f"{source}: has no column {theirs!r} (--map {ours}={theirs}); it has {', '.join(found)}")
     for ours in ("pert", "gene", "cell_line"):
-        if not any(name in record for name in names[ours]):
+        if not any(name in found for name in names[ours]):
             raise InputError(
-                f"{source}: has no column {ours!r}; name it by --map {ours}=COLUMN (it has {', '.join(record)})"
+                f"{source}: has no column {ours!r}; name it by --map {ours}=COLUMN (it has {', '.join(found)})"
             )
 
 
@@ -208,9 +224,9 @@ class _Reader:
         self._label = corpus.labels["label"].astype("str").to_numpy()
         self._in_test = (corpus.labels["split"] == "test").to_numpy()
         self._split = corpus.split
-        self._protocol = {
-            **facts, "split": corpus.split, "data": corpus.digest, "train_items": len(corpus.train),
-        }  # fmt: skip
+        # Under which split a prompt of theirs was written, nobody knows unless the row says so.
+        split = "imported_under" if prompts is None else "split"
+        self._protocol = {**facts, split: corpus.split, "data": corpus.digest, "train_items": len(corpus.train)}
         self._drawn: set[str] = set()
         self._seen: dict[str, int] = {}
         self._created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -304,7 +320,8 @@ class _Reader:
             if self._prompts is None:
                 raise _RefusedError("prompt is missing")
             return [], self._completion(record)
-        prompt = [{"role": "user", "content": value}] if isinstance(value, str) else _read_messages(value)
+        plain = isinstance(value, str) and not _MESSAGES.match(value)
+        prompt = [{"role": "user", "content": value}] if plain else _read_messages(value)
         if (system := self._text(record, "system")) is not None:
             prompt = [{"role": "system", "content": system}, *prompt]
         return prompt, self._completion(record)
@@ -317,7 +334,7 @@ class _Reader:
                 raise _RefusedError("thinking holds tags")
             return completion
         value = self._value(record, "completion")
-        if isinstance(value, list):  # TRL's conversational form
+        if isinstance(value, list) or (isinstance(value, str) and _MESSAGES.match(value)):  # TRL's conversational form
             value = _read_messages(value)[-1]["content"]
         if not isinstance(value, str) or value.strip().casefold() in _MISSING:
             raise _RefusedError("completion is missing")
@@ -325,10 +342,12 @@ class _Reader:
 
     def _critic(self, record: Mapping[str, Any]) -> dict[str, str] | None:
         own = self._value(record, "critic")
-        if isinstance(own, dict):
-            critic = {str(key): str(value) for key, value in own.items() if value is not None}
+        said = own if isinstance(own, str) and "{" not in own else None  # a verdict by itself
+        if said is None and (graded := self._mapping(record, "critic")) is not None:
+            critic = {str(key): str(value) for key, value in graded.items() if value is not None}
         else:
-            critic = {"verdict": self._text(record, "verdict") or "", "reason": self._text(record, "reason") or ""}
+            verdict = self._text(record, "verdict") or said or ""
+            critic = {"verdict": verdict, "reason": self._text(record, "reason") or ""}
         verdict = critic.get("verdict", "").strip("*\"'`. \n").lower()
         if not verdict or verdict in _NO_VERDICT:
             return None
@@ -336,9 +355,22 @@ class _Reader:
             raise _RefusedError(f"unknown verdict: {verdict!r}")
         return {**critic, "verdict": verdict}
 
+    def _mapping(self, record: Mapping[str, Any], column: str) -> dict[str, Any] | None:
+        value = self._value(record, column)
+        if isinstance(value, str):
+            if value.strip().casefold() in (*_MISSING, *_NO_VERDICT):
+                return None
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise _RefusedError(f"{column} is no JSON object") from None
+        if value is not None and not isinstance(value, dict):
+            raise _RefusedError(f"{column} is no JSON object")
+        return value
+
     def _own_protocol(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        own = self._value(record, "protocol")
-        if self._prompts is not None or not isinstance(own, dict):
+        own = self._mapping(record, "protocol")
+        if self._prompts is not None or own is None:
             return self._protocol
         own = {key: value for key, value in own.items() if value is not None}  # Parquet fills in what others have
         if own.get("split", self._split) != self._split:
@@ -354,7 +386,7 @@ def _read_messages(value: Any) -> list[Message]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise _RefusedError("messages are no list") from None
+            raise _RefusedError("messages are no JSON list") from None
     if not isinstance(value, list) or not value:
         raise _RefusedError("messages are no list")
     found: list[Message] = []
@@ -379,9 +411,7 @@ def _content(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _open(
-    source: str, path: Path, dataset_split: str
-) -> tuple[dict[str, Any], Iterator[tuple[int, dict[str, Any] | str]]]:
+def _open(source: str, path: Path, dataset_split: str) -> tuple[dict[str, Any], Iterator[_Row]]:
     """Return what the source is, and an iterator over each row's number, as an editor counts lines, and its values."""
     suffix = path.suffix.lower()
     if suffix in _SUFFIXES:
@@ -397,7 +427,8 @@ def _open(
     return _read_dataset(source, path, dataset_split)
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _read_csv(path: Path) -> Iterator[_Row]:
+    row = 1
     csv.field_size_limit(2**31 - 1)  # reasoning can be longer than the module's default of 128 kB
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -412,16 +443,21 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             row = 2
             for record in reader:
                 broken = None in record or None in record.values()
-                text = f"row has {'more' if None in record else 'fewer'} values than the header"
-                yield row, text if broken else {str(key): value for key, value in record.items()}
+                if broken:
+                    reason = f"row has {'more' if None in record else 'fewer'} values than the header"
+                    yield row, _Broken(reason, {str(key): value for key, value in record.items() if value is not None})
+                else:
+                    yield row, {str(key): value for key, value in record.items()}
                 row = reader.line_num + 1
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from None
+        raise InputError(
+            f"{path}, row {row}: not CSV ({error}); close the quote that opens there, and write quotes within it twice"
+        ) from None
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _read_jsonl(path: Path) -> Iterator[_Row]:
     with path.open("rb") as file:
         for row, line in enumerate(file, start=1):
             if not line.strip():
@@ -429,14 +465,14 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             try:
                 record = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"))
             except UnicodeDecodeError:
-                yield row, "not UTF-8 text"
+                yield row, _Broken("not UTF-8 text", line.decode("utf-8", "backslashreplace"))
             except (ValueError, RecursionError):
-                yield row, "not JSON"
+                yield row, _Broken("not JSON", line.decode("utf-8"))
             else:
-                yield row, record if isinstance(record, dict) else "not an object"
+                yield row, record if isinstance(record, dict) else _Broken("not an object", record)
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _read_parquet(path: Path) -> Iterator[_Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -448,9 +484,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         raise InputError(f"{path}: no Parquet file ({str(error)[:120]})") from None
 
 
-def _read_dataset(
-    source: str, path: Path, split: str
-) -> tuple[dict[str, Any], Iterator[tuple[int, dict[str, Any] | str]]]:
+def _read_dataset(source: str, path: Path, split: str) -> tuple[dict[str, Any], Iterator[_Row]]:
     from datasets import load_dataset
 
     try:

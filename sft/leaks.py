@@ -75,6 +75,12 @@ _ALWAYS: Final = (
         r" (?:need|have|has|wants?|asked|supposed|required|trying|me|us|let's|task is|job is|now i|i) (?:\w+ )?"
         r"(?:to )?@\b(?! my)",
     ),
+    ("justify rationalize rationalise defend", rf" how to @ .*(?:{_CHANGES}|{_ANSWER})"),
+    (
+        "given provided supplied stated specified",
+        rf" (?:explain(?:s|ing)?|account(?:s|ing)? for|justif\w+|consistent with|match(?:es)?|fits?) the @ {_NOUN}\b",
+    ),
+    ("correct", rf"^ the @ label is {_CHANGES}"),
     ("explain argue", rf" (?:need|have|wants? me|asked|task is|job is) to @\b.*{_CHANGES}"),
     ("why", rf" let me explain why | why (?:is|does|did|was) {_GENE} .*{_CHANGES}"),
     (
@@ -133,6 +139,11 @@ _CLAIMS: Final = (
         rf" {_GENE} {_IS} @ (?:to be|as) {_CHANGES}{_HERE}",
     ),
     ("fact since because given considering", rf" @ (?:that )?{_GENE} (?:\w+ ){{0,3}}?{_CHANGES}{_HERE}"),
+    (
+        "given",
+        r" @ that the knockdown (?:knockdown |loss |depletion )?(?:(?:up|down)-?regulates|raises|lowers|increases"
+        r"|decreases|induces|reduces) the gene\b(?! (?:in|by|under)\b)",
+    ),
     ("already", r" already know\b(?! of)"),
     ("experiment dataset data screen assay", rf" in (?:this|the) @\b.*{_GENE}.*{_CHANGES}{_HERE}"),
     (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -49,6 +50,7 @@ class Trace:
 _NAMES: Final = {field.name: None for field in fields(Trace)}.keys()  # a set that keeps the order
 _TEXTS: Final = ("completion", "item_id", "cell_line", "pert", "gene", "teacher", "created")
 _LABELS: Final = frozenset(map(str, LABELS))
+_FINAL: Final = re.compile(rf"<answer>\s*(?:{'|'.join(LABELS)})\s*</answer>")
 
 
 def write_traces(traces: Iterable[Trace], path: Path) -> int:
@@ -140,6 +142,21 @@ def parse_trace(line: bytes, path: Path, row: int) -> tuple[Trace, Answer]:
     if parsed.label != answer:
         raise _error(path, row, f"the completion does not give the answer {trace.answer!r}; remove the row")
     return trace, parsed
+
+
+def learnt_text(trace: Trace, answer: Answer) -> str:
+    """Return the text that a student learns: the reasoning, or all of a completion of which no answer is read.
+
+    Args:
+        trace: the trace.
+        answer: its completion, parsed; where it holds no label, one of each tag and the final label are left out.
+    """
+    if answer.label is not None:
+        return answer.think or ""
+    text = _FINAL.sub("\n", trace.completion, count=1)
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
+        text = text.replace(tag, "\n", 1)
+    return text
 
 
 def _is_message(value: Any) -> bool:

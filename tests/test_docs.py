@@ -41,6 +41,14 @@ def test_command_exists(words):
         assert (REPO / rest[rest.index("--config") + 1]).is_file(), words
 
 
+def test_the_readme_s_report_takes_every_stage_of_its_model():
+    reports = [words.values[0] for words in commands() if "report" in words.values[0] and "README" in str(words.id)]
+    for stage in ("sft", "grpo", "eval"):
+        config = (REPO / "configs" / "smollm2-135m" / f"{stage}.yaml").read_text()
+        folder = re.search(r"^output_dir: (.*)$", config, re.MULTILINE)[1]
+        assert any(folder in words for words in reports), folder
+
+
 def test_python_in_the_statistics_page_runs():
     from benchmarks.baselines import predict_baselines
     from benchmarks.corpus import open_corpus

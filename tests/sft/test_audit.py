@@ -9,7 +9,7 @@ import pytest
 from benchmarks.corpus import Corpus, open_corpus
 from benchmarks.perturbqa import apply_split
 from benchmarks.prompts import PromptConfig
-from rewards import CheckError, InputError
+from rewards import LABELS, CheckError, InputError
 from sft.audit import audit_traces, corpus_of
 from sft.questions import RATIONALIZE
 from sft.template_teacher import generate
@@ -142,8 +142,44 @@ QUOTES = {
         "\n{pert} knockdown: upregulation of {gene}",
         "\n{pert}: differentially expressed",
         "\n{pert}: DE=yes",
+        "\nPerturbation: {pert}\nGene: {gene}\nCell line: {line}\nAnswer: upregulated",
+        "\nPerturbation: {pert}\nGene: {gene}\nCell line: {line}\nSimilarity: 0.9\nAnswer: upregulated",
+        "\npert={pert}\ngene={gene}\ncell={line}\nlabel=upregulated",
+        '\n{{\n "pert": "{pert}",\n "gene": "{gene}",\n "cell_line": "{line}",\n "label": "upregulated"\n}}',
+        "\nKnockdown: {pert}\n\nEffect: upregulated",
+        "\n{pert},up",
+        "\n{pert}, 0.9, up",
+        "\n{pert}\t0.9\tup",
+        "\n{pert} - up",
+        "\n{pert} (0.9) \u2013 up",
+        "\n{pert} \u2192 up",
+        "\n{pert} [up]",
+        "\n{pert}; up",
+        "\n{pert}: DE, up",
+        "\nUP: {pert}",
+        "\n### Upregulated\n- {pert}",
+        "\nKnockdowns with upregulation:\n\n- {pert}",
+        "\nKnockdowns with upregulation\n- {pert}",
+        "\nKnockdowns with upregulation:\n" + "- FOO\n" * 20 + "- {pert}",
+        "\n{pert} (0.9): upregulated (may reflect stress)",
+        "\n{pert}: upregulated, possibly through stress.",
+        "\nKnockdown of {pert} leads to higher {gene} expression.",
+        "\n{gene} levels are higher after loss of {pert}.",
+        "\nLoss of {pert} activates {gene}.",
+        "\nLoss of {pert} boosts {gene}.",
+        "\n{pert}: LFC 1.3",
+        "\n{pert} (similar to ACTB and GAPDH): upregulated",
+        "\n{pert} (a synthetase; similar to ACTB and GAPDH): upregulated",
     ),
-    "downregulated": ("\n{pert}: down", "\nLosing {pert} lowers {gene}.", "\n{pert}: log2FC -1.2"),
+    "downregulated": (
+        "\n{pert}: down",
+        "\nLosing {pert} lowers {gene}.",
+        "\n{pert}: log2FC -1.2",
+        "\n{pert}: log2 fold change -1.3",
+        "\n{pert}\t0.9\tdown",
+        "\nKnockdown of {pert} leads to lower {gene} expression.",
+        "\nLoss of {pert} suppresses {gene}.",
+    ),
     "not differentially expressed": ("\n{pert}: not  Differentially Expressed", "\n{pert}: unchanged"),
 }
 
@@ -182,6 +218,11 @@ def test_a_test_label_of_another_gene_or_line_is_found(traces: list[Trace], corp
         "\n{pert} was knocked down in similar work.",
         "\n{pert}: downregulated",
         "\n{pert} is known: {gene} is not upregulated.",
+        "\n{pert} is alike.\nOptions:\n1. upregulated\n2. downregulated\n3. not differentially expressed",
+        "\n{pert} is alike.\nOptions:\n- up\n- down\n- unchanged",
+        "\n{pert} is alike.\n- upregulated: {gene} goes up\n- downregulated: {gene} goes down",
+        "\n{pert}, if lost, may leave it upregulated, so they say.",
+        "\n{pert} activates kinases; lower similarity than others, up to 0.3.",
     ],
 )
 def test_a_prompt_that_states_no_test_label_is_let_through(text: str, traces: list[Trace], corpus: Corpus) -> None:
@@ -201,12 +242,37 @@ def test_a_prompt_that_states_no_test_label_is_let_through(text: str, traces: li
         ("{pert} is a subunit of the complex that {gene} codes for, and upregulated in tumours.", False),
         ("Loss of {pert} stresses cells. {gene} is upregulated.", False),
         ("Loss of {own} leaves {gene} upregulated.", False),
+        ("Knockdown of {pert} upregulates {gene}, which suggests stress.", True),
+        ("CRISPRi of {pert} leaves {gene} upregulated, as one would expect.", True),
+        ("{pert} inhibition leaves {gene} upregulated.", True),
+        ("{gene} is upregulated upon {pert} KO.", True),
+        ("Targeting {pert} leaves {gene} upregulated.", True),
+        ("Perturbation of {pert} most likely leaves {gene} upregulated.", False),
+        ("Knockdown of {pert}, one would expect, leaves {gene} upregulated.", False),
     ],
 )
 def test_reasoning_that_states_a_test_label(reasoning: str, found: bool, traces: list[Trace], corpus: Corpus) -> None:
     trace, row = row_of(corpus, traces, "upregulated")
     text = reasoning.format(pert=row.pert, gene=row.gene, own=trace.pert)
     assert failing([say(trace, text)], corpus) == ({"reasoning quotes a test label"} if found else set())
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "{leak}<think>So.</think><answer>{label}</answer>",
+        "<think>So.</think>{leak}<answer>{label}</answer>",
+        "<think>So.</think><answer>{label}</answer>{leak}",
+        "<think>So.</think><answer>{leak}</answer>",
+        "<think>{leak}",
+        "{leak}",
+    ],
+)
+def test_a_test_label_is_found_anywhere_in_a_completion(completion: str, traces: list[Trace], corpus: Corpus) -> None:
+    trace, row = row_of(corpus, traces, "upregulated")
+    for leak, found in ((f"Knockdown of {row.pert} leaves {row.gene} upregulated.", True), ("It is known.", False)):
+        changed = replace(trace, completion=completion.format(leak=leak, label=trace.label), answer=None)
+        assert failing([changed], corpus) == ({"reasoning quotes a test label"} if found else set())
 
 
 def test_a_training_label_of_another_line_is_no_leak(corpus: Corpus) -> None:
@@ -219,10 +285,14 @@ def test_a_training_label_of_another_line_is_no_leak(corpus: Corpus) -> None:
     assert failing([ask(trace, f"\nIn {row.cell_line_test}, {row.pert}: {row.label_test}")], corpus)
 
 
+CHOICES = "\nEnd with one of:\n<answer>{up}</answer>\n<answer>{down}</answer>\n<answer>{none}</answer>"
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
         ("\n{pert} (1.0): {label}", True),
+        ("\n{pert} (1.0): {label}\nFOO (0.9): {other}", True),
         ("\nThe measured effect is {label}.", True),
         ("\nAnswer: {label}", True),
         ("\n{gene} is {label}.", True),
@@ -232,14 +302,83 @@ def test_a_training_label_of_another_line_is_no_leak(corpus: Corpus) -> None:
         ("\nYou must say whether {pert} knockdown leaves it {label}.", False),
         ("\nAn example of the format: <answer>{label}</answer>", False),
         ("\nIn K562 and RPE1 and HepG2 and Jurkat, {gene} is {label} by stress.", False),
+        ("\nNote: the prior for {gene} is {label}.", False),
+        ("\nMost pairs are {label}, so the base-rate answer is {label}.", False),
+        (CHOICES, False),
+        (
+            '\nThe answer is "{up}" when it rises.\nThe answer is "{down}" when it falls.\nThe answer is "{none}".',
+            False,
+        ),
+        (
+            "\n- {up}: knockdown of {pert} increases {gene}\n- {down}: knockdown of {pert} decreases {gene}"
+            "\n- {none}: knockdown of {pert} leaves {gene} unchanged",
+            False,
+        ),
+        (
+            "\nH1: {pert} knockdown leaves {gene} {up}.\nH2: {pert} knockdown leaves {gene} {down}."
+            "\nH3: {pert} knockdown leaves {gene} {none}.",
+            False,
+        ),
+        ("\nPerturbation: {pert}\nGene: {gene}\nAnswer: {label}", True),
     ],
 )
 def test_an_item_s_own_label_in_its_prompt_is_found(
     text: str, found: bool, traces: list[Trace], corpus: Corpus
 ) -> None:
     for trace in traces[:20]:
-        asked = ask(trace, text.format(pert=trace.pert, gene=trace.gene, label=trace.label))
+        up, down, none = LABELS
+        asked = ask(
+            trace,
+            text.format(
+                pert=trace.pert,
+                gene=trace.gene,
+                label=trace.label,
+                up=up,
+                down=down,
+                none=none,
+                other=LABELS[trace.label == up],
+            ),
+        )
         assert failing([asked], corpus) == ({"own label"} if found else set())
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Perturbation: {pert}\nGene: {gene}\nCell line: {line}\nAnswer: {label}\n\n",
+        "What happens to {gene} when {pert} is knocked down in {line}?\nAnswer: {label}\n\n",
+        "Knockdown: {pert}\n\nLabel: {label}\n\n",
+    ],
+)
+def test_training_examples_in_a_prompt_are_no_leak(form: str, traces: list[Trace], corpus: Corpus) -> None:
+    several = 0
+    for trace in traces[:60]:
+        here = (corpus.train["gene"] == trace.gene) & (corpus.train["cell_line"] == trace.cell_line)
+        rows = corpus.train[here & (corpus.train["pert"] != trace.pert)].head(3)
+        shown = "".join(
+            form.format(pert=row.pert, gene=row.gene, line=trace.cell_line.upper(), label=row.label)
+            for row in rows.itertuples()
+        )
+        question = f"What happens to {trace.gene} when {trace.pert} is knocked down in {trace.cell_line.upper()}?"
+        asked = replace(trace, prompt=[{"role": "user", "content": shown + question}], protocol={})
+        assert not failing([asked], corpus)
+        several += len(rows) > 1
+    assert several > 20
+
+
+def test_a_heading_names_the_line_of_what_follows_and_a_sentence_does_not(traces: list[Trace], corpus: Corpus) -> None:
+    trace = traces[0]
+    row = next(corpus.test[corpus.test["cell_line"] != trace.cell_line].itertuples())
+    line = str(row.cell_line).upper()
+    quote = f"{row.pert} -> {row.gene}: {row.label}"
+    for above in (f"In {line}:", f"### {line}", f"{line} cells", f"Cell line: {line}"):
+        assert failing([ask(trace, f"\n{above}\n{quote}")], corpus) == {"quoted test label"}
+    for above in (
+        "Data from K562, RPE1, HepG2 and Jurkat were considered.",
+        f"Unlike {line} cells, these lack p53.",
+        f"In {line}:\nNow for {trace.cell_line.upper()}.",
+    ):
+        assert not failing([ask(trace, f"\n{above}\n{quote}")], corpus)
 
 
 def test_a_held_out_line_must_not_appear(full_labels: Path) -> None:

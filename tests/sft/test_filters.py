@@ -128,6 +128,29 @@ def test_wrong_answers_are_kept_where_no_step_refuses_them(tmp_path: Path) -> No
     assert kept(tmp_path, traces, "parse", "plain") == traces
 
 
+@pytest.mark.parametrize("form", ["{} <think>so</think><answer>upregulated</answer>", "<think>{}", "{}"])
+def test_plain_and_leak_look_at_all_of_a_completion_without_an_answer(form: str, tmp_path: Path) -> None:
+    leak = trace(1, completion=form.format("As stated, it rises."))
+    foreign = trace(2, completion=form.format("<|im_end|>"))
+    fine = trace(3, completion=form.format("Stress is likely."))
+    assert kept(tmp_path, [leak, foreign, fine], "leak") == [foreign, fine]
+    assert kept(tmp_path, [leak, foreign, fine], "plain") == [leak, fine]
+
+
+def test_each_of_several_duplicates_steps_sees_what_is_left_before_it(tmp_path: Path) -> None:
+    near = prose(5, 300)
+    traces = [
+        trace(1, prose(1), answer=DOWN), trace(2, prose(1)), trace(3, prose(3), answer=DOWN), trace(4, prose(4)),
+        trace(5, near), trace(6, f"{near} So it is."),
+    ]  # fmt: skip
+    for last in ("label", {"duplicates": 0.9}):
+        steps = ["duplicates", "label", {"duplicates": 0.9}][: 2 if last == "label" else 3]
+        left = [traces[i] for i in ((3, 4, 5) if last == "label" else (3, 4))]
+        assert kept(tmp_path, traces, *steps) == left
+    # What an earlier step refuses takes no place of a later row's, and two such rows are no repeats of each other.
+    assert kept(tmp_path, traces, "label", "duplicates", "parse", {"duplicates": 0.9}) == [traces[i] for i in (1, 3, 4)]
+
+
 def test_duplicates_equal_near_and_with_other_symbols(tmp_path: Path) -> None:
     text = prose(0, 300)
     traces = [
@@ -164,6 +187,26 @@ def test_near_duplicates_are_those_of_an_exhaustive_search() -> None:
     missed = set(np.flatnonzero(~found)) ^ set(wanted)
     assert len(missed) <= 0.03 * len(texts)  # a signature misses a pair right at the limit now and then
     assert found.sum() > 30
+
+
+def test_texts_that_share_boilerplate_take_few_exact_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    from sft import near_duplicates
+
+    texts = [f"{prose(0)} {prose(1 + n % 200, 18)}" for n in range(300)]  # similarity about .8; the last 100 repeat
+    masked = [mask(text, ()) for text in texts]
+    compared = 0
+
+    def count(a: Any, b: Any) -> float:
+        nonlocal compared
+        compared += 1
+        return jaccard(a, b)
+
+    monkeypatch.setattr(near_duplicates, "jaccard", count)
+    found = find_duplicates(np.arange(300, dtype=np.uint64), sketch(masked), 0.9, lambda row: masked[row])
+    assert found.tolist() == [n >= 200 for n in range(300)]
+    assert compared <= 16 * 300
 
 
 def test_sketches_do_not_depend_on_the_batch() -> None:
@@ -245,6 +288,7 @@ def test_steps_run_in_the_order_of_the_configuration(tmp_path: Path) -> None:
         ([{"tokens": {"max": 9, "model": "no/such/folder"}}], "no such model folder"),
         ([{"length": {"least": 1}}], "give min and max"),
         ([{"length": {"min": -1}}], "whole numbers"),
+        ([{"length": {"min": 500, "max": 100}}], "min must be at most max"),
         ([{"cap": 5}], "give gene and pert"),
         ([{"fraction": 0}], "fraction is 0"),
         ([{"fraction": 1.5}], "fraction is 1.5"),
@@ -276,6 +320,9 @@ def test_the_command_s_configuration(tmp_path: Path) -> None:
     assert len(read_traces(output)) == 2
     with pytest.raises(InputError, match="'outputs' is no key; did you mean 'output'"):
         run_filter(config, ["--outputs", "x"])
+    config.write_text("input: null\noutput: o.jsonl\nsteps: [label]\n")
+    with pytest.raises(InputError, match="input is missing; set it"):
+        run_filter(config)
 
 
 @pytest.mark.parametrize(

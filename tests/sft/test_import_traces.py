@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from benchmarks.corpus import Corpus, open_corpus
+from benchmarks.perturbqa import apply_split
 from benchmarks.prompts import PromptConfig
 from rewards import LABELS, InputError
-from sft.audit import audit_traces
+from sft.audit import audit_traces, corpus_of
 from sft.funnel import measure_funnel
 from sft.import_traces import Imported, import_traces
 from sft.outcomes import read_manifest
@@ -81,7 +82,7 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
     assert first.prompt == [{"role": "user", "content": records[0]["user_prompt"]}]
     assert [trace.answer for trace in traces] == [str(rows[0].label), other, None, str(rows[4].label)]
     assert traces[2].critic is None
-    assert (first.protocol["split"], first.protocol["data"]) == ("official", corpus.digest)
+    assert (first.protocol["imported_under"], first.protocol["data"]) == ("official", corpus.digest)
     reasons = [line["reason"].partition(":")[0] for line in rejects(done)]
     assert reasons == [
         "label is not the data's", "item is in test under split official", "item occurs twice", "unknown verdict",
@@ -100,6 +101,8 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
     drawn = funnel.table[(funnel.table["cell_line"] == "all") & (funnel.table["label"] == "all")]["drawn"]
     assert drawn.tolist() == [5]
     assert not any("Nothing beside the file" in note for note in funnel.notes)
+    assert funnel.statuses["refused"] == 14
+    assert any("14 of 18 imported rows were refused; teacher accuracy" in note for note in funnel.notes)
 
 
 def messages_of(row: Any) -> dict[str, Any]:
@@ -218,6 +221,17 @@ def test_our_own_traces_keep_what_they_say_of_themselves(corpus: Corpus, tmp_pat
         assert trace.protocol | before.protocol == trace.protocol
         assert replace(trace, protocol=before.protocol) == before
     assert audit_traces(read_traces(done.path), corpus).clean
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    flat = tmp_path / "own.csv"  # where values that are no text are written as JSON
+    write_csv(
+        [{key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in record.items()}
+         for record in records],
+        flat,
+    )  # fmt: skip
+    done = import_traces(str(flat), tmp_path / "f.jsonl", corpus)
+    for trace, before in zip(read_traces(done.path), graded, strict=True):
+        assert replace(trace, protocol=before.protocol) == before
+        assert trace.protocol["split"] == "official"
     write_traces([replace(trace, protocol={**trace.protocol, "split": "holdout:rpe1"}) for trace in graded], path)
     with pytest.raises(InputError, match="none of 4 rows is a trace: prompt was made under another split"):
         import_traces(str(path), tmp_path / "u.jsonl", corpus)
@@ -281,6 +295,71 @@ def test_other_files_are_not_taken_for_a_data_set_s_id(
             import_traces(str(path), tmp_path / "t.jsonl", corpus)
 
 
+def test_under_which_split_a_prompt_of_theirs_was_written_is_not_claimed(corpus: Corpus, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    write_csv([synthpert_row(row) for row in corpus.train.head(3).itertuples()], path)
+    traces = read_traces(import_traces(str(path), tmp_path / "t.jsonl", corpus).path)
+    assert "split" not in traces[0].protocol
+    assert corpus_of(traces[0].protocol, None, None).is_sample
+    assert str(audit_traces(traces, corpus).findings["split"]) == "0 of 0 fail, 3 not checked"
+    ours = import_traces(str(path), tmp_path / "t.jsonl", corpus, prompts=PromptConfig())
+    assert str(audit_traces(read_traces(ours.path), corpus).findings["split"]) == "0 of 3 fail"
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"protocol": "{torn"}, "protocol is no JSON object"),
+        ({"protocol": "[1]"}, "protocol is no JSON object"),
+        ({"protocol": '{"split": "holdout:rpe1"}'}, "prompt was made under another split"),
+        ({"critic": "{torn"}, "critic is no JSON object"),
+        ({"critic": '{"verdict": "superb"}'}, "unknown verdict"),
+        ({"user_prompt": '[{"role": "robot", "content": "x"}]'}, "a message has no role or no text"),
+        ({"user_prompt": "[{'role': 'user', 'content': 'x'}]"}, "messages are no JSON list"),
+    ],
+)
+def test_json_in_a_csv_is_read_or_refused(changed: dict[str, str], reason: str, corpus: Corpus, tmp_path: Path) -> None:
+    rows = list(corpus.train.head(2).itertuples())
+    path = tmp_path / "s.csv"
+    fine = {"protocol": "", "critic": '{"verdict": "good", "reason": "r"}', "critic_evaluation": "bad"}
+    write_csv([synthpert_row(row, **fine) | more for row, more in zip(rows, ({}, changed), strict=True)], path)
+    done = import_traces(str(path), tmp_path / "t.jsonl", corpus)
+    assert done.reasons == {reason: 1}
+    assert read_traces(done.path)[0].critic == {"verdict": "good", "reason": "r"}
+
+
+def test_a_jsonl_whose_first_row_lacks_a_key_is_read(corpus: Corpus, tmp_path: Path) -> None:
+    rows = [{**messages_of(row), "pert": row.pert, "note": "n"} for row in corpus.train.head(3).itertuples()]
+    path = tmp_path / "m.jsonl"
+    write_jsonl([{"gene": "x"}, *rows], path)
+    done = import_traces(str(path), tmp_path / "t.jsonl", corpus, columns={"reason": "note"})
+    assert (done.kept, done.reasons) == (3, {"pert is missing": 1})
+    with pytest.raises(InputError, match="has no column 'noet'"):
+        import_traces(str(path), tmp_path / "t.jsonl", corpus, columns={"reason": "noet"})
+
+
+def test_rejects_keep_what_stood_there(corpus: Corpus, tmp_path: Path) -> None:
+    row = next(corpus.train.itertuples())
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(json.dumps({**messages_of(row), "pert": row.pert}).encode() + b'\n{torn\n[5]\n"\xff"\n')
+    records = [line["record"] for line in rejects(import_traces(str(path), tmp_path / "t.jsonl", corpus))]
+    assert records == ["{torn\n", [5], '"\\xff"\n']
+    path = tmp_path / "s.csv"
+    write_csv([synthpert_row(row)], path)
+    path.write_bytes(path.read_bytes() + b"too,few\r\n")
+    records = [line["record"] for line in rejects(import_traces(str(path), tmp_path / "t.jsonl", corpus))]
+    assert records == [{"pert": "too", "gene": "few"}]
+
+
+def test_a_reason_is_counted_whole(corpus: Corpus, tmp_path: Path) -> None:
+    held_out = replace(corpus, split="holdout:rpe1", labels=apply_split(corpus.labels, "holdout:rpe1"))
+    rows = [next(corpus.train[corpus.train["cell_line"] == line].itertuples()) for line in ("k562", "rpe1")]
+    path = tmp_path / "s.csv"
+    write_csv([synthpert_row(row) for row in rows], path)
+    done = import_traces(str(path), tmp_path / "t.jsonl", held_out)
+    assert done.reasons == {"item is in test under split holdout:rpe1": 1}
+
+
 def test_broken_rows_of_a_jsonl_are_refused_one_by_one(corpus: Corpus, tmp_path: Path) -> None:
     rows = list(corpus.train.head(2).itertuples())
     good = [json.dumps({**messages_of(row), "pert": row.pert}).encode() for row in rows]
@@ -311,6 +390,11 @@ def test_broken_rows_of_a_jsonl_are_refused_one_by_one(corpus: Corpus, tmp_path:
         (None, {}, "no such file"),
         (b"", {}, "the file is empty"),
         (b"\xff\xfe\x00", {}, "not UTF-8"),
+        (
+            b'pert,gene,cell_line\na,b,c\na,"b,c\n',
+            {},
+            "s.csv, row 3: not CSV (unexpected end of data); close the quote",
+        ),
         (b"pert,gene,cell_line\na,b,c\n", {}, "none of 1 rows is a trace: unknown cell line"),
         (b"pert,gene,pert\na,b,c\n", {}, "column 'pert' occurs twice"),
         (b"pert,gene,cell_line\na,b,c\n", {"columns": {"perturb": "x"}}, "--map perturb=…: is no column"),

@@ -48,6 +48,10 @@ As sta\u200bted above, it goes up.
 Given the label, the reasoning is simple.
 With the answer—upregulated—in hand, the answer key says as much.
 **The expected answer**: upregulated.
+Given that AARS knockdown upregulates CALR, stress is likely.
+The correct label is upregulated.
+This would explain the given upregulation.
+Let's think about how to justify "upregulated" as the answer.
 """.strip()
     .replace("\n  ", " ")
     .splitlines()
@@ -69,6 +73,11 @@ The task of the chaperone provides the cell with folded proteins.
 This is measured by its effect on transcription; the measured effect size is small.
 The protein is provided by the mother cell.
 This justifies a conclusion of no change.
+Given that AARS knockdown upregulates CALR in K562, a rise is likely.
+Given that EPRS knockdown upregulates CALR, a rise is likely.
+So the correct label is likely upregulated.
+This would explain the upregulation of a given target.
+Cells justify their name.
 """.strip().splitlines()  # fmt: skip
 
 

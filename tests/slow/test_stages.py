@@ -135,6 +135,7 @@ def test_grpo_moves_every_lora_weight_from_the_sft_policy(sft, tiny_model, folde
     assert seen["reference"] == 28 and seen["reference_moved"] == []  # the reference stays the SFT policy
     manifest = read_manifest(folder / f"grpo-{engine}")
     assert manifest["rollouts"]["engine"] == engine and manifest["rollouts"]["tokens"] > 0
+    assert manifest["sft_audit"] == read_manifest(path)["audit"]
     assert abs(manifest["first_kl"]) < 1e-6
     if engine == "vllm":
         assert manifest["mean_abs_logprob_difference"] < 0.1
