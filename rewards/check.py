@@ -16,7 +16,7 @@ from rewards.exploits import BLIND, EXPLOITS, Row, honest_think, say
 from rewards.functions import Confidence
 from rewards.labels import LABELS, Label
 from rewards.text import Length, Pathways
-from rewards.verifiers import GeneSets
+from rewards.verifiers import GeneSets, HardVerifier, LabelTable, MixedVerifier
 
 HONEST: Final = 0.6  # accuracy of the honest policy
 LENGTHS: Final = (1, 2, 4, 7, 11, 16, 24)  # sentences; the honest policy writes as much as pays best
@@ -70,7 +70,9 @@ class Check:
         effect: component to its share of the variance within groups, from which GRPO learns.
         constant: components that give all completions of an item the same score, at every step checked.
         soft: whether a table alone decides which label is best, so that the gold one need not be: there is a soft
-            verifier, and no component's scores depend on the labels.
+            verifier, or a mixed one without labels, and no component's scores depend on the labels.
+        unlabelled: whether it was made with the rows' labels emptied, so that a mixed verifier asks its table.
+        unlabelled_rows: how many of the rows were scored so as well; None where no verifier is mixed.
     """
 
     step: int | None
@@ -87,6 +89,8 @@ class Check:
     effect: Mapping[str, float]
     constant: tuple[str, ...]
     soft: bool
+    unlabelled: bool = False
+    unlabelled_rows: int | None = None
 
     @property
     def found(self) -> list[Earning]:
@@ -127,7 +131,8 @@ class Check:
             said.append(f"only {1 - self.gold_unscorable:.0%} of the gold answers and {1 - self.honest_unscorable:.0%} "
                         "of the honest ones can be judged, and half of them should be; take a table that knows the "
                         "items, or prompts that the reward can judge")  # fmt: skip
-        return said if self.step is None else [f"at step {self.step}, {one}" for one in said]
+        where = ["on unlabelled pairs"] * self.unlabelled + ([] if self.step is None else [f"at step {self.step}"])
+        return [", ".join([*where, one]) for one in said]
 
 
 def _names(earnings: Sequence[Earning]) -> str:
@@ -143,6 +148,7 @@ def check_rewards(
     The honest policy reasons about the item and is right with probability 0.6 whatever the label; its errors are
     equally often either other label. Exploits that take an answer are given the same mixture, so that only their
     writing differs. Where schedules name steps, all is scored at each of them, except where nothing is paid for.
+    Where a verifier is mixed, all is scored again with the labels emptied, on the rows that its table knows.
 
     Args:
         composition: the rewards.
@@ -151,7 +157,8 @@ def check_rewards(
         weight: of each of `rows` in the means; equal by default.
 
     Returns:
-        The check of the worst step: the most failures, then the exploit that earns most above the honest policy.
+        The check of the worst step, with or without labels: the most failures, then the exploit that earns most above
+        the honest policy.
 
     Raises:
         InputError: fewer than two rows.
@@ -166,14 +173,34 @@ def check_rewards(
     gold_rows = prepare(composition, gold_rows) if len(gold_rows) else rows
     steps = composition.steps or (None,)
     checks = [_check_at(composition, rows, gold_rows, weight_N, step) for step in steps]
+    hidden = None
+    if (tables := _mixed_tables(composition)) is not None:
+        known = [at for at, row in enumerate(rows) if all(row.item_id in table.rows for table in tables)]
+        gold_rows = [row for row in gold_rows if all(row.item_id in table.rows for table in tables)]
+        hidden = len(known) if len(known) >= 2 and gold_rows else 0
+        if hidden:
+            rows = [replace(rows[at], labelled=False) for at in known]
+            gold_rows = [replace(row, labelled=False) for row in gold_rows]
+            weight_N = weight_N[known] / weight_N[known].sum()
+            checks += [_check_at(composition, rows, gold_rows, weight_N, step) for step in steps]
     paying = [check for check in checks if len(check.constant) < len(composition.components)] or checks
     constant = tuple(name for name in checks[0].constant if all(name in check.constant for check in checks))
-    return replace(max(paying, key=_badness), constant=constant)
+    worst = max(paying, key=_badness)
+    return replace(worst, constant=constant, unlabelled_rows=hidden)
 
 
 def _badness(check: Check) -> tuple[int, float, int]:
     most = max((one.mean - check.honest for one in check.earnings if not np.isnan(one.mean)), default=0.0)
     return len(check.failures()), most, check.step or 0
+
+
+def _mixed_tables(composition: Composition) -> list[LabelTable] | None:
+    """The tables that decide where a prompt has no label; None where no verifier is mixed, or a reward needs labels."""
+    rewards = [one for component in composition.components for one in (component.reward, component.gate)]
+    verifiers = [getattr(reward, "verifier", None) for reward in rewards]
+    if any(isinstance(one, HardVerifier) for one in verifiers):
+        return None  # `grpo` refuses unlabelled pairs then
+    return [one.table for one in verifiers if isinstance(one, MixedVerifier)] or None
 
 
 def _check_at(
@@ -204,12 +231,14 @@ def _check_at(
         step=step, rows=len(rows), gold_rows=len(gold_rows), gold=gold, gold_unscorable=gold_unscorable, honest=honest,
         honest_unscorable=honest_unscorable, sentences=sentences, beaten=beaten, first_beaten=first,
         earnings=tuple(earnings), effect=effect, constant=constant, soft=_is_soft(composition, rows, step),
+        unlabelled=not rows[0].labelled,
     )  # fmt: skip
 
 
 def _is_soft(composition: Composition, rows: Sequence[Row], step: int | None) -> bool:
-    """Whether a soft verifier judges answers, and no component changes its scores when the labels change."""
-    if not any(getattr(_verifier(component), "soft", False) for component in composition.components):
+    """Whether a table judges answers, and no component changes its scores when the labels change."""
+    verifiers = [_verifier(component) for component in composition.components]
+    if rows[0].labelled and not any(getattr(one, "soft", False) for one in verifiers):
         return False
     completions = [_honest(row, row.label, 1) for row in rows]
     turned = [replace(row, label=LABELS[LABELS.index(row.label) - 1]) for row in rows]
@@ -259,7 +288,7 @@ def score_answers(
         answers: N labels.
         weight: of each row.
     """
-    rows = prepare(composition, rows)
+    rows = [replace(row, labelled=not check.unlabelled) for row in prepare(composition, rows)]
     completions = [_honest(row, answer, check.sentences) for row, answer in zip(rows, answers, strict=True)]
     return _mean(score_rows(composition, check.step, rows, completions), np.asarray(weight, dtype=np.float64))[0]
 
@@ -283,7 +312,7 @@ def _component_scores(
 ) -> dict[str, Scores]:
     columns = {
         **{name: [getattr(row, name) for row in rows] for name in ("item_id", "cell_line", "pert", "gene")},
-        "label": [str(row.label) for row in rows],
+        "label": [str(row.label) if row.labelled else "" for row in rows],
         "prompts": [[{"role": "user", "content": row.prompt}] for row in rows],  # as a trainer hands them over
         **({"completion_ids": [estimated_ids(text) for text in completions]} if counts_tokens(composition) else {}),
         "step": step or 0,

@@ -164,6 +164,15 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
             f"{len(check.unjudged)} exploits get None where an honest policy gets a score ({names}): GRPO takes them "
             "as average, which is more than a wrong answer earns; give what the model did wrong a score"
         )
+    if check.unlabelled_rows == 0:
+        notes.append("the table of the mixed verifier knows none of the rows: what it pays on unlabelled pairs is not "
+                     "checked")  # fmt: skip
+    elif check.unlabelled_rows is not None:
+        worse = "emptied" if check.unlabelled else "given"
+        notes.append(
+            f"all is checked with labels, and with them emptied on the {check.unlabelled_rows} rows that the mixed "
+            f"verifier's table knows; the figures are those with labels {worse}, the worse of the two"
+        )
     if check.step is not None:
         notes.append(
             f"every step that schedules name is checked; the figures are those of step {check.step}, the worst"

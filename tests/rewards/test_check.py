@@ -188,6 +188,25 @@ def test_under_a_soft_verifier_the_table_decides(context: Context) -> None:
     assert not any("maximum" in failure for failure in check.failures())
 
 
+def test_a_mixed_verifier_is_checked_without_labels_too_and_the_worse_is_told(context: Context, tmp_path: Path) -> None:
+    mixed = {"name": "accuracy", "parameters": {"verifier": {"kind": "mixed", "table": "t.parquet"}}}
+    right = pd.DataFrame([[float(row.label is label) for label in LABELS] for row in rows()])
+    right.columns = pd.Index(["p_up", "p_down", "p_none"])
+    right.insert(0, "item_id", [row.item_id for row in rows()])
+    right.to_parquet(tmp_path / "t.parquet")
+    check = check_rewards(compose([mixed], context), rows())
+    assert (check.failures(), check.unlabelled, check.unlabelled_rows) == ([], False, 60)
+    right.assign(p_up=0.1, p_down=0.1, p_none=0.8).head(40).to_parquet(tmp_path / "t.parquet")  # one answer for all
+    check = check_rewards(compose([mixed], context), rows())
+    assert check.unlabelled and check.unlabelled_rows == check.rows == 40 and check.soft
+    assert "always not differentially expressed" in [one.name for one in check.found]
+    assert all(failure.startswith("on unlabelled pairs, ") for failure in check.failures())
+    assert check_rewards(compose([mixed, "direction"], context), rows()).unlabelled_rows is None  # not trained so
+    right.head(2).assign(item_id=["a", "b"]).to_parquet(tmp_path / "t.parquet")
+    check = check_rewards(compose([mixed], context), rows())
+    assert (check.failures(), check.unlabelled_rows) == ([], 0)
+
+
 def test_a_constant_shift_is_named(context: Context) -> None:
     check = check_rewards(compose(["accuracy", own("constant")], context), rows())
     assert check.constant == ("mine.py:constant",)
