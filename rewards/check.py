@@ -19,10 +19,12 @@ from rewards.text import Length, Pathways
 from rewards.verifiers import GeneSets, HardVerifier, LabelTable, MixedVerifier
 
 HONEST: Final = 0.6  # accuracy of the honest policy
-LENGTHS: Final = (1, 2, 4, 7, 11, 16, 24)  # sentences; the honest policy writes as much as pays best
+# Sentences, to about 1,300 words; the honest policy writes as much as pays best.
+LENGTHS: Final = (1, 2, 4, 7, 11, 16, 24, 35, 50, 75)
 COVERED: Final = 0.5  # share of gold and of honest completions that must be judged
 TOLERANCE: Final = 1e-9
 _CHUNK: Final = 1000
+_TRIED: Final = 30  # rows, or a few more, on which it is found out how an honest policy writes
 _FACTS: Final = 2  # pathways that an honest policy names for a gene
 _PIECE: Final = re.compile(r"\s?\S{1,4}")
 
@@ -64,6 +66,7 @@ class Check:
         honest: mean reward of the honest policy.
         honest_unscorable: share of its completions whose answer the reward could not judge.
         sentences: how much the honest policy writes.
+        confidence: that it states, as text; empty where it states none.
         beaten: rows where another label earns more than the gold one, with the same reasoning.
         first_beaten: the first such row in words; empty where there is none.
         earnings: of every exploit, highest first.
@@ -83,6 +86,7 @@ class Check:
     honest: float
     honest_unscorable: float
     sentences: int
+    confidence: str
     beaten: int
     first_beaten: str
     earnings: tuple[Earning, ...]
@@ -207,14 +211,14 @@ def _check_at(
     composition: Composition, rows: Sequence[Row], gold_rows: Sequence[Row], weight_N: Floats, step: int | None
 ) -> Check:
     score = partial(score_rows, composition, step)
-    means, by_length = [], []
-    for sentences in LENGTHS:
-        by_length.append(_mixture(score, rows, lambda row, answer, n=sentences: _honest(row, answer, n)))
-        means.append(_mean(by_length[-1], weight_N))
-    if all(np.isnan(mean) for mean, _ in means):
+    sentences, confidence = _honest_writing(composition, score, rows, weight_N)
+    rows, gold_rows = (
+        [replace(row, confidence=confidence) for row in part] if confidence else part for part in (rows, gold_rows)
+    )
+    honest_2N = _mixture(score, rows, lambda row, answer: _honest(row, answer, sentences))
+    honest, honest_unscorable = _mean(honest_2N, weight_N)
+    if np.isnan(honest):
         raise CheckError("the reward judges no honest completion: every score is None; look at its columns and tables")
-    best = int(np.nanargmax([mean for mean, _ in means]))
-    (honest, honest_unscorable), sentences = means[best], LENGTHS[best]
 
     gold, gold_unscorable, beaten, first = _gold(score, gold_rows, sentences)
     rows = [replace(row, other=honest_think(rows[at - 1], sentences)) for at, row in enumerate(rows)]
@@ -223,16 +227,30 @@ def _check_at(
         blind = name in BLIND
         scores = _mixture(score, rows, make, answers=1 if blind else len(LABELS))
         mean, unscorable = _mean(scores, weight_N)
-        error = _error(scores[0] - by_length[best][0], weight_N)
+        error = _error(scores[0] - honest_2N[0], weight_N)
         earnings.append(Earning(name, mean, error, not blind, unscorable))
     earnings.sort(key=lambda one: (-one.mean if one.mean == one.mean else np.inf, one.name))
     effect, constant = _effects(composition, rows, sentences, step)
     return Check(
         step=step, rows=len(rows), gold_rows=len(gold_rows), gold=gold, gold_unscorable=gold_unscorable, honest=honest,
-        honest_unscorable=honest_unscorable, sentences=sentences, beaten=beaten, first_beaten=first,
-        earnings=tuple(earnings), effect=effect, constant=constant, soft=_is_soft(composition, rows, step),
-        unlabelled=not rows[0].labelled,
+        honest_unscorable=honest_unscorable, sentences=sentences, confidence=confidence, beaten=beaten,
+        first_beaten=first, earnings=tuple(earnings), effect=effect, constant=constant,
+        soft=_is_soft(composition, rows, step), unlabelled=not rows[0].labelled,
     )  # fmt: skip
+
+
+def _honest_writing(composition: Composition, score: Score, rows: Sequence[Row], weight_N: Floats) -> tuple[int, str]:
+    """How many sentences, and which stated confidence, earn an honest policy most; the first of equals."""
+    few = slice(None, None, max(1, len(rows) // _TRIED))
+    stated: tuple[str, ...] = (str(HONEST),)
+    if not any(isinstance(component.reward, Confidence) for component in composition.components):
+        stated = ("", *stated) if any(not component.ours for component in composition.components) else ("",)
+    means = {}
+    for confidence in stated:
+        for sentences in LENGTHS:
+            scores = _mixture(score, rows[few], lambda row, answer: _honest(row, answer, sentences, confidence))  # noqa: B023
+            means[sentences, confidence], _ = _mean(scores, weight_N[few])
+    return max(means, key=lambda way: means[way] if means[way] == means[way] else -np.inf)
 
 
 def _is_soft(composition: Composition, rows: Sequence[Row], step: int | None) -> bool:
@@ -252,15 +270,14 @@ def _verifier(component: Component) -> Any:
 
 
 def prepare(composition: Composition, rows: Sequence[Row]) -> list[Row]:
-    """Give rows what an honest policy would write under these rewards: a confidence, facts from the gene sets."""
+    """Give rows the facts that an honest policy would take from the gene sets of these rewards."""
     rewards = [component.reward for component in composition.components]
     sets = next((one.gene_sets for one in rewards if isinstance(one, Pathways)), None)
-    asked = any(isinstance(one, Confidence) for one in rewards)
     prepared = []
     for row in rows:
         facts = () if sets is None else _facts(sets, row)
         phrases = () if sets is None else tuple(list(sets.sets)[:30])
-        prepared.append(replace(row, confidence=str(HONEST) if asked else "", facts=facts, pathways=phrases))
+        prepared.append(replace(row, facts=facts, pathways=phrases))
     return prepared
 
 
@@ -288,7 +305,9 @@ def score_answers(
         answers: N labels.
         weight: of each row.
     """
-    rows = [replace(row, labelled=not check.unlabelled) for row in prepare(composition, rows)]
+    rows = [
+        replace(row, confidence=check.confidence, labelled=not check.unlabelled) for row in prepare(composition, rows)
+    ]
     completions = [_honest(row, answer, check.sentences) for row, answer in zip(rows, answers, strict=True)]
     return _mean(score_rows(composition, check.step, rows, completions), np.asarray(weight, dtype=np.float64))[0]
 
