@@ -71,6 +71,7 @@ class Check:
         first_beaten: the first such row in words; empty where there is none.
         earnings: of every exploit, highest first.
         effect: component to its share of the variance within groups, from which GRPO learns.
+        escapes: components that judge some answers to an item and never another label, with that label.
         constant: components that give all completions of an item the same score, at every step checked.
         soft: whether a table alone decides which label is best, so that the gold one need not be: there is a soft
             verifier, or a mixed one without labels, and no component's scores depend on the labels.
@@ -91,6 +92,7 @@ class Check:
     first_beaten: str
     earnings: tuple[Earning, ...]
     effect: Mapping[str, float]
+    escapes: tuple[tuple[str, Label], ...]
     constant: tuple[str, ...]
     soft: bool
     unlabelled: bool = False
@@ -131,6 +133,11 @@ class Check:
         elif unearned:
             said.append(f"it pays a policy that knows nothing as much as an honest one ({self.honest:.3f}): "
                         f"{_names(unearned)}; put a reward for the right answer beside it")  # fmt: skip
+        said += [
+            f"{name} never judges the answer {str(label)!r} where it judges others, a way out of being judged; give it "
+            "a score"
+            for name, label in self.escapes
+        ]
         if max(self.gold_unscorable, self.honest_unscorable) > 1 - COVERED:
             said.append(f"only {1 - self.gold_unscorable:.0%} of the gold answers and {1 - self.honest_unscorable:.0%} "
                         "of the honest ones can be judged, and half of them should be; take a table that knows the "
@@ -230,12 +237,12 @@ def _check_at(
         error = _error(scores[0] - honest_2N[0], weight_N)
         earnings.append(Earning(name, mean, error, not blind, unscorable))
     earnings.sort(key=lambda one: (-one.mean if one.mean == one.mean else np.inf, one.name))
-    effect, constant = _effects(composition, rows, sentences, step)
+    effect, escapes, constant = _effects(composition, rows, sentences, step)
     return Check(
         step=step, rows=len(rows), gold_rows=len(gold_rows), gold=gold, gold_unscorable=gold_unscorable, honest=honest,
         honest_unscorable=honest_unscorable, sentences=sentences, confidence=confidence, beaten=beaten,
-        first_beaten=first, earnings=tuple(earnings), effect=effect, constant=constant,
-        soft=_is_soft(composition, rows, step), unlabelled=not rows[0].labelled,
+        first_beaten=first, earnings=tuple(earnings), effect=effect, escapes=escapes,
+        constant=constant, soft=_is_soft(composition, rows, step), unlabelled=not rows[0].labelled,
     )  # fmt: skip
 
 
@@ -359,16 +366,24 @@ def estimated_ids(text: str) -> list[int]:
 
 
 def _mixture(score: Score, rows: Sequence[Row], make: Any, answers: int = len(LABELS)) -> Floats:
-    """The expected score of each row when `make` is given the right answer with probability `HONEST`."""
+    """The expected score of each row when `make` is given the right answer with probability `HONEST`.
+
+    The total is over the answers that have one; what is not judged is counted.
+    """
     if answers == 1:
         return score(rows, [make(row, row.label) for row in rows])
     wrong = (1 - HONEST) / (len(LABELS) - 1)
-    expected_2N = np.zeros((2, len(rows)))
+    total_N, scored_N, judged_N = np.zeros((3, len(rows)))
     for turn in range(len(LABELS)):
         given = [LABELS[(LABELS.index(row.label) + turn) % len(LABELS)] for row in rows]
         completions = [make(row, answer) for row, answer in zip(rows, given, strict=True)]
-        expected_2N += (HONEST if turn == 0 else wrong) * score(rows, completions)
-    return expected_2N
+        share = HONEST if turn == 0 else wrong
+        scores_N, judges_N = score(rows, completions)
+        total_N += share * np.nan_to_num(scores_N)
+        scored_N += share * ~np.isnan(scores_N)
+        judged_N += share * judges_N
+    scored_N[scored_N == 0] = np.nan
+    return np.stack([total_N / scored_N, judged_N])
 
 
 def _mean(scores_2N: Floats, weight_N: Floats) -> tuple[float, float]:
@@ -415,8 +430,13 @@ def _gold(score: Score, rows: Sequence[Row], sentences: int) -> tuple[float, flo
 
 def _effects(
     composition: Composition, rows: Sequence[Row], sentences: int, step: int | None
-) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Each component's share of the variance within groups, over a group of honest and careless completions a row."""
+) -> tuple[dict[str, float], tuple[tuple[str, Label], ...], tuple[str, ...]]:
+    """What each component pays a group of honest and careless completions a row.
+
+    Returns:
+        Each component's share of the variance within groups, the labels whose answers it lets escape, and which
+        components are constant.
+    """
     spread: dict[str, float] = {}
     group: list[list[str]] = [[_honest(row, label, sentences) for row in rows] for label in LABELS]
     group += [["" for _ in rows], [say("because", row.majority, row.confidence) for row in rows]]
@@ -426,13 +446,20 @@ def _effects(
         scores = _component_scores(composition, step, rows, completions)
         for name, row_scores in scores.items():
             by_name[name].append(np.asarray([np.nan if s is None else s for s in row_scores], dtype=np.float64))
-    constant = []
+    constant, escapes = [], []
+    truth_N = np.array([LABELS.index(row.label) for row in rows])
     for component in composition.components:
         scores_GN = np.stack(by_name[component.name])
+        judged_LN = ~np.isnan(scores_GN[: len(LABELS)])  # one honest text, a label each
+        for label, judged_N in zip(LABELS, judged_LN, strict=True):
+            # Over the rows of one true label: what a reward cannot judge may depend on that, not on the answer.
+            if any(judged_LN[:, truth_N == true].any() and not judged_N[truth_N == true].any() for true in range(3)):
+                escapes.append((component.name, label))
         several = (~np.isnan(scores_GN)).sum(axis=0) > 1  # completions that are not judged are not trained on
         within = float(np.nanvar(scores_GN[:, several], axis=0).mean()) if several.any() else 0.0
         spread[component.name] = component.weight**2 * within
         if within <= TOLERANCE:
             constant.append(component.name)
     total = sum(spread.values())
-    return {name: value / total if total else 0.0 for name, value in spread.items()}, tuple(constant)
+    effect = {name: value / total if total else 0.0 for name, value in spread.items()}
+    return effect, tuple(escapes), tuple(constant)

@@ -99,6 +99,15 @@ def essay(completions, **columns):
     words = [len(completion_text(c).split()) for c in completions]
     return [a + 0.5 * (500 <= n <= 1200) for a, n in zip(accuracy(completions, **columns), words)]
 
+def silent(completions, label, **columns):
+    """Does not judge answers of one label, true or not."""
+    texts = [completion_text(c) for c in completions]
+    return [None if "<answer>not diff" in text else float(f"<answer>{t}<" in text) for text, t in zip(texts, label)]
+
+def praise(completions, label, **columns):
+    """Does not judge what is wrong."""
+    return [one or None for one in accuracy(completions, label, **columns)]
+
 def nobody(completions, **columns):
     return [None] * len(completions)
 
@@ -280,6 +289,18 @@ def test_a_way_out_of_being_judged_is_named(context: Context) -> None:
     check = check_rewards(compose([own("shy")], context), rows())
     assert {"empty", "reasoning without an answer"} <= {one.name for one in check.unjudged}
     assert check_rewards(compose(["direction"], context), rows()).unjudged == []  # the item, not the completion
+
+
+def test_answers_that_are_never_judged_fail_by_their_label(context: Context) -> None:
+    check = check_rewards(compose([own("silent")], context), rows())
+    assert check.escapes == (("mine.py:silent", Label.NONE),)
+    assert any("never judges the answer 'not differentially expressed'" in failure for failure in check.failures())
+    # Right in 60 % of the rows of two labels, where a fifth of the answers has no score; in the third, never right.
+    assert check.honest == pytest.approx((0.6 / 0.8 * 2 + 0) / 3) and check.honest_unscorable == pytest.approx(1 / 3)
+    beside = check_rewards(compose(["accuracy", own("silent")], context), rows())
+    assert beside.escapes == check.escapes and beside.failures()
+    assert len(check_rewards(compose([own("praise")], context), rows()).escapes) == 3
+    assert check_rewards(compose(["accuracy", "direction"], context), rows()).escapes == ()
 
 
 def test_what_judges_nothing_is_an_error_not_a_pass(context: Context) -> None:
