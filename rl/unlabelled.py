@@ -46,7 +46,9 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
             raise InputError(f"{path}: no column {name!r}; unlabelled pairs have {', '.join(COLUMNS)}")
     if frame.empty:
         raise InputError(f"{path}: no pairs in it; leave unlabelled out instead")
-    frame = frame[list(COLUMNS)].fillna("").astype(str).apply(lambda values: values.str.strip()).reset_index(drop=True)
+    frame = frame[list(COLUMNS)].fillna("").astype(str).reset_index(drop=True)
+    for name in COLUMNS:
+        frame[name] = frame[name].str.strip()
     frame.insert(0, "item_id", frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"])
     known = set(corpus.labels["item_id"].astype(str).str.casefold())
     same = frame["item_id"].str.casefold()
