@@ -1,13 +1,35 @@
 """The page of a replay, drawn from its JSON."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.replay import FACTORS
+from rewards import InputError
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
+
+
+def check_out(out: Path) -> bool:
+    """Say whether a folder holds an earlier replay's page, which another would replace.
+
+    Raises:
+        InputError: it is a file, holds anything else, or cannot be written.
+    """
+    there = next((path for path in (out, *out.parents) if path.exists()), out)
+    if not there.is_dir():
+        raise InputError(f"{there}: is a file; choose another folder for --out")
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise InputError(f"{there}: cannot be written ({error.strerror}); choose another folder for --out") from None
+    if (out / "replay.json").is_file():
+        return True
+    if there == out and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise InputError(f"{out}: holds other files than a replay's; choose another folder for --out")
+    return False
 
 
 def write_replay(summary: Mapping[str, Any], out: Path) -> Path:

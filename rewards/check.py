@@ -16,13 +16,15 @@ from rewards.exploits import BLIND, EXPLOITS, Row, honest_think, say
 from rewards.functions import Confidence
 from rewards.labels import LABELS, Label
 from rewards.text import Length, Pathways
-from rewards.verifiers import GeneSets
+from rewards.verifiers import GeneSets, HardVerifier, LabelTable, MixedVerifier
 
 HONEST: Final = 0.6  # accuracy of the honest policy
-LENGTHS: Final = (1, 2, 4, 7, 11, 16, 24)  # sentences; the honest policy writes as much as pays best
+# Sentences, to about 1,300 words; the honest policy writes as much as pays best.
+LENGTHS: Final = (1, 2, 4, 7, 11, 16, 24, 35, 50, 75)
 COVERED: Final = 0.5  # share of gold and of honest completions that must be judged
 TOLERANCE: Final = 1e-9
 _CHUNK: Final = 1000
+_TRIED: Final = 30  # rows, or a few more, on which it is found out how an honest policy writes
 _FACTS: Final = 2  # pathways that an honest policy names for a gene
 _PIECE: Final = re.compile(r"\s?\S{1,4}")
 
@@ -64,13 +66,17 @@ class Check:
         honest: mean reward of the honest policy.
         honest_unscorable: share of its completions whose answer the reward could not judge.
         sentences: how much the honest policy writes.
+        confidence: that it states, as text; empty where it states none.
         beaten: rows where another label earns more than the gold one, with the same reasoning.
         first_beaten: the first such row in words; empty where there is none.
         earnings: of every exploit, highest first.
         effect: component to its share of the variance within groups, from which GRPO learns.
+        escapes: components that judge some answers to an item and never another label, with that label.
         constant: components that give all completions of an item the same score, at every step checked.
         soft: whether a table alone decides which label is best, so that the gold one need not be: there is a soft
-            verifier, and no component's scores depend on the labels.
+            verifier, or a mixed one without labels, and no component's scores depend on the labels.
+        unlabelled: whether it was made with the rows' labels emptied, so that a mixed verifier asks its table.
+        unlabelled_rows: how many of the rows were scored so as well; None where no verifier is mixed.
     """
 
     step: int | None
@@ -81,12 +87,16 @@ class Check:
     honest: float
     honest_unscorable: float
     sentences: int
+    confidence: str
     beaten: int
     first_beaten: str
     earnings: tuple[Earning, ...]
     effect: Mapping[str, float]
+    escapes: tuple[tuple[str, Label], ...]
     constant: tuple[str, ...]
     soft: bool
+    unlabelled: bool = False
+    unlabelled_rows: int | None = None
 
     @property
     def found(self) -> list[Earning]:
@@ -123,11 +133,17 @@ class Check:
         elif unearned:
             said.append(f"it pays a policy that knows nothing as much as an honest one ({self.honest:.3f}): "
                         f"{_names(unearned)}; put a reward for the right answer beside it")  # fmt: skip
+        said += [
+            f"{name} never judges the answer {str(label)!r} where it judges others, a way out of being judged; give it "
+            "a score"
+            for name, label in self.escapes
+        ]
         if max(self.gold_unscorable, self.honest_unscorable) > 1 - COVERED:
             said.append(f"only {1 - self.gold_unscorable:.0%} of the gold answers and {1 - self.honest_unscorable:.0%} "
                         "of the honest ones can be judged, and half of them should be; take a table that knows the "
                         "items, or prompts that the reward can judge")  # fmt: skip
-        return said if self.step is None else [f"at step {self.step}, {one}" for one in said]
+        where = ["on unlabelled pairs"] * self.unlabelled + ([] if self.step is None else [f"at step {self.step}"])
+        return [", ".join([*where, one]) for one in said]
 
 
 def _names(earnings: Sequence[Earning]) -> str:
@@ -143,6 +159,7 @@ def check_rewards(
     The honest policy reasons about the item and is right with probability 0.6 whatever the label; its errors are
     equally often either other label. Exploits that take an answer are given the same mixture, so that only their
     writing differs. Where schedules name steps, all is scored at each of them, except where nothing is paid for.
+    Where a verifier is mixed, all is scored again with the labels emptied, on the rows that its table knows.
 
     Args:
         composition: the rewards.
@@ -151,7 +168,8 @@ def check_rewards(
         weight: of each of `rows` in the means; equal by default.
 
     Returns:
-        The check of the worst step: the most failures, then the exploit that earns most above the honest policy.
+        The check of the worst step, with or without labels: the most failures, then the exploit that earns most above
+        the honest policy.
 
     Raises:
         InputError: fewer than two rows.
@@ -166,9 +184,20 @@ def check_rewards(
     gold_rows = prepare(composition, gold_rows) if len(gold_rows) else rows
     steps = composition.steps or (None,)
     checks = [_check_at(composition, rows, gold_rows, weight_N, step) for step in steps]
+    hidden = None
+    if (tables := _mixed_tables(composition)) is not None:
+        known = [at for at, row in enumerate(rows) if all(row.item_id in table.rows for table in tables)]
+        gold_rows = [row for row in gold_rows if all(row.item_id in table.rows for table in tables)]
+        hidden = len(known) if len(known) >= 2 and gold_rows else 0
+        if hidden:
+            rows = [replace(rows[at], labelled=False) for at in known]
+            gold_rows = [replace(row, labelled=False) for row in gold_rows]
+            weight_N = weight_N[known] / weight_N[known].sum()
+            checks += [_check_at(composition, rows, gold_rows, weight_N, step) for step in steps]
     paying = [check for check in checks if len(check.constant) < len(composition.components)] or checks
     constant = tuple(name for name in checks[0].constant if all(name in check.constant for check in checks))
-    return replace(max(paying, key=_badness), constant=constant)
+    worst = max(paying, key=_badness)
+    return replace(worst, constant=constant, unlabelled_rows=hidden)
 
 
 def _badness(check: Check) -> tuple[int, float, int]:
@@ -176,18 +205,27 @@ def _badness(check: Check) -> tuple[int, float, int]:
     return len(check.failures()), most, check.step or 0
 
 
+def _mixed_tables(composition: Composition) -> list[LabelTable] | None:
+    """The tables that decide where a prompt has no label; None where no verifier is mixed, or a reward needs labels."""
+    rewards = [one for component in composition.components for one in (component.reward, component.gate)]
+    verifiers = [getattr(reward, "verifier", None) for reward in rewards]
+    if any(isinstance(one, HardVerifier) for one in verifiers):
+        return None  # `grpo` refuses unlabelled pairs then
+    return [one.table for one in verifiers if isinstance(one, MixedVerifier)] or None
+
+
 def _check_at(
     composition: Composition, rows: Sequence[Row], gold_rows: Sequence[Row], weight_N: Floats, step: int | None
 ) -> Check:
     score = partial(score_rows, composition, step)
-    means, by_length = [], []
-    for sentences in LENGTHS:
-        by_length.append(_mixture(score, rows, lambda row, answer, n=sentences: _honest(row, answer, n)))
-        means.append(_mean(by_length[-1], weight_N))
-    if all(np.isnan(mean) for mean, _ in means):
+    sentences, confidence = _honest_writing(composition, score, rows, weight_N)
+    rows, gold_rows = (
+        [replace(row, confidence=confidence) for row in part] if confidence else part for part in (rows, gold_rows)
+    )
+    honest_2N = _mixture(score, rows, lambda row, answer: _honest(row, answer, sentences))
+    honest, honest_unscorable = _mean(honest_2N, weight_N)
+    if np.isnan(honest):
         raise CheckError("the reward judges no honest completion: every score is None; look at its columns and tables")
-    best = int(np.nanargmax([mean for mean, _ in means]))
-    (honest, honest_unscorable), sentences = means[best], LENGTHS[best]
 
     gold, gold_unscorable, beaten, first = _gold(score, gold_rows, sentences)
     rows = [replace(row, other=honest_think(rows[at - 1], sentences)) for at, row in enumerate(rows)]
@@ -196,20 +234,36 @@ def _check_at(
         blind = name in BLIND
         scores = _mixture(score, rows, make, answers=1 if blind else len(LABELS))
         mean, unscorable = _mean(scores, weight_N)
-        error = _error(scores[0] - by_length[best][0], weight_N)
+        error = _error(scores[0] - honest_2N[0], weight_N)
         earnings.append(Earning(name, mean, error, not blind, unscorable))
     earnings.sort(key=lambda one: (-one.mean if one.mean == one.mean else np.inf, one.name))
-    effect, constant = _effects(composition, rows, sentences, step)
+    effect, escapes, constant = _effects(composition, rows, sentences, step)
     return Check(
         step=step, rows=len(rows), gold_rows=len(gold_rows), gold=gold, gold_unscorable=gold_unscorable, honest=honest,
-        honest_unscorable=honest_unscorable, sentences=sentences, beaten=beaten, first_beaten=first,
-        earnings=tuple(earnings), effect=effect, constant=constant, soft=_is_soft(composition, rows, step),
+        honest_unscorable=honest_unscorable, sentences=sentences, confidence=confidence, beaten=beaten,
+        first_beaten=first, earnings=tuple(earnings), effect=effect, escapes=escapes,
+        constant=constant, soft=_is_soft(composition, rows, step), unlabelled=not rows[0].labelled,
     )  # fmt: skip
 
 
+def _honest_writing(composition: Composition, score: Score, rows: Sequence[Row], weight_N: Floats) -> tuple[int, str]:
+    """How many sentences, and which stated confidence, earn an honest policy most; the first of equals."""
+    few = slice(None, None, max(1, len(rows) // _TRIED))
+    stated: tuple[str, ...] = (str(HONEST),)
+    if not any(isinstance(component.reward, Confidence) for component in composition.components):
+        stated = ("", *stated) if any(not component.ours for component in composition.components) else ("",)
+    means = {}
+    for confidence in stated:
+        for sentences in LENGTHS:
+            scores = _mixture(score, rows[few], lambda row, answer: _honest(row, answer, sentences, confidence))  # noqa: B023
+            means[sentences, confidence], _ = _mean(scores, weight_N[few])
+    return max(means, key=lambda way: means[way] if means[way] == means[way] else -np.inf)
+
+
 def _is_soft(composition: Composition, rows: Sequence[Row], step: int | None) -> bool:
-    """Whether a soft verifier judges answers, and no component changes its scores when the labels change."""
-    if not any(getattr(_verifier(component), "soft", False) for component in composition.components):
+    """Whether a table judges answers, and no component changes its scores when the labels change."""
+    verifiers = [_verifier(component) for component in composition.components]
+    if rows[0].labelled and not any(getattr(one, "soft", False) for one in verifiers):
         return False
     completions = [_honest(row, row.label, 1) for row in rows]
     turned = [replace(row, label=LABELS[LABELS.index(row.label) - 1]) for row in rows]
@@ -223,15 +277,14 @@ def _verifier(component: Component) -> Any:
 
 
 def prepare(composition: Composition, rows: Sequence[Row]) -> list[Row]:
-    """Give rows what an honest policy would write under these rewards: a confidence, facts from the gene sets."""
+    """Give rows the facts that an honest policy would take from the gene sets of these rewards."""
     rewards = [component.reward for component in composition.components]
     sets = next((one.gene_sets for one in rewards if isinstance(one, Pathways)), None)
-    asked = any(isinstance(one, Confidence) for one in rewards)
     prepared = []
     for row in rows:
         facts = () if sets is None else _facts(sets, row)
         phrases = () if sets is None else tuple(list(sets.sets)[:30])
-        prepared.append(replace(row, confidence=str(HONEST) if asked else "", facts=facts, pathways=phrases))
+        prepared.append(replace(row, facts=facts, pathways=phrases))
     return prepared
 
 
@@ -259,7 +312,9 @@ def score_answers(
         answers: N labels.
         weight: of each row.
     """
-    rows = prepare(composition, rows)
+    rows = [
+        replace(row, confidence=check.confidence, labelled=not check.unlabelled) for row in prepare(composition, rows)
+    ]
     completions = [_honest(row, answer, check.sentences) for row, answer in zip(rows, answers, strict=True)]
     return _mean(score_rows(composition, check.step, rows, completions), np.asarray(weight, dtype=np.float64))[0]
 
@@ -283,7 +338,7 @@ def _component_scores(
 ) -> dict[str, Scores]:
     columns = {
         **{name: [getattr(row, name) for row in rows] for name in ("item_id", "cell_line", "pert", "gene")},
-        "label": [str(row.label) for row in rows],
+        "label": [str(row.label) if row.labelled else "" for row in rows],
         "prompts": [[{"role": "user", "content": row.prompt}] for row in rows],  # as a trainer hands them over
         **({"completion_ids": [estimated_ids(text) for text in completions]} if counts_tokens(composition) else {}),
         "step": step or 0,
@@ -311,16 +366,24 @@ def estimated_ids(text: str) -> list[int]:
 
 
 def _mixture(score: Score, rows: Sequence[Row], make: Any, answers: int = len(LABELS)) -> Floats:
-    """The expected score of each row when `make` is given the right answer with probability `HONEST`."""
+    """The expected score of each row when `make` is given the right answer with probability `HONEST`.
+
+    The total is over the answers that have one; what is not judged is counted.
+    """
     if answers == 1:
         return score(rows, [make(row, row.label) for row in rows])
     wrong = (1 - HONEST) / (len(LABELS) - 1)
-    expected_2N = np.zeros((2, len(rows)))
+    total_N, scored_N, judged_N = np.zeros((3, len(rows)))
     for turn in range(len(LABELS)):
         given = [LABELS[(LABELS.index(row.label) + turn) % len(LABELS)] for row in rows]
         completions = [make(row, answer) for row, answer in zip(rows, given, strict=True)]
-        expected_2N += (HONEST if turn == 0 else wrong) * score(rows, completions)
-    return expected_2N
+        share = HONEST if turn == 0 else wrong
+        scores_N, judges_N = score(rows, completions)
+        total_N += share * np.nan_to_num(scores_N)
+        scored_N += share * ~np.isnan(scores_N)
+        judged_N += share * judges_N
+    scored_N[scored_N == 0] = np.nan
+    return np.stack([total_N / scored_N, judged_N])
 
 
 def _mean(scores_2N: Floats, weight_N: Floats) -> tuple[float, float]:
@@ -367,8 +430,13 @@ def _gold(score: Score, rows: Sequence[Row], sentences: int) -> tuple[float, flo
 
 def _effects(
     composition: Composition, rows: Sequence[Row], sentences: int, step: int | None
-) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Each component's share of the variance within groups, over a group of honest and careless completions a row."""
+) -> tuple[dict[str, float], tuple[tuple[str, Label], ...], tuple[str, ...]]:
+    """What each component pays a group of honest and careless completions a row.
+
+    Returns:
+        Each component's share of the variance within groups, the labels whose answers it lets escape, and which
+        components are constant.
+    """
     spread: dict[str, float] = {}
     group: list[list[str]] = [[_honest(row, label, sentences) for row in rows] for label in LABELS]
     group += [["" for _ in rows], [say("because", row.majority, row.confidence) for row in rows]]
@@ -378,13 +446,20 @@ def _effects(
         scores = _component_scores(composition, step, rows, completions)
         for name, row_scores in scores.items():
             by_name[name].append(np.asarray([np.nan if s is None else s for s in row_scores], dtype=np.float64))
-    constant = []
+    constant, escapes = [], []
+    truth_N = np.array([LABELS.index(row.label) for row in rows])
     for component in composition.components:
         scores_GN = np.stack(by_name[component.name])
+        judged_LN = ~np.isnan(scores_GN[: len(LABELS)])  # one honest text, a label each
+        for label, judged_N in zip(LABELS, judged_LN, strict=True):
+            # Over the rows of one true label: what a reward cannot judge may depend on that, not on the answer.
+            if any(judged_LN[:, truth_N == true].any() and not judged_N[truth_N == true].any() for true in range(3)):
+                escapes.append((component.name, label))
         several = (~np.isnan(scores_GN)).sum(axis=0) > 1  # completions that are not judged are not trained on
         within = float(np.nanvar(scores_GN[:, several], axis=0).mean()) if several.any() else 0.0
         spread[component.name] = component.weight**2 * within
         if within <= TOLERANCE:
             constant.append(component.name)
     total = sum(spread.values())
-    return {name: value / total if total else 0.0 for name, value in spread.items()}, tuple(constant)
+    effect = {name: value / total if total else 0.0 for name, value in spread.items()}
+    return effect, tuple(escapes), tuple(constant)

@@ -13,6 +13,8 @@ from rewards import LABELS, CheckError
 FILE: Final = "alarms.jsonl"
 MODES: Final = ("off", "warn", "stop")
 WINDOW: Final = 10  # logged steps that are averaged
+EVALUATIONS: Final = 5  # that are averaged at each end
+ERRORS: Final = 3  # standard errors; the alarm is looked for at every evaluation of a run
 DRIFT: Final = 1.5  # longer or shorter by this factor
 TAKEN_OVER: Final = 0.9  # share of one class among the answers
 UNSCORABLE: Final = 0.01
@@ -45,9 +47,11 @@ def find_alarms(history: Sequence[Mapping[str, Any]], label_shares: Mapping[str,
         label_shares: how often each label occurs among the prompts.
 
     Returns:
-        - `reward_without_accuracy`: held-out accuracy is below its best by more than two standard errors, while the
-          mean reward of the steps since then is above that of the steps before (at most ten logged steps each; where
-          the best came before the first step, the two halves of the steps since then).
+        - `reward_without_accuracy`: the mean held-out accuracy p of the last k evaluations is below that of the first k
+          (five, or half of them where there are fewer than ten) by more than 3 sqrt(2 p (1 - p) / (m k)), m being the
+          held-out items, while the mean reward of the last ten logged steps is above that of the first ten (halves
+          where there are fewer than twenty). The items are the same throughout, so that the noise is that of sampling
+          completions; where an evaluation samples several an item, the alarm is a cautious one.
         - `length_drift`: the mean length of the last ten logged steps is 1.5 times that of the first ten, or less than
           two thirds of it (from 20 on).
         - `class_takeover`: over the last ten logged steps (from 10 on) one class has more than 90 % of the answers, and
@@ -74,23 +78,23 @@ def _mean(entries: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 def _without_accuracy(history: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     kind = "reward_without_accuracy"
-    at = [i for i, entry in enumerate(history) if _is_known(entry, HELD_OUT)]
-    if len(at) < 2:
+    evaluations = [entry for entry in history if _is_known(entry, HELD_OUT)]
+    steps = [entry for entry in history if "reward" in entry]
+    k, half = min(EVALUATIONS, len(evaluations) // 2), min(WINDOW, len(steps) // 2)
+    if k == 0 or half == 0:
         return kind, ""
-    best = max(at[:-1], key=lambda i: float(history[i][HELD_OUT]))
-    top, last = float(history[best][HELD_OUT]), float(history[at[-1]][HELD_OUT])
-    error = math.sqrt(max(top * (1 - top), 1e-9) / float(history[best].get(HELD_OUT_ITEMS) or 1))
-    earlier = [entry for entry in history[:best] if "reward" in entry]
-    since = [entry for entry in history[best:] if "reward" in entry]
-    if not earlier:  # evaluated before the first step: the first half since then stands for the start
-        earlier, since = since[: len(since) // 2], since[len(since) // 2 :]
-        earlier = earlier[:WINDOW]
-    before, after = _mean(earlier[-WINDOW:], "reward"), _mean(since[-WINDOW:], "reward")
-    if before is None or after is None or after <= before or last >= top - 2 * error:
+    # The best evaluation so far would not do as the start: the largest of many is too high by chance.
+    first, last = (sum(float(entry[HELD_OUT]) for entry in part) / k for part in (evaluations[:k], evaluations[-k:]))
+    used = [*evaluations[:k], *evaluations[-k:]]
+    items = sum(float(entry.get(HELD_OUT_ITEMS) or 1) for entry in used) / len(used)
+    p = (first + last) / 2
+    error = math.sqrt(2 * p * (1 - p) / (items * k))
+    before, after = _mean(steps[:half], "reward"), _mean(steps[-half:], "reward")
+    if before is None or after is None or after <= before or first - last <= ERRORS * error:
         return kind, ""
     return kind, (
-        f"mean reward rose from {before:.3f} to {after:.3f} while held-out accuracy fell from {top:.3f} to {last:.3f}; "
-        "look at the rollouts with `synthpert rewards replay`"
+        f"mean reward rose from {before:.3f} to {after:.3f} while held-out accuracy fell from {first:.3f} to "
+        f"{last:.3f}; look at the rollouts with `synthpert rewards replay`"
     )
 
 

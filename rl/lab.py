@@ -1,6 +1,7 @@
 """The reward lab: a configuration's rewards checked for exploits and replayed on stored rollouts, without a model."""
 
 import difflib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,7 +15,7 @@ from benchmarks.informed import Informed, informed_policies
 from benchmarks.perturbqa import data_dir
 from benchmarks.prompts import PromptConfig
 from benchmarks.replay import SHIFT, as_trained, replay, summarize_replay
-from benchmarks.replay_page import write_replay
+from benchmarks.replay_page import check_out, write_replay
 from benchmarks.reward_data import check_rows, reward_context
 from benchmarks.rollout_files import read_rollouts
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
@@ -27,6 +28,7 @@ from rl.unlabelled import check_verifiers
 from sft.config import check_keys, read_yaml
 
 CHECKED_ROWS: Final = 300
+_logger = logging.getLogger("synthpert.lab")
 SEED: Final = 0
 SAMPLE_ONLY: Final = (
     "the rows are those of the sample that ships, not the ones that a run draws from: the verdict holds for the sample "
@@ -96,6 +98,10 @@ def read_reward_config(source: str) -> RewardConfig:
     if path.suffix == ".py":
         raise InputError(f"{source}: a Python file; say which function of it is the reward: {source}:function")
     values = read_yaml(path)
+    if "conditions" in values:
+        raise InputError(
+            f"{source}: a study's file; give a file with the `rewards` of one of its conditions, or one reward's name"
+        )
     own = [one.name for one in fields(RewardConfig) if one.name not in ("name", "folder")]
     if "sft_run" not in values:  # a file of its own: every key must be one of ours
         check_keys([str(key) for key in values], own, source)
@@ -164,6 +170,15 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
             f"{len(check.unjudged)} exploits get None where an honest policy gets a score ({names}): GRPO takes them "
             "as average, which is more than a wrong answer earns; give what the model did wrong a score"
         )
+    if check.unlabelled_rows == 0:
+        notes.append("the table of the mixed verifier knows none of the rows: what it pays on unlabelled pairs is not "
+                     "checked")  # fmt: skip
+    elif check.unlabelled_rows is not None:
+        worse = "emptied" if check.unlabelled else "given"
+        notes.append(
+            f"all is checked with labels, and with them emptied on the {check.unlabelled_rows} rows that the mixed "
+            f"verifier's table knows; the figures are those with labels {worse}, the worse of the two"
+        )
     if check.step is not None:
         notes.append(
             f"every step that schedules name is checked; the figures are those of step {check.step}, the worst"
@@ -218,17 +233,19 @@ def replay_configs(
     Args:
         configs: one or two. A single one stands beside the rewards that the rollouts were stored with, if any.
         rollouts: a GRPO run's folder, or its Parquet files.
-        out: folder for `replay.html` and `replay.json`.
+        out: folder for `replay.html` and `replay.json`; those of an earlier replay are replaced, with a line to say so.
         data: folder of the labels or `sample`; by default the run's own, then the configuration's, then
             `default_data`.
         command: shown on the page.
 
     Raises:
-        InputError: bad configuration, rollouts or data.
+        InputError: bad configuration, rollouts or data, or a folder that is no replay's or cannot be written.
         CheckError: a reward raised an error.
     """
     if not 1 <= len(configs) <= 2:
         raise InputError(f"{len(configs)} configurations: give one, or two to see them side by side")
+    if check_out(out):
+        _logger.warning("%s: holds the page of an earlier replay, which this one replaces", out)
     frame = read_rollouts(rollouts)
     of_run = read_yaml(rollouts / CONFIG) if (rollouts / CONFIG).is_file() else {}
     named = data or of_run.get("data") or (None if of_run else configs[0].data)

@@ -48,12 +48,12 @@ from sft.train import (
     last_checkpoint,
     load_base,
     load_tokenizer,
+    log_callback,
     model_revision,
     save_adapter,
     setting_errors,
     trainer_arguments,
     write_items,
-    write_log,
 )
 
 ITEM_COLUMNS = ["item_id", "cell_line", "pert", "gene", "label"]
@@ -196,7 +196,9 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     rank = int(os.environ.get("RANK", "0"))
     if rank == 0:
         drop_rollouts_after(run.path, from_step)
-    callbacks = [first_kl_check()] if args.beta > 0 else []
+    callbacks = [log_callback(run.path)]  # before those that may stop the run
+    if args.beta > 0:
+        callbacks.append(first_kl_check())
     if ours.alarms != "off":
         shares = {label: count / sum(counts.values()) for label, count in counts.items()}
         callbacks.append(alarm_callback(run.path, ours.alarms, shares))
@@ -219,7 +221,6 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         trained_on = None if before is None else [*before, *items["item_id"].astype(str)]
         save_adapter(trainer, run.path / ADAPTER, base.path, trained_on)
         write_items(run.path, [str(item_id) for item_id in items["item_id"]])
-        write_log(trainer, run.path)
     trainer.accelerator.wait_for_everyone()
     if not is_main_process():
         return run.path

@@ -19,15 +19,17 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
     """Read pairs to prompt with.
 
     Args:
-        path: a CSV or Parquet file with `cell_line`, `pert`, `gene`; other columns are left.
-        corpus: none of whose items may be among them: a labelled pair has its label, and a test pair is no prompt.
+        path: a CSV or Parquet file with `cell_line`, `pert`, `gene`, white space around which is dropped; other
+            columns are left.
+        corpus: none of whose items may be among them, in whatever case: a labelled pair has its label, and a test pair
+            is no prompt.
 
     Returns:
         `item_id, cell_line, pert, gene, label`, the label empty.
 
     Raises:
-        InputError: the file or a column is missing, a value is empty, a line is unknown, or a pair is there twice or
-            among PerturbQA's items; names file and row.
+        InputError: the file or a column is missing, a value is empty or has a `|` in it, a line is unknown, or a pair
+            is there twice or among PerturbQA's items; names file and row.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; unlabelled names a CSV or Parquet file of {', '.join(COLUMNS)}")
@@ -45,13 +47,22 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
     if frame.empty:
         raise InputError(f"{path}: no pairs in it; leave unlabelled out instead")
     frame = frame[list(COLUMNS)].fillna("").astype(str).reset_index(drop=True)
+    for name in COLUMNS:
+        frame[name] = frame[name].str.strip()
     frame.insert(0, "item_id", frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"])
-    known = set(corpus.labels["item_id"])
+    known = set(corpus.labels["item_id"].astype(str).str.casefold())
+    same = frame["item_id"].str.casefold()
+    parts = frame[list(COLUMNS)]
     for wrong, problem, remedy in (
-        ((frame[list(COLUMNS)] == "").any(axis=1), "has an empty value", "fill it in"),
+        ((parts == "").any(axis=1), "has an empty value", "fill it in"),
+        (
+            parts.apply(lambda values: values.str.contains("|", regex=False)).any(axis=1),
+            "has a | in a name",
+            "take it out",
+        ),
         (~frame["cell_line"].isin(CELL_LINES), "has an unknown cell line", f"use {', '.join(CELL_LINES)}"),
-        (frame["item_id"].duplicated(), "is there twice", "give each pair once"),
-        (frame["item_id"].isin(known), "is an item of PerturbQA", "leave labelled pairs out, test pairs above all"),
+        (same.duplicated(), "is there twice", "give each pair once"),
+        (same.isin(known), "is an item of PerturbQA", "leave labelled pairs out, test pairs above all"),
     ):
         if wrong.any():
             row = int(wrong.to_numpy().argmax())

@@ -31,6 +31,7 @@ from sft.gate import run_gate
 from sft.traces import Trace, read_traces
 
 ADAPTER: Final = "adapter"
+LOG: Final = "log.jsonl"
 IGNORE: Final = -100  # the label of a token that is not learnt
 
 
@@ -116,7 +117,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
             train_dataset=_dataset(examples),
             processing_class=tokenizer,
             peft_config=get_peft_config(model_args),
-            callbacks=[],
+            callbacks=[log_callback(run.path)],
         )
     check_labels(trainer, tokenizer, examples)
     check_steps(trainer)
@@ -124,7 +125,6 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         trainer.train(resume_from_checkpoint=last_checkpoint(run.path))
         save_adapter(trainer, run.path / ADAPTER, base.path, [trace.item_id for trace in traces])
         write_items(run.path, [trace.item_id for trace in traces])
-        write_log(trainer, run.path)
     trainer.accelerator.wait_for_everyone()
     if not is_main_process():  # no more to do together: a long gate must not let the others run into a timeout
         return run.path
@@ -425,13 +425,28 @@ def save_adapter(trainer: Any, path: Path, base: Path, item_ids: Sequence[str] |
         check_adapter(path, base)
 
 
-def write_log(trainer: Any, run: Path) -> None:
-    """Write the trainer's log, one JSON object a logged step."""
-    if not is_main_process():
-        return
-    with (run / "log.jsonl").open("w", encoding="utf-8") as file:
-        for entry in trainer.state.log_history:
-            file.write(json.dumps(entry) + "\n")
+def log_callback(run: Path) -> Any:
+    """Return a trainer callback that writes `log.jsonl` as the run goes, one JSON object a logged step.
+
+    A run that ends early has the log of its steps; one that goes on begins with the entries up to its checkpoint.
+    """
+    from transformers import TrainerCallback
+
+    path = run / LOG
+
+    class Log(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._write("w", state, state.log_history)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            self._write("a", state, state.log_history[-1:])
+
+        def _write(self, mode: str, state: Any, entries: Sequence[Any]) -> None:
+            if state.is_world_process_zero:
+                with path.open(mode, encoding="utf-8") as file:
+                    file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+    return Log()
 
 
 def write_items(run: Path, item_ids: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The check finds what can be gamed, and passes what cannot."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ PROMPT = (
     "Think first, then answer: <think>reasoning</think><answer>one label</answer>"
 )
 OWN = '''
+import re
 import time
-from rewards import completion_text
+from rewards import accuracy, completion_text
 
 def contains(completions, label, **columns):
     """A substring match, as naive graders do it."""
@@ -54,6 +56,57 @@ def shy(completions, label, **columns):
     """Does not judge what has no answer, where it should pay the least."""
     texts = [completion_text(c) for c in completions]
     return [float(f"<answer>{t}" in text) if "<answer>" in text else None for text, t in zip(texts, label)]
+
+def count(pattern, completions, by, **columns):
+    right = accuracy(completions, **columns)
+    return [a + by * len(re.findall(pattern, completion_text(c))) for a, c in zip(right, completions)]
+
+def steps(completions, **columns):
+    return count(r"Step \\d", completions, 0.2, **columns)
+
+def citations(completions, **columns):
+    return count("et al|PMID", completions, 0.2, **columns)
+
+def reflection(completions, **columns):
+    return count("wait|double-check|actually", completions, 0.1, **columns)
+
+def sections(completions, **columns):
+    return count("</reasoning>|</evidence>", completions, 0.2, **columns)
+
+def keywords(completions, **columns):
+    return count("signal|transcription|kinase|complex", completions, 0.05, **columns)
+
+def certainty(completions, **columns):
+    return count("(?s)(?:certain|clearly).*", completions, 0.5, **columns)
+
+def connectives(completions, **columns):
+    return count("therefore|because", completions, 0.1, **columns)
+
+def saturates(completions, **columns):
+    right = accuracy(completions, **columns)
+    return [a + 0.5 * min(1.0, len(completion_text(c)) / 20_000) for a, c in zip(right, completions)]
+
+def brier(completions, **columns):
+    """A proper score of the confidence that is stated, as in a file of one's own."""
+    scores = []
+    for a, c in zip(accuracy(completions, **columns), completions):
+        stated = re.search(r"<confidence>([\\d.]+)</confidence>", completion_text(c))
+        scores.append(a - (a - float(stated[1])) ** 2 if stated and float(stated[1]) <= 1 else -1.0)
+    return scores
+
+def essay(completions, **columns):
+    """Right, and of 500 to 1,200 words."""
+    words = [len(completion_text(c).split()) for c in completions]
+    return [a + 0.5 * (500 <= n <= 1200) for a, n in zip(accuracy(completions, **columns), words)]
+
+def silent(completions, label, **columns):
+    """Does not judge answers of one label, true or not."""
+    texts = [completion_text(c) for c in completions]
+    return [None if "<answer>not diff" in text else float(f"<answer>{t}<" in text) for text, t in zip(texts, label)]
+
+def praise(completions, label, **columns):
+    """Does not judge what is wrong."""
+    return [one or None for one in accuracy(completions, label, **columns)]
 
 def nobody(completions, **columns):
     return [None] * len(completions)
@@ -98,6 +151,9 @@ def test_there_are_fifty_exploits_and_more() -> None:
 
 def test_honest_reasoning_is_that_of_its_item_and_parses() -> None:
     one, other = rows()[:2]
+    sentences = re.split(r"(?<=[.?]) ", honest_think(one, 300))
+    assert len(set(sentences)) == len(sentences) >= 300
+    assert 1200 < len(honest_think(one, 75).split()) < 1400 < 5000 < len(honest_think(one, 300).split())
     assert one.pert in honest_think(one, 3) and one.pert not in honest_think(other, 3)
     made = compose(["format", "gene_mention", "evidence_faithfulness", "repetition"], Context())
     columns = {"pert": [one.pert], "gene": [one.gene], "prompts": [one.prompt], "item_id": ["i"]}
@@ -144,7 +200,15 @@ def test_the_honest_policy_is_right_as_often_as_said_and_a_constant_answer_is_ri
         ([own("contains")], "all labels in one answer"),
         (["accuracy", own("tags")], "tags repeated"),
         (["accuracy", own("mentions")], "gene names fifty times"),
-        (["accuracy", own("wordy")], "long gibberish"),
+        (["accuracy", own("wordy")], "honest reasoning, 5,000 words"),
+        ([own("saturates")], "honest reasoning, 5,000 words"),
+        ([own("steps")], "a salad of markers"),
+        ([own("citations")], "a salad of markers"),
+        ([own("reflection")], "a salad of markers"),
+        ([own("sections")], "a salad of markers"),
+        ([own("certainty")], "a salad of markers"),
+        ([own("keywords")], "honest reasoning twenty times"),
+        ([own("connectives")], "honest sentences shuffled and repeated"),
     ],
 )
 def test_a_gameable_reward_is_found_with_the_exploit_that_games_it(
@@ -153,6 +217,14 @@ def test_a_gameable_reward_is_found_with_the_exploit_that_games_it(
     check = check_rewards(compose(entries, context), rows())
     assert exploit in [one.name for one in check.found]
     assert any("earn more than an honest policy" in failure for failure in check.failures())
+
+
+@pytest.mark.parametrize("name", ["brier", "essay"])
+def test_an_honest_policy_states_a_confidence_and_writes_at_length_where_that_pays(context: Context, name: str) -> None:
+    check = check_rewards(compose([own(name)], context), rows())
+    assert check.failures() == [] and check.gold >= check.honest
+    assert check.confidence == (str(HONEST) if name == "brier" else "")
+    assert (check.sentences >= 35) == (name == "essay")
 
 
 def test_accuracy_alone_is_gameable_where_one_class_has_most_rows(context: Context) -> None:
@@ -188,6 +260,25 @@ def test_under_a_soft_verifier_the_table_decides(context: Context) -> None:
     assert not any("maximum" in failure for failure in check.failures())
 
 
+def test_a_mixed_verifier_is_checked_without_labels_too_and_the_worse_is_told(context: Context, tmp_path: Path) -> None:
+    mixed = {"name": "accuracy", "parameters": {"verifier": {"kind": "mixed", "table": "t.parquet"}}}
+    right = pd.DataFrame([[float(row.label is label) for label in LABELS] for row in rows()])
+    right.columns = pd.Index(["p_up", "p_down", "p_none"])
+    right.insert(0, "item_id", [row.item_id for row in rows()])
+    right.to_parquet(tmp_path / "t.parquet")
+    check = check_rewards(compose([mixed], context), rows())
+    assert (check.failures(), check.unlabelled, check.unlabelled_rows) == ([], False, 60)
+    right.assign(p_up=0.1, p_down=0.1, p_none=0.8).head(40).to_parquet(tmp_path / "t.parquet")  # one answer for all
+    check = check_rewards(compose([mixed], context), rows())
+    assert check.unlabelled and check.unlabelled_rows == check.rows == 40 and check.soft
+    assert "always not differentially expressed" in [one.name for one in check.found]
+    assert all(failure.startswith("on unlabelled pairs, ") for failure in check.failures())
+    assert check_rewards(compose([mixed, "direction"], context), rows()).unlabelled_rows is None  # not trained so
+    right.head(2).assign(item_id=["a", "b"]).to_parquet(tmp_path / "t.parquet")
+    check = check_rewards(compose([mixed], context), rows())
+    assert (check.failures(), check.unlabelled_rows) == ([], 0)
+
+
 def test_a_constant_shift_is_named(context: Context) -> None:
     check = check_rewards(compose(["accuracy", own("constant")], context), rows())
     assert check.constant == ("mine.py:constant",)
@@ -198,6 +289,18 @@ def test_a_way_out_of_being_judged_is_named(context: Context) -> None:
     check = check_rewards(compose([own("shy")], context), rows())
     assert {"empty", "reasoning without an answer"} <= {one.name for one in check.unjudged}
     assert check_rewards(compose(["direction"], context), rows()).unjudged == []  # the item, not the completion
+
+
+def test_answers_that_are_never_judged_fail_by_their_label(context: Context) -> None:
+    check = check_rewards(compose([own("silent")], context), rows())
+    assert check.escapes == (("mine.py:silent", Label.NONE),)
+    assert any("never judges the answer 'not differentially expressed'" in failure for failure in check.failures())
+    # Right in 60 % of the rows of two labels, where a fifth of the answers has no score; in the third, never right.
+    assert check.honest == pytest.approx((0.6 / 0.8 * 2 + 0) / 3) and check.honest_unscorable == pytest.approx(1 / 3)
+    beside = check_rewards(compose(["accuracy", own("silent")], context), rows())
+    assert beside.escapes == check.escapes and beside.failures()
+    assert len(check_rewards(compose([own("praise")], context), rows()).escapes) == 3
+    assert check_rewards(compose(["accuracy", "direction"], context), rows()).escapes == ()
 
 
 def test_what_judges_nothing_is_an_error_not_a_pass(context: Context) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rewards import LABELS, CheckError
@@ -53,7 +54,7 @@ def test_reward_up_while_held_out_accuracy_falls(
 
 @pytest.mark.parametrize(("rise", "alarms"), [(0.02, ["reward_without_accuracy"]), (-0.02, [])])
 @pytest.mark.parametrize("steps", [2, 8, 60])
-def test_a_best_evaluation_before_the_first_step_counts(rise: float, alarms: list[str], steps: int) -> None:
+def test_an_evaluation_before_the_first_step_counts(rise: float, alarms: list[str], steps: int) -> None:
     history = [
         held_out(0, 0.6),
         *(step(at, reward=0.3 + rise * at) for at in range(1, steps + 1)),
@@ -62,7 +63,30 @@ def test_a_best_evaluation_before_the_first_step_counts(rise: float, alarms: lis
     assert kinds(history) == alarms
 
 
-def test_an_evaluation_that_judged_nothing_is_no_best_and_0_is() -> None:
+def share_alarmed(accuracies: list[float], items: int = 200, runs: int = 300) -> float:
+    """The share of runs with rising reward that ever raise the alarm, whose accuracy is as given at each evaluation."""
+    draw = np.random.default_rng(0)
+    alarmed = 0
+    for _ in range(runs):
+        history: list[dict[str, Any]] = []
+        for at, accuracy in enumerate(accuracies, start=1):
+            history += [step(at, reward=at / 100), held_out(at, draw.binomial(items, accuracy) / items, items)]
+            if "reward_without_accuracy" in kinds(history):
+                alarmed += 1
+                break
+    return alarmed / runs
+
+
+@pytest.mark.parametrize("evaluations", [10, 20, 50])
+def test_honest_runs_raise_no_alarm_by_chance_and_a_true_fall_is_found(evaluations: int) -> None:
+    assert share_alarmed([0.6] * evaluations) <= 0.04
+    falling = [0.6 - 0.2 * at / (evaluations - 1) for at in range(evaluations)]
+    assert share_alarmed(falling, runs=50) >= 0.95
+    sudden = [0.6] * (evaluations // 2) + [0.4] * (evaluations - evaluations // 2)
+    assert share_alarmed(sudden, runs=50) == 1.0
+
+
+def test_an_evaluation_that_judged_nothing_does_not_count_and_0_does() -> None:
     early, late = step(1, reward=0.4), step(3, reward=0.6)
     assert (
         kinds([early, held_out(1, float("nan")), step(2, reward=0.5), held_out(2, 0.5), late, held_out(3, 0.5)]) == []

@@ -129,6 +129,9 @@ def test_a_reward_from_a_file_to_a_report_on_10000_rollouts_takes_seconds(tmp_pa
     assert [one["name"] for one in summary["configs"]] == ["mine.py:brief", "as trained"]
 
 
+REPLAY = ["replay", "crash.py:crashes", "--rollouts", "runs/demo/grpo", "--out"]  # would end with 1 once it scores
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -144,6 +147,11 @@ def test_a_reward_from_a_file_to_a_report_on_10000_rollouts_takes_seconds(tmp_pa
         (["replay", "accuracy", "--rollouts", "nowhere"], "nowhere: no such folder"),
         (["replay", "accuracy", "format", "margin", "--rollouts", "runs/demo/grpo"], "give one, or two"),
         (["replay", "accuracy"], "--rollouts"),
+        (["check", "configs/study/rewards.yaml"], "rewards.yaml: a study's file; give a file with the `rewards`"),
+        ([*REPLAY, "mine.py"], "mine.py: is a file; choose another folder for --out"),
+        ([*REPLAY, "mine.py/page"], "mine.py: is a file; choose another folder for --out"),
+        ([*REPLAY, "runs/demo/grpo"], "runs/demo/grpo: holds other files than a replay's"),
+        ([*REPLAY, "/proc/page"], "/proc: cannot be written ("),
         (["replay", "accuracy", "--rollouts", "unlabelled.parquet"], "accuracy checks answers against labels"),
         (["check", "group.yaml"], "group.yaml: rewards: balanced_accuracy has no effect with scale_rewards: group"),
         (["replay", "group.yaml", "--rollouts", "runs/demo/grpo"], "has no effect with scale_rewards: group"),
@@ -154,11 +162,19 @@ def test_bad_input_is_one_line_that_names_it(folder: Path, words: list[str], sai
     (folder / "unknown.yaml").write_text("rewards: [acuracy]")
     (folder / "broken.yaml").write_text("rewards: [accuracy")
     (folder / "group.yaml").write_text("rewards: [balanced_accuracy]")
+    (folder / "crash.py").write_text("def crashes(completions, **columns):\n    return [1 / 0]\n")
     read_rollouts(folder / "runs" / "demo" / "grpo").head(8).assign(label=None).to_parquet(
         folder / "unlabelled.parquet"
     )
     done = synthpert("rewards", *words, cwd=folder, code=2)
     assert said in done.stderr
+
+
+def test_a_replay_that_replaces_another_says_so(folder: Path) -> None:
+    words = ["rewards", "replay", "format", "--rollouts", "runs/demo/grpo", "--out", "twice"]
+    first, second = (synthpert(*words, cwd=folder) for _ in range(2))
+    assert "twice" not in first.stderr
+    assert "twice: holds the page of an earlier replay, which this one replaces" in second.stderr
 
 
 def test_a_reward_that_raises_ends_the_replay_with_1(folder: Path) -> None:

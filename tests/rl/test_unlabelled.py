@@ -47,6 +47,14 @@ def test_pairs_are_read_prompted_and_taught_by_the_table(corpus: Corpus, tmp_pat
         assert score == pytest.approx(p_up if label == "" else float(label == LABELS[0]))
 
 
+def test_white_space_around_names_is_dropped(corpus: Corpus, tmp_path: Path) -> None:
+    pairs, path = missing_pairs(corpus, 3), tmp_path / "pairs.csv"
+    (" " + pairs + "\t").to_csv(path, index=False)
+    found = read_unlabelled(path, corpus)
+    pd.testing.assert_frame_equal(found[list(pairs)], pairs)
+    assert found["item_id"].tolist() == ["|".join(pair) for pair in pairs.to_numpy()]
+
+
 @pytest.mark.parametrize("reward", ["accuracy", "balanced_accuracy", "margin", "direction", "confidence"])
 def test_rewards_that_need_labels_are_refused_by_name(corpus: Corpus, reward: str) -> None:
     context = reward_context(corpus.train, corpus, folder=Path())
@@ -65,6 +73,14 @@ def test_wrong_files_are_refused_by_row(corpus: Corpus, tmp_path: Path) -> None:
         (pairs.assign(gene=["G1", "", "G2"]), "row 2: .* has an empty value"),
         (pairs.assign(cell_line="hela"), "row 1: .* unknown cell line"),
         (pd.concat([pairs, pairs.head(1)]), "row 4: .* is there twice"),
+        (
+            pd.concat([pairs, pairs.head(1).assign(gene=f" {pairs['gene'].iloc[0].lower()}")]),
+            "row 4: .* is there twice",
+        ),
+        (pairs.assign(gene=["G1", " ", "G2"]), "row 2: .* has an empty value"),
+        (pairs.assign(pert=["P1", "P1|G2", "P1"]), r"row 2: .* has a \| in a name"),
+        (pd.DataFrame([test_row[["cell_line", "pert", "gene"]].astype(str).str.lower()]), "is an item of PerturbQA"),
+        (pd.DataFrame([" " + test_row[["cell_line", "pert", "gene"]].astype(str)]), "is an item of PerturbQA"),
         (pd.DataFrame([test_row[["cell_line", "pert", "gene"]].astype(str)]), "row 1: .* is an item of PerturbQA"),
     ):
         frame.to_csv(path, index=False)

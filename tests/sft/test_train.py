@@ -21,6 +21,7 @@ from sft.train import (
     check_steps,
     draw_traces,
     load_tokenizer,
+    log_callback,
     read_arguments,
     tokenize_trace,
     tokenize_traces,
@@ -361,3 +362,27 @@ def test_a_wrong_path_leaves_no_run_folder(tmp_path):
     with pytest.raises(InputError, match=r"t\.jsonl: no such file"):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_log_is_written_as_the_run_goes_and_a_resumed_run_has_each_entry_once(tmp_path):
+    def log(callback, state, step):
+        state.log_history.append({"loss": 1.0, "step": step})
+        callback.on_log(None, state, None)
+
+    def steps():
+        return [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+    state = SimpleNamespace(is_world_process_zero=True, log_history=[])
+    callback = log_callback(tmp_path)
+    callback.on_train_begin(None, state, None)
+    for step in (1, 2, 3):
+        log(callback, state, step)
+        assert steps() == list(range(1, step + 1))
+    state.log_history = state.log_history[:2]  # resumed from the checkpoint of step 2
+    callback.on_train_begin(None, state, None)
+    log(callback, state, 3)
+    assert steps() == [1, 2, 3]
+    other = SimpleNamespace(is_world_process_zero=False, log_history=[])
+    callback.on_train_begin(None, other, None)
+    log(callback, other, 9)
+    assert steps() == [1, 2, 3]

@@ -168,6 +168,8 @@ def test_a_resumed_run_has_the_rollouts_of_one_that_never_stopped(folder, traine
     assert len(again) == len(whole)
     assert again["group"].tolist() == whole["group"].tolist()
     assert again["item_id"].tolist() == whole["item_id"].tolist()
+    entries = [json.loads(line) for line in (folder / "resumed" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if "reward" in entry] == [1, 2, 3, 4]
 
 
 def test_the_pages_own_reward_trains_by_the_pages_command(folder):
@@ -218,3 +220,5 @@ def test_a_hanging_reward_is_cut_off_and_the_run_ends_by_its_alarm(folder):
     assert frame["reward/mine.py:hangs"].isna().all()
     assert frame["total_reward"].notna().all()  # the other reward still judges
     assert "unscorable" in (folder / "hanging" / "alarms.jsonl").read_text()
+    (entry,) = [json.loads(line) for line in (folder / "hanging" / "log.jsonl").read_text().splitlines()]
+    assert entry["step"] == 1 and "unscorable" in entry  # the step that raised it is in the log
