@@ -159,7 +159,8 @@ def check_rewards(
     The honest policy reasons about the item and is right with probability 0.6 whatever the label; its errors are
     equally often either other label. Exploits that take an answer are given the same mixture, so that only their
     writing differs. Where schedules name steps, all is scored at each of them, except where nothing is paid for.
-    Where a verifier is mixed, all is scored again with the labels emptied, on the rows that its table knows.
+    Where a verifier is mixed, all is scored again with the labels emptied, on the rows that its table knows; nobody
+    knows the truth there, and to be right is to give the answer that the table makes the reward pay most.
 
     Args:
         composition: the rewards.
@@ -187,13 +188,12 @@ def check_rewards(
     hidden = None
     if (tables := _mixed_tables(composition)) is not None:
         known = [at for at, row in enumerate(rows) if all(row.item_id in table.rows for table in tables)]
-        gold_rows = [row for row in gold_rows if all(row.item_id in table.rows for table in tables)]
-        hidden = len(known) if len(known) >= 2 and gold_rows else 0
+        hidden = len(known) if len(known) >= 2 else 0
         if hidden:
             rows = [replace(rows[at], labelled=False) for at in known]
-            gold_rows = [replace(row, labelled=False) for row in gold_rows]
+            rows = [replace(row, label=label) for row, label in zip(rows, _best_paid(composition, rows), strict=True)]
             weight_N = weight_N[known] / weight_N[known].sum()
-            checks += [_check_at(composition, rows, gold_rows, weight_N, step) for step in steps]
+            checks += [_check_at(composition, rows, rows, weight_N, step) for step in steps]
     paying = [check for check in checks if len(check.constant) < len(composition.components)] or checks
     constant = tuple(name for name in checks[0].constant if all(name in check.constant for check in checks))
     worst = max(paying, key=_badness)
@@ -205,13 +205,23 @@ def _badness(check: Check) -> tuple[int, float, int]:
     return len(check.failures()), most, check.step or 0
 
 
+def _best_paid(composition: Composition, rows: Sequence[Row]) -> list[Label]:
+    """The answer that earns most on each row: the truth that a policy could learn where no label is known."""
+    step = composition.steps[-1] if composition.steps else None
+    paid_LN = [
+        np.nan_to_num(score_rows(composition, step, rows, [_honest(row, label, 1) for row in rows])[0], nan=-np.inf)
+        for label in LABELS
+    ]
+    return [LABELS[at] for at in np.argmax(paid_LN, axis=0)]
+
+
 def _mixed_tables(composition: Composition) -> list[LabelTable] | None:
     """The tables that decide where a prompt has no label; None where no verifier is mixed, or a reward needs labels."""
     rewards = [one for component in composition.components for one in (component.reward, component.gate)]
     verifiers = [getattr(reward, "verifier", None) for reward in rewards]
     if any(isinstance(one, HardVerifier) for one in verifiers):
         return None  # `grpo` refuses unlabelled pairs then
-    return [one.table for one in verifiers if isinstance(one, MixedVerifier)] or None
+    return [one.table for one in verifiers if isinstance(one, MixedVerifier) and one.table.rows] or None
 
 
 def _check_at(

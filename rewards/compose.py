@@ -27,9 +27,11 @@ from rewards.text import EvidenceFaithfulness, GeneMention, Length, Pathways, Re
 from rewards.timeout import TimeLimited
 from rewards.verifiers import (
     LabelTable,
+    MixedRates,
     MixedVerifier,
     SoftVerifier,
     Verifier,
+    gene_means,
     hard,
     label_table,
     read_gene_sets,
@@ -208,11 +210,7 @@ def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where:
     if "verifier" in given:
         given["verifier"] = make_verifier(given["verifier"], context, f"{where}: verifier")
     if name == "margin":
-        rates = given.get("rates", "gene_rate")
-        if rates == "gene_rate" and context.prompt_rates is not None and not given.get("verifier", hard).soft:
-            given["rates"] = label_table(context.prompt_rates(), "gene_rate")
-        else:
-            given["rates"] = _table(rates, context, f"{where}: rates")
+        given["rates"] = _margin_rates(given.get("rates"), given.get("verifier", hard), context, f"{where}: rates")
     if "gene_sets" in given:
         given["gene_sets"] = read_gene_sets(find_file(str(given["gene_sets"]), context.folder))
     try:
@@ -226,12 +224,23 @@ def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where:
         raise InputError(f"{where}: {error}") from None
 
 
+def _margin_rates(name: Any, verifier: Verifier, context: Context, where: str) -> LabelTable | MixedRates:
+    """What `margin` takes off: a named table, or the gene's rates; its means where a mixed verifier asks a table."""
+    if name not in (None, "gene_rate"):
+        return _table(name, context, where)
+    if verifier.soft or context.prompt_rates is None:
+        rates = _table("gene_rate", context, where)
+    else:
+        rates = label_table(context.prompt_rates(), "gene_rate")
+    return MixedRates(rates, gene_means(verifier.table)) if isinstance(verifier, MixedVerifier) else rates
+
+
 def make_verifier(spec: Any, context: Context, where: str = "verifier") -> Verifier:
     """Make a verifier of answers.
 
     Args:
         spec: `hard`, or a mapping with `kind` (`hard`, `soft`, `mixed`) and `table` (a name of the context's, or a
-            Parquet file of `item_id, p_up, p_down, p_none`).
+            Parquet file of `item_id, p_up, p_down, p_none`; `none` lets `mixed` judge labelled pairs alone).
         context: whose tables there are.
         where: what errors call it.
 
@@ -251,6 +260,8 @@ def make_verifier(spec: Any, context: Context, where: str = "verifier") -> Verif
         return hard
     if "table" not in values:
         raise InputError(f"{where}: {values['kind']} needs a table: a Parquet file or one of {_names(context.tables)}")
+    if values["kind"] == "mixed" and values["table"] == "none":
+        return MixedVerifier(LabelTable("none", {}))
     table = _table(values["table"], context, f"{where}: table")
     return SoftVerifier(table) if values["kind"] == "soft" else MixedVerifier(table)
 

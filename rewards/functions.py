@@ -15,7 +15,7 @@ from rewards.answer import TAGS, Answer, Status, split_confidence
 from rewards.batch import Completion, Scores, completion_text, read_answers, read_texts
 from rewards.errors import InputError
 from rewards.labels import LABELS, Label, as_label
-from rewards.verifiers import INDEX, LabelTable, Target, Verifier, hard
+from rewards.verifiers import INDEX, LabelTable, MixedRates, Target, Verifier, hard
 
 __all__ = [
     "OFFICIAL_TRAIN_COUNTS",
@@ -145,9 +145,10 @@ class Margin:
 
     Whoever knows the gene's rates and nothing else earns 0 on average, whatever the answer: the mean of p(a) over the
     gene's prompts is r(a). That holds where r is the rate among the prompts and counts the item itself, as `gene_rate`
-    does here (under a soft verifier, a forecast too, it does not count the item). It does not hold on the sample that
-    ships, whose rows were chosen so that each gene shows every label. No answer earns -1, the least that a wrong one
-    can. Range: -1 to 1. Source: ours; the advantage of an answer over its gene's base rate, as PerturbQA's per-gene
+    does here (under a soft verifier, a forecast too, it does not count the item). Where a mixed verifier asks its
+    table, r is the mean of what that says of the gene (`rewards.verifiers.gene_means`). It does not hold on the sample
+    that ships, whose rows were chosen so that each gene shows every label. No answer earns -1, the least that a wrong
+    one can. Range: -1 to 1. Source: ours; the advantage of an answer over its gene's base rate, as PerturbQA's per-gene
     AUROC asks for it (Wu et al., ICLR 2025).
 
     The best answer is the label whose probability stands most above its rate, not the likeliest one: alone, this reward
@@ -160,7 +161,7 @@ class Margin:
     """
 
     __name__ = "margin"
-    rates: LabelTable
+    rates: LabelTable | MixedRates
     verifier: Verifier = hard
     range = (-1.0, 1.0)
 
@@ -169,7 +170,8 @@ class Margin:
     ) -> Scores:
         """Score B completions; see `Accuracy`. Needs `item_id` too; None for an item without rates."""
         n = len(completions)
-        targets = self.verifier.targets({**columns, "label": label}, n)
+        columns = {**columns, "label": label}
+        targets = self.verifier.targets(columns, n)
         gains: list[Target] = [
             None if p is None or r is None else (p[0] - r[0], p[1] - r[1], p[2] - r[2])
             for p, r in zip(targets, self.rates.targets(columns, n), strict=True)

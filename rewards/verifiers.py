@@ -138,7 +138,8 @@ class SoftVerifier:
 class MixedVerifier:
     """The label where there is one, a table elsewhere: training on unlabelled pairs.
 
-    A missing label is None, NaN, pandas' NA or an empty text; any other unknown label is an `InputError`.
+    With an empty table it judges labelled pairs alone. A missing label is None, NaN, pandas' NA or an empty text; any
+    other unknown label is an `InputError`.
     """
 
     table: LabelTable
@@ -146,8 +147,7 @@ class MixedVerifier:
 
     def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
         """Read the column `label`, and look up the items without one."""
-        labels = column(columns, "label", n, "mixed verifier")
-        without = [value is None or value is pd.NA or value == "" or value != value for value in labels]
+        labels, without = _labels(columns, n)
         known = iter(
             hard.targets({"label": [v for v, none in zip(labels, without, strict=True) if not none]}, n - sum(without))
         )
@@ -155,6 +155,54 @@ class MixedVerifier:
             return list(known)
         looked_up = self.table.targets(columns, n)
         return [looked_up[row] if none else next(known) for row, none in enumerate(without)]
+
+
+def _labels(columns: Mapping[str, Any], n: int) -> tuple[Any, list[bool]]:
+    """The labels of a batch, and which are missing."""
+    labels = column(columns, "label", n, "mixed verifier")
+    return labels, [value is None or value is pd.NA or value == "" or value != value for value in labels]
+
+
+@dataclass(frozen=True)
+class MixedRates:
+    """The rates that `margin` takes off under a mixed verifier: one table's where there is a label, else another's.
+
+    Attributes:
+        labelled: how often the item's gene shows each label among the prompts.
+        elsewhere: what the verifier's table says of the gene on average; see `gene_means`.
+    """
+
+    labelled: LabelTable
+    elsewhere: LabelTable
+
+    def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
+        """Look up each row's item."""
+        _, without = _labels(columns, n)
+        tables = (self.labelled.targets(columns, n), self.elsewhere.targets(columns, n))
+        return [tables[none][row] for row, none in enumerate(without)]
+
+
+def gene_means(table: LabelTable) -> LabelTable:
+    """Return, for each item of a table, the mean of its gene's probabilities there, in the item's line.
+
+    Taken off what the table says of an item, it leaves what the table knows beyond the gene: over the gene's items of
+    the table, any one answer earns 0 on average. A gene that the table knows by one item alone leaves nothing.
+
+    Raises:
+        InputError: an item's id is not `line|pert|gene`.
+    """
+    sums: dict[tuple[str, str], list[float]] = {}
+    key_of: dict[str, tuple[str, str]] = {}
+    for item, p in table.rows.items():
+        parts = item.split("|")
+        if len(parts) != 3:
+            raise InputError(f"{table.name}: the item {item!r} is not line|pert|gene, by which `margin` knows its gene")
+        key_of[item] = key = (parts[0], parts[2])
+        total = sums.setdefault(key, [0.0, 0.0, 0.0, 0.0])
+        for at, value in enumerate((*p, 1.0)):
+            total[at] += value
+    means = {key: (up / n, down / n, none / n) for key, (up, down, none, n) in sums.items()}
+    return LabelTable(f"gene means of {table.name}", {item: means[key] for item, key in key_of.items()})
 
 
 # An accession at the end of a set's name: (GO:0006915), WP534, R-HSA-70171, hsa04210; Enrichr adds the species.

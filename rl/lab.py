@@ -289,17 +289,18 @@ def describe_check(checked: Checked, *, every: bool = False) -> list[str]:
         f"  {f'honest policy, right {HONEST:.0%} of the time':46} {check.honest:8.3f}  "
         f"{_unscorable(check.honest_unscorable)}".rstrip(),
     ]
-    less = [one for one in check.earnings if one not in check.found and one not in check.tied]
-    shown = [*check.found, *(check.tied if every else ()), *(less if every else less[:12])]
-    if check.tied and not every:
-        names = ", ".join(one.name for one in check.tied[:4])
-        lines.append(f"  {f'{len(check.tied)} exploits that only write otherwise':46} {check.honest:8.3f}  {names}, …")
+    tied = [one for one in check.tied if one.knows]
+    rest = [one for one in check.earnings if one not in check.found and one not in tied]
+    shown = [*check.found, *(tied if every else ()), *(rest if every else rest[:12])]
+    if tied and not every:
+        names = ", ".join([*(one.name for one in tied[:4]), *(["…"] if len(tied) > 4 else [])])
+        lines.append(f"  {f'{len(tied)} exploits that only write otherwise':46} {check.honest:8.3f}  {names}")
     for one in shown:
         mark = "MORE than honest" if one in check.found else "AS MUCH as honest" if one in check.unearned else ""
         kind = "as often right" if one.knows else "knows nothing"
         lines.append(f"  {one.name:46} {one.mean:8.3f}  {kind:14} {mark} {_unscorable(one.unscorable)}".rstrip())
-    if len(shown) < len(check.earnings):
-        lines.append(f"  {len(check.earnings) - len(shown)} more exploits earn less; --all prints them")
+    if not every and len(rest) > 12:
+        lines.append(f"  {len(rest) - 12} more exploits earn less; --all prints them")
     lines.append("policies that know the cross-line neighbours:")
     lines += [f"  {one.name:46} {one.mean:8.3f}  right {one.accuracy:.0%}" for one in checked.informed]
     lines.append("share of the variance within groups, from which GRPO learns:")

@@ -27,7 +27,7 @@ from rewards.compose import BUILT_IN, TRL_REWARDS
 from rewards.composition import weight_notes
 
 UP, DOWN, NONE = map(str, LABELS)
-FORECAST = pd.DataFrame({"item_id": ["i"], "p_up": [0.6], "p_down": [0.1], "p_none": [0.3]})
+FORECAST = pd.DataFrame({"item_id": ["k562|P|G"], "p_up": [0.6], "p_down": [0.1], "p_none": [0.3]})
 CONTEXT = Context({UP: 1, DOWN: 1, NONE: 2}, {"neighbours": lambda: FORECAST, "gene_rate": lambda: FORECAST})
 
 OWN = """
@@ -91,7 +91,13 @@ def say(answer: str) -> str:
 
 
 def columns(n: int = 1, label: str = UP) -> dict[str, Any]:
-    return {"label": [label] * n, "item_id": ["i"] * n, "pert": ["P"] * n, "gene": ["G"] * n, "prompts": ["p q"] * n}
+    return {
+        "label": [label] * n,
+        "item_id": ["k562|P|G"] * n,
+        "pert": ["P"] * n,
+        "gene": ["G"] * n,
+        "prompts": ["p q"] * n,
+    }
 
 
 # --- weights, gates, schedules --------------------------------------------------------------------------------------

@@ -7,14 +7,21 @@ import pytest
 
 from rewards import (
     LABELS,
+    Accuracy,
+    Context,
     InputError,
+    Label,
+    Margin,
     MixedVerifier,
     SoftVerifier,
+    compose,
     hard,
     label_table,
     read_gene_sets,
     read_label_table,
 )
+from rewards.compose import make_verifier
+from rewards.verifiers import MixedRates, gene_means
 
 UP, DOWN, NONE = map(str, LABELS)
 FRAME = pd.DataFrame({"item_id": ["a", "b"], "p_up": [0.5, 0.0], "p_down": [0.25, 0.0], "p_none": [0.25, 1.0]})
@@ -142,3 +149,49 @@ def test_a_wrong_gmt_file_is_refused_by_line(text: str, words: str, tmp_path: Pa
         read_gene_sets(tmp_path / "sets.gmt")
     with pytest.raises(InputError, match="no such file"):
         read_gene_sets(tmp_path / "none.gmt")
+
+
+TABLE = pd.DataFrame(
+    [("k562|A|G", 0.5, 0.2, 0.3), ("k562|B|G", 0.1, 0.2, 0.7), ("rpe1|A|G", 0.3, 0.3, 0.4)],
+    columns=["item_id", "p_up", "p_down", "p_none"],
+)
+
+
+def test_under_a_table_margin_pays_what_it_knows_beyond_the_gene() -> None:
+    table = label_table(TABLE, "t")
+    rates = label_table(TABLE.assign(p_up=0.2, p_down=0.2, p_none=0.6), "rates")
+    reward = Margin(MixedRates(rates, gene_means(table)), MixedVerifier(table))
+    items = ["k562|A|G", "k562|B|G", "rpe1|A|G", "k562|A|G"]
+    labels = ["", None, float("nan"), "upregulated"]
+    paid = {}
+    for answer in LABELS:
+        said = [f"<think>so</think><answer>{answer}</answer>"] * 4
+        paid[answer] = reward(completions=said, label=labels, item_id=items)
+    assert paid[Label.UP] == pytest.approx([0.2, -0.2, 0.0, 0.8])
+    for scores in paid.values():  # whichever answer a gene is always given
+        assert sum(scores[:2]) == pytest.approx(0.0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"'AARS' is not line\|pert\|gene"):
+        gene_means(label_table(TABLE.assign(item_id=["AARS", "b", "c"]), "t"))
+
+
+def test_mixed_without_a_table_judges_labelled_pairs_alone() -> None:
+    verifier = make_verifier({"kind": "mixed", "table": "none"}, Context())
+    said = ["<think>so</think><answer>upregulated</answer>"] * 3
+    label = ["upregulated", "", "downregulated"]
+    assert Accuracy(verifier)(completions=said, label=label, item_id=["a", "b", "c"]) == [1.0, None, 0.0]
+
+
+def test_margin_takes_off_what_its_verifier_knows_of_the_gene() -> None:
+    context = Context(tables={"t": lambda: TABLE, "gene_rate": lambda: TABLE.assign(p_up=0.2, p_down=0.2, p_none=0.6)})
+    said = ["<think>so</think><answer>upregulated</answer>"] * 2
+    columns = {"item_id": ["k562|A|G", "k562|B|G"], "label": ["upregulated", ""]}
+    for verifier, wanted in (
+        ("hard", None),
+        ({"kind": "soft", "table": "t"}, [0.3, -0.1]),
+        ({"kind": "mixed", "table": "t"}, [0.8, -0.2]),
+    ):
+        reward = compose([{"name": "margin", "parameters": {"verifier": verifier}}], context).components[0]
+        if wanted is None:
+            assert reward(said[:1], **{name: values[:1] for name, values in columns.items()}) == pytest.approx([0.8])
+        else:
+            assert reward(said, **columns) == pytest.approx(wanted)
