@@ -62,7 +62,7 @@ def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
     upregulated". Two different labels in one answer are no answer.
 
     Args:
-        completion: the model's text; None where there is none because the request failed.
+        completion: the model's text; None, or pandas' NaN, where there is none because the request failed.
         strict: True asks for exactly one pair of each tag, nothing outside them, and the label exactly as spelt
             in `LABELS` (white space around it is allowed), with `<confidence>P</confidence>` after it, P in [0, 1],
             or nothing. False also reads other letter case, a label within a sentence that has no negation before it,
@@ -72,7 +72,7 @@ def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
         An `Answer`. `error` for None; `incomplete` where the text stops before its answer is closed;
         `malformed` for any other text without one label.
     """
-    if completion is None:
+    if completion is None or completion != completion:
         return Answer(None, Status.ERROR, None)
     return _parse_strict(completion) if strict else _parse_lenient(completion)
 

@@ -81,8 +81,13 @@ def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, 
     with path.open("rb") as file:
         write_lines((line for line, use in zip(file, keep, strict=True) if use), output)
     with disk_errors(output):
-        output.with_name(f"{output.name}.funnel.json").write_text(json.dumps(funnel, indent=2) + "\n", encoding="utf-8")
+        filter_file(output).write_text(json.dumps(funnel, indent=2) + "\n", encoding="utf-8")
     return funnel
+
+
+def filter_file(path: Path) -> Path:
+    """Return where it is told how a file of traces was filtered."""
+    return path.with_name(f"{path.name}.funnel.json")
 
 
 def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:

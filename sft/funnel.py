@@ -14,6 +14,7 @@ from benchmarks.prediction_arrays import prediction_arrays
 from benchmarks.runs import file_sha256
 from rewards import LABELS, InputError, Status
 from sft.critic import VERDICTS
+from sft.filters import filter_file
 from sft.outcomes import manifest_file, read_manifest
 from sft.traces import Trace, iter_traces
 
@@ -115,7 +116,12 @@ def measure_funnel(
     else:
         del counts["used"]
     accuracy = {}
-    if modes == {"blind"}:
+    if (filtered := filter_file(path)).is_file():
+        notes.append(
+            f"These traces were filtered ({filtered.name}): what is left says nothing of the teacher's accuracy. Give "
+            "the file they were filtered from, and this one as --used."
+        )
+    elif modes == {"blind"}:
         accuracy = _accuracy(rows)
         notes.append(
             "Teacher accuracy is over the items as drawn, which may be balanced, and leaves out failed requests."

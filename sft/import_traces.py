@@ -304,9 +304,11 @@ class _Reader:
         if isinstance(value, str) and (ours := self._labels.get(value.strip().casefold())):
             return ours
         text = self._text(record, column)
-        if text is not None and text.strip() not in LABELS:
+        if text is None:
+            return None
+        if (label := " ".join(text.lower().split())) not in LABELS:
             raise _RefusedError(f"{column} is no label, say what it means by --label THEIRS=OURS: {text[:60]!r}")
-        return None if text is None else text.strip()
+        return label
 
     def _chat(self, record: Mapping[str, Any]) -> tuple[list[Message], str]:
         messages = self._value(record, "messages")
@@ -318,7 +320,7 @@ class _Reader:
         value = self._value(record, "prompt")
         if value is None or (isinstance(value, str) and not value):
             if self._prompts is None:
-                raise _RefusedError("prompt is missing")
+                raise _RefusedError("prompt is missing, which --prompts ours would build")
             return [], self._completion(record)
         plain = isinstance(value, str) and not _MESSAGES.match(value)
         prompt = [{"role": "user", "content": value}] if plain else _read_messages(value)

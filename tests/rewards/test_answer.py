@@ -151,7 +151,8 @@ def test_status_and_label(text: str, strict: str, lenient: str) -> None:
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_no_completion_is_an_error_and_no_wrong_answer(strict: bool) -> None:
-    assert parse_answer(None, strict=strict) == Answer(None, Status.ERROR, None)
+    for nothing in (None, float("nan")):  # as pandas gives it
+        assert parse_answer(nothing, strict=strict) == Answer(None, Status.ERROR, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -59,6 +59,10 @@ def test_drawn_to_used_per_line_and_label(tmp_path: Path) -> None:
     text = format_funnel(funnel)
     assert "teacher accuracy, all: 0." in text
     assert f"{150 - len(traces)} requests failed" in text
+    # Of the filtered file itself all answers are right, which says nothing of the teacher.
+    filtered = measure_funnel(used, corpus)
+    assert filtered.accuracy == {}
+    assert any("were filtered (used.jsonl.funnel.json)" in note for note in filtered.notes)
 
 
 def test_a_teacher_that_was_given_labels_has_no_accuracy_and_no_critic_no_accepted(tmp_path: Path) -> None:

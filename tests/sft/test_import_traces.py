@@ -61,7 +61,10 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
         synthpert_row(rows[4], generated_answer="perhaps"),
         synthpert_row(rows[4], generated_answer=f"<answer>{rows[4].label}</answer>"),
         synthpert_row(rows[4], generated_thinking="<think>so</think>"),
-        synthpert_row(rows[4], true_answer=str(rows[4].label).capitalize()),
+        synthpert_row(
+            rows[5], true_answer=str(rows[5].label).capitalize(), generated_answer=str(rows[5].label).upper()
+        ),
+        synthpert_row(rows[4], true_answer="up"),
         synthpert_row(rows[4], user_prompt=""),
         synthpert_row(rows[4], generated_thinking="", assistant_response=""),
         synthpert_row(rows[4], generated_thinking="x" * 300_000),
@@ -73,14 +76,16 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
         writer.writerows(records)
         file.write("too,few\n")
     done = import_traces(str(path), tmp_path / "t.jsonl", corpus, teacher="gpt")
-    assert (done.rows, done.kept) == (18, 4)
+    assert (done.rows, done.kept) == (19, 5)
     traces = read_traces(done.path)
     first = traces[0]
     assert first.completion == f'<think>because,\nof "this"</think><answer>{rows[0].label}</answer>'
     assert (first.item_id, first.teacher, first.mode) == (rows[0].item_id, "gpt", "blind")
     assert first.critic == {"verdict": "excellent", "reason": "sound"}
     assert first.prompt == [{"role": "user", "content": records[0]["user_prompt"]}]
-    assert [trace.answer for trace in traces] == [str(rows[0].label), other, None, str(rows[4].label)]
+    assert [trace.answer for trace in traces] == [
+        str(rows[0].label), other, None, str(rows[5].label), str(rows[4].label),
+    ]  # fmt: skip
     assert traces[2].critic is None
     assert (first.protocol["imported_under"], first.protocol["data"]) == ("official", corpus.digest)
     reasons = [line["reason"].partition(":")[0] for line in rejects(done)]
@@ -89,20 +94,21 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
         "unknown cell line", "item is not in the labels", "gene is missing",
         "answer is no label, say what it means by --label THEIRS=OURS",
         "answer is no label, say what it means by --label THEIRS=OURS", "thinking holds tags",
-        "label is no label, say what it means by --label THEIRS=OURS", "prompt is missing", "completion is missing",
+        "label is no label, say what it means by --label THEIRS=OURS",
+        "prompt is missing, which --prompts ours would build", "completion is missing",
         "row has fewer values than the header",
     ]  # fmt: skip
     assert [line["row"] for line in rejects(done)][:2] == [7, 9]  # as an editor counts: each row has two lines
     assert sum(done.reasons.values()) == 14
     manifest = read_manifest(done.path)
     assert manifest is not None
-    assert sum(cell["drawn"] for cell in manifest["cells"].values()) == 5  # one of which no row is accepted
+    assert sum(cell["drawn"] for cell in manifest["cells"].values()) == 6  # one of which no row is accepted
     funnel = measure_funnel(done.path, corpus)
     drawn = funnel.table[(funnel.table["cell_line"] == "all") & (funnel.table["label"] == "all")]["drawn"]
-    assert drawn.tolist() == [5]
+    assert drawn.tolist() == [6]
     assert not any("Nothing beside the file" in note for note in funnel.notes)
     assert funnel.statuses["refused"] == 14
-    assert any("14 of 18 imported rows were refused; teacher accuracy" in note for note in funnel.notes)
+    assert any("14 of 19 imported rows were refused; teacher accuracy" in note for note in funnel.notes)
 
 
 def messages_of(row: Any) -> dict[str, Any]:
