@@ -241,14 +241,20 @@ class GeneSets:
 
     def claims(self, text: str) -> set[tuple[str, str, bool]]:
         """Return each (gene, pathway) that a sentence of a text names together, and whether the gene is in the set."""
-        lowered = " ".join(text.lower().split())
-        first = self._by_first.keys() & set(lowered.translate(_NO_PUNCTUATION).split())
-        phrases = [phrase for word in first for phrase in self._by_first[word] if phrase in lowered]
         found: set[tuple[str, str, bool]] = set()
-        if not phrases:
+        lowered = text.lower()
+        first = self._by_first.keys() & set(lowered.translate(_NO_PUNCTUATION).split())
+        if not first:
             return found
-        for sentence in SENTENCE_END.split(text):
-            lowered = " ".join(sentence.lower().split())
+        lowered = " ".join(lowered.split())
+        by_first = {word: [phrase for phrase in self._by_first[word] if phrase in lowered] for word in first}
+        by_first = {word: phrases for word, phrases in by_first.items() if phrases}
+        for sentence in SENTENCE_END.split(text) if by_first else ():
+            lowered = sentence.lower()
+            phrases = [phrase for word, some in by_first.items() if word in lowered for phrase in some]
+            if not phrases:
+                continue
+            lowered = " ".join(lowered.split())
             named = [phrase for phrase in phrases if phrase in lowered and _names(lowered, phrase)]
             if not named:
                 continue
