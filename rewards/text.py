@@ -17,7 +17,7 @@ from rewards.answer import Answer
 from rewards.batch import Completion, Scores, column, read_answers, read_prompts, read_words
 from rewards.errors import InputError
 from rewards.labels import LABELS
-from rewards.verifiers import GeneSets
+from rewards.verifiers import GeneSets, sentences
 
 UNITS: Final = ("words", "tokens")
 _FEWEST_WORDS: Final = 5
@@ -127,9 +127,7 @@ class GeneMention:
 def _used(names: Collection[str], think: str, prompt: str) -> set[str]:
     """The names that sentences use; see `GeneMention`."""
     used: set[str] = set()
-    for end in ("! ", "? ", "\n"):
-        think = think.replace(end, ". ")
-    for sentence in think.split(". "):
+    for sentence in sentences(think):
         named = [name for name in names if name in sentence and name not in used and _stands_in(name, sentence)]
         if named and _relates(sentence, names, prompt):
             used.update(named)

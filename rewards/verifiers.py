@@ -210,7 +210,7 @@ _ACCESSION: Final = re.compile(
     r"(?:\s+(?:homo sapiens|mus musculus|human|mouse))?\s+\(?(?:go:\d+|wp\d+|r-[a-z]{3}-\d+|(?:hsa|mmu)\d+)\)?$"
 )
 _COLLECTION: Final = re.compile(r"^(?:HALLMARK|KEGG_MEDICUS|KEGG|REACTOME|WP|BIOCARTA|PID|GOBP|GOCC|GOMF|HP)_")
-SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$)|\n")
+_SENTENCE_ENDS: Final = ("! ", "? ", "\n")
 _NO_PUNCTUATION: Final = str.maketrans(dict.fromkeys(".,;:!?()[]\"'/", " "))
 _TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 _WITH_WORD: Final = re.compile(r"-(?!like\b)[a-z]{3}.*")  # CALR-dependent is about CALR, CALR-like is not
@@ -249,7 +249,7 @@ class GeneSets:
         lowered = " ".join(lowered.split())
         by_first = {word: [phrase for phrase in self._by_first[word] if phrase in lowered] for word in first}
         by_first = {word: phrases for word, phrases in by_first.items() if phrases}
-        for sentence in SENTENCE_END.split(text) if by_first else ():
+        for sentence in sentences(text) if by_first else ():
             lowered = sentence.lower()
             phrases = [phrase for word, some in by_first.items() if word in lowered for phrase in some]
             if not phrases:
@@ -263,6 +263,13 @@ class GeneSets:
             genes = {token for token in tokens if token in self._genes and token.lower() not in inside}
             found |= {(gene, phrase, gene in self.sets[phrase]) for phrase in named for gene in genes}
         return found
+
+
+def sentences(text: str) -> list[str]:
+    """Cut a text after full stops, exclamation and question marks before a space, and at line ends."""
+    for end in _SENTENCE_ENDS:
+        text = text.replace(end, ". ")
+    return text.split(". ")
 
 
 def _names(text: str, phrase: str) -> bool:
