@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from benchmarks.budget import Budget
 from benchmarks.chat import Message, without_surrogates
-from benchmarks.endpoint_settings import EndpointSettings
+from benchmarks.endpoint_settings import SHORTEST_KEY, EndpointSettings
 from rewards import CheckError, InputError
 
 _T = TypeVar("_T")
@@ -24,7 +24,6 @@ _LONGEST_PAUSE: Final = 60.0  # seconds between two attempts where the server na
 _QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not mend
 _OUTAGE: Final = 20  # so many questions in a row that fail by 5xx are the server's fault, not theirs
 _NEVER: Final = 50  # and so many that fail in any way before the first answer
-_SHORTEST_KEY: Final = 12  # characters; a shorter one, such as "none", may stand in honest text
 _LONGEST_REASON: Final = 40
 _MOST_TOKENS: Final = 10**9
 # Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
@@ -191,8 +190,8 @@ class Endpoint:
         await self._client.close()
 
     def redact(self, text: str) -> str:
-        """Return the text without the key, which servers may echo; one of fewer than 12 characters is left."""
-        return text.replace(self._key, "[key]") if self._key and len(self._key) >= _SHORTEST_KEY else text
+        """Return the text without the key, which servers may echo; one of fewer than 8 characters is left."""
+        return text.replace(self._key, "[key]") if self._key and len(self._key) >= SHORTEST_KEY else text
 
     async def ask(
         self,
@@ -278,9 +277,10 @@ class Endpoint:
         self._failed.add(request_id)
         if failure.outage:
             self._down.add(request_id)
-        for failed, most, which in ((self._down, _OUTAGE, "questions in a row"), (self._failed, _NEVER, "questions")):
-            if len(failed) >= most and (failed is self._down or not self._answers):
-                raise StoppedError(f"{self.settings.base_url}: {failure.reason} for {most} {which}")
+        if len(self._down) >= _OUTAGE:
+            raise StoppedError(f"{self.settings.base_url}: {failure.reason} for {_OUTAGE} questions in a row")
+        if len(self._failed) >= _NEVER and not self._answers:
+            raise StoppedError(f"{self.settings.base_url}: {failure.reason} for {_NEVER} questions, and no answer yet")
 
     def _pause(self, tries: int, failure: _Again) -> float:
         """Seconds before the next try: growing, and different for each question, so that they do not come at once."""
@@ -354,7 +354,8 @@ class Endpoint:
         # Only a complaint about the request is worth quoting; other bodies may echo credentials.
         detail = f": {' '.join(str(error).split())}" if status in (400, 422) else ""
         said = f"HTTP {status}{detail}"
-        raise _Again((said.replace(self._key, "[key]") if self._key else said)[:300], final=True) from None
+        said = said.replace(self._key, "[key]") if self._key else said  # a short one too: no answer is harmed here
+        raise _Again(said[:300], final=True) from None
 
     def _read(self, body: bytes, estimate: int) -> Reply:
         try:

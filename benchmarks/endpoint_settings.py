@@ -16,7 +16,7 @@ _SECRET: Final = re.compile(
 )  # `max_tokens` and `budget_tokens` are none
 # Set by keys of their own: under other values what is recorded would be untrue, and the budget's reservation too small.
 _OWN: Final = ("model", "messages", "n", "stream", "temperature", "max_tokens", "max_completion_tokens")
-_SHORTEST_KEY: Final = 8  # characters; a shorter one may stand in a name by chance
+SHORTEST_KEY: Final = 8  # characters; a shorter one, such as "none", may stand in honest text
 
 
 def check_base_url(base_url: str, key: str = "base_url") -> None:
@@ -39,7 +39,7 @@ def check_no_key(api_key_env: str, values: Mapping[str, Any]) -> None:
     """Refuse a configuration in which the key itself stands, since configurations are stored; by key of `values`."""
     secret = os.environ.get(api_key_env, "")
     for key, value in values.items():
-        if len(secret) >= _SHORTEST_KEY and secret in json.dumps(value, default=str):
+        if len(secret) >= SHORTEST_KEY and secret in json.dumps(value, default=str):
             raise InputError(
                 f"{key}: holds the value of {api_key_env}, and configurations are stored; leave it out, it is sent as "
                 "the key"

@@ -79,8 +79,8 @@ def prompt_rates(items: pd.DataFrame, corpus: Corpus, drawn: Mapping[str, int] |
     whichever a is answered. A rate without the item multiplies each term by S / (S - w), w being that of its own label:
     always answering a rare label would earn more than 0, and a frequent one less.
 
-    An item that is no training row has its gene's rate. So has one of the sample, without the item itself: the other
-    rows of its gene are not there.
+    A gene that the line has no training row of has the rate that the corpus forecasts. So has one of the sample, whose
+    other rows are not there: without the item itself.
 
     Args:
         items: as in `reward_context`.
@@ -89,12 +89,12 @@ def prompt_rates(items: pd.DataFrame, corpus: Corpus, drawn: Mapping[str, int] |
     """
     rates = corpus.rates(items)
     if not corpus.is_sample:
-        train = corpus.train[["item_id", "cell_line", "gene", "label"]].astype(str)
+        train = corpus.train[["cell_line", "gene", "label"]].astype(str)
         k_GL = train.groupby(["cell_line", "gene"])["label"].value_counts().unstack(fill_value=0)
         k_GL = k_GL.reindex(columns=list(map(str, LABELS)), fill_value=0)
-        known_N = items["item_id"].isin(train["item_id"]).to_numpy()
-        k_NL = k_GL.loc[pd.MultiIndex.from_frame(items.loc[known_N, ["cell_line", "gene"]].astype(str))].to_numpy()
-        rates.loc[known_N, list(PROBABILITIES)] = k_NL / k_NL.sum(axis=1, keepdims=True)
+        k_NL = k_GL.reindex(pd.MultiIndex.from_frame(items[["cell_line", "gene"]].astype(str))).to_numpy(dtype=float)
+        known_N = ~np.isnan(k_NL).any(axis=1)
+        rates.loc[known_N, list(PROBABILITIES)] = k_NL[known_N] / k_NL[known_N].sum(axis=1, keepdims=True)
     return rates if drawn is None else shift_rates(rates, drawn, label_counts(corpus.train))
 
 

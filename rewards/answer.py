@@ -47,7 +47,7 @@ _WHOLE_LABEL = re.compile(
     + r")(?![\w-])",
     re.IGNORECASE,
 )
-_NEGATION = re.compile(
+NEGATION = re.compile(
     r"\b(?:not|cannot|no|none|nothing|neither|nor|never|without|hardly|barely|scarcely|rarely|unlikely|fail(?:s|ed|ing)?|"
     r"rather\s+than|instead\s+of)\b|n['’]t\b",
     re.IGNORECASE,
@@ -129,7 +129,7 @@ def _whole_labels(text: str) -> set[Label | None]:
     for sentence in _SENTENCE_END.split(text):
         negated, start = False, 0
         for match in _WHOLE_LABEL.finditer(sentence):
-            negated = negated or _NEGATION.search(sentence, start, match.start()) is not None  # not in a label itself
+            negated = negated or NEGATION.search(sentence, start, match.start()) is not None  # not in a label itself
             found.add(None if negated else Label(" ".join(match[0].lower().split())))
             start = match.end()
     return found

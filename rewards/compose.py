@@ -285,9 +285,8 @@ def _schedule(values: Any, where: str) -> tuple[tuple[int, float], ...]:
         )
     points: dict[int, float] = {}
     for step, factor in values.items():
-        step = (
-            int(step) if isinstance(step, str) and step.isdecimal() else step
-        )  # as a run's stored configuration has it
+        if isinstance(step, str) and step.isdecimal():  # as a run's stored configuration has it
+            step = int(step)
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise InputError(f"{where}: schedule has the step {step!r}; steps are whole numbers from 0")
         if step in points:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from rewards.answer import Answer
+from rewards.answer import NEGATION, Answer
 from rewards.batch import Completion, Scores, column, read_answers, read_prompts, read_words
 from rewards.errors import InputError
 from rewards.labels import LABELS
@@ -240,7 +240,6 @@ _LABELS: Final = "|".join(LABELS)
 # A word begins with a letter: a run of apostrophes could else be cut into words in endless ways.
 _LABEL_AFTER: Final = re.compile(rf"[^\w.!?]*((?:[a-z][a-z'’]*[^\w.!?]+){{0,3}}?)({_LABELS})\b", re.IGNORECASE)
 _LABEL_WITHIN: Final = re.compile(rf"()({_LABELS})\b", re.IGNORECASE)
-_NEGATION: Final = re.compile(r"\b(?:not|never|no|hardly)\b|n['’]t\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -297,7 +296,7 @@ def _evidence(text: str) -> set[tuple[str, float, str]]:
             name, between = (symbol[1], symbol[2]) if symbol else ("", "")
         label = _LABEL_AFTER.match(text[end : end + _NEAR]) or _LABEL_WITHIN.search(between)
         if name and label:
-            negated = "not " if _NEGATION.search(label[1]) else ""
+            negated = "not " if NEGATION.search(label[1]) else ""
             found.add((name.lower(), float(text[start:end]), negated + label[2].lower()))
     return found
 

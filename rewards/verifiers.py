@@ -242,19 +242,11 @@ class GeneSets:
     def claims(self, text: str) -> set[tuple[str, str, bool]]:
         """Return each (gene, pathway) that a sentence of a text names together, and whether the gene is in the set."""
         found: set[tuple[str, str, bool]] = set()
-        lowered = text.lower()
+        lowered = _single_spaced(text.lower())
         first = self._by_first.keys() & set(lowered.translate(_NO_PUNCTUATION).split())
-        if not first:
-            return found
-        lowered = " ".join(lowered.split())
-        by_first = {word: [phrase for phrase in self._by_first[word] if phrase in lowered] for word in first}
-        by_first = {word: phrases for word, phrases in by_first.items() if phrases}
-        for sentence in sentences(text) if by_first else ():
-            lowered = sentence.lower()
-            phrases = [phrase for word, some in by_first.items() if word in lowered for phrase in some]
-            if not phrases:
-                continue
-            lowered = " ".join(lowered.split())
+        phrases = [phrase for word in first for phrase in self._by_first[word] if phrase in lowered]
+        for sentence in sentences(text) if phrases else ():
+            lowered = _single_spaced(sentence.lower())
             named = [phrase for phrase in phrases if phrase in lowered and _names(lowered, phrase)]
             if not named:
                 continue
@@ -267,9 +259,15 @@ class GeneSets:
 
 def sentences(text: str) -> list[str]:
     """Cut a text after full stops, exclamation and question marks before a space, and at line ends."""
+    text = text.replace("\t", " ")
     for end in _SENTENCE_ENDS:
         text = text.replace(end, ". ")
     return text.split(". ")
+
+
+def _single_spaced(text: str) -> str:
+    """A text with one space for any white space; most have no other, and are not built again."""
+    return " ".join(text.split()) if "  " in text or "\n" in text or "\t" in text else text
 
 
 def _names(text: str, phrase: str) -> bool:

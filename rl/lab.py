@@ -28,12 +28,12 @@ from rl.unlabelled import check_verifiers
 from sft.config import check_keys, read_yaml
 
 CHECKED_ROWS: Final = 300
-_logger = logging.getLogger("synthpert.lab")
 SEED: Final = 0
 SAMPLE_ONLY: Final = (
     "the rows are those of the sample that ships, not the ones that a run draws from: the verdict holds for the sample "
     "only; run `synthpert data fetch`, or give --data FOLDER"
 )
+_logger = logging.getLogger("synthpert.lab")
 _VALUES: Final[Mapping[str, tuple[type, str]]] = {
     **dict.fromkeys(("data", "split", "template"), (str, "text")),
     "evidence": (int, "a whole number"),

@@ -12,7 +12,7 @@ from benchmarks.prompts import VERSION, PromptConfig, build_prompts
 from benchmarks.runs import disk_errors
 from rewards import InputError
 from sft import template_teacher
-from sft.outcomes import manifest_file
+from sft.outcomes import config_file, manifest_file
 from sft.questions import Work
 from sft.teacher import ask_teacher, log_file
 from sft.teacher_arguments import EndpointArguments
@@ -85,7 +85,7 @@ def generate_traces(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)  # traces never lie beside a configuration or manifest that is not theirs
         manifest_file(path).unlink(missing_ok=True)
-        _config_file(path).write_text(yaml.safe_dump(asdict(args), sort_keys=False), encoding="utf-8")
+        config_file(path).write_text(yaml.safe_dump(asdict(args), sort_keys=False), encoding="utf-8")
     return path, write_traces(traces, path)
 
 
@@ -96,7 +96,7 @@ def made_with(args: TraceArguments, endpoint: EndpointArguments | None) -> dict[
 
 def config_of(traces: Path) -> dict[str, Any] | None:
     """Return the configuration that a file of traces was made with, None where nothing beside it says so."""
-    file = _config_file(traces)
+    file = config_file(traces)
     if not file.is_file():
         return None
     try:
@@ -106,7 +106,3 @@ def config_of(traces: Path) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise InputError(f"{file}: not a configuration; remove it and the traces, and generate them again")
     return values
-
-
-def _config_file(traces: Path) -> Path:
-    return traces.with_name(traces.name + ".config.yaml")

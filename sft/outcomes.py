@@ -117,6 +117,11 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) else None
 
 
+def config_file(path: Path) -> Path:
+    """Return where the configuration that a file of traces was made with lies."""
+    return path.with_name(f"{path.name}.config.yaml")
+
+
 def manifest_file(path: Path) -> Path:
     """Return where the manifest of a file of traces lies."""
     return path.with_name(f"{path.name}.manifest.json")

@@ -21,7 +21,7 @@ from benchmarks.endpoint_settings import EndpointSettings
 from rewards import CheckError, InputError, parse_answer
 from sft.config import read_yaml
 from sft.critic import parse_verdict
-from sft.outcomes import ENOUGH, Outcomes, Parsed, manifest_file, write_manifest
+from sft.outcomes import ENOUGH, Outcomes, Parsed, config_file, manifest_file, write_manifest
 from sft.questions import Work, check_items, critic_questions, request_shape, teacher_question, to_grade, with_label
 from sft.replies import assemble_completion, count_reply, make_traces
 from sft.request_log import RequestLog
@@ -132,15 +132,15 @@ def _check_config(path: Path, log: RequestLog, work: Work) -> bool:
     """Refuse a log of another configuration, unless all its questions failed; store ours; return whether it differs."""
     # The protocol holds what the configuration does not: the labels' digest and the prompts' version.
     shaping = {**{key: value for key, value in work.config.items() if key not in FREE}, "protocol": work.protocol}
-    file = path.with_name(f"{path.name}.config.yaml")
+    file = config_file(path)
     changed: list[str] = []
     if log.done:
-        before = read_yaml(file) if file.is_file() else None
-        if before is None:
+        if not file.is_file():
             raise InputError(
                 f"{file}: is missing, so that nobody knows what the replies in {log.path.name} were asked for; restore "
                 "it, or choose another output"
             )
+        before = read_yaml(file)
         changed = sorted(key for key in {*before, *shaping} - FREE if before.get(key) != shaping.get(key))
         settled = {question for question in log.done if question.startswith("teacher|")}
         if settled - {teacher_question(str(item)) for item in work.items["item_id"]}:

@@ -422,7 +422,7 @@ def test_a_key_that_is_echoed_elsewhere_is_cut_out_too(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("key", ["x", "none", "test", "local"])
-def test_a_placeholder_for_a_key_changes_no_reply(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_key_changes_no_reply(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     text = "<think>no local test, none</think><answer>not differentially expressed</answer>"
     with Server(sequence(http(200, chat(text)))) as server:
