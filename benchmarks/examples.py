@@ -1,11 +1,14 @@
 """Items shown with their completions: some drawn at random, and those on which two systems differ most."""
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.prediction_arrays import Floats, PredictionArrays
+from benchmarks.significance import common_items
 from rewards import LABELS
 
 N_RANDOM: Final = 5
@@ -13,22 +16,25 @@ N_MOST_DIFFERENT: Final = 20
 SEED: Final = 0
 
 
-def random_items(runs: PredictionArrays) -> list[dict[str, str]]:
-    """Return five items drawn at random: the same of the same items, whatever their order."""
+def random_items(models: Sequence[PredictionArrays]) -> list[dict[str, str]]:
+    """Draw five of the items that all models were asked: the same of the same items, whatever their order."""
+    if not models:
+        return []
+    runs = reduce(lambda a, b: common_items(a, b)[0], models)
     by_id = runs.item_id.argsort()
     n = min(N_RANDOM, len(by_id))
     return [_describe(runs, at) for at in by_id[np.random.default_rng(SEED).choice(len(by_id), size=n, replace=False)]]
 
 
 def most_different(a: tuple[str, PredictionArrays], b: tuple[str, PredictionArrays]) -> dict[str, Any]:
-    """Find the items on which two systems differ most.
+    """Find the items on which two systems differ most, of those that both were asked.
 
     Right against wrong comes first (in the share of training runs), then the difference in the probability given to
     the true label, then the item's id. An item without probabilities on either side has no such difference.
 
     Args:
         a: name and predictions of the first system.
-        b: of the second, aligned to it.
+        b: of the second, aligned to it (see `align_all`).
 
     Returns:
         `a` and `b`, the names; `n_a_only` and `n_b_only`, items on which one is right more often than the other;
@@ -36,6 +42,7 @@ def most_different(a: tuple[str, PredictionArrays], b: tuple[str, PredictionArra
         the true label, mean over runs).
     """
     (name_a, runs_a), (name_b, runs_b) = a, b
+    runs_a, runs_b, _ = common_items(runs_a, runs_b)
     right_a, right_b = (_share_right(runs) for runs in (runs_a, runs_b))
     p_a, p_b = (_true_probability(runs) for runs in (runs_a, runs_b))
     usable = runs_a.scorable & runs_b.scorable

@@ -126,12 +126,13 @@ def write_report(
     stages: Sequence[Mapping[str, Any]] = (),
     strata: "Mapping[str, pd.Series[bool]] | None" = None,
     published: Sequence[Mapping[str, Any]] = (),
+    pairwise: bool = False,
 ) -> Path:
     """Write `report.html`, `report.md`, `report.json`, `report.csv` and `comparisons.csv`.
 
     Args:
-        systems: all on the same items. Models in the order of training: each is compared with those before it, and
-            with every baseline.
+        systems: all on the same items unless `pairwise`. Models in the order of training: each is compared with those
+            before it, and with every baseline.
         out: folder to write to; made if absent. Each file is replaced at once, never half written.
         title: of the page.
         protocol: how the models were asked; shown as it is.
@@ -142,17 +143,20 @@ def write_report(
         strata: by name, whether each item belongs, indexed by item id; see `benchmarks.strata`.
         published: a row per published figure, as `benchmarks.published.published_figures` returns them; shown as
             they are beside the systems, never tested.
+        pairwise: score each system on its own items, and each pair on those that both have; see `summarize`. The
+            report says which systems were asked fewer items than there are.
 
     Returns:
         The path of the HTML page.
 
     Raises:
-        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items, or a
-            stratum does not say of each item whether it belongs.
+        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items (without
+            `pairwise`), or a stratum does not say of each item whether it belongs.
     """
     summary = summarize(
-        systems, title=title, protocol=protocol, data=data, stages=stages, strata=strata, published=published
-    )
+        systems, title=title, protocol=protocol, data=data, stages=stages, strata=strata, published=published,
+        pairwise=pairwise,
+    )  # fmt: skip
     view = _view(summary, systems)
     pages = {
         "report.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
@@ -212,6 +216,7 @@ def _view(summary: Mapping[str, Any], systems: Sequence[System]) -> dict[str, An
         "shortcuts": wording.strongest_shortcuts(summary),
         "cautions": wording.cautions(summary),
         "declared": wording.declared(summary),
+        "fewer_items": wording.fewer_items(summary),
         "aa_sentence": wording.aa_sentence(summary),
         "has_models": bool(models),
         "n_models": len(models),

@@ -26,6 +26,8 @@ from benchmarks.wording import (
     format_number,
     main_pairs,
     named,
+    shared_items,
+    shown_as,
     verdict,
 )
 from rewards import LABELS
@@ -72,7 +74,9 @@ def part_figures(summary: Mapping[str, Any]) -> list[tuple[str, Figure]]:
                 cells = {name: by_part[part][metric] for name, by_part in by_system.items()}
                 values = _score_values(summary, cells)
                 panels.append(Panel(part, _counted(cells.values()), values, 0.5, "chance"))
-                said = "; ".join(f"{name} {format_number(cell['value'])}" for name, cell in cells.items())
+                said = "; ".join(
+                    f"{shown_as(summary, name)} {format_number(cell['value'])}" for name, cell in cells.items()
+                )
                 spoken.append(f"{part}: {said}.")
             title = f"{LONG_NAMES[metric]} by {noun}, with 95 % intervals"
             name = f"{metric.replace('_', '')}{block}"
@@ -106,7 +110,7 @@ def seed_figures(summary: Mapping[str, Any]) -> list[Figure]:
         panels.append(Panel(LONG_NAMES[metric], _counted(cells.values()), values, *_reference(summary, metric)))
         runs = [f"{name} {', '.join(map(format_number, cell.get('per_seed', [])))}" for name, cell in cells.items()]
         spoken.append(f"{LONG_NAMES[metric]} of each training run: {'; '.join(runs)}.")
-    rows = [Row(name, style(summary, name)) for name in several]
+    rows = [Row(shown_as(summary, name), style(summary, name)) for name in several]
     title = "Scores of each training run, and their mean with its 95 % interval"
     figures = [interval_figure("seedscores", title, " ".join(spoken), rows, panels)]
     pairs = [pair for pair in main_pairs(summary) if len(find(summary, *pair, HEADLINE[0])["per_seed"]) > 1]
@@ -130,8 +134,8 @@ def roc_figure(summary: Mapping[str, Any]) -> SquareFigure | None:
             points = [(x, y) for x, y in summary["systems"][name]["roc"][task]]
             value = summary["systems"][name]["metrics"][task]["all"][metric]["value"]
             if points:
-                text = f"{name}: {LONG_NAMES[metric]} {format_number(value)}"
-                curves.append(Curve(name, style(summary, name), points, text))
+                text = f"{shown_as(summary, name)}: {LONG_NAMES[metric]} {format_number(value)}"
+                curves.append(Curve(shown_as(summary, name), style(summary, name), points, text))
         if curves:
             squares.append(Square(heading, "", curves))
             spoken.append(". ".join(curve.text for curve in curves) + ".")
@@ -177,7 +181,7 @@ def reliability_figure(summary: Mapping[str, Any]) -> SquareFigure | None:
 def _pairs_figure(summary: Mapping[str, Any], name: str, title: str, layout: Sequence[tuple[str, str] | str]) -> Figure:
     """Differences of the headline metrics; `layout` holds pairs of systems and headings between them."""
     rows = [
-        Row(entry) if isinstance(entry, str) else Row(f"{entry[0]} vs {entry[1]}", style(summary, entry[0]))
+        Row(entry) if isinstance(entry, str) else Row(_pair_label(summary, *entry), style(summary, entry[0]))
         for entry in layout
     ]
     panels, spoken = [], []
@@ -203,8 +207,13 @@ def _pairs_figure(summary: Mapping[str, Any], name: str, title: str, layout: Seq
     return interval_figure(name, title, " ".join(spoken), rows, panels, signed=True)
 
 
+def _pair_label(summary: Mapping[str, Any], a: str, b: str) -> str:
+    shared = shared_items(summary, a, b)
+    return f"{a} vs {b} ({shared})" if shared else f"{a} vs {b}"
+
+
 def _rows(summary: Mapping[str, Any]) -> list[Row]:
-    return [Row(name, style(summary, name)) for name in summary["systems"]]
+    return [Row(shown_as(summary, name), style(summary, name)) for name in summary["systems"]]
 
 
 def _score_values(
@@ -214,7 +223,8 @@ def _score_values(
         _value(
             cell,
             solid=summary["systems"][name]["kind"] == "model",
-            text=f"{name}: {format_number(cell['value'])} ({format_interval(cell['low'], cell['high'])})",
+            text=f"{shown_as(summary, name)}: {format_number(cell['value'])} "
+            f"({format_interval(cell['low'], cell['high'])})",
             points=cell.get("per_seed", ()) if with_runs else (),
         )
         for name, cell in cells.items()

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.metrics import RANGE, Estimate, estimate, task_of
-from benchmarks.prediction_arrays import Bools, Floats, PredictionArrays, prediction_arrays
+from benchmarks.prediction_arrays import Bools, Floats, Ints, PredictionArrays, prediction_arrays
 from benchmarks.variance import ZERO_SE, Variance, add_seed_variance, two_way
-from rewards import InputError
+from rewards import LABELS, InputError
 
 # Estimates kept between comparisons of the same objects, by system, metric and items.
 Memo: TypeAlias = dict[tuple[int, str, bytes], Estimate]
@@ -58,7 +58,8 @@ class Comparison:
         value_a, value_b: the metric of each, mean over training runs.
         n_items: items the metric is computed on.
         n_unscorable: items left out because one of the systems has only errors for them.
-        n_missing: items left out because one of the systems was not asked them; 0 unless `missing="drop"`.
+        n_missing: items left out because one of the systems was not asked them; 0 unless `missing="drop"` (in a
+            report, `pairwise`).
         n_perturbations, n_genes: clusters among `n_items`.
         n_seeds: training runs paired; 1 where training variance is unknown.
         effect_size: the difference in standard deviations of a perturbation's contribution to it, difference /
@@ -186,11 +187,9 @@ def compare(
     runs_a, runs_b = prediction_arrays(a, "a"), prediction_arrays(b, "b")
     n_missing = 0
     if missing == "drop":
-        common = runs_a.item_id.intersection(runs_b.item_id, sort=False)
-        n_missing = len(runs_a.item_id.union(runs_b.item_id)) - len(common)
-        if not len(common):
+        runs_a, runs_b, n_missing = common_items(runs_a, runs_b)
+        if not len(runs_a.item_id):
             raise InputError("a and b share no item; compare predictions of the same items")
-        runs_a, runs_b = (one.take(one.item_id.get_indexer(common)) for one in (runs_a, runs_b))
     elif missing != "error":
         raise InputError(f"missing: {missing!r}; use 'error' or 'drop'")
     runs_b = align(runs_b, runs_a, "b", "a")
@@ -239,7 +238,76 @@ def align(runs: PredictionArrays, to: PredictionArrays, name: str, name_to: str)
             item = to.item_id[differing[0]]
             raise InputError(f"item {item!r} has another {column} in {name} than in {name_to}; use one set of labels")
     # Equal by now; one set of codes lets influences of both be clustered together.
-    return replace(aligned, line=to.line, pert=to.pert, gene=to.gene)
+    return replace(aligned, item_id=to.item_id, line=to.line, pert=to.pert, gene=to.gene)
+
+
+def align_all(
+    runs: Mapping[str, PredictionArrays], missing: Literal["error", "drop"] = "error"
+) -> tuple[PredictionArrays, dict[str, PredictionArrays]]:
+    """Bring systems into one order of items and one set of codes.
+
+    Args:
+        runs: one system or more, by name.
+        missing: what to do where items differ: refuse them, or `drop` from each pair what one of the two lacks, which
+            leaves each system its own items here.
+
+    Returns:
+        All items (those that one system or more has, the first system's first; its answers say nothing), and the
+        systems, the items of each in that order.
+
+    Raises:
+        InputError: items differ (with `error`), or one is described in two ways.
+    """
+    if missing not in ("error", "drop"):
+        raise InputError(f"missing: {missing!r}; use 'error' or 'drop'")
+    first, items = next(iter(runs.items()))
+    if missing == "error":
+        return items, {name: one if name == first else align(one, items, name, first) for name, one in runs.items()}
+    items = _union(list(runs.values()))
+    own = {name: np.flatnonzero(items.item_id.isin(one.item_id)) for name, one in runs.items()}
+    return items, {name: align(one, items.take(own[name]), name, "another system") for name, one in runs.items()}
+
+
+def _union(runs: Sequence[PredictionArrays]) -> PredictionArrays:
+    """The items that one system or more has, in the order in which they first occur, with no training run."""
+    parts: list[PredictionArrays] = []
+    item_id = runs[0].item_id[:0]
+    for one in runs:
+        parts.append(one.take(np.flatnonzero(~one.item_id.isin(item_id))))
+        item_id = item_id.append(parts[-1].item_id)
+
+    def joined(columns: Sequence[pd.Categorical]) -> pd.Categorical:
+        codes, names = pd.factorize(np.concatenate([np.asarray(column) for column in columns]))
+        return pd.Categorical.from_codes(codes, categories=pd.Index(np.asarray(names)))
+
+    n = len(item_id)
+    return PredictionArrays(
+        item_id=item_id,
+        line=joined([part.line for part in parts]),
+        pert=joined([part.pert for part in parts]),
+        gene=joined([part.gene for part in parts]),
+        label=np.concatenate([part.label for part in parts]),
+        seeds=(),
+        answer=np.empty((0, n), dtype=np.intp),
+        prob=np.empty((0, n, len(LABELS))),
+        scorable=np.zeros(n, dtype=np.bool_),
+    )
+
+
+def common_items(a: PredictionArrays, b: PredictionArrays) -> tuple[PredictionArrays, PredictionArrays, int]:
+    """Return two systems on the items that both have, in a's order, and how many items one of them lacks.
+
+    A system of which that leaves every item as it was comes back as the same object, whose estimates a `Memo` knows.
+    """
+    if a.item_id.equals(b.item_id):
+        return a, b, 0
+    at = b.item_id.get_indexer(a.item_id)
+    n_missing = len(a.item_id) + len(b.item_id) - 2 * int((at >= 0).sum())
+    return _chosen(a, np.flatnonzero(at >= 0)), _chosen(b, at[at >= 0]), n_missing
+
+
+def _chosen(runs: PredictionArrays, at: Ints) -> PredictionArrays:
+    return runs if np.array_equal(at, np.arange(len(runs.item_id))) else runs.take(at)
 
 
 def compare_runs(a: PredictionArrays, b: PredictionArrays, metric: str, memo: Memo | None = None) -> Comparison:
@@ -308,19 +376,21 @@ def compare_pairs(
     """Compare pairs of systems on each metric; the pairs of one metric are one family of tests.
 
     Args:
-        systems: predictions by name, all aligned to one another.
+        systems: predictions by name, all aligned to one another (see `align_all`).
         pairs: names of systems, the first minus the second.
         metrics: names out of `METRICS`.
         method: how `p_holm` is adjusted; see `adjust`.
 
     Returns:
-        `(name of a, name of b, comparison)`, metric by metric in the order given.
+        `(name of a, name of b, comparison)`, metric by metric in the order given. Each pair is compared on the items
+        that both have; what one of them lacks is counted in `n_missing`.
     """
     memo: Memo = {}
     wanted = list(pairs)
+    paired = [common_items(systems[a], systems[b]) for a, b in wanted]  # alive as long as the memo, which goes by id
     rows: list[tuple[str, str, Comparison]] = []
     for metric in metrics:
-        found = [compare_runs(systems[a], systems[b], metric, memo) for a, b in wanted]
+        found = [replace(compare_runs(a, b, metric, memo), n_missing=missing) for a, b, missing in paired]
         adjusted = adjust([one.p_value for one in found], method)
         rows += [(a, b, replace(one, p_holm=p)) for (a, b), one, p in zip(wanted, found, adjusted, strict=True)]
     return rows
@@ -332,18 +402,22 @@ def compare_systems(
     *,
     against: str | None = None,
     method: Literal["holm", "fdr_bh"] = "holm",
+    missing: Literal["error", "drop"] = "error",
 ) -> pd.DataFrame:
     """Compare one system with all others, or all pairs, as a table.
 
     Args:
-        systems: predictions frames by name, all on the same items.
+        systems: predictions frames by name, all on the same items unless `missing` is `drop`.
         metrics: names out of `METRICS`; the comparisons of one metric are one family.
         against: the system that each other one is compared with (the other minus it); None compares all pairs, the
             later minus the earlier.
         method: `holm` for claims, `fdr_bh` for exploring.
+        missing: what to do with items that a system lacks: refuse them, or `drop` them from the pairs it is in, counted
+            in `n_missing`; all pairs of a metric stay one family.
 
     Returns:
-        One row a comparison: `a`, `b` and the attributes of `Comparison`.
+        One row a comparison: `a`, `b` and the attributes of `Comparison`; NaN, with the reason as `test`, where a
+        pair's items do not tell the metric or its error.
 
     Raises:
         InputError: fewer than two systems, an unknown name or metric, or what `compare` raises of frames.
@@ -353,9 +427,7 @@ def compare_systems(
         raise InputError(f"compare_systems: {len(names)} system(s); pass two or more")
     if against is not None and against not in systems:
         raise InputError(f"compare_systems: no system {against!r}; use one of {', '.join(map(repr, names))}")
-    runs = {names[0]: prediction_arrays(systems[names[0]], names[0])}
-    for name in names[1:]:
-        runs[name] = align(prediction_arrays(systems[name], name), runs[names[0]], name, names[0])
+    _, runs = align_all({name: prediction_arrays(frame, name) for name, frame in systems.items()}, missing)
     if against is None:
         pairs = [(later, earlier) for at, later in enumerate(names) for earlier in names[:at]]
     else:
@@ -430,6 +502,8 @@ def difference_of(
     use = a.scorable & b.scorable
     of_a, of_b = (_estimate_once(runs, task_of(metric), metric, use, memo) for runs in (a, b))
     reasons = [f"{side}: {one.reason}" for side, one in (("a", of_a), ("b", of_b)) if one.reason]
+    if not len(a.item_id):
+        reasons = ["no item in common"]
     if reasons:
         return of_a, of_b, replace(of_a, values=np.empty(0), reason="; ".join(reasons))
     # One run against several is repeated.

@@ -12,7 +12,8 @@ from benchmarks.examples import most_different, random_items
 from benchmarks.metrics import TASK_METRICS, estimate, reliability, roc_points, task_of
 from benchmarks.power import perturbations_needed
 from benchmarks.prediction_arrays import TASKS, Bools, PredictionArrays, prediction_arrays
-from benchmarks.significance import Comparison, aa_checks, adjust, align, compare_pairs, confidence_interval
+from benchmarks.predictions import changed_keys
+from benchmarks.significance import Comparison, aa_checks, adjust, align_all, compare_pairs, confidence_interval
 from rewards import LABELS, InputError, Status
 
 # The metric declared before any number is seen: a claim rests on it, the others put it in context.
@@ -30,6 +31,8 @@ COMPARED: Final = (
     "de_auroc",
     "dir_auroc",
 )
+# Of a protocol: which items were asked, not how. Systems that differ in these alone compare on their common items.
+ITEM_KEYS: Final = ("items", "item_seed")
 
 
 @dataclass(frozen=True)
@@ -62,21 +65,26 @@ def summarize(
     stages: Sequence[Mapping[str, Any]] = (),
     strata: "Mapping[str, pd.Series[bool]] | None" = None,
     published: Sequence[Mapping[str, Any]] = (),
+    pairwise: bool = False,
 ) -> dict[str, Any]:
     """Compute everything a report says, as plain JSON values; see `write_report` for the arguments.
+
+    Where systems were asked other items (`pairwise`), what is told of one system is on its own items, what is told of
+    two (comparisons, also by line, and where they differ most) on those that both have, and what is told of the data
+    (`evaluated`, lines and strata) on all items, those that one system or more has. Examples are drawn at random among
+    the items that every model has.
 
     Returns:
         `{"systems": {NAME: {"kind", "status", "tokens", "metrics": {TASK: {LINE or "all": {METRIC: {"value", "low",
         "high", "n", …}}}}, "strata": {TASK: {STRATUM: {METRIC: {…}}}}, "reliability", "roc", …}}, "comparisons": […],
         "exploratory": […], "protocol": {…}, "evaluated": […], "warnings": […], …}`. What cannot be told is null with
-        a `reason` beside it.
+        a `reason` beside it. A system that was not asked all items has their number as `n_items`.
 
     Raises:
-        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items, or a
-            stratum does not say of each item whether it belongs.
+        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items (without
+            `pairwise`), or a stratum does not say of each item whether it belongs.
     """
-    runs = _read_systems(systems)
-    items = next(iter(runs.values()))
+    items, runs = _read_systems(systems, pairwise=pairwise)
     in_stratum = {name: _stratum(name, mask, items) for name, mask in (strata or {}).items()}
     in_line = {str(line): np.asarray(items.line == line) for line in items.line.categories}
     everywhere: dict[str, Bools | None] = {"all": None}
@@ -88,18 +96,19 @@ def summarize(
     comparisons = [_comparison(a, b, result) for a, b, result in compare_pairs(runs, pairs, COMPARED)]
     summary = {
         "title": title,
-        "warnings": [*_warnings(systems), *data.get("warnings", ())],
+        "warnings": [*_fewer_items(items, runs), *_warnings(systems, pairwise=pairwise), *data.get("warnings", ())],
         "primary": PRIMARY,
         "systems": {
             system.name: {
                 "kind": system.kind,
+                **_n_items(items, runs[system.name]),
                 "fingerprint": _fingerprint(system),
                 **_statuses(system.predictions),
                 "tokens": _tokens(system),
                 "n_unscorable": int((~runs[system.name].scorable).sum()),
                 "seeds": list(runs[system.name].seeds),
-                "metrics": _cells(runs[system.name], everywhere | in_line),
-                "strata": _cells(runs[system.name], in_stratum),
+                "metrics": _cells(runs[system.name], _own(everywhere | in_line, items, runs[system.name])),
+                "strata": _cells(runs[system.name], _own(in_stratum, items, runs[system.name])),
                 "reliability": reliability(runs[system.name]),
                 "roc": {task: roc_points(runs[system.name], task) for task in ("de", "dir")},
                 "facts": dict(system.facts),
@@ -108,7 +117,7 @@ def summarize(
         },
         "comparisons": comparisons,
         "wanted_difference": WANTED,
-        "exploratory": _by_line(runs, pairs, in_line),
+        "exploratory": _by_line(items, runs, pairs),
         "aa_checks": _aa_checks(systems),
         "protocol": dict(protocol),
         "data": dict(data),
@@ -116,7 +125,7 @@ def summarize(
         "published": [dict(row) for row in published],
         "stages": [dict(stage) for stage in stages],
         "examples": {
-            "random": random_items(items) if models else [],
+            "random": random_items([runs[name] for name in models]),
             "most_different": most_different(*last_two) if len(last_two) == 2 else None,
         },
     }
@@ -124,7 +133,8 @@ def summarize(
     return plain
 
 
-def _read_systems(systems: Sequence[System]) -> dict[str, PredictionArrays]:
+def _read_systems(systems: Sequence[System], *, pairwise: bool) -> tuple[PredictionArrays, dict[str, PredictionArrays]]:
+    """All items, and each system on its own; see `align_all`."""
     if not systems:
         raise InputError("report: no systems; pass at least one run")
     runs: dict[str, PredictionArrays] = {}
@@ -134,27 +144,51 @@ def _read_systems(systems: Sequence[System]) -> dict[str, PredictionArrays]:
         if system.kind not in ("model", "baseline"):
             raise InputError(f"report: {system.name!r} is of kind {system.kind!r}; use 'model' or 'baseline'")
         read = prediction_arrays(system.predictions, system.name)
-        read = replace(read, tasks=tuple(system.facts.get("tasks", TASKS)))
-        if runs:
-            name, first = next(iter(runs.items()))
-            read = align(read, first, system.name, name)
-        runs[system.name] = read
-    return runs
+        runs[system.name] = replace(read, tasks=tuple(system.facts.get("tasks", TASKS)))
+    return align_all(runs, "drop" if pairwise else "error")
 
 
-def _warnings(systems: Sequence[System]) -> list[str]:
-    """What makes the models' numbers not comparable."""
+def _n_items(items: PredictionArrays, runs: PredictionArrays) -> dict[str, int]:
+    """How many items a system was asked, where it was not asked all."""
+    return {} if len(runs.item_id) == len(items.item_id) else {"n_items": len(runs.item_id)}
+
+
+def _fewer_items(items: PredictionArrays, runs: Mapping[str, PredictionArrays]) -> list[str]:
+    """Which scores do not compare, because they are on other items."""
+    fewer = [f"{name}: {len(one.item_id):,}" for name, one in runs.items() if _n_items(items, one)]
+    if not fewer:
+        return []
+    return [
+        f"Not every system was asked all {len(items.item_id):,} items ({', '.join(fewer)}). Scores on fewer items do "
+        "not compare with the others; each paired difference is on the items that both systems were asked."
+    ]
+
+
+def _own(
+    masks: Mapping[str, Bools | None], items: PredictionArrays, runs: PredictionArrays
+) -> Mapping[str, Bools | None]:
+    """Masks over all items, on those of one system."""
+    if not _n_items(items, runs):
+        return masks
+    at = items.item_id.get_indexer(runs.item_id)
+    return {name: None if mask is None else mask[at] for name, mask in masks.items()}
+
+
+def _warnings(systems: Sequence[System], *, pairwise: bool) -> list[str]:
+    """What makes the models' numbers not comparable; `pairwise`, that they were asked other items does not."""
     found: dict[str | None, list[str]] = {}
     for system in systems:
         if system.kind == "model":
             found.setdefault(_fingerprint(system), []).append(system.name)
     warnings = []
-    if len([fingerprint for fingerprint in found if fingerprint]) > 1:
+    differing = _differing([one for one in systems if one.kind == "model" and _fingerprint(one)]) if pairwise else None
+    if len([fingerprint for fingerprint in found if fingerprint]) > 1 and differing != []:
         groups = "; ".join(
             f"{', '.join(names)}: {str(fingerprint)[:12]}" for fingerprint, names in found.items() if fingerprint
         )
+        keys = f" ({', '.join(differing)})" if differing else ""
         warnings.append(
-            "The models were evaluated under different protocols, so differences between them may come from the "
+            f"The models were evaluated under different protocols{keys}, so differences between them may come from the "
             f"protocol. Fingerprints: {groups}."
         )
     if found.get(None):
@@ -169,6 +203,14 @@ def _warnings(systems: Sequence[System]) -> list[str]:
             f"same protocol. {told}."
         )
     return warnings
+
+
+def _differing(models: Sequence[System]) -> list[str] | None:
+    """Keys of the models' protocols that differ, but for which items were asked; None where one is not recorded."""
+    protocols = [one.facts["protocol"] for one in models if isinstance(one.facts.get("protocol"), Mapping)]
+    if len(protocols) < len(models):
+        return None
+    return sorted({key for one in protocols for key in changed_keys(protocols[0], one)} - set(ITEM_KEYS))
 
 
 def _extra_body(system: System) -> str:
@@ -259,33 +301,33 @@ def _aa_checks(systems: Sequence[System]) -> list[dict[str, Any]]:
 
 
 def _by_line(
-    runs: Mapping[str, PredictionArrays], pairs: Sequence[tuple[str, str]], in_line: Mapping[str, Bools]
+    items: PredictionArrays, runs: Mapping[str, PredictionArrays], pairs: Sequence[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     """Every comparison on the primary metric again within each line, adjusted together (Benjamini & Hochberg)."""
-    if len(in_line) < 2 or not pairs:
+    if len(items.line.categories) < 2 or not pairs:
         return []
     rows = []
-    for line, mask in in_line.items():
-        here = {name: one.take(np.flatnonzero(mask)) for name, one in runs.items()}
+    for line in items.line.categories:
+        here = {name: one.take(np.flatnonzero(np.asarray(one.line == line))) for name, one in runs.items()}
         for a, b, result in compare_pairs(here, pairs, (PRIMARY,)):
-            rows.append({"cell_line": line, **_comparison(a, b, result)})
+            rows.append({"cell_line": str(line), **_comparison(a, b, result)})
     for row, p in zip(rows, adjust([row["p_value"] for row in rows], method="fdr_bh"), strict=True):
         del row["p_holm"]
         row["p_fdr"] = p
     return rows
 
 
-def _evaluated(runs: PredictionArrays, in_line: Mapping[str, Bools]) -> list[dict[str, Any]]:
+def _evaluated(items: PredictionArrays, in_line: Mapping[str, Bools]) -> list[dict[str, Any]]:
     """Denominators: items, perturbations, genes and labels of each line and of all."""
     rows = []
-    for line, mask in [*in_line.items(), ("all", np.ones(len(runs.label), dtype=np.bool_))]:
-        labels = np.bincount(runs.label[mask], minlength=len(LABELS))
+    for line, mask in [*in_line.items(), ("all", np.ones(len(items.label), dtype=np.bool_))]:
+        labels = np.bincount(items.label[mask], minlength=len(LABELS))
         rows.append(
             {
                 "cell_line": line,
                 "items": int(mask.sum()),
-                "perturbations": len(np.unique(runs.pert.codes[mask])),
-                "genes": len(np.unique(runs.gene.codes[mask])),
+                "perturbations": len(np.unique(items.pert.codes[mask])),
+                "genes": len(np.unique(items.gene.codes[mask])),
                 **{str(label): int(count) for label, count in zip(LABELS, labels, strict=True)},
             }
         )

@@ -241,8 +241,9 @@ def what_was_compared(summary: Mapping[str, Any]) -> list[str]:
             f"{_listed(baselines)}."
         )
     changed = 1 - total[str(LABELS[-1])] / total["items"]
+    asked = "Together they were asked" if fewer_items(summary) else "All were asked the same"
     sentences.append(
-        f"All were asked the same {count_of(total['items'], 'item')}: does knocking down one gene (CRISPRi) raise, "
+        f"{asked} {count_of(total['items'], 'item')}: does knocking down one gene (CRISPRi) raise, "
         f"lower or not change the expression of another? They cover {count_of(len(lines), 'cell line')} "
         f"({_listed(lines)}), {count_of(total['perturbations'], 'perturbation')} and "
         f"{count_of(total['genes'], 'gene')} read out; expression changed (is “DE”) in "
@@ -272,19 +273,22 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
             parts.append(f"no real difference shown on {_listed(said['not shown'])}")
         if "not tested" in said:
             parts.append(f"not testable on {_listed(said['not tested'])}")
-        sentences.append(f"{a} against {b}: {'; '.join(parts)}.")
+        shared = shared_items(summary, a, b)
+        sentences.append(f"{a} against {b}{f' ({shared})' if shared else ''}: {'; '.join(parts)}.")
     return sentences
 
 
 def strongest_shortcuts(summary: Mapping[str, Any]) -> list[str]:
     """Per headline metric: the best baseline, and whether the best model differs from it."""
     sentences = []
+    fewer = fewer_items(summary)
+    all_asked = " that was asked all items" if set(named(summary, "model")) & set(fewer) else ""
     for metric in HEADLINE:
         best_baseline, best_model = (best(summary, metric, kind) for kind in ("baseline", "model"))
         if best_baseline is None:
             continue
         name, value = best_baseline
-        sentence = f"{LONG_NAMES[metric]}: {name} scores {format_number(value)}."
+        sentence = f"{LONG_NAMES[metric]}: {shown_as(summary, name)} scores {format_number(value)}."
         if best_model is not None:
             model, score = best_model
             said = {
@@ -293,7 +297,8 @@ def strongest_shortcuts(summary: Mapping[str, Any]) -> list[str]:
                 "not shown": "no real difference is shown",
                 "not tested": "the difference cannot be tested",
             }[verdict(find(summary, model, name, metric))]
-            sentence += f" The best model, {model}, scores {format_number(score)}: {said}."
+            best_of = "" if model in fewer else all_asked
+            sentence += f" The best model{best_of}, {shown_as(summary, model)}, scores {format_number(score)}: {said}."
         sentences.append(sentence)
     return sentences
 
@@ -308,7 +313,7 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
             f"One training run each for {_listed(single)}: how far another run with a new seed would land is "
             "unknown, and no interval here includes it."
         )
-    answered = [f"{name} {format_share(one['status']['answered'])}" for name, one in models.items()]
+    answered = [f"{shown_as(summary, name)} {format_share(one['status']['answered'])}" for name, one in models.items()]
     if answered:
         sentences.append(f"Completions that hold an answer: {', '.join(answered)}. One without counts as wrong.")
     for name, one in summary["systems"].items():
@@ -320,10 +325,19 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     if any(row["p_holm"] is not None and row["p_holm"] < ALPHA for row in summary["aa_checks"]):
         sentences.append(f"The A/A check failed. {aa_sentence(summary)}")
     total = summary["evaluated"][-1]
+    few = [one for one in summary["comparisons"] if one["n_missing"] and one["p_value"] is not None]
+    few = [one for one in few if min(one["n_perturbations"], one["n_genes"]) < FEW_CLUSTERS]
     if min(total["perturbations"], total["genes"]) < FEW_CLUSTERS:
         sentences.append(
             f"Only {count_of(total['perturbations'], 'perturbation')} and {count_of(total['genes'], 'gene')}: with "
             f"fewer than {FEW_CLUSTERS} of either, intervals are themselves uncertain."
+        )
+    elif few:
+        compared = {one[side] for one in few for side in ("a", "b")}
+        names = [name for name in fewer_items(summary) if name in compared]
+        sentences.append(
+            f"{count_of(len(few), 'comparison')} with {_listed(names)} share items of fewer than {FEW_CLUSTERS} "
+            "perturbations or genes: their intervals are themselves uncertain."
         )
     return sentences
 
@@ -331,9 +345,10 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
 def declared(summary: Mapping[str, Any]) -> list[str]:
     """How the tests were declared: who is compared, the primary metric, the families, the variance."""
     n_pairs = len({(one["a"], one["b"]) for one in summary["comparisons"]})
+    paired = "the items that both were asked" if fewer_items(summary) else "the same items"
     sentences = [
-        "Every model against each earlier model and each shortcut, paired on the same items. The variance counts that "
-        "items share perturbations and genes (Cameron, Gelbach and Miller’s two-way cluster-robust variance; the "
+        f"Every model against each earlier model and each shortcut, paired on {paired}. The variance counts that items "
+        "share perturbations and genes (Cameron, Gelbach and Miller’s two-way cluster-robust variance; the "
         "interval is a t interval). With several training runs, the variance between them is added.",
         f"Declared before any number: {LONG_NAMES[summary['primary']]} is the primary metric, and claims rest on it; "
         f"the other metrics are secondary. Within each metric, the {count_of(n_pairs, 'comparison')} of two systems "
@@ -378,14 +393,42 @@ def named(summary: Mapping[str, Any], kind: str) -> list[str]:
     return [name for name, one in summary["systems"].items() if one["kind"] == kind]
 
 
+def fewer_items(summary: Mapping[str, Any]) -> list[str]:
+    """Names of the systems that were not asked all items."""
+    return [name for name, one in summary["systems"].items() if "n_items" in one]
+
+
+def shown_as(summary: Mapping[str, Any], name: str) -> str:
+    """A system's name, and how many items it was asked where that is not all: its scores do not compare."""
+    if name not in fewer_items(summary):
+        return name
+    n, total = summary["systems"][name]["n_items"], summary["evaluated"][-1]["items"]
+    return f"{name} ({n:,} of {count_of(total, 'item')})"
+
+
+def shared_items(summary: Mapping[str, Any], a: str, b: str) -> str:
+    """How many items two compared systems share, in words; nothing where that is all that either was asked."""
+    n_missing = next(one["n_missing"] for one in summary["comparisons"] if {one["a"], one["b"]} == {a, b})
+    if not n_missing:
+        return ""
+    total = summary["evaluated"][-1]["items"]
+    n_a, n_b = (summary["systems"][name].get("n_items", total) for name in (a, b))
+    n_shared = (n_a + n_b - n_missing) // 2  # what one of them lacks, the other was asked alone
+    return count_of(n_shared, "shared item") if n_shared else "no shared item"
+
+
 def best(summary: Mapping[str, Any], metric: str, kind: str) -> tuple[str, float] | None:
-    """Return the system of a kind with the highest value over all lines, and the value; None where none has one."""
+    """Return the system of a kind with the highest value over all lines, and the value; None where none has one.
+
+    Where some were asked all items, it is one of them: a value on fewer does not compare.
+    """
     values = {
         name: summary["systems"][name]["metrics"][task_of(metric)]["all"][metric]["value"]
         for name in named(summary, kind)
     }
     known = [(name, float(value)) for name, value in values.items() if value is not None]
-    return max(known, key=lambda pair: pair[1]) if known else None
+    of_all = [pair for pair in known if pair[0] not in fewer_items(summary)]
+    return max(of_all or known, key=lambda pair: pair[1]) if known else None
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,11 +30,13 @@ from benchmarks.wording import (
     LONG_NAMES,
     METRIC_NAMES,
     aa_sentence,
+    best,
     format_number,
     format_p,
     format_share,
     metric_groups,
     reason_in_words,
+    strongest_shortcuts,
 )
 from rewards import LABELS, InputError
 
@@ -665,6 +668,199 @@ class TestWordsOfMetrics:
         assert "Within each metric, the 9 comparisons of two systems are one family" in page.words
         assert "Not run. With one sample an item" in page.words
         assert "There is no adjustment across metrics." in page.words
+
+
+PROTOCOL = {"template": "three_class", "max_tokens": 96, "items": 0, "item_seed": 0}
+FEW = 40
+
+
+def first(n: int) -> list[str]:
+    """The first items of an order that has nothing to do with their perturbations, genes and lines."""
+    return list(items().sample(frac=1, random_state=3)["item_id"].iloc[:n])
+
+
+def with_few_for_base() -> list[System]:
+    """Three models and two shortcuts; base was asked a subset of the others' items."""
+    given = systems()
+    frame = given[0].predictions
+    facts = FACTS | {"protocol": PROTOCOL | {"items": 20}, "protocol_fingerprint": "cd" * 32}
+    few = System("base", "model", frame[frame["item_id"].isin(first(FEW))].reset_index(drop=True), facts)
+    rest = [replace(one, facts={**one.facts, "protocol": PROTOCOL}) for one in given[1:]]
+    return [few, *rest]
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(tmp_path_factory.mktemp("pairwise"), with_few_for_base(), pairwise=True)
+
+
+@pytest.fixture(scope="module")
+def found(unequal: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(unequal.with_name("report.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+class TestPairwise:
+    def test_equal_items_give_the_same_report(self, written: Path, tmp_path: Path) -> None:
+        again = report(tmp_path, pairwise=True)
+        for name in FILES:
+            assert again.with_name(name).read_bytes() == written.with_name(name).read_bytes()
+
+    def test_scores_are_those_of_a_report_on_its_own_items(
+        self, found: dict[str, Any], summary: dict[str, Any], tmp_path: Path
+    ) -> None:
+        base = with_few_for_base()[0]
+        alone = json.loads(report(tmp_path, [base]).with_name("report.json").read_text(encoding="utf-8"))
+        assert found["systems"]["base"] == approximately({**alone["systems"]["base"], "n_items": FEW})
+        for name in ("SFT", "SFT+GRPO", "gene rate", "neighbours"):
+            assert "n_items" not in found["systems"][name]
+            for key in ("metrics", "strata", "status", "reliability", "roc"):
+                assert found["systems"][name][key] == approximately(summary["systems"][name][key])
+
+    def test_comparisons_are_on_the_shared_items_and_one_family(
+        self, found: dict[str, Any], summary: dict[str, Any]
+    ) -> None:
+        frames = {system.name: system.predictions for system in with_few_for_base()}
+        for one, before in zip(found["comparisons"], summary["comparisons"], strict=True):
+            assert (one["a"], one["b"], one["metric"]) == (before["a"], before["b"], before["metric"])
+            if "base" not in (one["a"], one["b"]):
+                assert {**one, "p_holm": 0} == approximately({**before, "p_holm": 0})
+                continue
+            alone = compare(frames[one["a"]], frames[one["b"]], one["metric"], missing="drop")
+            assert (one["n_items"], one["n_missing"]) == (alone.n_items, 192 - FEW)
+            for key in ("difference", "low", "high", "p_value", "value_a", "value_b"):
+                assert one[key] == approximately(getattr(alone, key)), key
+        for metric in COMPARED:
+            family = [one for one in found["comparisons"] if one["metric"] == metric]
+            p = [np.nan if one["p_value"] is None else one["p_value"] for one in family]
+            assert [np.nan if one["p_holm"] is None else one["p_holm"] for one in family] == pytest.approx(
+                adjust(p), nan_ok=True
+            )
+
+    def test_lines_are_compared_on_the_shared_items(self, found: dict[str, Any]) -> None:
+        frames = {system.name: system.predictions for system in with_few_for_base()}
+        n = {line: int((frames["base"]["cell_line"] == line).sum()) for line in LINES}
+        rows = [row for row in found["exploratory"] if (row["a"], row["b"]) == ("SFT", "base")]
+        assert {row["cell_line"]: row["n_missing"] for row in rows} == {line: 96 - n[line] for line in LINES}
+
+    def test_denominators_are_of_all_items(self, found: dict[str, Any], summary: dict[str, Any]) -> None:
+        by_line = {row["cell_line"]: row for row in found["evaluated"]}
+        assert by_line == {row["cell_line"]: row for row in summary["evaluated"]}
+        cells = found["systems"]["base"]["metrics"]["three_class"]
+        assert cells["all"]["accuracy"]["n"] == FEW == sum(cells[line]["accuracy"]["n"] for line in LINES)
+
+    def test_nobody_takes_few_items_for_all(self, unequal: Path, found: dict[str, Any]) -> None:
+        page, markdown = Page(unequal), unequal.with_name("report.md").read_text(encoding="utf-8")
+        warning = "Not every system was asked all 192 items (base: 40)."
+        assert found["warnings"][0].startswith(warning)
+        assert len(found["warnings"]) == 1
+        for text in (page.words, markdown):
+            assert text.index(warning) < text.index("In one minute")
+            assert "Together they were asked 192 items" in text and "asked the same" not in text
+            assert "SFT against base (40 shared items):" in text
+            assert "SFT+GRPO against SFT:" in text
+            assert "The best model that was asked all items, SFT" in text
+            assert "152 not shared" in text
+            assert "paired on the items that both were asked" in text
+            assert "SFT (" not in text
+        # Beside its name in every row: fingerprints, scores, statuses and tokens.
+        assert page.words.count("40 of 192 items") > 10
+        rows = [line for line in markdown.splitlines() if line.startswith("| base")]
+        assert len(rows) > 4 and all(line.startswith("| base (40 of 192 items)") for line in rows)
+        labels = re.findall(r"<text[^>]*>([^<]*)<title>", unequal.read_text(encoding="utf-8"))
+        assert "base (40 of 192 items)" in labels and "SFT vs base (40 shared items)" in labels
+        assert "SFT+GRPO vs SFT" in labels
+
+    def test_the_best_model_is_one_that_was_asked_all(self) -> None:
+        given = with_few_for_base()
+        perfect = given[0].predictions.assign(answer=given[0].predictions["label"], status="answered")
+        perfect[["p_up", "p_down", "p_none"]] = np.eye(3)[perfect["label"].map(NAMES.index)]
+        found = summarize(
+            [replace(given[0], predictions=perfect), *given[1:]], title="t", protocol={}, data={}, pairwise=True
+        )
+        assert found["systems"]["base"]["metrics"]["three_class"]["all"]["accuracy"]["value"] == 1
+        assert best(found, "accuracy", "model") != ("base", 1.0)
+        only = summarize(
+            [replace(given[0], predictions=perfect), *given[3:]], title="t", protocol={}, data={}, pairwise=True
+        )
+        assert best(only, "accuracy", "model") == ("base", 1.0)
+        assert "The best model, base (40 of 192 items), scores 1.000" in " ".join(strongest_shortcuts(only))
+
+    def test_a_line_and_a_stratum_that_a_system_was_not_asked(self, tmp_path: Path) -> None:
+        given = with_few_for_base()
+        frame = given[0].predictions
+        given[0] = replace(given[0], predictions=frame[(frame["cell_line"] == "k562") & (frame["pert"] < "P2")])
+        path = report(tmp_path, given, pairwise=True)
+        found = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+        base = found["systems"]["base"]
+        assert base["metrics"]["three_class"]["rpe1"]["accuracy"]["reason"] == "no item to score"
+        row = next(one for one in found["exploratory"] if (one["cell_line"], one["b"]) == ("rpe1", "base"))
+        assert row["test"] == "not tested: no item in common"
+        assert "no item in common" in Page(path).words
+
+    def test_examples_are_items_that_all_models_were_asked(self, found: dict[str, Any]) -> None:
+        assert {one["item_id"] for one in found["examples"]["random"]} <= set(first(FEW))
+        two = with_few_for_base()[:2]
+        pair = summarize(two, title="t", protocol={}, data={}, pairwise=True)["examples"]["most_different"]
+        assert {one["item_id"] for one in pair["items"]} <= set(first(FEW))
+        a, b = (one.predictions.set_index("item_id") for one in two)
+        b = b.loc[a.index]
+        assert pair["n_b_only"] == int(((b["answer"] == b["label"]) & (a["answer"] != a["label"])).sum())
+
+    def test_models_without_a_common_item(self, tmp_path: Path) -> None:
+        given = with_few_for_base()
+        other = given[1].predictions
+        given[1] = replace(given[1], predictions=other[~other["item_id"].isin(first(FEW))])
+        path = report(tmp_path, [given[0], given[1], *given[3:]], pairwise=True)
+        words = Page(path).words
+        assert "(base: 40, SFT: 152)" in words
+        assert "SFT against base (no shared item): not testable" in words
+        assert "no item in common" in words
+        assert "SFT against base (no shared item)" in path.with_name("report.md").read_text(encoding="utf-8")
+        found = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+        assert found["examples"]["random"] == []
+        assert [one["items"] for one in found["evaluated"]] == [96, 96, 192]
+
+    def test_training_runs(self) -> None:
+        several = runs(1.5, 2)
+        given = [with_few_for_base()[0], System("SFT", "model", several, FACTS), *systems()[3:]]
+        found = summarize(given, title="t", protocol={}, data={}, pairwise=True)
+        alone = compare(several, given[0].predictions, missing="drop")
+        one = next(one for one in found["comparisons"] if (one["a"], one["metric"]) == ("SFT", "accuracy"))
+        assert (one["n_seeds"], one["n_missing"]) == (3, 192 - FEW)
+        assert one["per_seed"] == approximately(list(alone.per_seed))
+        assert one["p_value"] == approximately(alone.p_value)
+
+    def test_which_items_were_asked_is_no_other_protocol_and_all_else_is_named(self) -> None:
+        given = with_few_for_base()
+        told = {"title": "t", "protocol": {}, "data": {}}
+        with_items = summarize(given, **told, pairwise=True)["warnings"]
+        assert not any("protocol" in warning for warning in with_items)
+        shorter = PROTOCOL | {"max_tokens": 48, "temperature": 1.0}
+        given[1] = replace(given[1], facts={**given[1].facts, "protocol": shorter, "protocol_fingerprint": "ef" * 32})
+        warning = next(one for one in summarize(given, **told, pairwise=True)["warnings"] if "protocol" in one)
+        assert "different protocols (max_tokens, temperature), so" in warning
+        assert "SFT: efefefefefef" in warning
+        # Where a protocol is not recorded, its fingerprint is all there is to compare.
+        given[1] = replace(given[1], facts={"protocol_fingerprint": "ef" * 32})
+        assert any("different protocols, so" in one for one in summarize(given, **told, pairwise=True)["warnings"])
+
+    def test_without_it_fingerprints_are_compared_as_they_are(self) -> None:
+        given = systems()
+        given[0] = replace(given[0], facts=with_few_for_base()[0].facts)
+        warnings = summarize(given, title="t", protocol={}, data={})["warnings"]
+        assert len(warnings) == 1 and "under different protocols, so" in warnings[0]
+
+
+def approximately(value: Any) -> Any:
+    """Equal but for the last digits of sums in another order; NaN and None alike."""
+    if isinstance(value, dict):
+        return {key: approximately(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [approximately(one) for one in value]
+    if isinstance(value, float):
+        return None if np.isnan(value) else pytest.approx(value, rel=1e-9, abs=1e-12)
+    return value
 
 
 UNKNOWN = dict.fromkeys(("answer", "p_up", "p_down", "p_none"), None)

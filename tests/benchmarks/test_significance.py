@@ -17,7 +17,15 @@ from benchmarks.calibration import TESTED
 from benchmarks.metrics import estimate
 from benchmarks.power import equivalence, perturbations_needed
 from benchmarks.prediction_arrays import prediction_arrays
-from benchmarks.significance import aa_checks, adjust, compare, compare_pairs, compare_systems, confidence_interval
+from benchmarks.significance import (
+    aa_checks,
+    adjust,
+    common_items,
+    compare,
+    compare_pairs,
+    compare_systems,
+    confidence_interval,
+)
 from benchmarks.variance import add_seed_variance, two_way_se, two_way_variance
 from rewards import LABELS, InputError
 
@@ -466,6 +474,75 @@ class TestMissing:
     def test_unknown(self) -> None:
         with pytest.raises(InputError, match="use 'error' or 'drop'"):
             compare(self.a, self.b, missing="ignore")  # type: ignore[arg-type]
+
+
+class TestUnequalItems:
+    """Systems with other items: each pair is compared on those that both have."""
+
+    rng = np.random.default_rng(13)
+    items = random_items(rng)
+    a, b = random_system(rng, items, 1.2), random_system(rng, items, 0.9)
+    c = random_system(rng, items, 0.6)
+
+    @property
+    def frames(self) -> dict[str, pd.DataFrame]:
+        return {"a": self.a.iloc[:90], "b": self.b, "c": self.c.iloc[40:].sample(frac=1, random_state=0)}
+
+    @pytest.mark.parametrize("metric", ["accuracy", "mcc", "de_auroc", "de_per_gene_auroc"])
+    def test_each_pair_is_that_of_compare(self, metric: str) -> None:
+        table = compare_systems(self.frames, [metric], missing="drop")
+        assert list(zip(table["a"], table["b"], strict=True)) == [("b", "a"), ("c", "a"), ("c", "b")]
+        for row in table.itertuples():
+            alone = compare(self.frames[row.a], self.frames[row.b], metric, missing="drop")
+            for name in ("difference", "low", "high", "p_value", "value_a", "value_b", "se"):
+                assert getattr(row, name) == pytest.approx(getattr(alone, name), abs=1e-12), name
+            assert (row.n_items, row.n_missing) == (alone.n_items, alone.n_missing)
+            assert row.test == alone.test
+        n = len(self.items)
+        assert table["n_missing"].tolist() == [n - 90, n - 50, 40]
+
+    def test_pairs_stay_one_family(self) -> None:
+        table = compare_systems(self.frames, missing="drop")
+        assert table["p_holm"].tolist() == pytest.approx(adjust(table["p_value"].tolist()))
+        assert (table["p_holm"] > table["p_value"]).any()
+
+    def test_equal_items_change_nothing(self) -> None:
+        frames = {"a": self.a, "b": self.b, "c": self.c}
+        metrics = ["accuracy", "de_auroc", "de_per_gene_auroc"]
+        pd.testing.assert_frame_equal(
+            compare_systems(frames, metrics), compare_systems(frames, metrics, missing="drop"), check_exact=True
+        )
+
+    def test_a_pair_that_shares_too_little_says_why_and_is_no_member_of_the_family(self) -> None:
+        one_pert = self.b[self.b["pert"] == self.b["pert"].iloc[0]]
+        frames = {"a": self.a.iloc[:90], "b": one_pert, "c": self.c.iloc[90:], "d": self.c}
+        table = compare_systems(frames, missing="drop").set_index(["a", "b"])
+        assert table.loc[("c", "a"), "test"] == "not tested: no item in common"
+        assert table.loc[("c", "a"), "n_items"] == 0
+        assert table.loc[("c", "a"), "n_missing"] == len(self.items)
+        assert table.loc[("b", "a"), "test"] == "not tested: no interval from one perturbation"
+        tested = table[table["p_value"].notna()]
+        assert set(tested.index) == {("d", "a"), ("d", "c")}
+        assert tested["p_holm"].tolist() == pytest.approx(adjust(tested["p_value"].tolist()))
+
+    def test_refused_unless_asked_for(self) -> None:
+        with pytest.raises(InputError, match="a lacks .* of b's items"):
+            compare_systems({"b": self.b, "a": self.a.iloc[:90]})
+        with pytest.raises(InputError, match="use 'error' or 'drop'"):
+            compare_systems(self.frames, missing="ignore")  # type: ignore[arg-type]
+
+    def test_an_item_has_one_description(self) -> None:
+        other = self.b.copy()
+        other.loc[95, "gene"] = "G99"
+        with pytest.raises(InputError, match="has another gene in c than in another system"):
+            compare_systems({"a": self.a.iloc[:90], "b": self.b, "c": other}, missing="drop")
+
+    def test_what_is_unchanged_stays_the_same_object(self) -> None:
+        few, all_ = prediction_arrays(self.a.iloc[:90]), prediction_arrays(self.b)
+        a, b, n_missing = common_items(few, all_)
+        assert a is few and b is not all_ and n_missing == len(self.items) - 90
+        assert list(a.item_id) == list(b.item_id)
+        assert common_items(all_, all_) == (all_, all_, 0)
 
 
 class TestOtherTests:
