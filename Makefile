@@ -3,7 +3,7 @@ PY := .venv/bin/python
 export GOMP_SPINCOUNT ?= 20000
 
 install:
-	@bash tools/install.sh
+	@$${PYTHON:-python3} tools/install.py
 
 demo: install  ## both stages on the sample, evaluated and reported
 	@$(PY) -m rl.cli demo

