@@ -57,7 +57,7 @@ YES = ("1", "y", "yes", "t", "true", "on")
 PACKAGE = re.compile(
     r"No matching distribution found for (\S+)|satisfies the requirement (\S+)|no (?:usable )?version of (\S+)"
     r"|Because (\S+) (?:was not found|has no (?:usable )?wheels)"
-    r"|Failed to (?:download|fetch|build|prepare|install|unzip|extract|read)[^`\n]{0,40}`([^`]+)`"
+    r"|Failed to (?:download|fetch|build|prepare|install|unzip|extract|read)[^`\n]{0,40}`([^`-][^`]*)`"
 )
 PLATFORM = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {sys.platform} {platform.machine()}"
 PROBLEMS = (  # what the installers say, what is wrong, what to do; the first that fits
@@ -80,8 +80,10 @@ PROBLEMS = (  # what the installers say, what is wrong, what to do; the first th
     (r"", "the installer failed", "the lines above say more; run it again, and it goes on from here"),
 )  # fmt: skip
 ESCAPE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
-MOVES = re.compile(r"\r(?!$)|\x1b\[[\d;?]*[A-LK]")  # a progress bar: to be shown before its line is complete
-NOISE = re.compile(r" [-+~] |Using Python |Looking in |Requirement already|WARNING: Location .* is ignored|\s*$")
+MOVES = re.compile(r"\r(?!$)|\x1b\[[\d;?]*[A-LK]")  # how a bar is drawn anew
+NOISE = re.compile(
+    r" [-+~] |Using Python |Looking in |Requirement already|\s*Successfully |WARNING: Location .* is ignored|\s*$"
+)
 
 
 class Failed(Exception):  # noqa: N818 - it reads as what happened
@@ -123,20 +125,54 @@ def megabytes() -> str:
     return f"{total / 1e6:.0f} MB"
 
 
+class Output:
+    """What an installer writes: its lines without colours, and on a terminal, its own progress bars."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stdout.isatty()
+        self.lines: collections.deque[str] = collections.deque(maxlen=200)
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._line = ""  # not ended yet
+        self._shown = 0  # how much of it is on the terminal
+        self._failing = False
+
+    def take(self, written: bytes) -> None:
+        """Keep and show what was written; what is wrong is left to be said once, at the end."""
+        *ended, rest = (self._line + self._decode(written)).split("\n")
+        for line in ended:
+            plain = ESCAPE.sub("", line.rstrip("\r")).rpartition("\r")[2]
+            plain = re.sub(r"^.*\s{4}(?=error:)", "", plain)  # behind a bar
+            noise = NOISE.match(plain)
+            if not noise:
+                self.lines.append(plain)
+            if not self._failing and re.match(r"error\b", plain, re.IGNORECASE):
+                self._failing = True
+                self._show("\r\x1b[2K" if self._shown else "", always=True)
+            self._show("".join(MOVES.findall(line)) if noise and not self._shown else f"{line[self._shown :]}\n")
+            self._shown = 0
+        if MOVES.search(rest):  # a bar is drawn anew at once
+            self._show(rest[self._shown :])
+            rest = rest[max(move.end() for move in MOVES.finditer(rest)) :]
+            self._shown = len(rest)
+        self._line = rest
+
+    def _show(self, text: str, always: bool = False) -> None:
+        if self.terminal and (always or not self._failing):
+            sys.stdout.write(masked(text))
+            sys.stdout.flush()
+
+
 def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[str]]:
     """Run an installer and show that it moves: its own bars on a terminal, a line a minute in a log.
 
     Returns its exit code and its last lines, without colours.
     """
-    terminal = sys.stdout.isatty()
-    source, sink = pty.openpty() if terminal else os.pipe()
-    if terminal:
+    output = Output()
+    source, sink = pty.openpty() if output.terminal else os.pipe()
+    if output.terminal:
         columns, rows = shutil.get_terminal_size()
         fcntl.ioctl(sink, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     start = told = time.monotonic()
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    lines: collections.deque[str] = collections.deque(maxlen=200)
-    rest = ""
     try:
         process = subprocess.Popen(
             command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
@@ -154,12 +190,12 @@ def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[s
                     chunk = os.read(source, 65536)
                 except OSError:  # how a terminal says that nobody writes to it any more
                     chunk = b""
-                rest = show(rest + (decode(chunk) if chunk else "\n"), lines, terminal)
+                output.take(chunk or b"\n")
                 if not chunk:
                     break
-            if not terminal and time.monotonic() >= told + MINUTE:
+            if not output.terminal and time.monotonic() >= told + MINUTE:
                 told = time.monotonic()
-                last = f"; {lines[-1].strip()[:80]}" if lines else ""
+                last = f"; {output.lines[-1].strip()[:80]}" if output.lines else ""
                 say(f"{step}: {duration(told - start)} so far, {megabytes()} in .venv{last}")
         code = process.wait()
     except BaseException:
@@ -169,25 +205,7 @@ def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[s
         os.close(source)
     if code == 0:
         say(f"{step}: done in {duration(time.monotonic() - start)}")
-    return code, list(lines)
-
-
-def show(text: str, lines: "collections.deque[str]", terminal: bool) -> str:
-    """Keep the lines that an installer has completed, write what a terminal should show, return what waits for more."""
-    *complete, rest = text.split("\n")
-    for line in complete:
-        plain = ESCAPE.sub("", line.rstrip("\r")).rpartition("\r")[2]
-        noise = NOISE.match(plain)
-        if not noise:
-            lines.append(plain)
-        # What is wrong is said once, at the end.
-        if terminal and not any(line.lower().startswith("error") for line in lines):
-            sys.stdout.write("".join(MOVES.findall(line)) if noise else masked(f"{line}\n"))
-    if terminal and MOVES.search(rest):
-        sys.stdout.write(masked(rest))
-        rest = ""
-    sys.stdout.flush()
-    return rest
+    return code, list(output.lines)
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
@@ -311,10 +329,12 @@ def uv_env(settings: dict[str, str]) -> dict[str, str]:
     def words(name: str, between: str) -> str:
         return between.join(os.path.expanduser(word) for word in settings.get(name, "").split())
 
+    links = [link for link in words("find-links", " ").split() if "://" in link or os.path.exists(link)]  # as pip does
+
     ours = {
         "UV_DEFAULT_INDEX": "" if "UV_INDEX_URL" in env else settings.get("index-url", ""),
         "UV_INDEX": "" if "UV_EXTRA_INDEX_URL" in env else words("extra-index-url", " "),
-        "UV_FIND_LINKS": words("find-links", ","),
+        "UV_FIND_LINKS": ",".join(links),
         "UV_CONSTRAINT": words("constraint", " "),
         "UV_INSECURE_HOST": words("trusted-host", " "),
         "UV_HTTP_TIMEOUT": settings.get("timeout", "").partition(".")[0],

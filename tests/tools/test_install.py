@@ -284,7 +284,12 @@ def test_what_pip_is_told_holds_for_both_installers(
     (links / file).write_bytes(content)
     del index.files[file]
     dead = "http://127.0.0.1:9/simple/"
-    right = {"index-url": index.url, "extra-index-url": index.url, "find-links": str(links), "no-input": "true"}
+    right = {
+        "index-url": index.url,
+        "extra-index-url": index.url,
+        "find-links": f"{links} /not/there",
+        "no-input": "true",
+    }
     # [install] outweighs [global], and PIP_* outweighs both.
     scope = "install" if place == "file" else "nothing"
     lines = [f"[global]\nindex-url = {dead}\n[{scope}]", *(f"{name} = {value}" for name, value in right.items())]
@@ -498,6 +503,7 @@ def test_a_log_gets_a_sign_of_life(script: ModuleType, tmp_path: Path, monkeypat
           "UnknownIssuer"], "scipy", "not trusted"),
         (["WARNING: Retrying after connection broken by 'ProxyError('Tunnel connection failed: 407 Proxy "
           "Authentication Required')'", "ERROR: No matching distribution found for scipy==1"], "scipy==1", "refused"),
+        (["error: Failed to read `--find-links` directory: /not/there"], "", "the installer failed"),
         (["Downloading scipy-1.0-py3-none-any.whl (401 kB)", "ERROR: something else"], "", "the installer failed"),
     ],
 )  # fmt: skip
