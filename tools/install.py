@@ -193,10 +193,11 @@ def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[s
                 output.take(chunk or b"\n")
                 if not chunk:
                     break
-            if not output.terminal and time.monotonic() >= told + MINUTE:
+            if time.monotonic() >= told + MINUTE:
                 told = time.monotonic()
                 last = f"; {output.lines[-1].strip()[:80]}" if output.lines else ""
-                say(f"{step}: {duration(told - start)} so far, {megabytes()} in .venv{last}")
+                if not output.terminal:
+                    say(f"{step}: {duration(told - start)} so far, {megabytes()} in .venv{last}")
         code = process.wait()
     except BaseException:
         stop(process)
