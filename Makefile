@@ -1,18 +1,23 @@
 .PHONY: install demo test test-all lint
 PY := .venv/bin/python
+MINUTES ?= 20
 export GOMP_SPINCOUNT ?= 20000
 
 install:
 	@$${PYTHON:-python3} tools/install.py
 
-demo: install  ## both stages on the sample, evaluated and reported
-	@$(PY) -m rl.cli demo
+demo: install  ## both stages on the sample, evaluated and reported; it keeps to MINUTES, installation apart
+	@$(PY) -m rl.cli demo --minutes $(MINUTES)
+
+# Two files side by side, each computing with one thread: two processes with two threads each on two cores would wait
+# for each other. Files with slow tests come first, so that none of them is left for the end.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install lint  ## fast suite
-	$(PY) -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: install lint  ## fast and slow suite: real engines, training, end to end
-	$(PY) -m pytest -q
+	$(PYTEST) tests/slow tests
 
 lint: install
 	$(PY) -m ruff format --check .

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from benchmarks.generation import Decoding, Engine, Generation, Request
 from benchmarks.local_engines import TransformersEngine, VLLMEngine, has_vllm
+from benchmarks.machine import check_dtype
 from benchmarks.models import model_fingerprint
 from benchmarks.server_engine import OpenAIEngine
 from rewards import InputError
@@ -26,7 +27,6 @@ __all__ = [
 
 EngineName: TypeAlias = Literal["auto", "vllm", "transformers", "openai"]
 ENGINES: Final = ("auto", "vllm", "transformers", "openai")
-DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 
 
 def open_engine(
@@ -50,7 +50,7 @@ def open_engine(
         model: a model folder or hub id; for `openai` the name the server knows the model by.
         adapter: a PEFT LoRA adapter of that model.
         revision: the model's revision on the hub.
-        dtype: `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` for what is fast here; see `benchmarks.machine`.
         max_model_len: tokens that vLLM makes room for per sequence; None for the model's own context.
         seed: engine seed of vLLM (requests bring their own).
         base_url: the OpenAI-compatible server's URL, with its `/v1`.
@@ -62,8 +62,7 @@ def open_engine(
     """
     if name not in ENGINES:
         raise InputError(f"engine: {name!r} is unknown; use one of {', '.join(ENGINES)}")
-    if dtype not in DTYPES:
-        raise InputError(f"dtype: {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     if name == "openai":
         if base_url is None:
             raise InputError("engine: openai needs base_url, such as http://localhost:8000/v1")

@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmarks.chat import Message
 from benchmarks.engines import Engine, Generation, Request
+from benchmarks.generation import Written
 from benchmarks.predictions import COLUMNS, PROBABILITIES, PredictionLog
 from benchmarks.protocol import Protocol
 from benchmarks.runs import package_versions
@@ -30,7 +31,7 @@ def evaluate(
     seed: int = 0,
     chunk: int = 64,
     facts: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float, int, int], None] | None = None,
 ) -> Path:
     """Generate, read and store predictions; a run that was stopped goes on where it was.
 
@@ -46,7 +47,8 @@ def evaluate(
         seed: tells training runs apart; stored with each row.
         chunk: rows per chunk, which is also the batch handed to the engine.
         facts: further facts of the run, JSON-able and without secrets, stored under `run`.
-        progress: called with (rows done, rows in all) at the start and after each chunk.
+        progress: called with (rows done, rows in all, tokens written) at the start, within a chunk and after it; rows
+            that are being written count by their share of the length that is expected of them.
 
     Returns:
         The path of `predictions.parquet`. If it is there already and of the same run, nothing is generated.
@@ -63,18 +65,27 @@ def evaluate(
             _check_context(engine, items, messages, protocol)
             bounds = range(0, n_rows, chunk)
             stored = log.parts()
-            done = sum(min(chunk, n_rows - start) for number, start in enumerate(bounds) if number in stored)
+            before = done = sum(min(chunk, n_rows - start) for number, start in enumerate(bounds) if number in stored)
+            tokens = 0
             if progress is not None:
-                progress(done, n_rows)
+                progress(done, n_rows, 0)
             for number, start in enumerate(bounds):
                 if number in stored:
                     continue
                 rows = range(start, min(start + chunk, n_rows))  # row = item × samples + sample
-                frame, errors = _predict(engine, items, messages, protocol, seed, rows)
+                expected = tokens / (done - before) if done > before else float(protocol.max_tokens)
+
+                def written(finished: int, so_far: int) -> None:
+                    if progress is not None:
+                        share = min(so_far / max(expected, 1.0), float(len(rows)))  # noqa: B023 - called within the turn
+                        progress(done + max(finished, share), n_rows, tokens + so_far)  # noqa: B023
+
+                frame, errors = _predict(engine, items, messages, protocol, seed, rows, written)
                 log.append(number, frame, errors)
                 done += len(rows)
+                tokens += int(frame["completion_tokens"].sum())
                 if progress is not None:
-                    progress(done, n_rows)
+                    progress(done, n_rows, tokens)
         return log.finish(n_rows)
 
 
@@ -117,6 +128,7 @@ def _predict(
     protocol: Protocol,
     seed: int,
     rows: range,
+    written: Written,
 ) -> tuple[pd.DataFrame, Counter[str]]:
     at = [row // protocol.samples for row in rows]
     samples = [row % protocol.samples for row in rows]
@@ -125,7 +137,7 @@ def _predict(
         Request(messages[item], request_seed(protocol, item_id, sample))
         for item, item_id, sample in zip(at, chosen["item_id"], samples, strict=True)
     ]
-    generations = engine.generate(requests, protocol)
+    generations = engine.generate(requests, protocol, written)
     read = [
         read_generation(generation, protocol)
         for _, generation in zip(requests, generations, strict=True)  # an engine that drops one is an error here

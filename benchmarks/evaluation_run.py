@@ -1,5 +1,6 @@
 """One evaluation run: a model under a protocol, in a run folder; and the report over several of them."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,13 +19,14 @@ from benchmarks.evaluate import evaluate
 from benchmarks.models import adapter_sha256, read_trained_items
 from benchmarks.perturbqa import CELL_LINES
 from benchmarks.predictions import changed_keys, read_answers, read_completions, read_facts, read_predictions
+from benchmarks.progress import Progress
 from benchmarks.prompts import VERSION, PromptConfig, build_prompts
 from benchmarks.protocol import Protocol
 from benchmarks.published import published_figures
 from benchmarks.report import write_report
-from benchmarks.runs import CONFIG, open_run, read_manifest
+from benchmarks.runs import CONFIG, open_run, read_manifest, settle_dtype
 from benchmarks.strata import strata
-from benchmarks.summary import System
+from benchmarks.summary import ITEM_KEYS, System
 from rewards import LABELS, InputError
 
 PREDICTIONS = "predictions.parquet"
@@ -48,7 +50,7 @@ class EvalArguments:
     extra_body: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "further keys of the server's request: a mapping, or JSON"}
     )
-    dtype: str = field(default="auto", metadata={"help": "auto, bfloat16, float16 or float32"})
+    dtype: str = field(default="auto", metadata={"help": "auto (what is fast here), bfloat16, float16 or float32"})
     chunk: int = field(default=64, metadata={"help": "items handed to the engine at once"})
     training_seed: int = field(default=0, metadata={"help": "tells training runs of one system apart"})
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
@@ -72,12 +74,11 @@ class EvalArguments:
             raise InputError("api_key_env: is no variable's name; put the key in the environment and its name here")
 
 
-def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | None = None) -> Path:
+def run_evaluation(args: EvalArguments) -> Path:
     """Evaluate a model on test items and store its predictions.
 
     Args:
         args: the configuration.
-        progress: called with (rows done, rows in all).
 
     Returns:
         The run folder: `config.yaml`, `manifest.json`, `predictions.parquet`.
@@ -87,6 +88,12 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
             of another configuration.
         CheckError: the disk is full, or a server is out of reach; what is stored stays.
     """
+    with Progress(f"evaluation of {args.name or Path(args.output_dir).name}") as progress:
+        progress.phase("loading labels and model")
+        return _evaluate(args, progress)
+
+
+def _evaluate(args: EvalArguments, progress: Progress) -> Path:
     corpus = open_corpus(args.data, args.split)
     protocol = make_protocol(args, corpus.digest)
     if args.base_url is not None:
@@ -95,6 +102,7 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
     adapter = None if args.adapter is None else Path(args.adapter)
     trained = None if adapter is None else check_unseen(adapter, corpus)
     inputs = {} if adapter is None else {"adapter": adapter_sha256(adapter)}
+    args = settle(args)
     run = open_run(Path(args.output_dir), "eval", asdict(args), inputs)
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path
@@ -109,7 +117,7 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
         path = evaluate(
             engine, items, prompts, protocol, run.path,
             seed=args.training_seed, chunk=args.chunk, facts={"name": args.name, "trained_items": trained},
-            progress=progress,
+            progress=show_writing(progress),
         )  # fmt: skip
     finally:
         engine.close()
@@ -125,6 +133,27 @@ def run_evaluation(args: EvalArguments, progress: Callable[[int, int], None] | N
         completion_tokens=int(frame["completion_tokens"].sum()),
     )
     return run.path
+
+
+def show_writing(progress: Progress) -> Callable[[float, int, int], None]:
+    """Return what `evaluate` is to call: it shows completions, tokens and their rate as a phase of `progress`."""
+    began: list[float] = []
+
+    def show(done: float, total: int, tokens: int) -> None:
+        if not began:
+            progress.phase("writing", total, "completions", done)
+            began.append(time.monotonic())
+        seconds = max(time.monotonic() - began[0], 1e-9)
+        progress.at(done, f"{tokens:,} tokens, {tokens / seconds:.0f} a second" if tokens else "")
+
+    return show
+
+
+def settle(args: EvalArguments) -> EvalArguments:
+    """Return the arguments with the number type that `auto` means for this run; a server decides on its own."""
+    if args.engine == "openai":
+        return args
+    return replace(args, dtype=settle_dtype(args.dtype, Path(args.output_dir)))
 
 
 def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
@@ -201,7 +230,9 @@ def report_runs(
     title: str,
     command: str,
     common: bool = False,
+    pairwise: bool = False,
     embeddings: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the report over evaluation runs, with every baseline beside them.
 
@@ -212,7 +243,10 @@ def report_runs(
         title: the page's title.
         command: how the report was made, shown under "how to reproduce".
         common: whether to keep only the items that every system has; the report says how many each has lost.
+        pairwise: whether to score each system on its own items, and each pair on those that both have; the baselines
+            forecast all of them.
         embeddings: file of gene embeddings (`benchmarks.embeddings`); adds a regression on them to the baselines.
+        notes: sentences on the runs that the report shows first among its notes on the data.
 
     Returns:
         The path of the HTML page.
@@ -220,8 +254,10 @@ def report_runs(
     Raises:
         InputError: a folder is no finished run, no evaluation is among them, two hold the same seed of one system,
             seeds of one system differ in protocol or model, or the systems were not asked the same items (without
-            `common`; with it, there are no common ones).
+            `common` or `pairwise`; with `common`, there are no common ones), or both of these are asked for.
     """
+    if common and pairwise:
+        raise InputError("report: --common and --pairwise score other items; give one of them")
     evaluations, stages = read_runs(paths)
     if not evaluations:
         raise InputError("report: no evaluation among the runs; give at least one folder that `synthpert eval` wrote")
@@ -230,22 +266,34 @@ def report_runs(
         found = "; ".join(" under ".join(source) for source in sorted(sources))
         raise InputError(f"report: the runs were evaluated on different data ({found}); report them apart")
     systems = [merge_seeds(name, runs) for name, runs in group_by_name(evaluations).items()]
-    systems, warnings = same_items(systems, common=common)
+    systems, warnings = (systems, []) if pairwise else same_items(systems, common=common)
     corpus = open_corpus(evaluations[0].config["data"], evaluations[0].config["split"])
-    items = items_of(systems[0].predictions, corpus)
+    items = items_of([system.predictions for system in systems], corpus)
     for name, frame in predict_baselines(corpus, items, embeddings).items():
         systems.append(System(name, "baseline", frame, {"fitted on": "training labels only"}))
     data = describe(corpus, items, command)
     unseen, unknown = describe_training(evaluations)
-    data["notes"] += unseen
+    data["notes"] = [*notes, *data["notes"], *unseen]
     data["warnings"] = [*warnings, *unknown]
     data["funnel"] = data_funnel(corpus, len(items), stages)
-    protocols = [run.facts["protocol"] for run in evaluations if "protocol" in run.facts]
-    protocol = dict(protocols[0]) if protocols else {"split": corpus.split, "data": corpus.digest}
+    protocol = shown_protocol(evaluations, corpus, pairwise=pairwise)
     return write_report(
         systems, out, title=title, protocol=protocol, data=data, stages=stages, strata=strata(corpus, items),
-        published=published_for(corpus),
+        published=published_for(corpus), pairwise=pairwise,
     )  # fmt: skip
+
+
+def shown_protocol(runs: Sequence[EvaluationRun], corpus: Corpus, *, pairwise: bool) -> dict[str, Any]:
+    """Return the first protocol recorded; with `pairwise`, which items were asked by system where that differs."""
+    protocols = {run.name: run.facts["protocol"] for run in runs if "protocol" in run.facts}
+    if not protocols:
+        return {"split": corpus.split, "data": corpus.digest}
+    protocol = dict(next(iter(protocols.values())))
+    for key in ITEM_KEYS if pairwise else ():
+        values = {name: one.get(key) for name, one in protocols.items()}
+        if len(set(values.values())) > 1:
+            protocol[key] = values
+    return protocol
 
 
 def describe_training(runs: Sequence[EvaluationRun]) -> tuple[list[str], list[str]]:
@@ -368,7 +416,8 @@ def same_items(systems: Sequence[System], *, common: bool) -> tuple[list[System]
                 if len(difference):
                     raise InputError(
                         f"report: {lacks!r} lacks {len(difference):,} items that {having!r} has (first: "
-                        f"{difference[0]}); evaluate both on the same items, or report the common ones with --common"
+                        f"{difference[0]}); evaluate both on the same items, or report the common ones with --common, "
+                        "or each pair on those that both have with --pairwise"
                     )
         return list(systems), []
     shared: pd.Index[Any] | None = None
@@ -455,9 +504,10 @@ def published_for(corpus: Corpus) -> list[dict[str, Any]]:
     return [] if corpus.is_sample else published_figures(corpus.split)
 
 
-def items_of(predictions: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
-    """Return the corpus's rows for the items of a predictions frame, in its order."""
-    wanted = pd.Index(predictions["item_id"].astype("str").unique())
+def items_of(predictions: Sequence[pd.DataFrame], corpus: Corpus) -> pd.DataFrame:
+    """Return the corpus's rows for every item of predictions frames, in the order in which they first occur."""
+    found = [pd.Series(frame["item_id"].unique()).astype("str") for frame in predictions]
+    wanted = pd.Index(pd.concat(found).unique())
     at = pd.Index(corpus.labels["item_id"]).get_indexer(wanted)
     if (at < 0).any():
         raise InputError(f"{wanted[at < 0][0]}: was evaluated, but is not among the labels of {corpus.source}")

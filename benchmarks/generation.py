@@ -11,6 +11,8 @@ from rewards import LABELS
 
 TOP_LOGPROBS: Final = 20
 Probabilities: TypeAlias = tuple[float, float, float]
+# Told, while a batch is written, how many of its completions are finished and how many tokens it has so far.
+Written: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ class Engine(Protocol):
     def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
         """Return the length of a rendered prompt in tokens; None where only a server knows."""
 
-    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
+    ) -> list[Generation]:
         """Complete the requests, one generation each, in their order. The same batch gives the same generations."""
 
     def facts(self) -> dict[str, Any]:

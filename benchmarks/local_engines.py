@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,12 +16,17 @@ from benchmarks.generation import (
     Decoding,
     Generation,
     Request,
+    Written,
     names_label,
     one_line,
     probabilities_of,
 )
+from benchmarks.machine import resolve_dtype, use_cpu_well
 from benchmarks.models import ModelFolder, adapter_sha256, check_adapter, model_fingerprint, resolve_model
+from benchmarks.quiet import hide_loading_bars
 from rewards import CheckError, InputError
+
+_TELL_EVERY: Final = 0.5  # seconds between reports of a batch that is being written
 
 
 def has_vllm() -> bool:
@@ -98,7 +104,6 @@ def set_vllm_environment() -> None:
     """Set what vLLM reads from the environment when it starts in this process; what is set already stays."""
     # In this process: a killed run leaves no engine process behind, and batches are formed the same way each time.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read by the CPU build alone
 
 
@@ -143,7 +148,9 @@ class VLLMEngine:
         import torch
 
         gpu = torch.cuda.is_available()
+        dtype = resolve_dtype(dtype)
         set_vllm_environment()
+        use_cpu_well()
         from vllm import LLM
 
         options: dict[str, Any] = {"dtype": dtype}
@@ -174,6 +181,8 @@ class VLLMEngine:
                 gpu_memory_utilization=gpu_memory_utilization,
                 trust_remote_code=False,
                 load_format="safetensors",
+                disable_log_stats=False,  # they count the tokens while a batch is written
+                use_tqdm_on_load=False,
                 generation_config="vllm",  # decoding comes from the protocol alone, not from the model's defaults
                 **options,
             )
@@ -192,7 +201,9 @@ class VLLMEngine:
         """Return the length of a rendered prompt in tokens."""
         return self._model.prompt_tokens(messages)
 
-    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
+    ) -> list[Generation]:
         """Complete the requests; see `Engine.generate`."""
         from vllm import SamplingParams
 
@@ -212,8 +223,25 @@ class VLLMEngine:
         prompts = [{"prompt_token_ids": encode_prompt(self._model.tokenizer, r.messages)} for r in requests]
         # A batch must not depend on what was cached before it: a resumed run has another past than an unbroken one.
         self._llm.reset_prefix_cache()
-        outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora)
+        self._llm.enqueue(prompts, params, use_tqdm=False, lora_request=self._lora)
+        outputs = self._finish(written)
         return [self._generation(request, output.outputs[0]) for request, output in zip(requests, outputs, strict=True)]
+
+    def _finish(self, written: Written | None) -> list[Any]:
+        """Run the engine until nothing is left; return the outputs in the order in which they were asked for."""
+        engine = self._llm.llm_engine
+        outputs: list[Any] = []
+        before, told = self._tokens_written(), time.monotonic()
+        while engine.has_unfinished_requests():
+            outputs += [output for output in engine.step() if output.finished]
+            if written is not None and time.monotonic() - told >= _TELL_EVERY:
+                written(len(outputs), self._tokens_written() - before)
+                told = time.monotonic()
+        return sorted(outputs, key=lambda output: int(output.request_id))  # they count up
+
+    def _tokens_written(self) -> int:
+        counters = [metric for metric in self._llm.get_metrics() if metric.name == "vllm:generation_tokens"]
+        return sum(int(counter.value) for counter in counters)
 
     def _generation(self, request: Request, output: Any) -> Generation:
         logprobs = output.logprobs
@@ -256,14 +284,14 @@ def _lora_rank(config: Mapping[str, Any]) -> int:
     return next(value for value in known if value >= rank)
 
 
-def merge(base: Path, adapter: Path, out: Path, dtype: str = "auto") -> None:
+def merge(base: Path, adapter: Path, out: Path, dtype: str) -> None:
     """Write a copy of `base` with `adapter` merged into its weights, as safetensors.
 
     Args:
         base: the model's folder.
         adapter: a LoRA adapter of it.
         out: an existing, empty folder.
-        dtype: of the copy; see `open_engine`.
+        dtype: of the copy, `float32`, `bfloat16` or `float16`.
 
     Raises:
         InputError: the adapter does not fit the model.
@@ -275,6 +303,7 @@ def merge(base: Path, adapter: Path, out: Path, dtype: str = "auto") -> None:
 def _load_causal_lm(path: Path, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 
+    hide_loading_bars()
     try:
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError) as error:
@@ -319,6 +348,8 @@ class TransformersEngine:
 
         import torch
 
+        use_cpu_well()
+        dtype = resolve_dtype(dtype)
         path = self._model.folder.path
         # Merged, each token takes one matrix product a layer instead of three.
         lm = _load_causal_lm(path, dtype) if adapter is None else _load_peft(path, adapter, dtype).merge_and_unload()
@@ -332,19 +363,29 @@ class TransformersEngine:
         """Return the length of a rendered prompt in tokens."""
         return self._model.prompt_tokens(messages)
 
-    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
+    ) -> list[Generation]:
         """Complete the requests; see `Engine.generate`. A batch is sampled under the seeds of all its requests."""
         prompts = [encode_prompt(self._model.tokenizer, request.messages) for request in requests]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # alike lengths: little padding
         done: dict[int, Generation] = {}
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            generations = self._generate_batch([requests[i] for i in batch], [prompts[i] for i in batch], decoding)
+            tokens = sum(generation.completion_tokens for generation in done.values())
+            tell = None if written is None else partial(_tell_step, written, len(done), tokens)
+            generations = self._generate_batch(
+                [requests[i] for i in batch], [prompts[i] for i in batch], decoding, tell
+            )
             done.update(zip(batch, generations, strict=True))
         return [done[index] for index in range(len(requests))]
 
     def _generate_batch(
-        self, requests: Sequence[Request], prompts: Sequence[Sequence[int]], decoding: Decoding
+        self,
+        requests: Sequence[Request],
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding,
+        tell: Callable[[int], None] | None,
     ) -> list[Generation]:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
@@ -363,6 +404,7 @@ class TransformersEngine:
         )
         self._lm.generation_config = config
         recorder = _TopLogprobs() if decoding.scores == "logprobs" else None
+        processors = [*([] if recorder is None else [recorder]), *([] if tell is None else [_Counter(tell)])]
         with torch.inference_mode(), torch.random.fork_rng(enabled=decoding.temperature > 0):
             if decoding.temperature > 0:
                 torch.manual_seed(hash(tuple(request.seed for request in requests)) % 2**63)
@@ -370,7 +412,7 @@ class TransformersEngine:
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
-                logits_processor=LogitsProcessorList([] if recorder is None else [recorder]),
+                logits_processor=LogitsProcessorList(processors),
             )
         generated = output[:, width:].tolist()  # (batch, new tokens), padded behind each row's stop token
         return [
@@ -398,6 +440,25 @@ class TransformersEngine:
         """Give memory back."""
         self._lm = None
         _free_memory()
+
+
+def _tell_step(written: Written, finished: int, tokens: int, of_batch: int) -> None:
+    written(finished, tokens + of_batch)
+
+
+class _Counter:
+    """A logits processor that changes nothing and tells how many tokens a batch has, ended rows counted on."""
+
+    supports_continuous_batching = False
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+        self._steps = 0
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self._tell(self._steps * len(scores))
+        self._steps += 1
+        return scores
 
 
 class _TopLogprobs:

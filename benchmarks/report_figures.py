@@ -198,7 +198,9 @@ def _pairs_figure(summary: Mapping[str, Any], name: str, title: str, layout: Seq
                 f"{entry[0]} minus {entry[1]}: {format_number(one['difference'], signed=True)} "
                 f"({format_interval(one['low'], one['high'], signed=True)}), {verdict(one)}"
             )
-            cell = {key: one[key] for key in ("low", "high")} | {"value": one["difference"]}
+            # From few items an interval goes beyond what a difference can be; drawn so, it would squeeze the others.
+            drawn = {key: None if one[key] is None else min(max(one[key], -1.0), 1.0) for key in ("low", "high")}
+            cell = drawn | {"value": one["difference"]}
             runs = one["per_seed"] if len(one["per_seed"]) > 1 and name.startswith("seed") else ()
             values.append(_value(cell, solid=verdict(one) in ("higher", "lower"), text=text, points=runs))
             spoken.append(f"{LONG_NAMES[metric]}, {text}.")

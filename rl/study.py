@@ -1,7 +1,6 @@
 """A study: conditions × training seeds, each cell made by the commands that one would run by hand; then one report."""
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -14,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.evaluation_run import EvalArguments, make_protocol
+from benchmarks.evaluation_run import EvalArguments, make_protocol, settle
 from benchmarks.runs import MANIFEST, open_run, read_manifest
 from rewards import CheckError, InputError
 from sft.config import check_keys, parse_config, read_yaml, resolved
@@ -34,12 +33,6 @@ TAKES: Final[dict[str, dict[str, str]]] = {
     "eval": {key: key for key in SHARED},
 }
 _ON_CPU: Final = ("--use_cpu", "true")  # TRL refuses bf16 where there is no GPU, which a dry run need not have
-# glibc gives large blocks back to the system at once; a training step on a CPU would spend its time getting them again.
-_MEMORY: Final = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
-    "MALLOC_TOP_PAD_": str(1 << 28),
-}
 
 
 @dataclass(frozen=True)
@@ -272,7 +265,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
             elif stage.kind == "eval":
                 (arguments,) = parse_config(stage.config, words, (EvalArguments,))
                 make_protocol(arguments, "not read yet")
-                config = asdict(arguments)
+                config = asdict(settle(arguments))
             else:
                 config = resolved(*(read_sft if stage.kind == "sft" else read_grpo)(stage.config, words))
         except InputError as error:
@@ -295,7 +288,7 @@ def run_command(words: Sequence[str], where: str) -> None:
         CheckError: it failed.
         KeyboardInterrupt: it, or this process, was stopped.
     """
-    process = subprocess.Popen([sys.executable, "-m", "rl.cli", *words], env={**_MEMORY, **os.environ})
+    process = subprocess.Popen([sys.executable, "-m", "rl.cli", *words])
     try:
         code = process.wait()
     except KeyboardInterrupt:

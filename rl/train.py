@@ -21,6 +21,7 @@ from benchmarks.models import (
     read_trained_items,
     resolve_model,
 )
+from benchmarks.progress import Progress
 from benchmarks.prompts import PromptConfig, build_prompts
 from benchmarks.reward_data import reward_context
 from benchmarks.rollout_files import drop_rollouts_after
@@ -42,7 +43,7 @@ from rl.alarms import MODES, alarm_callback, read_alarms
 from rl.recording import Recorder
 from rl.rollouts import RolloutCost, choose_engine, grpo_trainer
 from rl.unlabelled import check_verifiers, read_unlabelled
-from sft.config import ConfigSource, parse_config, resolved
+from sft.config import ConfigSource, parse_stage, resolved
 from sft.train import (
     ADAPTER,
     last_checkpoint,
@@ -52,6 +53,7 @@ from sft.train import (
     model_revision,
     save_adapter,
     setting_errors,
+    show_with,
     trainer_arguments,
     write_items,
 )
@@ -129,6 +131,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         InputError: bad configuration, data or model, or an SFT run that is missing, unfinished or of another base.
         CheckError: the reference is not the SFT policy, or the disk is full.
     """
+    with Progress("stage two", shown=is_main_process()) as progress:
+        progress.phase("loading labels and policy")
+        return _train(config, overrides, progress)
+
+
+def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -> Path:
     from datasets import Dataset
     from transformers import set_seed
 
@@ -207,6 +215,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         trainer = grpo_trainer(
             cost,
             Recorder(run.path, components, prefix, rank),
+            model_args.dtype,
             model=model,
             reward_funcs=[TrainerReward(component, prefix) for component in components],
             args=trainer_arguments(args, run.path),
@@ -215,6 +224,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+    show_with(trainer, progress)
     with disk_errors(run.path):
         trainer.train(resume_from_checkpoint=checkpoint)
         before = read_trained_items(sft_run / ADAPTER)
@@ -260,9 +270,9 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
 
 def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple[GRPOArguments, Any, Any]:
     """Return a configuration of stage two as GRPOArguments, GRPOConfig and ModelConfig, or refuse it; see `train`."""
-    from trl import GRPOConfig, ModelConfig
+    from trl import GRPOConfig
 
-    ours, args, model_args = parse_config(config, overrides, (GRPOArguments, GRPOConfig, ModelConfig))
+    ours, args, model_args = parse_stage(config, overrides, GRPOArguments, GRPOConfig)
     if model_args.use_peft:
         raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
     if args.chat_template_kwargs:

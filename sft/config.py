@@ -9,6 +9,8 @@ from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin, g
 
 import yaml
 
+from benchmarks.machine import resolve_dtype
+from benchmarks.runs import settle_dtype
 from rewards import InputError
 
 ConfigSource = str | Path | Mapping[str, Any]
@@ -80,13 +82,46 @@ def _refuse_credentials(values: Mapping[str, Any], words: Sequence[str], where: 
             )
 
 
-def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types: Sequence[type]) -> tuple[Any, ...]:
+def parse_stage(source: ConfigSource, overrides: Sequence[str], ours: type, theirs: type) -> tuple[Any, Any, Any]:
+    """Read a training stage's configuration: our keys, TRL's, and those of its ModelConfig; see `parse_config`.
+
+    Keys that depend on the machine need not be given: `dtype` is `auto` (TRL: float32), which is settled here, and
+    where there is no GPU `use_cpu` is true and `bf16`, which stands for mixed precision, false.
+
+    Args:
+        source, overrides: see `parse_config`.
+        ours: our arguments' dataclass.
+        theirs: TRL's; its `output_dir` is the run folder.
+
+    Returns:
+        One instance of each, and the ModelConfig.
+    """
+    import torch
+    from trl import ModelConfig
+
+    defaults: dict[str, Any] = {"dtype": "auto"}
+    if not torch.cuda.is_available():
+        defaults |= {"use_cpu": True, "bf16": False}
+    elif resolve_dtype("auto") != "bfloat16":
+        defaults["bf16"] = False
+    own, args, model_args = parse_config(source, overrides, (ours, theirs, ModelConfig), defaults)
+    model_args.dtype = settle_dtype(model_args.dtype, Path(args.output_dir))
+    return own, args, model_args
+
+
+def parse_config(
+    source: ConfigSource,
+    overrides: Sequence[str],
+    dataclass_types: Sequence[type],
+    defaults: Mapping[str, Any] | None = None,
+) -> tuple[Any, ...]:
     """Read a configuration into dataclasses through TRL's parser.
 
     Args:
         source: a YAML file, or a mapping of the same keys.
         overrides: command-line words `--key value` that win over the file.
         dataclass_types: ours and TRL's; their fields are the allowed keys.
+        defaults: values of keys that neither gives.
 
     Returns:
         One instance per dataclass.
@@ -109,7 +144,7 @@ def parse_config(source: ConfigSource, overrides: Sequence[str], dataclass_types
     check_keys(words, known, "command line")
     _refuse_credentials(values, words, where)
     parser = Parser(dataclass_types=list(dataclass_types), allow_abbrev=False)
-    parser.set_defaults_with_config(**values)
+    parser.set_defaults_with_config(**{**(defaults or {}), **values})
     try:
         read = vars(parser.parse_known_args(list(overrides))[0])
         for cls in dataclass_types:
@@ -165,7 +200,7 @@ def _is_ours(cls: type) -> bool:
 
 
 def resolved(*parts: Any) -> dict[str, Any]:
-    """Return what a run is defined by: every field of ours, and each of TRL's that differs from its default."""
+    """Return what a run is defined by: every field of ours, `dtype`, and each of TRL's that is not its default."""
     values: dict[str, Any] = {}
     for part in parts:
         ours = _is_ours(type(part))
@@ -174,7 +209,8 @@ def resolved(*parts: Any) -> dict[str, Any]:
                 continue
             value = getattr(part, entry.name)
             default = entry.default
-            if ours or (default is not dataclasses.MISSING and value != default):
+            always = ours or entry.name == "dtype"  # what `auto` came to on this machine
+            if always or (default is not dataclasses.MISSING and value != default):
                 values[entry.name] = value if _is_plain(value) else str(value)
     return values
 

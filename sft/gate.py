@@ -68,7 +68,7 @@ def run_gate(
     # None of the defaults of the model's files, such as a repetition penalty, which would fill in what is not given.
     own = model.generation_config
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=pad
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=pad, use_cache=True
     )
     for start in range(0, len(drawn), batch):
         asked = drawn[start : start + batch]
@@ -78,9 +78,7 @@ def run_gate(
         input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
         with torch.inference_mode():
-            output = model.generate(
-                input_ids=input_ids, attention_mask=mask, generation_config=model.generation_config, use_cache=True
-            )
+            output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=model.generation_config)
         for trace, prompt, row in zip(asked, prompts, output[:, width:].tolist(), strict=True):
             read.append(_read(tokenizer, trace, prompt, row, ends))
     model.train(was_training)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import open_tokenizer, prefilled_think, render_prompt
-from benchmarks.engines import DTYPES
 from benchmarks.generation import one_line
+from benchmarks.machine import use_cpu_well
 from benchmarks.models import (
     TRAINED_ITEMS,
     adapter_sha256,
@@ -22,11 +22,13 @@ from benchmarks.models import (
     resolve_model,
     write_trained_items,
 )
+from benchmarks.progress import Progress
+from benchmarks.quiet import hide_loading_bars
 from benchmarks.runs import MANIFEST, disk_errors, file_sha256, is_main_process, open_run
 from rewards import LABELS, CheckError, InputError
 from rewards.answer import TAGS
 from sft.audit import audit_traces, corpus_of
-from sft.config import ConfigSource, parse_config, resolved
+from sft.config import ConfigSource, parse_stage, resolved
 from sft.gate import run_gate
 from sft.traces import Trace, read_traces
 
@@ -79,6 +81,12 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         CheckError: a trace is a leak, a token that must be learnt is masked, the disk is full, or the student fails
             the gate.
     """
+    with Progress("stage one", shown=is_main_process()) as progress:
+        progress.phase("loading traces and model")
+        return _train(config, overrides, progress)
+
+
+def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -> Path:
     from transformers import set_seed
     from trl import SFTTrainer, get_peft_config
 
@@ -121,6 +129,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         )
     check_labels(trainer, tokenizer, examples)
     check_steps(trainer)
+    show_with(trainer, progress)
     with disk_errors(run.path):
         trainer.train(resume_from_checkpoint=last_checkpoint(run.path))
         save_adapter(trainer, run.path / ADAPTER, base.path, [trace.item_id for trace in traces])
@@ -130,6 +139,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
         return run.path
     gate = None
     if ours.gate_prompts:
+        progress.phase(f"asking it {min(ours.gate_prompts, len(traces))} training prompts")
         longest = max(sum(example.completion_mask) for example in examples)
         gate = run_gate(
             trainer.accelerator.unwrap_model(trainer.model), tokenizer, traces,
@@ -165,9 +175,9 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
 
 def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple[SFTArguments, Any, Any]:
     """Return a configuration of stage one as SFTArguments, SFTConfig and ModelConfig, or refuse it; see `train`."""
-    from trl import ModelConfig, SFTConfig
+    from trl import SFTConfig
 
-    ours, args, model_args = parse_config(config, overrides, (SFTArguments, SFTConfig, ModelConfig))
+    ours, args, model_args = parse_stage(config, overrides, SFTArguments, SFTConfig)
     if not model_args.use_peft:
         raise InputError("use_peft: must be true; stage one trains a LoRA adapter, which stage two starts from")
     if args.max_length is None:
@@ -376,15 +386,15 @@ def setting_errors() -> Iterator[None]:
 
 
 def load_base(path: Path, model_args: Any, args: Any) -> Any:
-    """Load the base model that a stage trains an adapter on, in the configured dtype."""
+    """Load the base model that a stage trains an adapter on, in the number type that was settled for the run."""
     from transformers import AutoModelForCausalLM
     from trl import get_quantization_config
 
-    if (model_args.dtype or "auto") not in DTYPES:
-        raise InputError(f"dtype: {model_args.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    use_cpu_well()
+    hide_loading_bars()
     return AutoModelForCausalLM.from_pretrained(
         path,
-        dtype=model_args.dtype or "auto",
+        dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
         quantization_config=get_quantization_config(model_args),
         use_safetensors=True,
@@ -423,6 +433,35 @@ def save_adapter(trainer: Any, path: Path, base: Path, item_ids: Sequence[str] |
             write_trained_items(path, item_ids)
         (path / "synthpert.json").write_text(json.dumps({"base_fingerprint": model_fingerprint(base)}) + "\n")
         check_adapter(path, base)
+
+
+def progress_callback(progress: Progress) -> Any:
+    """Return a trainer callback that shows the steps as a phase of `progress`, with the last loss or reward."""
+    from transformers import TrainerCallback
+
+    class Show(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            progress.phase("learning", state.max_steps, "steps", state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            logged = state.log_history[-1] if state.log_history else {}
+            notes = [f"{key} {float(logged[key]):.3g}" for key in ("loss", "reward") if key in logged]
+            progress.at(state.global_step, ", ".join(notes))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            progress.phase("saving")
+
+    return Show()
+
+
+def show_with(trainer: Any, progress: Progress) -> None:
+    """Let `progress` show a trainer's steps instead of the bar and the printed logs of transformers."""
+    from transformers import PrinterCallback
+    from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+
+    for callback in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(callback)
+    trainer.add_callback(progress_callback(progress))
 
 
 def log_callback(run: Path) -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.engines import Decoding, Generation, Request
 from benchmarks.evaluate import evaluate, read_generation, request_seed
+from benchmarks.generation import Written
 from benchmarks.predictions import read_facts, read_predictions
 from benchmarks.protocol import Protocol
 from rewards import LABELS, InputError
@@ -55,10 +56,14 @@ class FakeEngine:
     def prompt_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
         return len(messages[-1]["content"])
 
-    def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
+    ) -> list[Generation]:
         if len(self.batches) == self.fail_at:
             raise self.error("stopped")
         self.batches.append(len(requests))
+        if written is not None:
+            written(0, 9)
         return [self.answer(place, request) for place, request in enumerate(requests)]
 
     def answer(self, place: int, request: Request) -> Generation:
@@ -187,10 +192,10 @@ def test_votes_are_one_hot_where_answered(tmp_path: Path) -> None:
     assert set(np.unique(p)) == {0.0, 1.0}
 
 
-def test_progress_counts_rows_from_where_the_run_was(tmp_path: Path) -> None:
+def test_progress_counts_rows_from_where_the_run_was_and_within_chunks(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         run(FakeEngine(2), tmp_path)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[float, int, int]] = []
     items = make_items()
     evaluate(
         FakeEngine(),
@@ -200,11 +205,17 @@ def test_progress_counts_rows_from_where_the_run_was(tmp_path: Path) -> None:
         tmp_path,
         seed=7,
         chunk=8,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda *told: seen.append(told),
     )
-    assert seen[0] == (16, 69)
-    assert seen[-1] == (69, 69)
-    assert len(seen) == 8
+    assert seen[0] == (16, 69, 0)
+    assert seen[-1][:2] == (69, 69)
+    assert seen[-1][2] == sum(read_predictions(tmp_path / "predictions.parquet")["completion_tokens"][16:])
+    assert len(seen) == 1 + 2 * 7
+    # At first a completion is expected to be as long as it may be, then as long as those so far.
+    assert seen[1] == (pytest.approx(16 + 9 / make_protocol().max_tokens), 69, 9)
+    within, tokens = seen[3], seen[2][2]
+    assert within == (pytest.approx(24 + 9 / (tokens / 8)), 69, tokens + 9)
+    assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
 
 
 def test_seeds_differ_by_item_sample_and_protocol_only() -> None:

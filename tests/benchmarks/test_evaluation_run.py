@@ -25,11 +25,13 @@ from benchmarks.evaluation_run import (
     report_runs,
     run_evaluation,
     same_items,
+    select_test_items,
 )
 from benchmarks.imports import import_run
 from benchmarks.models import write_trained_items
 from benchmarks.predictions import COLUMNS, write_predictions
 from benchmarks.runs import open_run
+from benchmarks.significance import compare
 from rewards import LABELS, InputError
 
 MakeRun = Callable[..., Path]
@@ -51,10 +53,13 @@ def make_run(sample: Corpus, tmp_path: Path) -> MakeRun:
         model: str = "tiny",
         folder: str = "",
         trained: int | None = 96,
+        items_per_line: int = 0,
         **keys: Any,
     ) -> Path:
         path = tmp_path / (folder or f"{name}-{seed}")
-        arguments = EvalArguments(str(path), model, name=name, data="sample", training_seed=seed, **keys)
+        arguments = EvalArguments(
+            str(path), model, name=name, data="sample", training_seed=seed, items=items_per_line, **keys
+        )
         protocol = make_protocol(arguments, sample.digest)
         rng = np.random.default_rng([seed, len(name)])
         prob = rng.dirichlet([1, 1, 1], len(items))
@@ -153,7 +158,9 @@ def test_other_items_are_an_error_unless_the_common_ones_are_asked_for(
     paths = [make_run("base"), make_run("SFT", items=sample.test.iloc[12:]), make_run("SFT", 1)]
     with pytest.raises(InputError, match=r"seed 0 lacks|'SFT' lacks"):
         report_runs(paths, tmp_path / "out", title="t", command="c")
-    with pytest.raises(InputError, match=r"'SFT' lacks 12 items that 'base' has .*first: \S+\|\S+\|.*--common"):
+    with pytest.raises(
+        InputError, match=r"'SFT' lacks 12 items that 'base' has .*first: \S+\|\S+\|.*--common.*--pairwise"
+    ):
         report_runs(paths[:2], tmp_path / "out", title="t", command="c")
     with pytest.raises(InputError, match=r"'SFT' lacks 12 items that 'base' has"):
         report_runs(paths[1::-1], tmp_path / "out", title="t", command="c")
@@ -165,6 +172,44 @@ def test_other_items_are_an_error_unless_the_common_ones_are_asked_for(
     assert report["warnings"] == [
         "Only the 298 items that every system has are scored. Items left out: base 12 of 310, SFT 12 of 310."
     ]
+
+
+def test_each_pair_on_its_own_items(make_run: MakeRun, sample: Corpus, tmp_path: Path) -> None:
+    """The demo: the base model is asked the first items of the draw that the others are asked all of."""
+    arguments = EvalArguments("", "tiny", data="sample", items=6)
+    few = select_test_items(sample, make_protocol(arguments, sample.digest))
+    paths = [make_run("base", items=few, items_per_line=6), make_run("SFT"), make_run("SFT", 1)]
+    report_runs(paths, tmp_path / "out", title="t", command="synthpert report --pairwise", pairwise=True)
+    report = load(tmp_path / "out")
+    n = {name: one["metrics"]["three_class"]["all"]["accuracy"]["n"] for name, one in report["systems"].items()}
+    assert n.pop("base") == report["systems"]["base"]["n_items"] == 24
+    assert set(n.values()) == {310} and "majority class" in n
+    assert report["evaluated"][-1]["items"] == 310
+    assert [row["rows"] for row in report["data"]["funnel"] if row["step"] == "test items evaluated"] == [310]
+    for one in report["comparisons"]:
+        assert one["n_missing"] == (286 if "base" in (one["a"], one["b"]) else 0)
+    pair = next(one for one in report["comparisons"] if (one["a"], one["b"], one["metric"]) == ("SFT", "base", "mcc"))
+    frames = [merge_seeds(name, runs).predictions for name, runs in group_by_name(read_runs(paths)[0]).items()]
+    alone = compare(frames[1], frames[0], "mcc", missing="drop")
+    assert (pair["difference"], pair["p_value"]) == pytest.approx((alone.difference, alone.p_value))
+    assert report["protocol"]["items"] == {"base": 6, "SFT": 0} and report["protocol"]["item_seed"] == 0
+    assert not any("protocol" in warning for warning in report["warnings"])
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "24 of 310 items" in page and "synthpert report --pairwise" in page
+
+
+def test_equal_items_give_one_report_with_and_without_pairs_of_their_own(make_run: MakeRun, tmp_path: Path) -> None:
+    paths = [make_run("base"), make_run("SFT", 0), make_run("SFT", 1)]
+    for name, pairwise in (("without", False), ("with", True)):
+        report_runs(paths, tmp_path / name, title="t", command="c", pairwise=pairwise)
+    for file in ("report.json", "report.html", "report.md", "report.csv", "comparisons.csv"):
+        assert (tmp_path / "without" / file).read_bytes() == (tmp_path / "with" / file).read_bytes()
+
+
+def test_common_items_and_pairs_of_their_own_exclude_each_other(make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--common and --pairwise"):
+        report_runs([make_run("base")], tmp_path / "out", title="t", command="c", common=True, pairwise=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_systems_without_a_common_item_are_refused(make_run: MakeRun, sample: Corpus) -> None:

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import pickle
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from without_clock import UNHURRIED
 
 from rewards import (
     LABELS,
@@ -57,7 +59,10 @@ REWARDS = [
     EvidenceFaithfulness(),
     Pathways(SETS),
 ]
-EVERY = pytest.mark.parametrize("reward", REWARDS, ids=lambda reward: repr(reward)[:60])
+# No address in a name: processes that run tests side by side must find the same names.
+EVERY = pytest.mark.parametrize(
+    "reward", REWARDS, ids=lambda reward: re.sub(r" object at 0x\w+", "", repr(reward))[:60]
+)
 PROMPT = (
     "AARS is knocked down by CRISPRi in K562. What happens to CALR?\n"
     "LARS (0.7): upregulated\nSHARED (0.4): downregulated"
@@ -204,7 +209,7 @@ texts = st.one_of(
 
 
 @EVERY
-@settings(max_examples=60, deadline=None)
+@settings(UNHURRIED, max_examples=60)
 @given(completions=st.lists(texts, min_size=1, max_size=4), label=st.sampled_from(LABELS))
 def test_any_text_has_a_score_within_the_range(reward: Any, completions: list[str], label: Any) -> None:
     low, high = reward.range

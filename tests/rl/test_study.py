@@ -5,16 +5,16 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from without_clock import PATIENCE, wait_for
 
 import rl.study
-from benchmarks.evaluation_run import EvalArguments
+from benchmarks.evaluation_run import EvalArguments, settle
 from benchmarks.runs import open_run
 from rewards import CheckError, InputError
 from rl.study import check_stages, read_study, run_command, run_study
@@ -77,7 +77,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         stage = next(s for s in read_study(Path("study.yaml")).stages if s.path == folder)
         if words[0] == "eval":
             (arguments,) = parse_config(config, rest, (EvalArguments,))
-            values = vars(arguments)
+            values = vars(settle(arguments))
         else:
             from rl.train import read_arguments as read_grpo
             from sft.config import resolved
@@ -366,24 +366,29 @@ def test_how_a_command_ends_is_how_the_study_ends(
 
 
 def test_a_signal_to_the_study_alone_reaches_the_command(tmp_path: Path) -> None:
+    """What the study waits before it sends the signal on passes at once here, and before it kills, never."""
     (tmp_path / "rl").mkdir()
     (tmp_path / "rl" / "__init__.py").touch()
     (tmp_path / "rl" / "cli.py").write_text(
         "import pathlib, time\n"
-        "try:\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n"
+        "try:\n    pathlib.Path('begun').touch()\n    time.sleep(3600)\n"
         "except KeyboardInterrupt:\n    pathlib.Path('told').touch()\n    raise SystemExit(130)\n"
     )
     code = (
-        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom rl.study import run_command\nimport os\n"
-        "os.environ['PYTHONPATH'] = ''\nrun_command(['sft'], 'study')\n"
+        "import os, pathlib, subprocess, sys\nsys.path.insert(0, sys.argv[1])\nfrom rl.study import run_command\n"
+        "os.environ['PYTHONPATH'] = ''\nwait, waits = subprocess.Popen.wait, iter([None, 0.01])\n"
+        "def unhurried(process, seconds=None):\n"
+        "    pathlib.Path('waits').touch()\n    return wait(process, next(waits, None))\n"
+        "subprocess.Popen.wait = unhurried\nrun_command(['sft'], 'study')\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(ROOT)], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "begun").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait(40) != 0
+    try:
+        for file in ("waits", "begun"):
+            wait_for(lambda file=tmp_path / file: file.exists() or process.poll() is not None)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(PATIENCE) != 0
+    finally:
+        process.kill()
     assert (tmp_path / "told").exists()
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ pytestmark = pytest.mark.slow
 
 N_ITEMS = 24
 SCRIPT = """
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from benchmarks.protocol import Protocol
 
 
 def main() -> None:
-    name, model, run_dir, n_items = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+    name, model, run_dir, n_items, last = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
     genes = [f"G{i}" for i in range(n_items)]
     items = pd.DataFrame({"cell_line": "rpe1", "pert": "AARS", "gene": genes, "label": "upregulated"})
     items["item_id"] = "rpe1|AARS|" + items["gene"]
@@ -39,7 +40,13 @@ def main() -> None:
     messages = [[{"role": "user", "content": text + f"What happens to {gene}?"}] for gene in genes]
     protocol = Protocol(data="digest", max_tokens=32, temperature=0.8, top_p=0.95, samples=2, parser="lenient")
     engine = open_engine(name, model, max_model_len=512 if name == "vllm" else None)
-    evaluate(engine, items, messages, protocol, run_dir, chunk=6, progress=lambda done, total: print(done, flush=True))
+
+    def progress(done: float, total: int, tokens: int) -> None:
+        print(done, flush=True)
+        if done > last:  # within a chunk where the engine tells of one that early, else after it
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    evaluate(engine, items, messages, protocol, run_dir, chunk=6, progress=progress)
     engine.close()
 
 
@@ -48,23 +55,18 @@ if __name__ == "__main__":
 """
 
 
-def start(script: Path, name: str, model: Path, run_dir: Path) -> subprocess.Popen[str]:
+def run(script: Path, name: str, model: Path, run_dir: Path, last: int, code: int = 0) -> list[float]:
+    """Run the evaluation, killed once more than `last` rows are done; return the rows done that it told of."""
     root = Path(__file__).parents[2]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     # With several threads, torch on a busy machine changed the last bits of a batch, and with them sampled texts.
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if name == "transformers" else {}
-    return subprocess.Popen(
-        [sys.executable, str(script), name, str(model), str(run_dir), str(N_ITEMS)],
-        env={**os.environ, **one_thread, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def progress_of(process: subprocess.Popen[str]) -> list[int]:
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0
-    return [int(line) for line in output.splitlines() if line.isdigit()]
+    done = subprocess.run(
+        [sys.executable, str(script), name, str(model), str(run_dir), str(N_ITEMS), str(last)],
+        env={**os.environ, **one_thread, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    return [float(line) for line in done.stdout.splitlines() if line.replace(".", "", 1).isdigit()]
 
 
 @pytest.mark.parametrize(
@@ -74,29 +76,21 @@ def progress_of(process: subprocess.Popen[str]) -> list[int]:
         pytest.param("vllm", marks=pytest.mark.needs_vllm),
     ],
 )
-def test_killed_then_resumed_equals_unbroken(name: str, smollm2: Path, tmp_path: Path) -> None:
+def test_killed_then_resumed_equals_unbroken(name: str, tiny_model: Path, tmp_path: Path) -> None:
     script = tmp_path / "evaluate_once.py"
     script.write_text(SCRIPT)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    assert progress_of(start(script, name, smollm2, unbroken))[0] == 0
+    never = 2 * N_ITEMS
+    assert run(script, name, tiny_model, unbroken, never)[0] == 0
 
-    process = start(script, name, smollm2, broken)
-    third = broken / "predictions.parts" / "part-000002.parquet"
-    deadline = time.monotonic() + 600
-    while not third.exists():
-        assert process.poll() is None, "the evaluation ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    run(script, name, tiny_model, broken, 18, code=-signal.SIGKILL)
     assert not (broken / "predictions.parquet").exists()
     kept = len(list((broken / "predictions.parts").glob("part-*.parquet")))
-    assert 3 <= kept < 2 * N_ITEMS // 6
+    assert kept in (3, 4)
     # What a kill in the middle of a write leaves behind.
     (broken / "predictions.parts" / "part-000007.parquet.partial").write_bytes(b"PAR1")
 
-    seen = progress_of(start(script, name, smollm2, broken))
+    seen = run(script, name, tiny_model, broken, never)
     assert seen[0] == 6 * kept  # nothing is generated again
     assert seen[-1] == 2 * N_ITEMS
 

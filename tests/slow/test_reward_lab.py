@@ -50,7 +50,7 @@ def run(*words, cwd, code=0):
     env = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "rl.cli", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True,
-        timeout=600, check=False,
+        check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout[-1500:] + done.stderr[-3000:]
     return done

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
 
 
-def run(*words, cwd, check=True, timeout=600, env=None):
+def run(*words, cwd, check=True, env=None):
     env = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1", **(env or {})}
     done = subprocess.run(
         [sys.executable, *map(str, words)],
@@ -26,7 +26,6 @@ def run(*words, cwd, check=True, timeout=600, env=None):
         env=env,
         capture_output=True,
         text=True,
-        timeout=timeout,
         check=False,
     )
     if check:
@@ -194,11 +193,10 @@ def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(sft, tiny_model, 
     env = {**os.environ, "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-m", "rl.cli", *map(str, words)]
     process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while not (begun.is_dir() and any(begun.iterdir())) and process.poll() is None and time.monotonic() < deadline:
+    while not (begun.is_dir() and any(begun.iterdir())) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors[-2000:]
     assert any(line.startswith("synthpert: stopped") for line in errors.splitlines())  # progress bars may follow
     assert "Traceback" not in errors

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from endpoint_server import Server, faulty, forward
+from endpoint_server import Handler, Server, faulty, forward
 
 from benchmarks.runs import read_manifest
 from rewards import LABELS
@@ -63,15 +64,13 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with log.open("w") as out:
         process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 300
     try:
         while True:
             try:
-                with urllib.request.urlopen(f"{url}/health", timeout=2):
+                with urllib.request.urlopen(f"{url}/health", timeout=60):
                     break
-            except (urllib.error.URLError, OSError):
+            except (urllib.error.URLError, OSError):  # one that never answers ends by pytest's own limit
                 assert process.poll() is None, log.read_text()[-3000:]
-                assert time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.5)
         yield f"{url}/v1"
     finally:
@@ -87,7 +86,7 @@ def run(*words: object, cwd: Path, code: int = 0) -> str:
     env = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "rl.cli", *map(str, words)],
-        cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False,
+        cwd=cwd, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout[-1500:] + done.stderr[-3000:]
     return done.stdout + done.stderr
@@ -126,7 +125,7 @@ def test_teacher_critic_filter_audit_and_stage_one(server: str, smollm2: Path, t
     sft = {
         "output_dir": "sft", "traces": "kept.jsonl", "model_name_or_path": str(smollm2), "dtype": "float32",
         "use_peft": True, "lora_r": 8, "lora_alpha": 16, "lora_target_modules": ["all-linear"], "max_length": 512,
-        "per_device_train_batch_size": 2, "max_steps": 64, "learning_rate": 2e-3, "logging_steps": 1, "use_cpu": True,
+        "per_device_train_batch_size": 2, "max_steps": 24, "learning_rate": 2e-3, "logging_steps": 1, "use_cpu": True,
         "bf16": False, "gradient_checkpointing": False, "gate_prompts": 10, "gate_share": 0.9,
     }  # fmt: skip
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(sft))
@@ -135,20 +134,42 @@ def test_teacher_critic_filter_audit_and_stage_one(server: str, smollm2: Path, t
     assert done["audit"]["clean"] is True
     assert done["audit"]["traces"] == len(kept)
     assert done["gate"]["prompts"] == min(10, len(kept))
-    assert done["gate"]["share"] >= 0.9  # eight passes over so few traces; after three steps it was 0
+    assert done["gate"]["share"] >= 0.9  # three passes over so few traces; after three steps it was 0
+
+
+def recorded(upstream: Handler, replies: dict[str, bytes]) -> Handler:
+    """A handler that asks `upstream` each question once, and gives the same reply at once when it comes again."""
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes | None:
+        text = request["messages"][-1]["content"]
+        if text not in replies:
+            reply = await upstream(request, headers)
+            assert reply is not None
+            replies[text] = reply
+        return replies[text]
+
+    return handler
 
 
 def test_a_fault_proxy_before_the_real_server_loses_and_doubles_nothing(server: str, tmp_path: Path) -> None:
+    """The real server's replies are recorded first, however long they take: only what the proxy spoils can time out."""
+    replies: dict[str, bytes] = {}
+    real = recorded(forward(server), replies)
     used: Counter[str] = Counter()
     path = tmp_path / "t.jsonl"
-    with Server(faulty(forward(server), 2, share=0.4, used=used)) as proxy:
-        config = {
-            "output": str(path), "teacher": "smol", "base_url": proxy.url, "data": "sample", "evidence": 0, "rows": 40,
-            "max_tokens": 24, "max_in_flight": 8, "timeout": 20.0, "attempts": 3,
-        }  # fmt: skip
-        (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(config))
-        run("traces", "generate", "--config", "teacher.yaml", cwd=tmp_path)
-        asked = len(proxy.requests)
+    config = {
+        "teacher": "smol", "data": "sample", "evidence": 0, "rows": 40, "max_tokens": 24, "max_in_flight": 8,
+    }  # fmt: skip
+    for name, handler, more in (
+        ("unspoilt.jsonl", real, {"timeout": 3600.0}),
+        (path.name, faulty(real, 2, share=0.4, used=used), {"timeout": 20.0, "attempts": 3}),
+    ):
+        with Server(handler) as proxy:
+            values = {**config, **more, "output": str(tmp_path / name), "base_url": proxy.url}
+            (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(values))
+            run("traces", "generate", "--config", "teacher.yaml", cwd=tmp_path)
+            asked = len(proxy.requests)
+        assert len(replies) == 40
     assert len(used) >= 5
     manifest = json.loads((tmp_path / "t.jsonl.manifest.json").read_text())
     cells = Counter[str]()

@@ -1,0 +1,134 @@
+"""Shows how far long work is: a bar on a terminal, a line a minute in a log."""
+
+import os
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any, Final, Self, TextIO
+
+_TICK: Final = 0.5  # seconds between looks at whether something is to be shown
+_BAR: Final = "{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} {unit} [{elapsed}, {remaining} left{postfix}]"
+_NO_BAR: Final = "{desc} [{elapsed}{postfix}]"
+
+
+class Progress:
+    """What is being done, how far it is, and how long it will still take.
+
+    Use it as a context manager. A thread of its own keeps the time moving while nothing else is told, such as while a
+    library loads.
+
+    Args:
+        what: the work as a whole, such as `evaluation of SFT`; it stands before each phase.
+        shown: False for a process that must stay silent, such as all but the first of a distributed run.
+        stream: where to show it; standard error by default.
+        every: seconds between lines where the stream is no terminal.
+    """
+
+    def __init__(self, what: str, *, shown: bool = True, stream: TextIO | None = None, every: float = 60.0) -> None:
+        self.what: Final = what
+        self._shown = shown
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._every = every
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_moving, daemon=True)
+        self._bar: Any = None
+        self._phase, self._unit, self._note = "", "", ""
+        self._total: float | None = None
+        self._first = self._done = 0.0  # done when the phase began, and now
+        self._began = self._line_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._shown:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with self._lock:
+            self._close_bar()
+
+    def phase(self, name: str, total: float | None = None, unit: str = "", done: float = 0.0) -> None:
+        """Begin a part of the work.
+
+        Args:
+            name: what is done now.
+            total: how much there is of it; None where nobody knows.
+            unit: of `total`, in the plural.
+            done: how much of it was done before, as in a run that goes on.
+        """
+        with self._lock:
+            self._phase, self._total, self._unit, self._note = name, total, unit, ""
+            self._first = self._done = done
+            self._began = time.monotonic()
+            self._close_bar()
+            if not self._shown:
+                return
+            if self._terminal:
+                self._open_bar()
+            else:
+                self._write_line()
+
+    def at(self, done: float, note: str = "") -> None:
+        """Tell how much of the phase is done, with a few words on it, such as a rate."""
+        with self._lock:
+            self._done, self._note = done, note
+
+    def _keep_moving(self) -> None:
+        while not self._ended.wait(_TICK):
+            with self._lock:
+                if self._bar is not None:
+                    self._bar.n = self._done
+                    self._bar.set_postfix_str(self._note, refresh=False)
+                    self._bar.refresh()
+                elif self._phase and not self._terminal and time.monotonic() - self._line_at >= self._every:
+                    self._write_line()
+
+    def _open_bar(self) -> None:
+        from tqdm import tqdm
+
+        try:
+            wide = os.get_terminal_size(self._stream.fileno()).columns > 0
+        except (OSError, ValueError):
+            wide = False  # a terminal without a width, such as a recorded one: tqdm would show nothing
+        width: dict[str, Any] = {"dynamic_ncols": True} if wide else {"ncols": 100, "nrows": 20}
+        self._bar = tqdm(
+            desc=f"{self.what}: {self._phase}", total=self._total, initial=self._first, unit=self._unit,
+            file=self._stream, leave=False, bar_format=_NO_BAR if self._total is None else _BAR, **width,
+        )  # fmt: skip
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _write_line(self) -> None:
+        self._line_at = time.monotonic()
+        words = [f"{self.what}: {self._phase}"]
+        if self._total is not None:
+            words.append(f"{self._done:.0f} of {self._total:.0f} {self._unit}")
+        words += [self._note] if self._note else []
+        if (seconds := time.monotonic() - self._began) >= 1:
+            words.append(f"{in_words(seconds)} so far")
+            if self._total is not None and self._done > self._first:
+                left = seconds * (self._total - self._done) / (self._done - self._first)
+                words.append(f"about {in_words(left)} left")
+        self._stream.write(", ".join(words) + "\n")
+        self._stream.flush()
+
+
+def in_words(seconds: float) -> str:
+    """Return a time in the form `45 s`, `3 min 20 s` or `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

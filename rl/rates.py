@@ -1,0 +1,116 @@
+"""How fast this machine reads, writes and learns with the demo's model: a few seconds of real work."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+PROMPT: Final = 175  # tokens of the demo's mean prompt, with SmolLM2's tokenizer
+COMPLETION: Final = 60  # tokens of its mean trace
+_LONG_ENOUGH: Final = 2.0  # seconds that a measurement takes at least
+_MOST_ROWS: Final = 8
+LORA: Final[dict[str, Any]] = {"r": 32, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured, by transformers in the number type of `dtype: auto`.
+
+    Attributes:
+        dtype: the number type.
+        cores: cores that were used.
+        load: seconds to load the libraries and the model.
+        read: prompt tokens a second.
+        write: new tokens a second, 8 completions at a time.
+        learn: tokens a second forward and backward, with a LoRA adapter on all linear layers.
+    """
+
+    dtype: str
+    cores: int
+    load: float
+    read: float
+    write: float
+    learn: float
+
+
+def measure_rates(model: Path) -> Rates:
+    """Measure in a process of its own, which gives its memory back.
+
+    Args:
+        model: the model's folder.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measure, model).result()
+
+
+def _measure(model: Path) -> Rates:
+    from benchmarks.quiet import hide_library_noise, hide_loading_bars
+
+    hide_library_noise()
+    began = time.monotonic()
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from benchmarks.machine import granted_cores, resolve_dtype, use_cpu_well
+
+    use_cpu_well()
+    hide_loading_bars()
+    dtype = resolve_dtype("auto")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lm: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True).to(device)
+    load = time.monotonic() - began
+
+    def tokens(rows: int, length: int) -> Any:
+        return torch.randint(0, lm.config.vocab_size, (rows, length), device=device)
+
+    def read(rows: int) -> int:
+        with torch.inference_mode():
+            lm(input_ids=tokens(rows, PROMPT), logits_to_keep=1)
+        return rows * PROMPT
+
+    def write(rows: int) -> int:
+        new = 8
+        with torch.inference_mode():
+            ids = tokens(rows, 8)
+            lm.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
+                do_sample=False, pad_token_id=0,
+            )  # fmt: skip
+        return rows * new
+
+    learner = get_peft_model(lm, LoraConfig(**LORA))
+
+    def learn(rows: int) -> int:
+        ids = tokens(rows, PROMPT + COMPLETION)
+        learner(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        return int(ids.numel())
+
+    with learner.disable_adapter():
+        reading, writing = _rate(read), _rate(write, _MOST_ROWS)
+    return Rates(dtype, granted_cores(), load, reading, writing, _rate(learn))
+
+
+def _rate(work: Callable[[int], int], rows: int = 1) -> float:
+    """Return tokens a second, the best of a few runs: other work on the machine only makes one slower.
+
+    Each size runs once before, as kernels are made for it. One that takes no time is followed by a larger one, which
+    tells more.
+    """
+    while True:
+        work(rows)
+        best = total = 0.0
+        while total < _LONG_ENOUGH:
+            began = time.monotonic()
+            tokens = work(rows)
+            seconds = time.monotonic() - began
+            best, total = max(best, tokens / seconds), total + seconds
+            if seconds < _LONG_ENOUGH / 4 and rows < _MOST_ROWS:
+                break
+        else:
+            return best
+        rows = min(rows * 4, _MOST_ROWS)

@@ -1,0 +1,76 @@
+"""Progress in a log and on a terminal."""
+
+import io
+import re
+import time
+
+import pytest
+
+from benchmarks.progress import Progress, in_words
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def wait_for(stream: io.StringIO, pattern: str) -> str:
+    """Return what the stream holds once it matches; pytest's own limit ends a wait in vain."""
+    while not re.search(pattern, stream.getvalue()):
+        time.sleep(0.01)
+    return stream.getvalue()
+
+
+def test_a_log_has_a_line_at_each_phase_and_then_one_each_time() -> None:
+    log = io.StringIO()
+    with Progress("evaluation of SFT", stream=log, every=3600) as progress:
+        progress.phase("loading the model")
+        progress.phase("writing", 310, "completions", 78)
+        progress.at(100, "1,234 tokens, 133 a second")
+    assert log.getvalue().splitlines() == [
+        "evaluation of SFT: loading the model",
+        "evaluation of SFT: writing, 78 of 310 completions",
+    ]
+    log = io.StringIO()
+    with Progress("stage one", stream=log, every=1) as progress:
+        progress.phase("learning", 24, "steps", 12)
+        progress.at(15, "loss 2.5")
+        text = wait_for(log, "left")
+    assert re.search(r"stage one: learning, 15 of 24 steps, loss 2\.5, \d+ s so far, about \d+ (s|min) .*left\n", text)
+    assert "\r" not in text
+
+
+def test_a_terminal_has_a_bar_that_moves_by_itself() -> None:
+    screen = Terminal()
+    with Progress("stage two", stream=screen) as progress:
+        progress.phase("loading")
+        wait_for(screen, r"loading \[00:00\][^$]*loading \[00:01\]")  # nothing was told in between
+        progress.phase("learning", 5, "steps")
+        progress.at(2.4, "reward 0.5")
+        text = wait_for(screen, r"2 of 5 steps")
+    assert "\n" not in text.strip("\n")
+    assert screen.getvalue().endswith("\r")  # the bar is taken away
+
+
+def test_a_process_that_is_not_the_first_says_nothing() -> None:
+    log = io.StringIO()
+    with Progress("x", shown=False, stream=log, every=0) as progress:
+        progress.phase("loading")
+        progress.at(1)
+    assert log.getvalue() == ""
+
+
+def test_an_error_goes_through_and_the_thread_ends() -> None:
+    progress = Progress("x", stream=io.StringIO())
+    with pytest.raises(KeyError), progress:
+        progress.phase("loading")
+        raise KeyError
+    assert not progress._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (200, "3 min 20 s"), (7_500, "2 h 5 min")],
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
