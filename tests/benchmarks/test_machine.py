@@ -35,6 +35,13 @@ def groups(root: Path, lines: str, **files: str) -> Path:
     return root
 
 
+def in_new_process(code: str, env: dict[str, str]) -> str:
+    """What a script prints: torch reads the environment once."""
+    command = [sys.executable, "-c", code]
+    env = {**os.environ, **env}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+
 class TestCores:
     def test_no_quota_is_the_affinity(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert granted_cores(tmp_path) == 8
@@ -68,11 +75,7 @@ class TestCores:
 
     def test_torch_computes_with_them(self) -> None:
         code = "import os, torch; from benchmarks.machine import *; use_cpu_well(); print(torch.get_num_threads())"
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True
-        )
-        assert done.stdout.strip() == "1"
+        assert in_new_process(code, {"OMP_NUM_THREADS": "1"}) == "1"
 
 
 class TestDtype:
@@ -122,15 +125,7 @@ class TestDtype:
     )
     def test_what_the_environment_rules_out(self, env: dict[str, str]) -> None:
         code = "from benchmarks.machine import *; print(resolve_dtype('auto'), 'AVX512-BF16' in cpu_abilities())"
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, **env},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.split() == ["float32", "False"]
+        assert in_new_process(code, env) == "float32 False"
 
     def test_abilities_are_known_ones(self) -> None:
         assert set(cpu_abilities()) <= {"AVX2", "AVX-512", "AVX512-BF16", "AMX-BF16"}

@@ -1,6 +1,7 @@
 """The demo's size: as large as the minutes allow, never below what teaches the model to answer."""
 
 from dataclasses import astuple, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,20 @@ import pytest
 import rl.demo as demo
 from rewards import InputError
 from rl.demo import Planner, _read_plan, run_demo
-from rl.demo_plan import FLOOR, FULL, SETTLES, SIZES, STAGES, Size, describe_plan, fit, predict, scaled, size_at
+from rl.demo_plan import (
+    ALL_ITEMS,
+    FLOOR,
+    FULL,
+    SETTLES,
+    SIZES,
+    STAGES,
+    Size,
+    describe_plan,
+    fit,
+    predict,
+    scaled,
+    size_at,
+)
 from rl.rates import Rates
 
 # What was measured on two cores with AVX2 alone, and on two with AVX512-BF16.
@@ -23,10 +37,9 @@ def total(size: Size, rates: Rates) -> float:
 def test_sizes_grow_from_the_floor_to_full_size() -> None:
     sizes = [size_at(rank) for rank in range(SIZES)]
     assert (sizes[0], sizes[-1]) == (FLOOR, FULL)
-    for smaller, larger in zip(sizes, sizes[1:], strict=False):
-        assert all(
-            few <= many for few, many in zip(astuple(smaller), astuple(replace(larger, items=10**6)), strict=True)
-        )
+    for smaller, larger in pairwise(sizes):
+        grown = replace(larger, items=larger.items or ALL_ITEMS)
+        assert all(few <= many for few, many in zip(astuple(smaller), astuple(grown), strict=True))
         assert smaller.test_items < larger.test_items
         assert total(smaller, SLOW) < total(larger, SLOW)
     for size in sizes:

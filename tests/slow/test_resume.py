@@ -29,7 +29,8 @@ from benchmarks.protocol import Protocol
 
 
 def main() -> None:
-    name, model, run_dir, n_items, last = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+    name, model, run_dir = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    n_items, last = int(sys.argv[4]), int(sys.argv[5])
     genes = [f"G{i}" for i in range(n_items)]
     items = pd.DataFrame({"cell_line": "rpe1", "pert": "AARS", "gene": genes, "label": "upregulated"})
     items["item_id"] = "rpe1|AARS|" + items["gene"]
