@@ -17,12 +17,22 @@ from typing import Any
 RIGHT = "<think>{reason}</think><answer>{label}</answer>"
 # What a handler returns: a whole HTTP response, or None to close the connection without one.
 Handler = Callable[[dict[str, Any], dict[str, str]], Awaitable[bytes | None]]
+PATIENCE = 600.0  # seconds; nothing but a failure takes as long
 
 
 def http(status: int, body: bytes, headers: dict[str, str] | None = None, length: int | None = None) -> bytes:
     lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {length or len(body)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+class Unfinished(bytes):
+    """A response shorter than it says, after which the connection stays open; without this it closes."""
+
+
+def is_cut(response: bytes) -> bool:
+    head, _, body = response.partition(b"\r\n\r\n")
+    return f"Content-Length: {len(body)}\r\n" not in f"{head.decode('latin-1')}\r\n"
 
 
 def chat(text: str | None, finish: str = "stop", **message: Any) -> bytes:
@@ -51,12 +61,12 @@ class Server:
 
     def __enter__(self) -> "Server":
         self._thread.start()
-        self._ready.wait(10)
+        assert self._ready.wait(PATIENCE)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
 
     @property
     def url(self) -> str:
@@ -97,6 +107,8 @@ class Server:
                 await writer.drain()
                 if b" 200 X" in response[:20]:
                     self.answered[request["messages"][-1]["content"]] += 1
+                if is_cut(response) and not isinstance(response, Unfinished):
+                    break
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
@@ -122,7 +134,7 @@ def forward(url: str) -> Handler:
     def post(request: dict[str, Any], authorization: str) -> bytes:
         headers = {"Content-Type": "application/json", "Authorization": authorization}
         asked = urllib.request.Request(f"{url}/chat/completions", json.dumps(request).encode(), headers)
-        with urllib.request.urlopen(asked, timeout=300) as reply:
+        with urllib.request.urlopen(asked, timeout=PATIENCE) as reply:
             return http(200, reply.read())
 
     async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
@@ -148,10 +160,17 @@ SPOILT = {  # None cuts the connection
 FAULTS = tuple(SPOILT)
 
 
-def faulty(upstream: Handler, seed: int, share: float = 0.3, used: Counter[str] | None = None) -> Handler:
+def faulty(
+    upstream: Handler,
+    seed: int,
+    share: float = 0.3,
+    used: Counter[str] | None = None,
+    give_up: Callable[[dict[str, str]], object] | None = None,
+) -> Handler:
     """A handler that spoils what `upstream` answers on a share of the questions, each with a fault of its own.
 
-    Once, twice or for ever; `used` counts the faults.
+    Once, twice or for ever; `used` counts the faults. A request left hanging is cut off after half a minute, or is told
+    to `give_up` by its headers, which makes the client do so at once.
     """
     seen: Counter[str] = Counter()
 
@@ -167,7 +186,9 @@ def faulty(upstream: Handler, seed: int, share: float = 0.3, used: Counter[str] 
         if used is not None:
             used[fault] += 1
         if fault == "a hang":
-            await asyncio.sleep(30)
+            if give_up is not None:
+                give_up(headers)
+            await asyncio.sleep(30 if give_up is None else PATIENCE)
         if fault == "half a JSON body":
             body = (await upstream(request, headers) or b"").split(b"\r\n\r\n", 1)[1]
             return http(200, body[: len(body) // 2])

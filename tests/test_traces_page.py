@@ -4,12 +4,11 @@ import dataclasses
 import random
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import synthpert
 from endpoint_server import RIGHT, Server, chat, http, is_critic, respond_well
 
 from benchmarks.corpus import open_corpus
@@ -81,10 +80,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path) -> None:
             if command == "eval" and "--engine" not in words:
                 words += ["--engine", "openai"]
             words = [server.url if word == "http://localhost:8000/v1" else word for word in words]
-            done = subprocess.run(
-                [sys.executable, "-m", "rl.cli", *words[1:]], cwd=tmp_path, capture_output=True, text=True,
-                env={"PYTHONPATH": str(REPO), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, timeout=300,
-            )  # fmt: skip
+            done = synthpert(*words[1:], cwd=tmp_path)
             assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     traces = tmp_path / "runs" / "traces"
     assert sum(1 for _ in (traces / "kept.jsonl").open()) >= 9

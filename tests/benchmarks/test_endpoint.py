@@ -2,17 +2,22 @@
 
 import asyncio
 import json
+import random
 import signal
+import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from endpoint_server import Server, chat, error, http, respond_well
+from endpoint_server import Server, Unfinished, chat, error, http, respond_well
+from without_clock import PATIENCE, Limits
 
 from benchmarks.budget import Budget, BudgetSpentError
 from benchmarks.endpoint import Endpoint, Reply, StoppedError, retry_after, run_async
@@ -28,14 +33,40 @@ KEY = "sk-planted-4711"
 QUESTION = [{"role": "user", "content": "What happens?"}]
 
 
-def ask(server: Server, budget: Budget | None = None, times: int = 1, **settings: Any) -> list[Reply]:
-    """Ask at the same time; raise the first error once all have ended."""
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
+    return Limits(monkeypatch)
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """The URL of a port that refuses: it is taken, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+
+
+def ask(
+    server: Server | str,
+    budget: Budget | None = None,
+    times: int = 1,
+    seen: list[Reply] | None = None,
+    **settings: Any,
+) -> list[Reply]:
+    """Ask at the same time; raise the first error once all have ended. `seen` is given the replies as they come."""
+    url = server if isinstance(server, str) else server.url
 
     async def main() -> list[Any]:
-        endpoint = Endpoint(EndpointSettings(server.url, "m", **{"backoff": 0.01, "timeout": 2.0, **settings}), budget)
-        questions = [endpoint.ask(QUESTION, f"q{n}") for n in range(times)]
+        endpoint = Endpoint(EndpointSettings(url, "m", **{"backoff": 0.01, **settings}), budget)
+
+        async def question(n: int) -> Reply:
+            reply = await endpoint.ask(QUESTION, f"q{n}")
+            if seen is not None:
+                seen.append(reply)
+            return reply
+
         try:
-            return await asyncio.gather(*questions, return_exceptions=True)
+            return await asyncio.gather(*(question(n) for n in range(times)), return_exceptions=True)
         finally:
             await endpoint.close()
 
@@ -46,19 +77,32 @@ def ask(server: Server, budget: Budget | None = None, times: int = 1, **settings
     return replies
 
 
-def sequence(*responses: Any) -> Any:
-    """A handler that gives these responses in turn, the last one for ever; a number is seconds of silence."""
+HANG = "nothing, until the client gives up"
+
+
+def sequence(*responses: Any, limits: Limits | None = None) -> Any:
+    """A handler that gives these responses in turn, the last one for ever.
+
+    At a hang, or a response that does not end, the client's limit passes where `limits` are given.
+    """
     given = iter(responses)
     last = responses[-1]
 
     async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes | None:
         response = next(given, last)
-        if isinstance(response, float):
-            await asyncio.sleep(response)
-            return None
+        if limits is not None and (response is HANG or isinstance(response, Unfinished)):
+            limits.end(headers)
+        if response is HANG:
+            await asyncio.sleep(PATIENCE)
         return response
 
     return handler
+
+
+async def until(seen: list[Reply], n: int) -> None:
+    """Wait until the client has n replies: what the server has sent may still be under way."""
+    while len(seen) < n:
+        await asyncio.sleep(0.001)
 
 
 GOOD = http(200, chat("fine"))
@@ -67,10 +111,11 @@ TRANSIENT = {
     "429 without": error(429, "slow down"),
     "500": error(500, "oops"),
     "503": http(503, b"<html>busy</html>"),
-    "a hang": 9.0,
+    "a hang": HANG,
     "a cut connection": None,
     "half a JSON body": http(200, chat("fine")[:40]),
-    "a body cut off": http(200, chat("fine")[:40], length=400) + b"",
+    "a body cut off": http(200, chat("fine")[:40], length=400),
+    "a hang within the body": Unfinished(http(200, chat("fine")[:40], length=400)),
     "no choice": http(200, b'{"choices": []}'),
     "a choice that is none": http(200, b'{"choices": [null]}'),
     "a list": http(200, b"[]"),
@@ -83,24 +128,18 @@ TRANSIENT = {
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_passing_fault_is_tried_again(fault: str) -> None:
-    handler = sequence(TRANSIENT[fault], GOOD)
-    if fault == "a body cut off":  # the connection must close for the client to notice
-        first = iter([True])
-
-        async def handler(request: Any, headers: Any) -> bytes | None:
-            return TRANSIENT[fault] if next(first, False) else GOOD
-
-    with Server(handler) as server:
-        (reply,) = ask(server, timeout=0.5)
+def test_a_passing_fault_is_tried_again(fault: str, limits: Limits) -> None:
+    with Server(sequence(TRANSIENT[fault], GOOD, limits=limits)) as server:
+        (reply,) = ask(server)
         assert (reply.text, reply.error, reply.requests) == ("fine", None, 2)
         assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("fault", [name for name in TRANSIENT if "429" not in name])
 def test_a_fault_that_stays_is_the_item_s_error(fault: str) -> None:
+    limit = {"timeout": 0.3} if fault.startswith("a hang") else {}
     with Server(sequence(TRANSIENT[fault])) as server:
-        (reply,) = ask(server, attempts=2, timeout=0.3)
+        (reply,) = ask(server, attempts=2, **limit)
     assert reply.text is None
     assert reply.error
     assert reply.requests == 2
@@ -151,11 +190,9 @@ def test_a_server_that_cannot_be_asked_stops_the_run(
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_out_of_reach_stops_the_run() -> None:
-    with Server(respond_well) as server:
-        pass
+def test_a_server_out_of_reach_stops_the_run(nowhere: str) -> None:
     with pytest.raises(StoppedError, match="cannot be reached"):
-        ask(server, attempts=2)
+        ask(nowhere, attempts=2)
 
 
 def test_retry_after_is_honoured_by_all_questions() -> None:
@@ -166,15 +203,20 @@ def test_retry_after_is_honoured_by_all_questions() -> None:
         times.append(time.monotonic())
         if (refusal := next(first, None)) is not None:
             return refusal
-        await asyncio.sleep(0.1)
         return GOOD
 
     with Server(handler) as server:
 
         async def main() -> None:
             endpoint = Endpoint(EndpointSettings(server.url, "m", backoff=0.01))
-            early = asyncio.create_task(endpoint.ask(QUESTION, "a"))
-            await asyncio.sleep(0.2)  # by now the server has asked to wait
+            refused = asyncio.Event()
+
+            async def note(event: str, prompt_tokens: int, completion_tokens: int) -> None:
+                if event == "failed":
+                    refused.set()
+
+            early = asyncio.create_task(endpoint.ask(QUESTION, "a", note))
+            await refused.wait()  # by now the server has asked to wait
             await asyncio.gather(early, endpoint.ask(QUESTION, "b"))
             await endpoint.close()
 
@@ -185,46 +227,69 @@ def test_retry_after_is_honoured_by_all_questions() -> None:
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_rate_limit_slows_a_run_and_does_not_stop_it(named: bool) -> None:
-    """So many questions at once that most are refused more often than they have attempts."""
-    start, served = time.monotonic(), Counter[int]()
+    """So many questions at once that most are refused more often than they have attempts.
+
+    The limit's windows go by what is asked: in each, all questions that are left have asked before five are answered.
+    """
+    seen: list[Reply] = []
+    asking: list[asyncio.Future[bool]] = []
+    left = 60
 
     async def handler(request: Any, headers: Any) -> bytes:
-        now = time.monotonic() - start
-        window = int(now / 0.2)
-        served[window] += 1
-        if served[window] <= 5:
+        nonlocal left
+        mine = asyncio.get_running_loop().create_future()
+        asking.append(mine)
+        if len(asking) == left:
+            left -= 5
+            for at, question in enumerate(asking):
+                question.set_result(at < 5)
+            asking.clear()
+        if await mine:
             return GOOD
-        return error(429, "slow down", **({"retry_after": f"{(window + 1) * 0.2 - now:.3f}"} if named else {}))
+        await until(seen, 60 - left)
+        return error(429, "slow down", **({"retry_after": "0.001"} if named else {}))
 
     with Server(handler) as server:
-        replies = ask(server, times=60, attempts=4, backoff=0.01 if named else 0.4)
-        assert max(reply.requests for reply in replies) > 4
+        replies = ask(server, times=60, seen=seen, attempts=4, backoff=0.0001)
     assert all(reply.text == "fine" for reply in replies)
+    assert Counter(reply.requests for reply in replies) == dict.fromkeys(range(1, 13), 5)
 
 
-def test_a_wait_of_no_time_is_spread_and_grows() -> None:
-    start = time.monotonic()
+def test_a_wait_of_no_time_is_spread_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is busy for half a second, by a clock that only the client's pauses move."""
+    pauses: list[float] = []
+
+    async def pause(endpoint: Endpoint, seconds: float) -> None:
+        pauses.append(seconds)
 
     async def handler(request: Any, headers: Any) -> bytes:
-        return GOOD if time.monotonic() - start > 0.5 else error(429, "slow down", retry_after="0")
+        return GOOD if sum(pauses) > 0.5 else error(429, "slow down", retry_after="0")
 
+    monkeypatch.setattr(Endpoint, "_sleep", pause)
+    monkeypatch.setattr("benchmarks.endpoint.random", random.Random(0))
     with Server(handler) as server:
         (reply,) = ask(server, backoff=0.2)
     assert reply.text == "fine"
+    assert len(set(pauses)) == len(pauses) >= 2
 
 
-@pytest.mark.parametrize("wait", [None, "0.2"])
+@pytest.mark.parametrize("wait", [None, "0.01"])
 def test_a_server_that_is_down_for_a_moment_stops_nothing(wait: str | None) -> None:
-    start = time.monotonic()
+    """For so long that all questions are turned down twice before one is answered."""
+    asked = Counter[str]()
 
     async def handler(request: Any, headers: Any) -> bytes:
-        if time.monotonic() - start > 0.5:
-            return GOOD
-        return error(503, "down", **({"retry_after": wait} if wait else {}))
+        question = headers["idempotency-key"]
+        asked[question] += 1
+        if asked[question] <= 2:
+            return error(503, "down", **({"retry_after": wait} if wait else {}))
+        while len(asked) < 60 or min(asked.values()) <= 2:
+            await asyncio.sleep(0.001)
+        return GOOD
 
     with Server(handler) as server:
-        replies = ask(server, times=60, backoff=0.1)
-    assert all(reply.text == "fine" for reply in replies)
+        replies = ask(server, times=60)
+    assert all((reply.text, reply.requests) == ("fine", 3) for reply in replies)
 
 
 def test_a_server_that_refuses_all_the_first_questions_stops_the_run() -> None:
@@ -232,8 +297,16 @@ def test_a_server_that_refuses_all_the_first_questions_stops_the_run() -> None:
         with pytest.raises(StoppedError, match=r"HTTP 400.*no such parameter.* for 50 questions"):
             ask(server, times=80)
         assert len(ask(server, times=49)) == 49
-    with Server(sequence(GOOD, error(400, "too long"))) as server:
-        replies = ask(server, times=80)
+    seen: list[Reply] = []
+
+    async def answer_one(request: Any, headers: Any) -> bytes:
+        if len(server.requests) == 1:
+            return GOOD
+        await until(seen, 1)
+        return error(400, "too long")
+
+    with Server(answer_one) as server:
+        replies = ask(server, times=80, seen=seen)
     assert Counter(reply.text for reply in replies) == {"fine": 1, None: 79}
 
 
@@ -279,11 +352,13 @@ def test_an_evaluation_that_a_server_s_missing_logprobs_stopped_goes_on_with_vot
     assert read_manifest(run)["status"] == "done"
 
 
-def test_retry_after_is_read_in_all_its_forms() -> None:
+def test_retry_after_is_read_in_all_its_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_700_000_000.0
+    monkeypatch.setattr("benchmarks.endpoint.time", SimpleNamespace(time=lambda: now))
     assert retry_after({"retry-after": "7"}) == 7
     assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
-    assert retry_after({"retry-after": formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=3)
-    assert retry_after({"retry-after": formatdate(time.time() - 100, usegmt=True)}) == 0
+    assert retry_after({"retry-after": formatdate(now + 100, usegmt=True)}) == 100
+    assert retry_after({"retry-after": formatdate(now - 100, usegmt=True)}) == 0
     for nonsense in ({}, {"retry-after": "soon"}, {"retry-after": "nan"}, {"retry-after": "-5"}):
         assert retry_after(nonsense) is None
 
@@ -319,12 +394,13 @@ def test_retries_count_in_the_budget() -> None:
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("fault", ["half a JSON body", "a hang", "no choice"])
-def test_what_a_failed_attempt_may_have_cost_is_spent(fault: str) -> None:
+@pytest.mark.parametrize("fault", ["half a JSON body", "a hang", "a hang within the body", "no choice"])
+def test_what_a_failed_attempt_may_have_cost_is_spent(fault: str, limits: Limits) -> None:
     """The server may have generated all that was allowed."""
     budget = Budget(max_cost=1.0, price_out=1000.0)  # of 200 tokens: 0.2
-    with Server(sequence(TRANSIENT[fault])) as server, pytest.raises(BudgetSpentError, match="max_cost 1"):
-        ask(server, budget, times=20, max_tokens=200, timeout=0.3)
+    handler = sequence(TRANSIENT[fault], limits=limits)
+    with Server(handler) as server, pytest.raises(BudgetSpentError, match="max_cost 1"):
+        ask(server, budget, times=20, max_tokens=200)
     assert len(server.requests) == 5
     assert budget.cost == pytest.approx(1.0)
 
@@ -337,9 +413,16 @@ def test_a_server_that_fails_for_many_questions_in_a_row_stops_the_run() -> None
 
 
 def test_one_answer_breaks_the_row() -> None:
-    broken = [error(500, "oops")] * 15
-    with Server(sequence(*broken, GOOD, *broken, GOOD)) as server:
-        replies = ask(server, times=32, attempts=1)
+    seen: list[Reply] = []
+
+    async def answer_each_sixteenth(request: Any, headers: Any) -> bytes:
+        n = len(server.requests)
+        if n > 16:
+            await until(seen, 16)
+        return GOOD if n % 16 == 0 else error(500, "oops")
+
+    with Server(answer_each_sixteenth) as server:
+        replies = ask(server, times=32, seen=seen, attempts=1)
     assert Counter(reply.error for reply in replies) == {"HTTP 500": 30, None: 2}
 
 

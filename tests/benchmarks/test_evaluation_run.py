@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from benchmarks.evaluation_run import (
 )
 from benchmarks.imports import import_run
 from benchmarks.models import write_trained_items
-from benchmarks.predictions import COLUMNS, write_predictions
+from benchmarks.predictions import COLUMNS, read_predictions, write_predictions
 from benchmarks.runs import open_run
 from benchmarks.significance import compare
 from rewards import LABELS, InputError
@@ -45,54 +46,65 @@ def sample() -> Corpus:
 @pytest.fixture
 def make_run(sample: Corpus, tmp_path: Path) -> MakeRun:
     """Return a function that writes a finished evaluation with random answers and returns its folder."""
+    return partial(write_run, sample, tmp_path)
 
-    def make(
-        name: str,
-        seed: int = 0,
-        items: pd.DataFrame = sample.test,
-        model: str = "tiny",
-        folder: str = "",
-        trained: int | None = 96,
-        items_per_line: int = 0,
-        **keys: Any,
-    ) -> Path:
-        path = tmp_path / (folder or f"{name}-{seed}")
-        arguments = EvalArguments(
-            str(path), model, name=name, data="sample", training_seed=seed, items=items_per_line, **keys
-        )
-        protocol = make_protocol(arguments, sample.digest)
-        rng = np.random.default_rng([seed, len(name)])
-        prob = rng.dirichlet([1, 1, 1], len(items))
-        answer = np.array([str(label) for label in LABELS], dtype=object)[prob.argmax(axis=1)]
-        frame = items[["item_id", "cell_line", "pert", "gene", "label"]].astype("str").reset_index(drop=True)
-        frame = frame.assign(
-            sample=0, seed=seed, completion=[f"{name} {seed} {item}" for item in frame["item_id"]], answer=answer,
-            status="answered", p_up=prob[:, 0], p_down=prob[:, 1], p_none=prob[:, 2], completion_tokens=9,
-            finish_reason="stop",
-        )  # fmt: skip
-        run = open_run(path, "eval", asdict(arguments))
-        facts = {
-            "protocol": json.loads(protocol.canonical_json()),
-            "protocol_fingerprint": protocol.fingerprint,
-            "engine": {"name": "none", "model": model, "adapter_sha256": f"{name}{seed}"},
-            "seed": seed,
-            "run": {"trained_items": trained},
-        }
-        write_predictions(frame[COLUMNS], path / PREDICTIONS, facts)
-        run.finish(name=name)
-        return path
 
-    return make
+def write_run(
+    sample: Corpus,
+    parent: Path,
+    name: str,
+    seed: int = 0,
+    items: pd.DataFrame | None = None,
+    model: str = "tiny",
+    folder: str = "",
+    trained: int | None = 96,
+    items_per_line: int = 0,
+    **keys: Any,
+) -> Path:
+    items = sample.test if items is None else items
+    path = parent / (folder or f"{name}-{seed}")
+    arguments = EvalArguments(
+        str(path), model, name=name, data="sample", training_seed=seed, items=items_per_line, **keys
+    )
+    protocol = make_protocol(arguments, sample.digest)
+    rng = np.random.default_rng([seed, len(name)])
+    prob = rng.dirichlet([1, 1, 1], len(items))
+    answer = np.array([str(label) for label in LABELS], dtype=object)[prob.argmax(axis=1)]
+    frame = items[["item_id", "cell_line", "pert", "gene", "label"]].astype("str").reset_index(drop=True)
+    frame = frame.assign(
+        sample=0, seed=seed, completion=[f"{name} {seed} {item}" for item in frame["item_id"]], answer=answer,
+        status="answered", p_up=prob[:, 0], p_down=prob[:, 1], p_none=prob[:, 2], completion_tokens=9,
+        finish_reason="stop",
+    )  # fmt: skip
+    run = open_run(path, "eval", asdict(arguments))
+    facts = {
+        "protocol": json.loads(protocol.canonical_json()),
+        "protocol_fingerprint": protocol.fingerprint,
+        "engine": {"name": "none", "model": model, "adapter_sha256": f"{name}{seed}"},
+        "seed": seed,
+        "run": {"trained_items": trained},
+    }
+    write_predictions(frame[COLUMNS], path / PREDICTIONS, facts)
+    run.finish(name=name)
+    return path
+
+
+@pytest.fixture(scope="module")
+def seeds(sample: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on a base model and on two others of two training runs each, beside its runs."""
+    folder = tmp_path_factory.mktemp("seeds")
+    order = [("base", 0), ("SFT", 0), ("GRPO", 0), ("SFT", 1), ("GRPO", 1)]
+    paths = [write_run(sample, folder, name, seed) for name, seed in order]
+    report_runs(paths, folder / "out", title="t", command="c")
+    return folder
 
 
 def load(path: Path) -> Any:
     return json.loads((path / "report.json").read_text(encoding="utf-8"))
 
 
-def test_seeds_of_one_name_are_one_system_of_the_report(make_run: MakeRun, tmp_path: Path) -> None:
-    paths = [make_run("base"), make_run("SFT", 0), make_run("SFT", 1), make_run("GRPO", 0), make_run("GRPO", 1)]
-    report_runs([paths[i] for i in (0, 1, 3, 2, 4)], tmp_path / "out", title="t", command="c")
-    report = load(tmp_path / "out")
+def test_seeds_of_one_name_are_one_system_of_the_report(seeds: Path) -> None:
+    report = load(seeds / "out")
     models = [name for name, system in report["systems"].items() if system["kind"] == "model"]
     assert models == ["base", "SFT", "GRPO"]
     assert [report["systems"][name]["seeds"] for name in models] == [[0], [0, 1], [0, 1]]
@@ -106,16 +118,12 @@ def test_seeds_of_one_name_are_one_system_of_the_report(make_run: MakeRun, tmp_p
     assert pair["n_seeds"] == 2
 
 
-def test_the_value_of_a_merged_system_is_the_mean_over_its_seeds(make_run: MakeRun, tmp_path: Path) -> None:
-    one, two = make_run("SFT", 0), make_run("SFT", 1)
-    for name, paths in (("one", [one]), ("two", [two]), ("both", [one, two])):
-        report_runs(paths, tmp_path / name, title="t", command="c")
-    value = [
-        load(tmp_path / name)["systems"]["SFT"]["metrics"]["three_class"]["all"]["accuracy"]["value"]
-        for name in ("one", "two", "both")
-    ]
-    assert value[0] != value[1]
-    assert value[2] == pytest.approx((value[0] + value[1]) / 2)
+def test_the_value_of_a_merged_system_is_the_mean_over_its_seeds(seeds: Path) -> None:
+    runs = [read_predictions(seeds / f"SFT-{seed}" / PREDICTIONS) for seed in (0, 1)]
+    one, two = (float((run["answer"] == run["label"]).mean()) for run in runs)
+    assert one != two
+    both = load(seeds / "out")["systems"]["SFT"]["metrics"]["three_class"]["all"]["accuracy"]
+    assert both["value"] == pytest.approx((one + two) / 2)
 
 
 def test_completions_stay_on_disk_and_are_read_for_the_items_asked(make_run: MakeRun, sample: Corpus) -> None:
@@ -129,9 +137,8 @@ def test_completions_stay_on_disk_and_are_read_for_the_items_asked(make_run: Mak
     assert sorted(read["completion"]) == sorted(f"SFT {seed} {item}" for seed in (0, 1) for item in ids)
 
 
-def test_the_report_shows_completions_of_merged_runs(make_run: MakeRun, tmp_path: Path) -> None:
-    page = report_runs([make_run("SFT", 0), make_run("SFT", 1)], tmp_path / "out", title="t", command="c")
-    text = page.read_text(encoding="utf-8")
+def test_the_report_shows_completions_of_merged_runs(seeds: Path) -> None:
+    text = (seeds / "out" / "report.html").read_text(encoding="utf-8")
     assert "SFT 0 " in text or "SFT 1 " in text
 
 

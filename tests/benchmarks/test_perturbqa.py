@@ -5,13 +5,14 @@ import hashlib
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from without_clock import PATIENCE, count_steps
 
 from benchmarks import load_labels, perturbqa
 from benchmarks.perturbqa import CELL_LINES, SHA256, apply_split, digest, fetch, stats
@@ -305,13 +306,10 @@ def test_no_perturbation_is_in_both_splits_of_a_line(full_frame: pd.DataFrame) -
     assert (full_frame.groupby(["cell_line", "pert"], observed=True)["split"].nunique() == 1).all()
 
 
-def test_all_rows_load_in_under_two_seconds(full_labels: Path) -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        load_labels(full_labels)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 2.0
+def test_no_loop_in_python_goes_over_the_rows(folder: Path, full_labels: Path) -> None:
+    """It would take many seconds; `benchmarks/speed/load_labels.py` measures how fast they load."""
+    of_16, of_all = (count_steps(partial(load_labels, rows, verify=False)) for rows in (folder, full_labels))
+    assert of_all < 1.2 * of_16
 
 
 def test_stats_count_a_small_table(folder: Path) -> None:
@@ -491,7 +489,7 @@ def test_a_bad_download_is_one_line_and_takes_no_files_name(
     server.bad["k562-de.csv"] = send
     out = tmp_path / "out"
     with pytest.raises(InputError) as error:
-        fetch(server.url, out, timeout=5)
+        fetch(server.url, out, timeout=PATIENCE)
     assert "k562-de.csv" in str(error.value)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -510,7 +508,7 @@ def test_a_host_out_of_reach_names_the_other_way(tmp_path: Path, monkeypatch: py
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refuses
         with pytest.raises(InputError, match="--source FOLDER"):
-            fetch(f"http://127.0.0.1:{taken.getsockname()[1]}", tmp_path, timeout=2)
+            fetch(f"http://127.0.0.1:{taken.getsockname()[1]}", tmp_path, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("source", ["ftp://127.0.0.1/x", "file:///etc"])

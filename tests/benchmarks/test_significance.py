@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
+from without_clock import UNHURRIED
 
 from benchmarks.calibration import TESTED
 from benchmarks.metrics import estimate
@@ -206,7 +207,7 @@ class TestCompare:
         assert forth.low < forth.difference < forth.high
 
     @given(st.integers(0, 2**31))
-    @settings(max_examples=10, deadline=None)
+    @settings(UNHURRIED, max_examples=10)
     def test_row_order_does_not_matter(self, seed: int) -> None:
         rng = np.random.default_rng(2)
         items = random_items(rng, 12, 10)

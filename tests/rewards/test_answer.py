@@ -1,11 +1,11 @@
 """The parser reads whole labels, tells a wrong form from a missing end, and never guesses."""
 
 import re
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from without_clock import UNHURRIED
 
 from rewards import LABELS, Answer, Label, Status, parse_answer
 from rewards.answer import TAGS
@@ -176,6 +176,7 @@ def test_reasoning_is_kept_when_the_answer_is_not() -> None:
 PIECES = st.sampled_from([*TAGS, *map(str, LABELS), "not ", "no ", " ", "\n", ".", "<", ">", "/", "é", "<ANSWER>"])
 
 
+@UNHURRIED
 @given(st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=12).map("".join)))
 def test_any_text_has_a_status_and_a_label_only_when_answered(text: str) -> None:
     strict, lenient = parse_answer(text), parse_answer(text, strict=False)
@@ -187,6 +188,7 @@ def test_any_text_has_a_status_and_a_label_only_when_answered(text: str) -> None
         assert lenient == strict
 
 
+@UNHURRIED
 @given(
     think=st.text().filter(lambda text: not any(tag in text.casefold() for tag in TAGS)),
     label=st.sampled_from(LABELS),
@@ -210,6 +212,7 @@ PAIRED = st.lists(
 ).map("".join)
 
 
+@UNHURRIED
 @given(text=PAIRED, answer=PAIRED)
 def test_pairs_of_tags_are_read_as_their_patterns_say(text: str, answer: str) -> None:
     think = re.search("<think>(.*?)</think>", text, re.DOTALL | re.IGNORECASE)
@@ -225,20 +228,19 @@ def test_pairs_of_tags_are_read_as_their_patterns_say(text: str, answer: str) ->
 @pytest.mark.parametrize(
     "text",
     [
-        wrap(UP + " " * 60_000 + "<confidence>x</confidence>"),
-        wrap(UP + "<confidence>0.1" * 4_000),
-        "<think>" * 9_000,
-        "<answer>" * 9_000,
-        "<think></think>" + "<answer>" * 9_000,
-        "not " * 20_000 + UP,
-        "not " + f"{UP} " * 6_000,
-        "not differentially" + " " * 60_000 + "rather" + " " * 60_000,
-        "\n" * 60_000 + "no. " * 20_000,
+        wrap(UP + " " * 5_000_000 + "<confidence>x</confidence>"),
+        wrap(UP + "<confidence>0.1" * 150_000),
+        "<think>" * 1_000_000,
+        "<answer>" * 1_000_000,
+        "<think></think>" + "<answer>" * 1_000_000,
+        "not " * 600_000 + UP,
+        "not " + f"{UP} " * 200_000,
+        "not differentially" + " " * 2_000_000 + "rather" + " " * 2_000_000,
+        "\n" * 2_000_000 + "no. " * 600_000,
     ],
     ids=lambda text: text[:30],
 )
 def test_long_texts_are_read_in_linear_time(text: str) -> None:
-    start = time.process_time()
+    """In quadratic time each would take so long that pytest's limit ends it."""
     assert parse_answer(text).label is None
     parse_answer(text, strict=False)
-    assert time.process_time() - start < 0.5

@@ -1,7 +1,6 @@
 """The check finds what can be gamed, and passes what cannot."""
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from rewards import LABELS, CheckError, Context, InputError, Label, compose
 from rewards.check import HONEST, check_rewards
 from rewards.exploits import BLIND, EXPLOITS, FORM, Row, honest_think, say
+from rewards.timeout import TimeLimited
 
 UP, DOWN, NONE = map(str, LABELS)
 PROMPT = (
@@ -381,13 +381,22 @@ def test_a_table_that_knows_under_half_of_the_items_fails_by_its_share(tmp_path:
     assert any(said in failure for failure in check.failures()) == (known < 30)
 
 
-def test_a_reward_that_hangs_ends_the_check_at_its_first_call(context: Context) -> None:
-    start = time.monotonic()
+def test_a_reward_that_hangs_ends_the_check_at_its_first_call(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    call = TimeLimited.__call__
+
+    def counted(reward: TimeLimited, completions: Any, **columns: Any) -> Any:
+        calls.append(reward.__name__)
+        return call(reward, completions, **columns)
+
+    monkeypatch.setattr(TimeLimited, "__call__", counted)
     for entry in ({"name": "mine.py:hangs"}, {"name": "accuracy", "gate": "mine.py:hangs"}):
         made = compose([{**entry, "timeout": 1}, "format"], context)
         with pytest.raises(CheckError, match=rf"reward {entry['name']}: a call took longer than its timeout of 1 s"):
             check_rewards(made, rows())
-    assert time.monotonic() - start < 30
+    assert calls == ["hangs"] * 2
 
 
 # --- how it is written ------------------------------------------------------------------------------------------------

@@ -1,25 +1,16 @@
 """`synthpert import` as docs/import.md writes it, and its refusals in one line."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import synthpert
 
 from benchmarks.corpus import open_corpus
 from benchmarks.runs import read_manifest
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rl.cli", *words],
-        cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 def documented(system: str) -> list[str]:
@@ -36,7 +27,7 @@ def test_the_documented_commands_read_files_of_that_form(tmp_path: Path) -> None
     answers.to_csv(tmp_path / "rbio-rpe1.csv", index=False)
     answers.assign(answer=0.25).to_csv(tmp_path / "summer-rpe1.csv", index=False)
     for system in ("rbio", "SUMMER"):
-        done = run(*documented(system), cwd=tmp_path)
+        done = synthpert(*documented(system), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     rbio, summer = (read_manifest(tmp_path / "runs" / name) for name in ("rbio", "summer"))
     assert rbio["statuses"] == {"answered": 2 * len(rows) // 3, "malformed": len(rows) // 3}
@@ -56,7 +47,7 @@ def test_the_documented_commands_read_files_of_that_form(tmp_path: Path) -> None
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, words: list[str], problem: str) -> None:
     item = open_corpus("sample").test.iloc[0]
     (tmp_path / "f.csv").write_text(f"pert,gene,answer\n{item['pert']},{item['gene']},a\n")
-    done = run(
+    done = synthpert(
         "import", f"{item['cell_line']}=f.csv", "--name", "x", "--out", "o", "--data", "sample", *words, cwd=tmp_path
     )
     assert done.returncode == 2

@@ -4,16 +4,19 @@ import json
 import os
 import random
 import re
-import resource
 import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command import Done
+from command import synthpert as run_synthpert
+from without_clock import PATIENCE, count_steps
 
 from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
@@ -36,13 +39,8 @@ PAGE = REPO / "docs" / "rewards.md"
 SHIPPED = sorted(path for path in (REPO / "configs").glob("*/*.yaml") if "rewards" in yaml.safe_load(path.read_text()))
 
 
-def synthpert(*words: Any, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(REPO), "HOME": str(cwd)}  # without the full labels
-    env.pop("SYNTHPERT_DATA", None)
-    done = subprocess.run(
-        [sys.executable, "-m", "rl.cli", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+def synthpert(*words: Any, cwd: Path, code: int = 0) -> Done:
+    done = run_synthpert(*words, cwd=cwd)
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     return done
@@ -82,10 +80,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the page supposes it: its blocks as files, the shipped configurations, a run with rollouts."""
     folder = tmp_path_factory.mktemp("lab")
     for name, text in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        (folder / name).write_text(text)
+        (folder / name).write_text(text.replace("timeout: 20 ", f"timeout: {PATIENCE:g} "))  # which nothing can miss
     (folder / "configs").symlink_to(REPO / "configs")
     store_rollouts(folder / "runs" / "demo" / "grpo", 50)
     return folder
+
+
+FEW = ["--rows", "60"]  # for the exploits: they are the fifth of the default, and so is the time
 
 
 def page_commands() -> list[Any]:
@@ -99,34 +100,44 @@ def page_commands() -> list[Any]:
 @pytest.mark.parametrize("line", page_commands())
 def test_every_command_of_the_page_runs(folder: Path, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
+    if words[:2] == ["rewards", "check"]:
+        words += FEW
     expected = 1 if "exits with 1" in line else 0
     done = synthpert(*words, cwd=folder, code=expected)
-    assert done.returncode == expected
-    assert "Traceback" not in done.stderr
     assert done.stdout.strip()
 
 
 def test_the_unit_test_of_the_page_passes(folder: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(REPO)}
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-2000:]
 
 
-def test_a_reward_from_a_file_to_a_report_on_10000_rollouts_takes_seconds(tmp_path: Path) -> None:
-    store_rollouts(tmp_path / "run", 1250)
+def test_a_reward_of_ones_own_is_called_once_a_step_of_the_rollouts_not_once_a_completion(tmp_path: Path) -> None:
+    store_rollouts(tmp_path / "run", 250)
     (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n"
         "from rewards import completion_text\n\n"
         "def brief(completions, **columns):\n"
+        "    with Path(__file__).with_name('calls').open('a') as file:\n"
+        "        file.write(f'{len(completions)}\\n')\n"
         "    return [1 / (1 + len(completion_text(one))) for one in completions]\n"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     synthpert("rewards", "replay", "mine.py:brief", "--rollouts", "run", cwd=tmp_path)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime < 10  # processor time: other programs do not count
     summary = json.loads((tmp_path / "runs" / "replay" / "replay.json").read_text())
-    assert summary["rollouts"]["completions"] == 10_000
+    assert (tmp_path / "calls").read_text().split() == ["200"] * 10
+    assert summary["rollouts"]["completions"] == 2000
     assert [one["name"] for one in summary["configs"]] == ["mine.py:brief", "as trained"]
+
+
+def test_a_replay_s_work_grows_with_the_rollouts_and_not_with_their_square(tmp_path: Path) -> None:
+    steps = []
+    for items in (25, 100, 400):  # at the first, modules are loaded
+        run = tmp_path / str(items)
+        store_rollouts(run, items)
+        steps.append(count_steps(partial(replay_configs, [read_reward_config("format")], run, run / "page")))
+    assert steps[2] < 5 * steps[1]
 
 
 REPLAY = ["replay", "crash.py:crashes", "--rollouts", "runs/demo/grpo", "--out"]  # would end with 1 once it scores
@@ -224,7 +235,7 @@ def test_rare_labels_are_drawn_more_and_count_less() -> None:
 
 
 def test_a_gameable_configuration_fails_by_its_exploit(folder: Path) -> None:
-    done = synthpert("rewards", "check", "mine.py:contains_label", cwd=folder, code=1)
+    done = synthpert("rewards", "check", "mine.py:contains_label", *FEW, cwd=folder, code=1)
     assert "'all labels" in done.stderr and "more than an honest policy" in done.stderr
     assert "MORE than honest" in done.stdout
 
@@ -232,7 +243,7 @@ def test_a_gameable_configuration_fails_by_its_exploit(folder: Path) -> None:
 def test_a_constant_shift_is_said_to_do_nothing(folder: Path) -> None:
     (folder / "one.py").write_text("def one(completions, **columns):\n    return [1.0] * len(completions)\n")
     (folder / "shift.yaml").write_text("rewards: [accuracy, 'one.py:one']\nbalance: true\n")
-    done = synthpert("rewards", "check", "shift.yaml", cwd=folder)
+    done = synthpert("rewards", "check", "shift.yaml", *FEW, cwd=folder)
     assert "one.py:one: the same for every completion of an item, a constant shift" in done.stdout
 
 
@@ -288,7 +299,9 @@ def same(completions, prompts, completion_ids, step, **columns):
 """
 
 
-@pytest.mark.parametrize("words", [("check",), ("replay", "--rollouts", "runs/demo/grpo")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words", [("check", *FEW), ("replay", "--rollouts", "runs/demo/grpo")], ids=lambda words: words[0]
+)
 def test_a_reward_of_ones_own_sees_the_same_columns_in_check_and_replay(folder: Path, words: tuple[str, ...]) -> None:
     """And in training: `test_a_trainers_reward_hands_on_what_trl_gives_and_the_step`, and the slow tests."""
     (folder / "same.py").write_text(SAME_COLUMNS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from without_clock import PATIENCE
 
 from benchmarks.corpus import Corpus
 from rewards import LABELS, BalancedAccuracy, Composition, Context, InputError, accuracy
@@ -111,7 +112,7 @@ def test_a_trainers_reward_keeps_its_rewards_name() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "<think>"])
-@pytest.mark.parametrize("timeout", [0, 20])
+@pytest.mark.parametrize("timeout", [0, PATIENCE])
 def test_a_trainers_reward_hands_on_what_trl_gives_and_the_step(tmp_path: Path, prefix: str, timeout: float) -> None:
     (tmp_path / "same.py").write_text(
         "def same(completions, prompts, completion_ids, step, label, **columns):\n"

@@ -1,26 +1,19 @@
 """`synthpert traces import`, `filter` and `audit` as they are typed, with their exit codes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command import Done, synthpert
 
 from benchmarks.corpus import open_corpus
 from sft.traces import read_traces
 
-ROOT = Path(__file__).parents[2]
 
-
-def run(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "rl.cli", "traces", *words],
-        cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def run(cwd: Path, *words: str) -> Done:
+    done = synthpert("traces", *words, cwd=cwd)
     assert "Traceback" not in done.stderr
     return done
 

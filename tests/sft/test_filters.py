@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from without_clock import UNHURRIED
 
 from rewards import LABELS, InputError, Status, parse_answer
 from sft.filter_steps import read_steps
@@ -83,7 +84,7 @@ def test_a_hostile_trace_neither_crashes_nor_slips_through(name: str, tmp_path: 
     assert kept(tmp_path, [GOOD, bad, trace(2)], *steps) == [GOOD, trace(2)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(UNHURRIED, max_examples=400)
 @given(st.text(st.characters(codec=None, categories=None)) | st.from_regex(r"(<\/?(think|answer)>|up|a|\s)*"))
 def test_any_text_has_a_status(text: str) -> None:
     for strict in (True, False):
@@ -101,7 +102,7 @@ _PLAIN = st.text(st.characters(exclude_categories=["Cs"])).filter(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(UNHURRIED, max_examples=300)
 @given(_PLAIN, st.sampled_from(LABELS), st.sampled_from(["", " ", "\n\n"]))
 def test_a_well_formed_completion_gives_its_label(think: str, label: str, space: str) -> None:
     text = f"{space}<think>{think}</think>{space}<answer>{space}{label}{space}</answer>{space}"

@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import synthpert
 from endpoint_server import FAULTS, RIGHT, Server, chat, error, faulty, forward, http, is_critic, respond_well
+from without_clock import PATIENCE, Limits, wait_for
 
 from benchmarks.corpus import draw_items, open_corpus
 from benchmarks.prompts import PromptConfig, build_prompts
@@ -31,6 +34,11 @@ ROOT = Path(__file__).parents[2]
 KEY = "sk-planted-4711"
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.endpoint._LONGEST_PAUSE", 0.01)
+
+
 def make_work(n: int, **config: Any) -> Work:
     corpus = open_corpus("sample")
     items = draw_items(corpus.train, n, seed=0, balance=False)
@@ -40,7 +48,7 @@ def make_work(n: int, **config: Any) -> Work:
 
 def generate(server: Server, path: Path, n: int = 30, **keys: Any) -> list[str]:
     said: list[str] = []
-    args = EndpointArguments(base_url=server.url, **{"max_in_flight": 8, "timeout": 5.0, **keys})
+    args = EndpointArguments(base_url=server.url, **{"max_in_flight": 8, **keys})
     ask_teacher(make_work(n), "teacher", args, path, progress=said.append)
     return said
 
@@ -168,12 +176,18 @@ def test_replies_of_which_nobody_knows_the_question_are_refused(tmp_path: Path) 
         assert len(server.requests) == n
 
 
-def test_500_items_with_30_percent_faults_are_each_accounted_for_once(tmp_path: Path) -> None:
+def test_500_items_with_30_percent_faults_are_each_accounted_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fault proxy stands between the client and the server that answers."""
     path = tmp_path / "t.jsonl"
     used: Counter[str] = Counter()
-    with Server(respond_well) as server, Server(faulty(forward(server.url), 1, used=used)) as proxy:
-        generate(proxy, path, n=500, timeout=1.0, attempts=4, max_in_flight=64)
+    limits = Limits(monkeypatch)
+    with (
+        Server(respond_well) as server,
+        Server(faulty(forward(server.url), 1, used=used, give_up=limits.end)) as proxy,
+    ):
+        generate(proxy, path, n=500, attempts=4, max_in_flight=64)
         asked = Counter(request["messages"][-1]["content"] for request in proxy.requests)
         reached = {request["messages"][-1]["content"] for request in server.requests}
         assert 350 < len(reached) < 500  # some questions never got through
@@ -207,16 +221,21 @@ def run_generate(config: Path, env: dict[str, str] | None = None) -> "subprocess
     )  # fmt: skip
 
 
-def slow_well(seconds: float) -> Any:
+def hold(released: threading.Event, after: int = 0) -> Any:
+    """A handler that answers so many questions, and the others once they are released."""
+    asked = itertools.count()
+
     async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
-        await asyncio.sleep(seconds)
+        held = next(asked) >= after
+        while held and not released.is_set():
+            await asyncio.sleep(0.01)
         return await respond_well(request, headers)
 
     return handler
 
 
 KILLED = """
-import os, random, signal, sys, time
+import itertools, os, random, signal, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 import openai
@@ -224,36 +243,44 @@ from test_teacher import make_work
 from sft.teacher import ask_teacher
 from sft.teacher_arguments import EndpointArguments
 url, path = sys.argv[1], Path(sys.argv[2])
-log = path.with_name(path.name + ".requests.jsonl")
 work = make_work({items})
 pick = random.Random(20)
+write, lines = os.write, itertools.count(1)
+
+def die_at(last, share):
+    def dying(file, line):  # the log is what is written so
+        if next(lines) < last:
+            return write(file, line)
+        write(file, line[: int(share * len(line))])
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.write = dying
+
 for death in range({deaths} + 1):  # one import, many deaths
-    before = log.stat().st_size if log.exists() else 0
+    last, share = pick.randrange(1, {longest}), pick.choice((0, 0.5, 1))
     child = os.fork()
     if child == 0:
+        if death < {deaths}:
+            die_at(last, share)
         ask_teacher(work, "teacher", EndpointArguments(base_url=url, critics=["c"], max_in_flight=8), path)
         os._exit(0)
-    if death < {deaths}:
-        moment = before + pick.randrange(1, 6000)  # bytes of the log: some questions sent, some answered
-        while not log.exists() or log.stat().st_size < moment:
-            time.sleep(0.001)
-        time.sleep(pick.uniform(0, 0.03))
-        os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     print(os.WIFSIGNALED(status), os.WEXITSTATUS(status) if os.WIFEXITED(status) else "", flush=True)
 """
 
 
 def test_killed_at_20_random_moments_it_ends_as_if_unbroken(tmp_path: Path) -> None:
+    """Each life ends at a random line of its log: before it is written, in the middle, or after."""
     path, unbroken = tmp_path / "killed.jsonl", tmp_path / "unbroken.jsonl"
-    items, deaths, in_flight = 400, 20, 8
-    with Server(slow_well(0.02)) as server:
+    items, deaths, longest, in_flight = 250, 20, 25, 8
+    assert deaths * longest <= 2 * items  # an item has two lines and more: no life comes to the end
+    with Server(respond_well) as server:
         script = tmp_path / "killed.py"
         tests = Path(__file__).parent
-        script.write_text(KILLED.format(paths=[str(tests), str(tests.parent)], items=items, deaths=deaths))
+        paths = [str(tests), str(tests.parent)]
+        script.write_text(KILLED.format(paths=paths, items=items, deaths=deaths, longest=longest))
         done = subprocess.run(
             [sys.executable, str(script), server.url, str(path)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.stdout.splitlines() == ["True "] * deaths + ["False 0"], done.stderr[-2000:]
         answered = Counter(server.answered)
@@ -356,7 +383,7 @@ def test_more_failures_than_replies_are_an_error_that_says_why(tmp_path: Path) -
         text = f"output: t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 30\n"
         config.write_text(text)
         process = run_generate(config)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
         assert "30 of 30 questions failed: HTTP 400: Error code: 400" in errors
         assert "Unsupported value: temperature" in errors
@@ -368,12 +395,13 @@ def test_more_failures_than_replies_are_an_error_that_says_why(tmp_path: Path) -
         # Nothing was paid for: the configuration may change, and what failed is asked again.
         server.handler = respond_well
         config.write_text(text + "temperature: null\n")
-        assert run_generate(config).wait(timeout=120) == 0
+        words = ("traces", "generate", "--config", config)
+        assert synthpert(*words, cwd=tmp_path).returncode == 0
         assert "temperature" not in server.requests[-1]
         config.write_text(text + "temperature: 1\n")
-        process = run_generate(config)
-        assert "another configuration (temperature changed)" in process.communicate(timeout=120)[1]
-        assert process.returncode == 2
+        done = synthpert(*words, cwd=tmp_path)
+        assert "another configuration (temperature changed)" in done.stderr
+        assert done.returncode == 2
     assert len(read_traces(tmp_path / "t.jsonl")) == 30
 
 
@@ -557,11 +585,11 @@ def test_as_many_questions_are_under_way_as_allowed(tmp_path: Path) -> None:
     async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
         if server.busy == 40:
             full.set()
-        await asyncio.wait_for(full.wait(), 20)  # nobody is answered before 40 have asked
+        await asyncio.wait_for(full.wait(), PATIENCE)  # nobody is answered before 40 have asked
         return await respond_well(request, headers)
 
     with Server(handler) as server:
-        generate(server, tmp_path / "t.jsonl", n=100, max_in_flight=40, timeout=60.0)
+        generate(server, tmp_path / "t.jsonl", n=100, max_in_flight=40)
         assert server.most == 40
 
 
@@ -743,7 +771,7 @@ def test_no_key_is_in_any_file_log_or_message(tmp_path: Path) -> None:
         text = f"output: run/t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 60\n"
         config.write_text(text + "critics: [c]\n")
         process = run_generate(config, {"OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug"})
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors[-2000:]
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) >= 5
@@ -753,38 +781,51 @@ def test_no_key_is_in_any_file_log_or_message(tmp_path: Path) -> None:
     assert "[key]" in (tmp_path / "run" / "t.jsonl").read_text()
 
 
+WAITING = "waiting for the questions under way"
+
+
+def interrupt(process: "subprocess.Popen[str]") -> str:
+    """Send Ctrl-C; return what is said until it is heard."""
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    said = ""
+    while WAITING not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
 def test_ctrl_c_says_so_in_one_line_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    with Server(slow_well(0.2)) as server:
+    config, released = tmp_path / "c.yaml", threading.Event()
+    with Server(hold(released, after=20)) as server:
         text = f"output: t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 90\n"
         config.write_text(text + "max_in_flight: 8\n")
         process = run_generate(config)
-        deadline = time.monotonic() + 60
-        while not server.answered and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.stderr is not None
+        wait_for(lambda: len(server.requests) > 20 or process.poll() is not None)
+        errors = interrupt(process)
+        released.set()
+        errors += process.stderr.read()
+        assert process.wait(PATIENCE) == 130
+        assert 20 <= len(server.answered) <= 28
         assert "Traceback" not in errors
-        assert "waiting for the questions under way" in errors
         assert "stopped" in errors
-        assert run_generate(config).wait(timeout=120) == 0
+        assert synthpert("traces", "generate", "--config", config, cwd=tmp_path).returncode == 0
         assert set(server.answered.values()) == {1}  # what was under way was waited for, and is not paid for again
     assert len(read_traces(tmp_path / "t.jsonl")) == 90
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    with Server(slow_well(30.0)) as server:
+    with Server(hold(threading.Event())) as server:
         text = f"output: t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 90\n"
         config.write_text(text)
         process = run_generate(config)
-        deadline = time.monotonic() + 60
-        while not server.requests and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for _ in range(2):
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130
+        assert process.stderr is not None
+        wait_for(lambda: server.requests or process.poll() is not None)
+        errors = interrupt(process)
+        process.send_signal(signal.SIGINT)
+        errors += process.stderr.read()
+        assert process.wait(PATIENCE) == 130
     assert "Traceback" not in errors
