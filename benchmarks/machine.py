@@ -176,8 +176,9 @@ def use_cpu_well() -> None:
         torch.set_num_threads(cores)
     if torch.cuda.is_available():
         return
-    # vLLM 0.31 compiles its sampler. With AVX2 alone, the compiled one never takes the likeliest token: rollouts come
-    # from another policy than their log-probabilities say. It needs a C++ compiler besides.
+    # vLLM 0.31 compiles its sampler. For AVX2 and two threads, the compiled one does not draw from the probabilities:
+    # likely tokens never come (tests/slow/test_old_cpu.py), and rollouts are not the policy's. It needs a C++ compiler
+    # besides.
     torch.compiler.set_stance("force_eager")
     if sys.platform == "linux":
         # glibc gives a large block back to the system as soon as it is freed. Getting the blocks again took a third of

@@ -85,7 +85,7 @@ class Planner:
         self._out, self._model, self._minutes, self._began, self._say = out, model, minutes, began, say
         self._size = _read_plan(out / PLAN)
         self._rates: Rates | None = None
-        self._spent = self._expected = 0.0
+        self._took: dict[str, float] = {}
 
     def size_for(self, stage: str) -> Size:
         """Return the size at which a stage is to run."""
@@ -97,7 +97,7 @@ class Planner:
         to_do = [name for name in STAGES if not _is_done(self._out, name)]
         begun = [name for name in STAGES if _has_begun(self._out, name)]
         # What the measurement missed, such as other work on the machine, shows in the stages so far.
-        pace = self._spent / self._expected if self._expected else 1.0
+        pace = self._pace()
         left = self._minutes * 60 - (time.monotonic() - self._began)
         size = fit(self._rates, left / pace, to_do, begun, self._size)
         if first or size != self._size:
@@ -112,14 +112,30 @@ class Planner:
                     "It runs all the same; Ctrl-C stops it and keeps what is done."
                 )
         self._size = size
-        _write_plan(self._out, size, self._rates, self._minutes)
+        self._write()
         return size
 
     def took(self, stage: str, seconds: float) -> None:
         """Take note of how long a stage took."""
-        if self._rates is not None and self._size is not None:
-            self._spent += seconds
-            self._expected += predict(self._size, self._rates)[stage]
+        self._took[stage] = seconds
+        self._write()
+
+    def _pace(self) -> float:
+        """How many times longer the stages took than was foretold; 1 before the first."""
+        if self._rates is None or self._size is None or not self._took:
+            return 1.0
+        foretold = predict(self._size, self._rates)
+        return sum(self._took.values()) / sum(foretold[stage] for stage in self._took)
+
+    def _write(self) -> None:
+        if self._rates is None or self._size is None:
+            return
+        plan = {
+            "minutes": self._minutes, "rates": asdict(self._rates), "size": asdict(self._size), "took": self._took,
+        }  # fmt: skip
+        with disk_errors(self._out):
+            self._out.mkdir(parents=True, exist_ok=True)
+            (self._out / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
 
     def _measure(self) -> Rates:
         with Progress("this machine") as progress:
@@ -186,10 +202,3 @@ def _read_plan(path: Path) -> Size | None:
         return Size(**json.loads(path.read_text(encoding="utf-8"))["size"])
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: does not read as a plan of the demo; remove {path.parent}") from error
-
-
-def _write_plan(out: Path, size: Size, rates: Rates, minutes: float) -> None:
-    plan = {"minutes": minutes, "size": asdict(size), "rates": asdict(rates), "seconds": predict(size, rates)}
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        (out / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
