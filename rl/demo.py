@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.progress import Progress, in_words
 from benchmarks.runs import MANIFEST, disk_errors, read_manifest
@@ -49,24 +49,21 @@ def run_demo(
     """
     if not minutes > 0:
         raise InputError(f"--minutes {minutes:g}: give a number above 0; 20 is the default")
-    began = time.monotonic()
+    planner = Planner(out, model, seed, minutes, say, size)
     with Progress("model") as progress:
         progress.phase("SmolLM2-135M-Instruct")
         prepare_smollm2(model)
-    planner = None if size is not None else Planner(out, model, minutes, began, say)
     for at, stage in enumerate(STAGES, start=1):
         if _is_done(out, stage):
             say(f"{at} of {len(STAGES)}  {stage}: done before")
             continue
-        here = size if planner is None else planner.size_for(stage)
-        assert here is not None
+        planned = planner.size_for(stage)
         say(f"{at} of {len(STAGES)}  {stage}")
         start = time.monotonic()
-        _run_stage(stage, out, model, seed, here)
+        _run_stage(stage, out, model, seed, planned)
         took = time.monotonic() - start
         say(f"{at} of {len(STAGES)}  {stage}: done in {in_words(took)}")
-        if planner is not None:
-            planner.took(stage, took)
+        planner.took(stage, took)
     return out / "report.html"
 
 
@@ -76,41 +73,28 @@ class Planner:
     Args:
         out: the demo's folder; the plan is kept there.
         model: the small model's folder.
-        minutes: the demo's ceiling.
-        began: when the demo began, in `time.monotonic`'s seconds.
+        seed: of the demo.
+        minutes: the ceiling, from now on.
         say: told of the plan where it changes.
+        fixed: a size to keep to; nothing is measured then.
+
+    Raises:
+        InputError: the folder holds a demo with another seed or model, or one without a plan.
     """
 
-    def __init__(self, out: Path, model: Path, minutes: float, began: float, say: Callable[[str], None]) -> None:
-        self._out, self._model, self._minutes, self._began, self._say = out, model, minutes, began, say
-        self._size = _read_plan(out / PLAN)
+    def __init__(
+        self, out: Path, model: Path, seed: int, minutes: float, say: Callable[[str], None], fixed: Size | None = None
+    ) -> None:
+        self._out, self._model, self._seed, self._minutes, self._say = out, model, seed, minutes, say
+        self._fixed = fixed
+        self._size, self._took, self._rates_before = _read_plan(out, model, seed)
         self._rates: Rates | None = None
-        self._took: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._here: list[str] = []  # stages that ran in this call
 
     def size_for(self, stage: str) -> Size:
         """Return the size at which a stage is to run."""
-        if stage == "report" and self._size is not None:
-            return self._size
-        first = self._rates is None
-        if self._rates is None:
-            self._rates = self._measure()
-        to_do = [name for name in STAGES if not _is_done(self._out, name)]
-        begun = [name for name in STAGES if _has_begun(self._out, name)]
-        # What the measurement missed, such as other work on the machine, shows in the stages so far.
-        pace = self._pace()
-        left = self._minutes * 60 - (time.monotonic() - self._began)
-        size = fit(self._rates, left / pace, to_do, begun, self._size)
-        if first or size != self._size:
-            seconds = {name: pace * one for name, one in predict(size, self._rates).items()}
-            spent = "" if first else f", {in_words(time.monotonic() - self._began)} of them gone"
-            self._say(f"plan for {self._minutes:g} min at most{spent}:")
-            for line in describe_plan(size, seconds, to_do):
-                self._say(line)
-            if size == FLOOR and sum(seconds[name] for name in to_do) > left:
-                self._say(
-                    "  That is longer than the time asked for, but no smaller demo still teaches the model to answer. "
-                    "It runs all the same; Ctrl-C stops it and keeps what is done."
-                )
+        size = self._fixed or (self._size if stage == "report" else None) or self._plan()
         self._size = size
         self._write()
         return size
@@ -118,24 +102,36 @@ class Planner:
     def took(self, stage: str, seconds: float) -> None:
         """Take note of how long a stage took."""
         self._took[stage] = seconds
+        self._here.append(stage)
         self._write()
 
-    def _pace(self) -> float:
-        """How many times longer the stages took than was foretold; 1 before the first."""
-        if self._rates is None or self._size is None or not self._took:
-            return 1.0
-        foretold = predict(self._size, self._rates)
-        return sum(self._took.values()) / sum(foretold[stage] for stage in self._took)
+    def _plan(self) -> Size:
+        first = self._rates is None
+        if self._rates is None:
+            self._rates = self._measure()
+        to_do = [stage for stage in STAGES if not _is_done(self._out, stage)]
+        begun = [stage for stage in STAGES if _has_begun(self._out, stage)]
+        gone = time.monotonic() - self._began
+        left, pace = self._minutes * 60 - gone, self._pace(self._rates)
+        size = fit(self._rates, left / pace, to_do, begun, self._size)
+        if first or size != self._size:
+            seconds = {stage: pace * one for stage, one in predict(size, self._rates).items()}
+            self._say(f"plan for {self._minutes:g} min at most{'' if first else f', {in_words(gone)} of them gone'}:")
+            for line in describe_plan(size, seconds, to_do):
+                self._say(line)
+            if size == FLOOR and sum(seconds[stage] for stage in to_do) > left:
+                self._say(
+                    "  That is longer than the time asked for, but no smaller demo still teaches the model to answer. "
+                    "It runs all the same; Ctrl-C stops it and keeps what is done."
+                )
+        return size
 
-    def _write(self) -> None:
-        if self._rates is None or self._size is None:
-            return
-        plan = {
-            "minutes": self._minutes, "rates": asdict(self._rates), "size": asdict(self._size), "took": self._took,
-        }  # fmt: skip
-        with disk_errors(self._out):
-            self._out.mkdir(parents=True, exist_ok=True)
-            (self._out / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+    def _pace(self, rates: Rates) -> float:
+        """How many times longer the stages took than was foretold: what was not measured, such as other work here."""
+        if self._size is None or not self._here:
+            return 1.0
+        foretold = predict(self._size, rates)
+        return sum(self._took[stage] for stage in self._here) / sum(foretold[stage] for stage in self._here)
 
     def _measure(self) -> Rates:
         with Progress("this machine") as progress:
@@ -146,6 +142,16 @@ class Planner:
             f"{rates.write:.0f} written, {rates.learn:.0f} learnt"
         )
         return rates
+
+    def _write(self) -> None:
+        assert self._size is not None
+        plan = {
+            "seed": self._seed, "model": str(self._model), "minutes": self._minutes, "size": asdict(self._size),
+            "rates": self._rates_before if self._rates is None else asdict(self._rates), "took": self._took,
+        }  # fmt: skip
+        with disk_errors(self._out):
+            self._out.mkdir(parents=True, exist_ok=True)
+            (self._out / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
 
 
 def _run_stage(stage: str, out: Path, model: Path, seed: int, size: Size) -> None:
@@ -194,11 +200,22 @@ def _has_begun(out: Path, stage: str) -> bool:
     return stage in _FOLDERS and (out / _FOLDERS[stage] / MANIFEST).is_file()
 
 
-def _read_plan(path: Path) -> Size | None:
-    """The size of the demo that a folder holds; None where it holds none."""
+def _read_plan(out: Path, model: Path, seed: int) -> tuple[Size | None, dict[str, float], dict[str, Any] | None]:
+    """The size of the demo that a folder holds, None where it holds none, how long its stages took, and its rates."""
+    path = out / PLAN
     if not path.is_file():
-        return None
+        if any(_has_begun(out, stage) for stage in STAGES):
+            raise InputError(f"{out}: holds a demo without a {PLAN}; give another folder by --out, or remove this one")
+        return None, {}, None
     try:
-        return Size(**json.loads(path.read_text(encoding="utf-8"))["size"])
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        size, took, rates = Size(**plan["size"]), dict(plan["took"]), plan["rates"]
+        before = {"seed": plan["seed"], "model": plan["model"]}
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: does not read as a plan of the demo; remove {path.parent}") from error
+        raise InputError(f"{path}: does not read as a plan of the demo; remove {out}") from error
+    for key, value in {"seed": seed, "model": str(model)}.items():
+        if before[key] != value:
+            raise InputError(
+                f"{out}: holds a demo with {key} {before[key]}, not {value}; give another folder by --out, or remove it"
+            )
+    return size, took, rates

@@ -16,6 +16,8 @@ def main(folders: list[str]) -> None:
     """Print, for each demo, what each stage took, what is foretold for it now, and their ratio."""
     for folder in folders:
         plan = json.loads((Path(folder) / PLAN).read_text(encoding="utf-8"))
+        if plan["rates"] is None:
+            sys.exit(f"{folder}: its size was given, not planned; run a demo with --minutes")
         rates, foretold = Rates(**plan["rates"]), predict(Size(**plan["size"]), Rates(**plan["rates"]))
         sys.stdout.write(f"{folder}: {rates}\n")
         for stage, took in plan["took"].items():

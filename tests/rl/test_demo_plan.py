@@ -84,9 +84,9 @@ def test_a_plan_is_made_anew_by_how_long_the_stages_took(tmp_path: Path, monkeyp
     now = [1000.0]
     monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
     said: list[str] = []
-    planner = Planner(tmp_path, tmp_path, 40, now[0], said.append)
+    planner = Planner(tmp_path, tmp_path, 0, 40, said.append)
     first = planner.size_for("base")
-    assert first == fit(SLOW, 2400, STAGES, (), None) == _read_plan(tmp_path / demo.PLAN)
+    assert first == fit(SLOW, 2400, STAGES, (), None) == _read_plan(tmp_path, tmp_path, 0)[0]
     told = len(said)
     took = 3 * predict(first, SLOW)["base"]  # a third as fast as was measured
     now[0] += took
@@ -102,7 +102,7 @@ def test_a_plan_is_made_anew_by_how_long_the_stages_took(tmp_path: Path, monkeyp
 def test_a_machine_below_the_floor_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "measure_rates", lambda model: replace(SLOW, learn=5.0))
     said: list[str] = []
-    planner = Planner(tmp_path, tmp_path, 20, demo.time.monotonic(), said.append)
+    planner = Planner(tmp_path, tmp_path, 0, 20, said.append)
     assert planner.size_for("base") == FLOOR
     assert "longer than the time asked for" in said[-1]
 
@@ -112,4 +112,18 @@ def test_bad_minutes_and_a_broken_plan_are_one_line(tmp_path: Path) -> None:
         run_demo(tmp_path, tmp_path, 0, print, minutes=0)
     (tmp_path / demo.PLAN).write_text('{"size": {"traces": 3}}')
     with pytest.raises(InputError, match=r"plan\.json: does not read as a plan"):
-        _read_plan(tmp_path / demo.PLAN)
+        run_demo(tmp_path, tmp_path, 0, print)
+
+
+def test_a_demo_of_another_seed_model_or_version_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    Planner(tmp_path, Path("models/a"), 0, 20, print, FLOOR).size_for("base")
+    assert _read_plan(tmp_path, Path("models/a"), 0) == (FLOOR, {}, None)
+    with pytest.raises(InputError, match="holds a demo with seed 0, not 1"):
+        run_demo(tmp_path, Path("models/a"), 1, print)
+    with pytest.raises(InputError, match="holds a demo with model models/a, not models/b"):
+        run_demo(tmp_path, Path("models/b"), 0, print)
+    (tmp_path / demo.PLAN).unlink()
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "manifest.json").write_text('{"status": "done"}')
+    with pytest.raises(InputError, match=r"holds a demo without a plan\.json; give another folder by --out"):
+        run_demo(tmp_path, Path("models/a"), 0, print)

@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from command import Done
 from command import synthpert as run_synthpert
 from without_clock import PATIENCE, count_steps
 
-from benchmarks.corpus import open_corpus
+from benchmarks.corpus import Corpus, open_corpus
 from benchmarks.prompts import PromptConfig
 from benchmarks.reward_data import check_rows
 from benchmarks.rollout_files import ITEM, read_rollouts, write_rollouts
@@ -136,7 +137,8 @@ def test_a_replay_s_work_grows_with_the_rollouts_and_not_with_their_square(tmp_p
     for items in (25, 100, 400):  # at the first, modules are loaded
         run = tmp_path / str(items)
         store_rollouts(run, items)
-        steps.append(count_steps(partial(replay_configs, [read_reward_config("format")], run, run / "page")))
+        work = partial(replay_configs, [read_reward_config("format")], run, run / "page", data="sample")
+        steps.append(count_steps(work))
     assert steps[2] < 5 * steps[1]
 
 
@@ -206,9 +208,9 @@ def test_no_exploit_beats_a_shipped_configuration(path: Path) -> None:
     assert all(name in lines for name in EXPLOITS)
 
 
-def test_balanced_accuracy_pays_for_the_genes_own_rate_and_margin_does_not(full_labels: Path, tmp_path: Path) -> None:
+def test_balanced_accuracy_pays_for_the_genes_own_rate_and_margin_does_not(full_frame: pd.DataFrame) -> None:
     """On all labels: the shortcut that SFT and GRPO would learn first. Counted over all training rows."""
-    corpus = open_corpus(full_labels)
+    corpus = Corpus("full", "official", full_frame)
     drawn, weight = draw_checked(corpus.train, 3000, balance=False)
     rates = corpus.rates(drawn)[["p_up", "p_down", "p_none"]].to_numpy()
     answer = [str(LABELS[at]) for at in rates.argmax(axis=1)]

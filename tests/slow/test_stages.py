@@ -119,7 +119,7 @@ def test_same_seed_same_adapter_and_another_seed_another(sft, folder):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.needs_vllm)])
 def test_grpo_moves_every_lora_weight_from_the_sft_policy(sft, tiny_model, folder, engine):
     path, _, _ = sft
     config = write(
