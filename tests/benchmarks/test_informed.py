@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from full_corpus import full_corpus
 
-from benchmarks.corpus import Corpus, open_corpus
+from benchmarks import NeighbourModel
+from benchmarks.corpus import Corpus
 from benchmarks.informed import Informed, informed_policies
 from benchmarks.prompts import PromptConfig
 from benchmarks.reward_data import check_rows, reward_context
@@ -14,8 +16,8 @@ from rewards.compose import compose
 
 
 @pytest.fixture(scope="module")
-def corpus(full_frame: pd.DataFrame, full_labels: Path) -> Corpus:
-    return open_corpus(str(full_labels))
+def corpus(full_frame: pd.DataFrame, full_neighbours: NeighbourModel) -> Corpus:
+    return full_corpus(full_frame, full_neighbours)
 
 
 def policies(corpus: Corpus, names: list[str]) -> tuple[Informed, Informed]:

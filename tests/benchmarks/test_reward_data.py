@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from full_corpus import full_corpus
 
 from benchmarks.corpus import Corpus, open_corpus
 from benchmarks.prompts import PromptConfig
@@ -70,8 +71,8 @@ def test_margin_pays_nothing_to_who_knows_the_rates_alone(balanced: bool) -> Non
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_the_rates_of_the_full_labels_are_those_among_their_prompts(full_labels: Path, balanced: bool) -> None:
-    corpus = open_corpus(full_labels)
+def test_the_rates_of_the_full_labels_are_those_among_their_prompts(full_frame: pd.DataFrame, balanced: bool) -> None:
+    corpus = full_corpus(full_frame)
     train, counts = corpus.train, dict.fromkeys(NAMES, 1) if balanced else label_counts(corpus.train)
     r_NL = prompt_rates(train, corpus, counts)[list(PROBABILITIES)].to_numpy()
     label_N = train["label"].astype(str).map(NAMES.index).to_numpy()

@@ -19,7 +19,15 @@ def sample() -> pd.DataFrame:
     return load_sample()
 
 
-def test_the_sample_is_remade_byte_for_byte_from_the_full_labels(full_frame: pd.DataFrame) -> None:
+def test_the_sample_is_remade_byte_for_byte_from_the_full_labels(
+    full_frame: pd.DataFrame, full_neighbours: NeighbourModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitted(train: pd.DataFrame) -> NeighbourModel:
+        """The model of these rows, which is fitted once for all tests."""
+        assert train.equals(full_frame[full_frame["split"] == "train"])
+        return full_neighbours
+
+    monkeypatch.setattr("benchmarks.sample.fit_neighbours", fitted)
     assert build_sample(full_frame) == SAMPLE_FILE.read_bytes()
 
 

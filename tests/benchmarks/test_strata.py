@@ -1,11 +1,11 @@
 """Strata: every item in one of each kind, the same as a plain reading of the training labels."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from full_corpus import full_corpus
 
 from benchmarks import NeighbourModel
 from benchmarks.corpus import Corpus, open_corpus
@@ -122,8 +122,8 @@ def test_trained_here_and_elsewhere() -> None:
     assert found.to_dict() == {"k562|P0|G0": True, "k562|P1|G0": False, "rpe1|P0|G0": True}
 
 
-def test_sample_says_what_it_can_tell(full_labels: Path) -> None:
-    sample, full = open_corpus("sample"), open_corpus(full_labels)
+def test_sample_says_what_it_can_tell(full_frame: pd.DataFrame) -> None:
+    sample, full = open_corpus("sample"), full_corpus(full_frame)
     items = sample.labels
     found = strata(sample, items)
     assert not set(TRAINED) & set(found)
@@ -146,9 +146,8 @@ def test_sample_without_full_labels() -> None:
     assert sum(int(mask.sum()) for name, mask in found.items() if RATE in name) == len(corpus.test)
 
 
-def test_official_split(full_labels: Path, full_neighbours: NeighbourModel) -> None:
-    corpus = open_corpus(full_labels)
-    vars(corpus)["_neighbours"] = full_neighbours  # fitted once for all tests
+def test_official_split(full_frame: pd.DataFrame, full_neighbours: NeighbourModel) -> None:
+    corpus = full_corpus(full_frame, full_neighbours)
     found = strata(corpus, corpus.test)
     assert {name: int(mask.sum()) for name, mask in found.items()} == {
         TRAINED[0]: 104_699,

@@ -125,6 +125,9 @@ def rows(labels: list[Label] | None = None) -> list[Row]:
     ]  # fmt: skip
 
 
+SOME = rows(list(LABELS) * 8)  # enough to find what is wrong; that nothing is, is looked for on all
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
     (tmp_path / "mine.py").write_text(OWN)
@@ -214,7 +217,7 @@ def test_the_honest_policy_is_right_as_often_as_said_and_a_constant_answer_is_ri
 def test_a_gameable_reward_is_found_with_the_exploit_that_games_it(
     context: Context, entries: Any, exploit: str
 ) -> None:
-    check = check_rewards(compose(entries, context), rows())
+    check = check_rewards(compose(entries, context), SOME)
     assert exploit in [one.name for one in check.found]
     assert any("earn more than an honest policy" in failure for failure in check.failures())
 
@@ -239,7 +242,7 @@ def test_accuracy_alone_is_gameable_where_one_class_has_most_rows(context: Conte
 
 
 def test_a_gold_answer_that_is_not_the_maximum_is_a_failure(context: Context) -> None:
-    (failure,) = check_rewards(compose([own("inverted")], context), rows()).failures()[:1]
+    (failure,) = check_rewards(compose([own("inverted")], context), SOME).failures()[:1]
     assert "the gold answer is not the maximum on" in failure and "first k562|P1|G1" in failure
 
 
@@ -248,10 +251,10 @@ SOFT = {"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table":
 
 def test_a_soft_verifier_excuses_no_reward_that_looks_at_the_labels(context: Context) -> None:
     for other in (own("inverted"), {"name": "mine.py:inverted"}):
-        check = check_rewards(compose([SOFT, {**other, "weight": 0.3}], context), rows())
+        check = check_rewards(compose([SOFT, {**other, "weight": 0.3}], context), SOME)
         assert not check.soft and any("maximum" in failure for failure in check.failures())
-    assert not check_rewards(compose([SOFT, "direction"], context), rows()).soft
-    assert check_rewards(compose([SOFT, "format", own("wordy")], context), rows()).soft
+    assert not check_rewards(compose([SOFT, "direction"], context), SOME).soft
+    assert check_rewards(compose([SOFT, "format", own("wordy")], context), SOME).soft
 
 
 def test_under_a_soft_verifier_the_table_decides(context: Context) -> None:
@@ -280,27 +283,27 @@ def test_a_mixed_verifier_is_checked_without_labels_too_and_the_worse_is_told(co
 
 
 def test_a_constant_shift_is_named(context: Context) -> None:
-    check = check_rewards(compose(["accuracy", own("constant")], context), rows())
+    check = check_rewards(compose(["accuracy", own("constant")], context), SOME)
     assert check.constant == ("mine.py:constant",)
     assert check.effect["mine.py:constant"] == 0.0
 
 
 def test_a_way_out_of_being_judged_is_named(context: Context) -> None:
-    check = check_rewards(compose([own("shy")], context), rows())
+    check = check_rewards(compose([own("shy")], context), SOME)
     assert {"empty", "reasoning without an answer"} <= {one.name for one in check.unjudged}
-    assert check_rewards(compose(["direction"], context), rows()).unjudged == []  # the item, not the completion
+    assert check_rewards(compose(["direction"], context), SOME).unjudged == []  # the item, not the completion
 
 
 def test_answers_that_are_never_judged_fail_by_their_label(context: Context) -> None:
-    check = check_rewards(compose([own("silent")], context), rows())
+    check = check_rewards(compose([own("silent")], context), SOME)
     assert check.escapes == (("mine.py:silent", Label.NONE),)
     assert any("never judges the answer 'not differentially expressed'" in failure for failure in check.failures())
     # Right in 60 % of the rows of two labels, where a fifth of the answers has no score; in the third, never right.
     assert check.honest == pytest.approx((0.6 / 0.8 * 2 + 0) / 3) and check.honest_unscorable == pytest.approx(1 / 3)
-    beside = check_rewards(compose(["accuracy", own("silent")], context), rows())
+    beside = check_rewards(compose(["accuracy", own("silent")], context), SOME)
     assert beside.escapes == check.escapes and beside.failures()
-    assert len(check_rewards(compose([own("praise")], context), rows()).escapes) == 3
-    assert check_rewards(compose(["accuracy", "direction"], context), rows()).escapes == ()
+    assert len(check_rewards(compose([own("praise")], context), SOME).escapes) == 3
+    assert check_rewards(compose(["accuracy", "direction"], context), SOME).escapes == ()
 
 
 def test_what_judges_nothing_is_an_error_not_a_pass(context: Context) -> None:

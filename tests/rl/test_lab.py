@@ -17,9 +17,10 @@ import pytest
 import yaml
 from command import Done
 from command import synthpert as run_synthpert
+from full_corpus import full_corpus
 from without_clock import PATIENCE, count_steps
 
-from benchmarks.corpus import Corpus, open_corpus
+from benchmarks.corpus import open_corpus
 from benchmarks.prompts import PromptConfig
 from benchmarks.reward_data import check_rows
 from benchmarks.rollout_files import ITEM, read_rollouts, write_rollouts
@@ -210,7 +211,7 @@ def test_no_exploit_beats_a_shipped_configuration(path: Path) -> None:
 
 def test_balanced_accuracy_pays_for_the_genes_own_rate_and_margin_does_not(full_frame: pd.DataFrame) -> None:
     """On all labels: the shortcut that SFT and GRPO would learn first. Counted over all training rows."""
-    corpus = Corpus("full", "official", full_frame)
+    corpus = full_corpus(full_frame)
     drawn, weight = draw_checked(corpus.train, 3000, balance=False)
     rates = corpus.rates(drawn)[["p_up", "p_down", "p_none"]].to_numpy()
     answer = [str(LABELS[at]) for at in rates.argmax(axis=1)]

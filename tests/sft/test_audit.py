@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from benchmarks.corpus import Corpus, open_corpus
@@ -351,7 +352,7 @@ def test_an_item_s_own_label_in_its_prompt_is_found(
     ],
 )
 def test_training_examples_in_a_prompt_are_no_leak(form: str, traces: list[Trace], corpus: Corpus) -> None:
-    several = 0
+    several, asked = 0, []
     for trace in traces[:60]:
         here = (corpus.train["gene"] == trace.gene) & (corpus.train["cell_line"] == trace.cell_line)
         rows = corpus.train[here & (corpus.train["pert"] != trace.pert)].head(3)
@@ -360,9 +361,9 @@ def test_training_examples_in_a_prompt_are_no_leak(form: str, traces: list[Trace
             for row in rows.itertuples()
         )
         question = f"What happens to {trace.gene} when {trace.pert} is knocked down in {trace.cell_line.upper()}?"
-        asked = replace(trace, prompt=[{"role": "user", "content": shown + question}], protocol={})
-        assert not failing([asked], corpus)
+        asked.append(replace(trace, prompt=[{"role": "user", "content": shown + question}], protocol={}))
         several += len(rows) > 1
+    assert not failing(asked, corpus)
     assert several > 20
 
 
@@ -381,8 +382,9 @@ def test_a_heading_names_the_line_of_what_follows_and_a_sentence_does_not(traces
         assert not failing([ask(trace, f"\n{above}\n{quote}")], corpus)
 
 
-def test_a_held_out_line_must_not_appear(full_labels: Path) -> None:
-    official = open_corpus(full_labels)
+def test_a_held_out_line_must_not_appear(full_frame: pd.DataFrame) -> None:
+    of_some_genes = full_frame[full_frame["gene"].isin(full_frame["gene"].unique()[:150])]
+    official = Corpus("some genes", "official", of_some_genes)
     held_out = Corpus(official.source, "holdout:rpe1", apply_split(official.labels, "holdout:rpe1"))
     rows = official.train[official.train["cell_line"].isin(["rpe1", "k562"])].sample(400, random_state=0)
     traces = generate(rows, official, PromptConfig(evidence=3), seed=0)
