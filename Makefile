@@ -10,14 +10,14 @@ demo: install  ## both stages on the sample, evaluated and reported; it keeps to
 	@$(PY) -m rl.cli demo --minutes $(MINUTES)
 
 # Two files side by side, each computing with one thread: two processes with two threads each on two cores would wait
-# for each other. Files with slow tests come first, so that none of them is left for the end.
+# for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install lint  ## fast suite
 	$(PYTEST) -m "not slow"
 
 test-all: install lint  ## fast and slow suite: real engines, training, end to end
-	$(PYTEST) tests/slow tests
+	$(PYTEST)
 
 lint: install
 	$(PY) -m ruff format --check .

@@ -24,6 +24,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("vLLM is not installed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files come first: of files that run side by side, none is left for the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def full_labels() -> Path:
     """The folder with PerturbQA's eight files."""
