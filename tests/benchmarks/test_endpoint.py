@@ -50,19 +50,21 @@ def ask(
     server: Server | str,
     budget: Budget | None = None,
     times: int = 1,
-    seen: list[Reply] | None = None,
+    seen: list[Reply | BaseException] | None = None,
     **settings: Any,
 ) -> list[Reply]:
-    """Ask at the same time; raise the first error once all have ended. `seen` is given the replies as they come."""
+    """Ask at the same time; raise the first error once all have ended. `seen` takes replies and errors as they come."""
     url = server if isinstance(server, str) else server.url
 
     async def main() -> list[Any]:
         endpoint = Endpoint(EndpointSettings(url, "m", **{"backoff": 0.01, **settings}), budget)
 
         async def question(n: int) -> Reply:
-            reply = await endpoint.ask(QUESTION, f"q{n}")
+            (reply,) = await asyncio.gather(endpoint.ask(QUESTION, f"q{n}"), return_exceptions=True)
             if seen is not None:
                 seen.append(reply)
+            if isinstance(reply, BaseException):
+                raise reply
             return reply
 
         try:
@@ -99,8 +101,8 @@ def sequence(*responses: Any, limits: Limits | None = None) -> Any:
     return handler
 
 
-async def until(seen: list[Reply], n: int) -> None:
-    """Wait until the client has n replies: what the server has sent may still be under way."""
+async def until(seen: list[Any], n: int) -> None:
+    """Wait until the client has n replies or errors: what the server has sent may still be under way."""
     while len(seen) < n:
         await asyncio.sleep(0.001)
 
@@ -231,7 +233,7 @@ def test_a_rate_limit_slows_a_run_and_does_not_stop_it(named: bool) -> None:
 
     The limit's windows go by what is asked: in each, all questions that are left have asked before five are answered.
     """
-    seen: list[Reply] = []
+    seen: list[Any] = []
     asking: list[asyncio.Future[bool]] = []
     left = 60
 
@@ -297,7 +299,7 @@ def test_a_server_that_refuses_all_the_first_questions_stops_the_run() -> None:
         with pytest.raises(StoppedError, match=r"HTTP 400.*no such parameter.* for 50 questions"):
             ask(server, times=80)
         assert len(ask(server, times=49)) == 49
-    seen: list[Reply] = []
+    seen: list[Any] = []
 
     async def answer_one(request: Any, headers: Any) -> bytes:
         if len(server.requests) == 1:
@@ -413,7 +415,7 @@ def test_a_server_that_fails_for_many_questions_in_a_row_stops_the_run() -> None
 
 
 def test_one_answer_breaks_the_row() -> None:
-    seen: list[Reply] = []
+    seen: list[Any] = []
 
     async def answer_each_sixteenth(request: Any, headers: Any) -> bytes:
         n = len(server.requests)
