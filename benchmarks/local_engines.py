@@ -190,7 +190,7 @@ class VLLMEngine:
             self.close()
             raise CheckError(
                 f"vllm: does not start ({type(error).__name__}: {one_line(error)}); set a smaller max_model_len, or "
-                "engine: transformers"
+                "engine: transformers; on Linux it also needs libnuma (Debian: libnuma1)"
             ) from error
         config = self._llm.llm_engine.model_config
         self.context: int | None = int(config.max_model_len)

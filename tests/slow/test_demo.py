@@ -34,11 +34,11 @@ from importlib.machinery import PathFinder
 find = PathFinder.find_spec
 
 
-def find_others(name, path=None, target=None):
+def find_others(cls, name, path=None, target=None):
     return None if name.split(".")[0] == "vllm" else find(name, path, target)
 
 
-PathFinder.find_spec = staticmethod(find_others)
+PathFinder.find_spec = classmethod(find_others)
 """
 
 
