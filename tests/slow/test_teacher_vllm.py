@@ -55,7 +55,10 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "GOMP_SPINCOUNT": "20000"}
+    env = {
+        **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "GOMP_SPINCOUNT": "20000",
+        "TORCH_COMPILE_DISABLE": "1",  # docs/traces.md tells why
+    }  # fmt: skip
     command = [
         sys.executable, "-c", SERVE, "serve", str(smollm2), "--served-model-name", "smol",
         "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--enforce-eager",
