@@ -1,10 +1,10 @@
 """PerturbQA data, prompts, baselines, generation engines, metrics, significance and reports."""
 
-from benchmarks.areas import per_gene_auroc
-from benchmarks.neighbours import NeighbourModel, fit_neighbours
-from benchmarks.perturbqa import load_labels
-from benchmarks.power import equivalence, perturbations_needed
-from benchmarks.significance import Comparison, compare, compare_systems
+from benchmarks.evidence.neighbours import NeighbourModel, fit_neighbours
+from benchmarks.screens.labels import load_labels
+from benchmarks.statistics.areas import per_gene_auroc
+from benchmarks.statistics.power import equivalence, perturbations_needed
+from benchmarks.statistics.significance import Comparison, compare, compare_systems
 
 __all__ = [
     "Comparison",

@@ -36,7 +36,7 @@ def data_fetch(
     out: Annotated[Path | None, typer.Option(help="Folder to fill.")] = None,
 ) -> None:
     """Fetch the eight label files, each checked against its SHA-256."""
-    from benchmarks.perturbqa import fetch, load_labels
+    from benchmarks.screens.labels import fetch, load_labels
 
     folder = fetch(source, out)
     typer.echo(f"{folder}: {len(load_labels(folder)):,} items, all files as published")
@@ -45,7 +45,7 @@ def data_fetch(
 @data_app.command("verify")
 def data_verify(data: DataOption = None) -> None:
     """Check every row and every file's SHA-256."""
-    from benchmarks.corpus import open_corpus
+    from benchmarks.screens.corpus import open_corpus
 
     corpus = open_corpus(data)
     typer.echo(f"{corpus.source}: {len(corpus.labels):,} items, consistent, SHA-256 of the items {corpus.digest}")
@@ -56,8 +56,8 @@ def data_stats(
     data: DataOption = None, split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official"
 ) -> None:
     """Count rows, labels and test perturbations per cell line."""
-    from benchmarks.corpus import open_corpus
-    from benchmarks.perturbqa import stats
+    from benchmarks.screens.corpus import open_corpus
+    from benchmarks.screens.labels import stats
 
     typer.echo(stats(open_corpus(data, split).labels).to_string())
 
@@ -65,9 +65,9 @@ def data_stats(
 @traces_app.command("generate", context_settings=_PASS_ON)
 def traces_generate(context: typer.Context, config: ConfigOption) -> None:
     """Write traces with the offline teacher, or with a model behind an OpenAI-compatible endpoint."""
-    from sft.config import parse_config
-    from sft.generate import TraceArguments, generate_traces
-    from sft.teacher_arguments import EndpointArguments
+    from benchmarks.config import parse_config
+    from sft.teacher.arguments import EndpointArguments
+    from sft.teacher.generate import TraceArguments, generate_traces
 
     arguments, endpoint = parse_config(config, context.args, (TraceArguments, EndpointArguments))
     path, rows = generate_traces(arguments, endpoint, lambda line: typer.echo(line, err=True))
@@ -91,8 +91,8 @@ def traces_import(
     dataset_split: Annotated[str, typer.Option(help="Split of a data set from the hub.")] = "train",
 ) -> None:
     """Take traces of another making: SynthPert's CSV, JSONL or Parquet with messages, a data set."""
-    from benchmarks.corpus import open_corpus
-    from benchmarks.prompts import PromptConfig
+    from benchmarks.evidence.prompts import PromptConfig
+    from benchmarks.screens.corpus import open_corpus
     from rewards import InputError
     from sft.import_traces import import_traces
 
@@ -115,7 +115,7 @@ def traces_import(
 @traces_app.command("filter", context_settings=_PASS_ON)
 def traces_filter(context: typer.Context, config: ConfigOption) -> None:
     """Keep the traces that pass a list of steps, and say what each step dropped."""
-    from sft.filters import run_filter
+    from sft.filters.run import run_filter
 
     path, funnel = run_filter(config, context.args)
     typer.echo(f"{path}: {funnel['kept']} of {funnel['rows']} traces")
@@ -133,8 +133,8 @@ def traces_stats(
     split: Annotated[str | None, typer.Option(help="official or holdout:LINE; the traces' own by default.")] = None,
 ) -> None:
     """Print the funnel, drawn to used, with shares of the training split, and the teacher's accuracy."""
-    from sft.audit import corpus_of
-    from sft.funnel import format_funnel, measure_funnel
+    from sft.audit.audit import corpus_of
+    from sft.filters.funnel import format_funnel, measure_funnel
     from sft.traces import iter_traces
 
     first, _, _ = next(iter(iter_traces(traces)))
@@ -150,7 +150,7 @@ def traces_audit(
     split: Annotated[str | None, typer.Option(help="official or holdout:LINE; the traces' own by default.")] = None,
 ) -> None:
     """Check that nothing of the test split is in the traces; exit code 1 where it is."""
-    from sft.audit import audit_traces, corpus_of
+    from sft.audit.audit import audit_traces, corpus_of
     from sft.traces import iter_traces
 
     first, _, _ = next(iter(iter_traces(traces)))
@@ -185,8 +185,8 @@ def grpo_command(context: typer.Context, config: ConfigOption) -> None:
 @app.command("eval", context_settings=_PASS_ON)
 def eval_command(context: typer.Context, config: ConfigOption) -> None:
     """Evaluate a model on test items; a stopped run goes on where it was."""
-    from benchmarks.evaluation_run import EvalArguments, run_evaluation
-    from sft.config import parse_config
+    from benchmarks.config import parse_config
+    from benchmarks.evaluation.run import EvalArguments, run_evaluation
 
     (arguments,) = parse_config(config, context.args, (EvalArguments,))
 
@@ -203,8 +203,8 @@ def baselines_command(
     """Score the shortcuts on every test item, from training labels alone."""
     import json
 
-    from benchmarks.corpus import open_corpus
-    from benchmarks.evaluation_run import report_baselines
+    from benchmarks.evaluation.run import report_baselines
+    from benchmarks.screens.corpus import open_corpus
 
     page = report_baselines(open_corpus(data, split), out, command=_command(), embeddings=embeddings)
     systems = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["systems"]
@@ -232,7 +232,7 @@ def report_command(
     notes: Annotated[list[str] | None, typer.Option("--note", help="A sentence on the runs, for the page.")] = None,
 ) -> None:
     """Write the report: metrics with intervals, baselines, paired differences. Seeds of one name are one system."""
-    from benchmarks.evaluation_run import report_runs
+    from benchmarks.evaluation.run import report_runs
 
     page = report_runs(
         runs,
@@ -262,7 +262,7 @@ def import_command(
     ] = False,
 ) -> None:
     """Make predictions from any other system a run that `report` takes; see docs/import.md."""
-    from benchmarks.imports import import_run
+    from benchmarks.evaluation.imported import import_run
 
     run = import_run(
         files, out, name=name, columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"), data=data,
@@ -293,7 +293,7 @@ def rewards_check(
 ) -> None:
     """Score gold answers and exploits, and fail where an exploit earns more than an honest policy."""
     from rewards import CheckError
-    from rl.lab import check_config, describe_check, read_reward_config
+    from rl.lab.commands import check_config, describe_check, read_reward_config
 
     read = read_reward_config(config)
     typer.echo(f"{config}: scoring gold answers on every training row, exploits on {rows} of them", err=True)
@@ -312,7 +312,7 @@ def rewards_replay(
     data: RewardsDataOption = None,
 ) -> None:
     """Apply rewards to stored rollouts: distribution, signal, what they pay for, where two differ."""
-    from rl.lab import read_reward_config, replay_configs
+    from rl.lab.commands import read_reward_config, replay_configs
 
     page = replay_configs(
         [read_reward_config(config) for config in configs], rollouts, out, data=data, command=_command()
@@ -330,7 +330,7 @@ def demo_command(
     minutes: Annotated[float, typer.Option(help="How long it may take; it sizes itself to that.")] = 20,
 ) -> None:
     """Both stages on the sample with a small real model, evaluated and reported; on a CPU, without a hub."""
-    from rl.demo import run_demo
+    from rl.demo.run import run_demo
 
     typer.echo(f"report: {run_demo(out, model, seed, typer.echo, minutes)}")
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.machine import describe_machine
-from benchmarks.perturbqa import SHA256, data_dir
 from benchmarks.progress import Progress, in_words
 from benchmarks.runs import PACKAGES
-from rl.demo_plan import FULL, STAGES, fit, predict, scaled
-from rl.model import DEFAULT
-from rl.rates import Rates, measure_rates
+from benchmarks.screens.labels import SHA256, data_dir
+from rl.demo.model import DEFAULT
+from rl.demo.plan import FULL, STAGES, fit, predict, scaled
+from rl.demo.rates import Rates, measure_rates
 
 DEMO_MINUTES: Final = 20  # as in the Makefile
 _START_VLLM: Final = """
-from benchmarks.engines import open_engine
+from benchmarks.models.engines import open_engine
 engine = open_engine("vllm", {model!r}, max_model_len=256)
 engine.close()
 """
@@ -111,7 +111,7 @@ def test_seconds(rates: Rates) -> dict[str, float]:
 
 
 def _vllm(model: Path | None) -> Finding:
-    from benchmarks.engines import has_vllm
+    from benchmarks.models.engines import has_vllm
 
     remedy = "run `make install`; without vLLM, rollouts: auto uses transformers"
     if not has_vllm():

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rollout_files import COMPONENT, ITEM, write_rollouts
 from rewards import LABELS, Answer, Status, completion_text, parse_answer
 from rewards.batch import prompt_text
 from rewards.composition import Component
+from rl.rollout_files import COMPONENT, ITEM, write_rollouts
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from benchmarks.engines import has_vllm
+from benchmarks.models.engines import has_vllm
 from rewards import InputError
 from rl.recording import Recorder, batch_facts, totals_of
 

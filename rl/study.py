@@ -13,12 +13,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.evaluation_run import EvalArguments, make_protocol, settle
+from benchmarks.config import check_keys, parse_config, read_yaml, resolved
+from benchmarks.evaluation.run import EvalArguments, make_protocol, settle
 from benchmarks.runs import MANIFEST, open_run, read_manifest
 from rewards import CheckError, InputError
-from sft.config import check_keys, parse_config, read_yaml, resolved
-from sft.generate import TraceArguments, config_of, made_with
-from sft.teacher_arguments import EndpointArguments
+from sft.teacher.arguments import EndpointArguments
+from sft.teacher.generate import TraceArguments, config_of, made_with
 from sft.train import ADAPTER
 
 STAGES: Final = ("sft", "grpo", "eval")  # of a condition, in the order in which they run

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
-from benchmarks.corpus import Corpus, draw_items, open_corpus
-from benchmarks.endpoint_settings import check_base_url
-from benchmarks.local_engines import set_vllm_environment
-from benchmarks.models import (
+from benchmarks.config import ConfigSource, parse_stage, resolved
+from benchmarks.endpoint.settings import check_base_url
+from benchmarks.evidence.prompts import PromptConfig, build_prompts
+from benchmarks.models.folders import (
     TRAINED_ITEMS,
     adapter_sha256,
     check_adapter,
@@ -21,11 +21,10 @@ from benchmarks.models import (
     read_trained_items,
     resolve_model,
 )
+from benchmarks.models.local import set_vllm_environment
 from benchmarks.progress import Progress
-from benchmarks.prompts import PromptConfig, build_prompts
-from benchmarks.reward_data import reward_context
-from benchmarks.rollout_files import drop_rollouts_after
 from benchmarks.runs import disk_errors, is_main_process, open_run, require_done
+from benchmarks.screens.corpus import Corpus, draw_items, open_corpus
 from rewards import (
     LABELS,
     CheckError,
@@ -41,9 +40,10 @@ from rewards.batch import prompt_text
 from rewards.composition import weight_notes
 from rl.alarms import MODES, alarm_callback, read_alarms
 from rl.recording import Recorder
+from rl.reward_context import reward_context
+from rl.rollout_files import drop_rollouts_after
 from rl.rollouts import RolloutCost, choose_engine, grpo_trainer
 from rl.unlabelled import check_verifiers, read_unlabelled
-from sft.config import ConfigSource, parse_stage, resolved
 from sft.train import (
     ADAPTER,
     last_checkpoint,

@@ -6,8 +6,8 @@ from typing import Final
 
 import pandas as pd
 
-from benchmarks.corpus import Corpus
-from benchmarks.perturbqa import CELL_LINES
+from benchmarks.screens.corpus import Corpus
+from benchmarks.screens.labels import CELL_LINES
 from rewards import InputError
 from rewards.composition import Component
 from rewards.verifiers import HardVerifier

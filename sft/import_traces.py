@@ -17,14 +17,14 @@ from typing import Any, Final, cast
 import pandas as pd
 
 from benchmarks.chat import Message
-from benchmarks.corpus import Corpus
-from benchmarks.perturbqa import CELL_LINES
-from benchmarks.prompts import VERSION, PromptConfig, build_prompts
+from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts
 from benchmarks.runs import disk_errors, file_sha256
+from benchmarks.screens.corpus import Corpus
+from benchmarks.screens.labels import CELL_LINES
 from rewards import LABELS, InputError, parse_answer
-from sft.critic import VERDICTS
-from sft.outcomes import Outcomes, write_manifest
-from sft.replies import assemble_completion
+from sft.teacher.critic import VERDICTS
+from sft.teacher.outcomes import Outcomes, write_manifest
+from sft.teacher.replies import assemble_completion
 from sft.traces import MODES, Trace, write_traces
 
 # Ours, and what else a column is called; the first one that a row has is taken.

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import open_tokenizer, prefilled_think, render_prompt
-from benchmarks.generation import one_line
+from benchmarks.config import ConfigSource, parse_stage, resolved
 from benchmarks.machine import use_cpu_well
-from benchmarks.models import (
+from benchmarks.models.folders import (
     TRAINED_ITEMS,
     adapter_sha256,
     check_adapter,
@@ -22,13 +22,13 @@ from benchmarks.models import (
     resolve_model,
     write_trained_items,
 )
+from benchmarks.models.generation import one_line
 from benchmarks.progress import Progress
 from benchmarks.quiet import hide_loading_bars
 from benchmarks.runs import MANIFEST, disk_errors, file_sha256, is_main_process, open_run
 from rewards import LABELS, CheckError, InputError
 from rewards.answer import TAGS
-from sft.audit import audit_traces, corpus_of
-from sft.config import ConfigSource, parse_stage, resolved
+from sft.audit.audit import audit_traces, corpus_of
 from sft.gate import run_gate
 from sft.traces import Trace, read_traces
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import NeighbourModel, fit_neighbours, load_labels
-from benchmarks.engines import has_vllm
-from benchmarks.perturbqa import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
+from benchmarks.models.engines import has_vllm
+from benchmarks.screens.labels import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
 from rewards import LABELS
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +57,7 @@ def smollm2() -> Path:
     """SmolLM2-135M-Instruct as safetensors, prepared on first use."""
     path = Path(os.environ.get("SYNTHPERT_MODEL") or ROOT / "models" / "smollm2-135m-instruct")
     if not path.is_dir():
-        from rl.model import prepare_smollm2
+        from rl.demo.model import prepare_smollm2
 
         prepare_smollm2(path)
     return path

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from benchmarks import NeighbourModel
-from benchmarks.corpus import Corpus
+from benchmarks.screens.corpus import Corpus
 
 _made: list[Corpus] = []
 

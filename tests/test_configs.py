@@ -7,15 +7,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmarks.config import parse_config, read_yaml
 from rewards import LABELS, Context, InputError
 from rl.rollouts import ENGINES
 from rl.study import check_stages, read_study
 from rl.train import GRPOArguments, load_rewards
 from rl.train import read_arguments as read_grpo
-from sft.config import parse_config, read_yaml
-from sft.filter_steps import read_steps
-from sft.generate import TraceArguments
-from sft.teacher_arguments import EndpointArguments
+from sft.filters.steps import read_steps
+from sft.teacher.arguments import EndpointArguments
+from sft.teacher.generate import TraceArguments
 from sft.train import SFTArguments
 from sft.train import read_arguments as read_sft
 

@@ -50,8 +50,8 @@ def test_the_readme_s_report_takes_every_stage_of_its_model():
 
 
 def test_python_in_the_statistics_page_runs():
-    from benchmarks.baselines import predict_baselines
-    from benchmarks.corpus import open_corpus
+    from benchmarks.evaluation.baselines import predict_baselines
+    from benchmarks.screens.corpus import open_corpus
 
     block = re.search(r"```python\n(.*?)```", (REPO / "docs" / "statistics.md").read_text(), re.DOTALL)
     assert block

@@ -11,13 +11,13 @@ import pytest
 from command import synthpert
 from endpoint_server import RIGHT, Server, chat, http, is_critic, respond_well
 
-from benchmarks.corpus import open_corpus
-from benchmarks.prompts import PromptConfig, build_prompts
+from benchmarks.evidence.prompts import PromptConfig, build_prompts
+from benchmarks.screens.corpus import open_corpus
 from rewards import LABELS, InputError
-from sft.filter_steps import read_steps
-from sft.generate import TraceArguments
+from sft.filters.steps import read_steps
 from sft.import_traces import COLUMNS
-from sft.teacher_arguments import EndpointArguments
+from sft.teacher.arguments import EndpointArguments
+from sft.teacher.generate import TraceArguments
 
 REPO = Path(__file__).parents[1]
 PAGE = (REPO / "docs" / "traces.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-from benchmarks.endpoint import Endpoint
+from benchmarks.endpoint.client import Endpoint
 
 PATIENCE: Final = 600.0  # seconds for what must happen: they bound a failure, and nothing else
 UNHURRIED: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -66,7 +66,9 @@ class Limits:
             return made
 
         monkeypatch.setattr(Endpoint, "_attempt", noted)
-        monkeypatch.setattr("benchmarks.endpoint.asyncio", SimpleNamespace(**{**vars(asyncio), "timeout": limit}))
+        monkeypatch.setattr(
+            "benchmarks.endpoint.client.asyncio", SimpleNamespace(**{**vars(asyncio), "timeout": limit})
+        )
 
     def end(self, headers: dict[str, str]) -> None:
         """Let the limit of the attempt pass that sent these headers."""

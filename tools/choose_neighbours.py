@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import fit_neighbours, load_labels, per_gene_auroc
-from benchmarks.neighbours import SETTINGS, NeighbourModel, NeighbourSettings
-from benchmarks.perturbqa import CELL_LINES, data_dir
+from benchmarks.evidence.neighbours import SETTINGS, NeighbourModel, NeighbourSettings
+from benchmarks.screens.labels import CELL_LINES, data_dir
 from rewards import Label
 
 FOLDS, FOLDS_USED, SEED = 5, 2, 0

@@ -1,15 +1,15 @@
 """How well the demo's plan foretold its stages: `python -m tools.demo_costs runs/demo [FOLDER …]`.
 
-The factors in `rl.demo_plan.predict` are set by hand until the ratios lie near 1 on machines of both kinds.
+The factors in `rl.demo.plan.predict` are set by hand until the ratios lie near 1 on machines of both kinds.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from rl.demo import PLAN
-from rl.demo_plan import Size, predict
-from rl.rates import Rates
+from rl.demo.plan import Size, predict
+from rl.demo.rates import Rates
+from rl.demo.run import PLAN
 
 
 def main(folders: list[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.wording import LONG_NAMES
+from benchmarks.report.wording import LONG_NAMES
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 BAND: Final = (0.035, 0.065)

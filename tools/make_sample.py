@@ -6,8 +6,8 @@ python tools/make_sample.py [FOLDER]      FOLDER holds the eight files; SYNTHPER
 import sys
 from pathlib import Path
 
-from benchmarks.perturbqa import data_dir, load_labels
-from benchmarks.sample import SAMPLE_FILE, build_sample
+from benchmarks.screens.labels import data_dir, load_labels
+from benchmarks.screens.sample import SAMPLE_FILE, build_sample
 
 if __name__ == "__main__":
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else data_dir()

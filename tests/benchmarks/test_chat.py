@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase
 
 from benchmarks.chat import encode_prompt, open_tokenizer
-from benchmarks.engines import TransformersEngine
+from benchmarks.models.engines import TransformersEngine
 from rewards import InputError
 from sft.train import load_tokenizer
 

@@ -157,8 +157,8 @@ class TestSettled:
 
     @pytest.mark.parametrize("stage", ["sft", "grpo"])
     def test_stages_take_auto_where_nothing_is_given(self, stage: str, tmp_path: Path) -> None:
+        from benchmarks.config import resolved
         from rl.train import read_arguments as read_grpo
-        from sft.config import resolved
         from sft.train import read_arguments as read_sft
 
         values = yaml.safe_load((ROOT / "configs" / "smollm2-135m" / f"{stage}.yaml").read_text())

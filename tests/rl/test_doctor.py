@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 import rl.doctor as doctor
 from benchmarks.machine import describe_machine
 from rl.cli import app
+from rl.demo.rates import Rates
 from rl.doctor import Finding, diagnose
-from rl.rates import Rates
 
 SLOW = Rates("float32", 2, 10.0, 150.0, 30.0, 48.0)
 

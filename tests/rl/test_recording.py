@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rollout_files import read_rollouts
 from rewards import LABELS, Component, accuracy, parse_answer
 from rewards import format as format_reward
 from rl.recording import Recorder, batch_facts
+from rl.rollout_files import read_rollouts
 from rl.rollouts import without_partly_judged
 
 UP, DOWN, NONE = map(str, LABELS)

@@ -14,11 +14,11 @@ import yaml
 from without_clock import PATIENCE, wait_for
 
 import rl.study
-from benchmarks.evaluation_run import EvalArguments, settle
+from benchmarks.config import parse_config
+from benchmarks.evaluation.run import EvalArguments, settle
 from benchmarks.runs import open_run
 from rewards import CheckError, InputError
 from rl.study import check_stages, read_study, run_command, run_study
-from sft.config import parse_config
 
 ROOT = Path(__file__).parents[2]
 TRAINING = {
@@ -69,7 +69,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             return
         config, rest = Path(words[words.index("--config") + 1]), list(words[words.index("--config") + 2 :])
         if words[0] == "traces":
-            from sft.generate import TraceArguments, generate_traces
+            from sft.teacher.generate import TraceArguments, generate_traces
 
             generate_traces(*parse_config(config, rest, (TraceArguments,)))
             return
@@ -79,8 +79,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             (arguments,) = parse_config(config, rest, (EvalArguments,))
             values = vars(settle(arguments))
         else:
+            from benchmarks.config import resolved
             from rl.train import read_arguments as read_grpo
-            from sft.config import resolved
             from sft.train import read_arguments as read_sft
 
             values = resolved(*(read_sft if stage.kind == "sft" else read_grpo)(config, rest))

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.corpus import Corpus
-from benchmarks.prompts import PromptConfig, build_prompts
-from benchmarks.reward_data import reward_context
+from benchmarks.evidence.prompts import PromptConfig, build_prompts
+from benchmarks.screens.corpus import Corpus
 from rewards import LABELS, InputError
+from rl.reward_context import reward_context
 from rl.train import load_rewards
 from rl.unlabelled import check_verifiers, read_unlabelled
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.corpus import open_corpus
-from benchmarks.prompts import PromptConfig
+from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.screens.corpus import open_corpus
 from rewards import CheckError
 from sft.gate import run_gate
-from sft.template_teacher import generate
+from sft.teacher.template import generate
 from sft.train import load_tokenizer
 
 PREFILLED = (

@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.corpus import Corpus, open_corpus
-from benchmarks.perturbqa import apply_split
-from benchmarks.prompts import PromptConfig
+from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.screens.corpus import Corpus, open_corpus
+from benchmarks.screens.labels import apply_split
 from rewards import LABELS, InputError
-from sft.audit import audit_traces, corpus_of
-from sft.funnel import measure_funnel
+from sft.audit.audit import audit_traces, corpus_of
+from sft.filters.funnel import measure_funnel
 from sft.import_traces import Imported, import_traces
-from sft.outcomes import read_manifest
-from sft.template_teacher import generate
+from sft.teacher.outcomes import read_manifest
+from sft.teacher.template import generate
 from sft.traces import read_traces, write_traces
 
 

@@ -1,6 +1,6 @@
 """The default test on PerturbQA's real test split: does it raise as many false alarms as it says?
 
-`python -m benchmarks.calibration` runs the whole table of docs/statistics.md; this is its hardest one-line cell,
+`python -m tools.calibration` runs the whole table of docs/statistics.md; this is its hardest one-line cell,
 where errors correlate most.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.calibration import TESTED, Scenario, calibrate, scenarios
+from tools.calibration import TESTED, Scenario, calibrate, scenarios
 from tools.draw_calibration import MARK, draw, table
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ def test_a_test_that_ignores_clusters_is_caught(full_frame: pd.DataFrame, monkey
     """The check above can fail: with every item a cluster of its own, accuracy is far outside."""
     import numpy as np
 
-    import benchmarks.significance as significance
+    import benchmarks.statistics.significance as significance
 
     honest = significance.two_way
 

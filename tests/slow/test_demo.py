@@ -19,8 +19,8 @@ DEMO = """
 import sys
 from pathlib import Path
 
-from rl.demo import run_demo
-from rl.demo_plan import Size
+from rl.demo.run import run_demo
+from rl.demo.plan import Size
 
 if __name__ == "__main__":
     size = Size(base_items=1, traces=16, batch=4, gate=0, items=2, steps=2, completions=8)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.engines import Engine, EngineName, Request, VLLMEngine, open_engine
-from benchmarks.models import adapter_sha256, model_fingerprint
-from benchmarks.protocol import Protocol
+from benchmarks.evaluation.protocol import Protocol
+from benchmarks.models.engines import Engine, EngineName, Request, VLLMEngine, open_engine
+from benchmarks.models.folders import adapter_sha256, model_fingerprint
 from rewards import CheckError
 
 pytestmark = pytest.mark.slow

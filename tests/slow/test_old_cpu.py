@@ -19,7 +19,7 @@ import math
 import sys
 
 from benchmarks.chat import encode_prompt, open_tokenizer
-from benchmarks.engines import VLLMEngine
+from benchmarks.models.engines import VLLMEngine
 from pathlib import Path
 from vllm import SamplingParams
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.corpus import open_corpus
-from benchmarks.prompts import PromptConfig
-from sft.template_teacher import generate
+from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.screens.corpus import open_corpus
+from sft.teacher.template import generate
 from sft.train import IGNORE, _dataset, check_labels, load_tokenizer, tokenize_trace
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.published import published_figures
-from benchmarks.report import System, write_report
+from benchmarks.report.collect import System, write_report
+from benchmarks.report.published import published_figures
 from rewards import LABELS
 
 pytestmark = pytest.mark.slow

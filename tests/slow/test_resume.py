@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.predictions import read_facts, read_predictions
+from benchmarks.evaluation.predictions import read_facts, read_predictions
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +23,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.engines import open_engine
-from benchmarks.evaluate import evaluate
-from benchmarks.protocol import Protocol
+from benchmarks.models.engines import open_engine
+from benchmarks.evaluation.evaluate import evaluate
+from benchmarks.evaluation.protocol import Protocol
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.rollout_files import read_rollouts
 from benchmarks.runs import read_manifest
+from rl.rollout_files import read_rollouts
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ COMMON = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_model):
     """A folder with a tiny model, a finished stage one, and a reward file."""
-    from sft.generate import TraceArguments, generate_traces
+    from sft.teacher.generate import TraceArguments, generate_traces
 
     folder = tmp_path_factory.mktemp("lab")
     (folder / "tiny").symlink_to(tiny_model)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.models import adapter_sha256
+from benchmarks.models.folders import adapter_sha256
 from benchmarks.runs import read_manifest
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def write(path, **values):
 @pytest.fixture(scope="module")
 def sft(folder, tiny_model):
     """A finished stage one, and what its driver saw."""
-    from sft.generate import TraceArguments, generate_traces
+    from sft.teacher.generate import TraceArguments, generate_traces
 
     traces, _ = generate_traces(TraceArguments(output=str(folder / "traces.jsonl"), data="sample", rows=24, evidence=3))
     config = write(

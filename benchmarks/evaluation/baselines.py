@@ -1,0 +1,209 @@
+"""Shortcuts that a model must beat: forecasts from training labels alone, without a language model.
+
+Each is a function of a corpus and items that returns `item_id, p_up, p_down, p_none`; docs/baselines.md has formulas
+and figures. None uses a test label. None uses a label of an item's own perturbation in its own line, but that the
+regressions' weights are learnt from all training items.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from benchmarks.evaluation.embeddings import embedding_regression, in_label_order, read_embeddings
+from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES
+from benchmarks.screens.corpus import Corpus
+from benchmarks.screens.labels import CELL_LINES
+from rewards import LABELS, InputError, Status
+
+Floats = npt.NDArray[np.float64]
+Forecaster = Callable[[Corpus, pd.DataFrame], pd.DataFrame]
+
+PERTURBATION_PSEUDO_COUNTS: Final = 10.0
+COPY_PSEUDO_COUNTS: Final = 0.5
+_FLOOR: Final = 0.01  # keeps the logarithm of a share finite
+
+
+def majority(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+    """Forecast the commonest training label with probability 1, for every item.
+
+    It answers as `class prior` does, and bets everything on it: its Brier score is what that costs. It never
+    prefers up to down or the other way round, so that it has no score for direction.
+    """
+    counts = [corpus.train_counts[label] for label in LABELS]
+    return _forecast(items, np.eye(len(LABELS))[[int(np.argmax(counts))] * len(items)])
+
+
+def class_prior(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+    """Forecast the labels' training shares, for every item: the constant forecast with the best Brier score."""
+    counts = np.array([corpus.train_counts[label] for label in LABELS], dtype=np.float64)
+    return _forecast(items, np.tile(counts / counts.sum(), (len(items), 1)))
+
+
+def gene_rate(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+    """Forecast an item by how its gene responds to other knockdowns in the same line."""
+    return corpus.rates(items)
+
+
+def perturbation_rate(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+    """Forecast an item by what its perturbation does to any gene in the other lines.
+
+    p_k = (n_k + A s_k) / (n + A): n_k of the perturbation's n training labels in the other lines, s_k the shares of
+    all training labels there, A = 10 pseudo-counts. A perturbation unknown there has s_k.
+    """
+    other_NL = _counts_elsewhere(corpus.train, items, ["pert"])
+    share_NL = _counts_elsewhere(corpus.train, items, [])
+    total_N = share_NL.sum(axis=1, keepdims=True)
+    share_NL = np.where(total_N > 0, share_NL / np.maximum(total_N, 1), 1 / len(LABELS))
+    return _forecast(items, _shrink(other_NL, share_NL, PERTURBATION_PSEUDO_COUNTS))
+
+
+def copied_label(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+    """Forecast an item by the label that the same knockdown and gene have in the other lines' training part.
+
+    p_k = (n_k + A r_k) / (n + A): n_k of the pair's n (0 to 3) training labels in the other lines, r_k the gene's
+    rate in the item's own line, A = 0.5. So the answer is the label of most other lines, among equals the one that
+    the gene shows more often here, and the gene's rate decides alone where no other line has the pair.
+    """
+    pair_NL = _counts_elsewhere(corpus.train, items, ["pert", "gene"])
+    rate_NL = corpus.rates(items)[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    return _forecast(items, _shrink(pair_NL, rate_NL, COPY_PSEUDO_COUNTS))
+
+
+def cross_line_neighbours(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+    """Forecast an item by what similar knockdowns did to the same gene; see `benchmarks.evidence.neighbours`."""
+    return corpus.neighbour_forecast(items)
+
+
+def combination(parts: Sequence[Forecaster], corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+    """Combine other baselines, by weights learnt on withheld training perturbations.
+
+    Multinomial logistic regression (scikit-learn, L2 with C = 1) on ln((p_up + .01) / (p_none + .01)) and
+    ln((p_down + .01) / (p_none + .01)) of each. Its rows are training items that were withheld and forecast as test
+    items are: `Corpus.rehearsals`. The floor of .01 was chosen in the same way, from .01, .001, 1e-4 and 1e-6.
+
+    Args:
+        parts: the baselines to combine.
+        corpus: labels under a split.
+        items: the items to forecast.
+
+    Raises:
+        InputError: the withheld training rows show one label only.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    features_NF = np.concatenate([_log_odds(parts, rehearsal, rehearsal.test) for rehearsal in corpus.rehearsals])
+    labels = np.concatenate([rehearsal.test["label"].astype(str).to_numpy() for rehearsal in corpus.rehearsals])
+    if len(np.unique(labels)) < 2:
+        raise InputError("baselines: the withheld training perturbations show one label only; use more training rows")
+    model = LogisticRegression(max_iter=1000).fit(features_NF, labels)
+    return _forecast(items, in_label_order(model.predict_proba(_log_odds(parts, corpus, items)), model.classes_))
+
+
+# Those that need no more of a corpus than the sample carries, then the rest.
+_CARRIED: Final[dict[str, Forecaster]] = {
+    "majority class": majority,
+    "class prior": class_prior,
+    "gene rate": gene_rate,
+    "cross-line neighbours": cross_line_neighbours,
+}
+_FULL: Final[dict[str, Forecaster]] = {
+    "perturbation rate in other lines": perturbation_rate,
+    "label copied from other lines": copied_label,
+    "neighbours + gene rate": partial(combination, (cross_line_neighbours, gene_rate)),
+    "all shortcuts combined": partial(combination, (cross_line_neighbours, gene_rate, perturbation_rate, copied_label)),
+}
+EMBEDDINGS: Final = "logistic regression on embeddings"
+BASELINES: Final = ("majority class", "class prior", "gene rate", "perturbation rate in other lines",
+                    "label copied from other lines", "cross-line neighbours", "neighbours + gene rate",
+                    "all shortcuts combined")  # fmt: skip
+
+
+def predict_baselines(
+    corpus: Corpus, items: pd.DataFrame, embeddings: str | Path | None = None
+) -> dict[str, pd.DataFrame]:
+    """Return a predictions frame per baseline, fitted on the corpus's training labels.
+
+    Args:
+        corpus: labels under a split. The sample carries what four of the baselines need; `left_out` names the others.
+        items: the items to forecast.
+        embeddings: a file of gene embeddings (`benchmarks.evaluation.embeddings`); adds the regression on them.
+
+    Returns:
+        Frames by name, in the order of `BASELINES`, the regression on embeddings last.
+
+    Raises:
+        InputError: the embeddings cannot be read or lack a symbol, or are given with the sample.
+    """
+    forecasters = _CARRIED if corpus.is_sample else {name: (_CARRIED | _FULL)[name] for name in BASELINES}
+    if embeddings is not None:
+        if corpus.is_sample:
+            raise InputError(f"{embeddings}: embeddings need the full training labels, not the sample; use --data")
+        forecasters = forecasters | {EMBEDDINGS: partial(embedding_regression, read_embeddings(Path(embeddings)))}
+    return {name: as_predictions(items, forecast(corpus, items)) for name, forecast in forecasters.items()}
+
+
+def left_out(corpus: Corpus) -> list[str]:
+    """Return the names of baselines that cannot be computed from a corpus: none, but for the sample."""
+    return list(_FULL) if corpus.is_sample else []
+
+
+def as_predictions(items: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
+    """Turn label probabilities into a predictions frame; the answer is the likeliest label, the first among equals.
+
+    Args:
+        items: N items with `item_id`, `cell_line`, `pert`, `gene`, `label`.
+        forecast: N rows `item_id`, `p_up`, `p_down`, `p_none` in the same order.
+    """
+    probability_NL = forecast[list(PROBABILITIES)].to_numpy(dtype=float)
+    if not np.isfinite(probability_NL).all():
+        raise ValueError(f"{forecast['item_id'][~np.isfinite(probability_NL).all(axis=1)].iloc[0]}: no finite forecast")
+    answers = np.array([str(label) for label in LABELS], dtype=object)[probability_NL.argmax(axis=1)]
+    frame = items[["item_id", "cell_line", "pert", "gene", "label"]].astype(str).reset_index(drop=True)
+    return frame.assign(
+        sample=0,
+        seed=0,
+        completion=None,
+        answer=answers,
+        status=str(Status.ANSWERED),
+        completion_tokens=0,
+        finish_reason="stop",
+        **dict(zip(PROBABILITIES, probability_NL.T, strict=True)),
+    )[list(COLUMNS)]
+
+
+def _forecast(items: pd.DataFrame, probability_NL: Floats) -> pd.DataFrame:
+    columns = dict(zip(PROBABILITIES, probability_NL.T, strict=True))
+    return pd.DataFrame({"item_id": items["item_id"].to_numpy(), **columns})
+
+
+def _shrink(counts_NL: Floats, share_NL: Floats, pseudo: float) -> Floats:
+    return np.asarray((counts_NL + pseudo * share_NL) / (counts_NL.sum(axis=1, keepdims=True) + pseudo))
+
+
+def _counts_elsewhere(train: pd.DataFrame, items: pd.DataFrame, by: list[str]) -> Floats:
+    """Count training labels per item over the rows that share its `by` columns in the other lines: (N, 3)."""
+    rows = pd.concat([train[["cell_line", *by]], items[["cell_line", *by]]], ignore_index=True).astype(str)
+    key = pd.Series("", index=rows.index)
+    for column in by:
+        key = key + "|" + rows[column]
+    key_M, keys = pd.factorize(key)
+    line_M = pd.Index(CELL_LINES).get_indexer(pd.Index(rows["cell_line"]))
+    code_T = pd.Index([str(label) for label in LABELS]).get_indexer(pd.Index(train["label"].astype(str)))
+    n_train, shape = len(train), (len(keys), len(CELL_LINES), len(LABELS))
+    cell_T = (key_M[:n_train] * shape[1] + line_M[:n_train]) * shape[2] + code_T
+    count_KCL = np.bincount(cell_T, minlength=int(np.prod(shape))).reshape(shape)
+    asked_N, line_N = key_M[n_train:], line_M[n_train:]
+    return np.asarray(count_KCL.sum(axis=1)[asked_N] - count_KCL[asked_N, line_N], dtype=np.float64)
+
+
+def _log_odds(parts: Sequence[Forecaster], corpus: Corpus, items: pd.DataFrame) -> Floats:
+    """Log-odds of up and of down against none, of each forecast: (N, 2 x parts)."""
+    shares = [
+        np.log(forecast(corpus, items)[list(PROBABILITIES)].to_numpy(dtype=np.float64) + _FLOOR) for forecast in parts
+    ]
+    return np.column_stack([share_NL[:, :2] - share_NL[:, 2:] for share_NL in shares])

@@ -1,0 +1,173 @@
+"""Gene embeddings from a file, such as GenePT's, and a logistic regression on them within a cell line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from benchmarks.evaluation.predictions import PROBABILITIES
+from benchmarks.screens.corpus import Corpus
+from rewards import LABELS, InputError
+
+Floats = npt.NDArray[np.float32]
+
+GENE_COLUMN: Final = "gene"
+COMPONENTS: Final = 32
+_PICKLES: Final = (".pkl", ".pickle", ".p", ".joblib", ".npy", ".npz", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Gene embeddings.
+
+    Attributes:
+        path: the file they are from.
+        genes: their symbols, each once.
+        vectors: (G, D) one row per symbol, finite.
+    """
+
+    path: Path
+    genes: pd.Index
+    vectors: Floats
+
+
+def read_embeddings(path: Path) -> Embeddings:
+    """Read gene embeddings.
+
+    Args:
+        path: a Parquet or CSV file with a column `gene` (symbols as in PerturbQA, each once) and any number of
+            numeric columns, the embedding.
+
+    Raises:
+        InputError: the file is missing, of another kind (a pickle can run code as it is read, and is refused),
+            unreadable, or a column or value is missing, not a number, infinite or doubled.
+    """
+    if path.suffix.lower() in _PICKLES:
+        raise InputError(
+            f"{path}: pickles and arrays are refused; store a Parquet or CSV file, a column 'gene' and numeric columns"
+        )
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise InputError(f"{path}: of an unknown kind; embeddings are a .parquet or .csv file")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a Parquet or CSV file of gene embeddings")
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pq.read_table(path)
+        else:
+            text = pyarrow.csv.ConvertOptions(
+                column_types={GENE_COLUMN: pa.string()}, strings_can_be_null=False, null_values=[""]
+            )
+            table = pyarrow.csv.read_csv(path, convert_options=text)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({str(error)[:160]}); write the file again") from error
+    return _check(path, table)
+
+
+def _check(path: Path, table: pa.Table) -> Embeddings:
+    names = list(table.column_names)
+    if names.count(GENE_COLUMN) != 1:
+        raise InputError(f"{path}: needs one column {GENE_COLUMN!r}, has {names[:5]}…; name the symbols' column so")
+    if not pa.types.is_string(table.schema.field(GENE_COLUMN).type) and not pa.types.is_large_string(
+        table.schema.field(GENE_COLUMN).type
+    ):
+        raise InputError(f"{path}: column {GENE_COLUMN!r} is {table.schema.field(GENE_COLUMN).type}, not text")
+    values = [name for name in names if name != GENE_COLUMN]
+    if not values or table.num_rows == 0:
+        raise InputError(
+            f"{path}: {table.num_rows} rows, {len(values)} numeric columns; at least one of each is needed"
+        )
+    for name in values:
+        kind = table.schema.field(name).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise InputError(f"{path}: column {name!r} is {kind}, not a number; keep 'gene' and numeric columns only")
+    genes = pd.Index(table[GENE_COLUMN].to_pandas())
+    missing = np.asarray(genes.isna()) | np.asarray(genes == "")
+    for wrong, problem in ((missing, "no symbol"), (np.asarray(genes.duplicated()), "a symbol that is there twice")):
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InputError(f"{path}: row {row} has {problem} ({genes[row]!r}); each symbol has one row")
+    vectors = np.column_stack([table[name].to_numpy().astype(np.float32) for name in values])
+    finite = np.isfinite(vectors)
+    if not finite.all():
+        row, column = (int(at[0]) for at in np.nonzero(~finite))
+        raise InputError(f"{path}: row {row} ({genes[row]}), column {values[column]!r}: not a finite number; mend it")
+    return Embeddings(path, genes, np.asarray(vectors, dtype=np.float32))
+
+
+def embedding_regression(embeddings: Embeddings, corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+    """Forecast items by multinomial logistic regression on the embeddings of knockdown and gene.
+
+    Embeddings are reduced to 32 principal components over the symbols of the labels (no label is used) and scaled
+    to unit variance. Features are the knockdown's, the gene's and their products, component by component. One
+    regression (scikit-learn, L2 with C = 1) is fitted per cell line on its training rows; a line without training
+    rows is forecast by one fitted on all of them.
+
+    Args:
+        embeddings: from `read_embeddings`.
+        corpus: labels under a split.
+        items: N items with `item_id`, `cell_line`, `pert`, `gene`.
+
+    Returns:
+        `item_id, p_up, p_down, p_none`, one row per item in the order given.
+
+    Raises:
+        InputError: symbols of the labels or items are not in the file, or training rows show one label only.
+    """
+    train = corpus.train
+    symbols = pd.Index(np.unique(np.concatenate([rows[name].astype(str).unique() for rows in (train, items)
+                                                 for name in ("pert", "gene")])))  # fmt: skip
+    at_S = embeddings.genes.get_indexer(symbols)
+    if (at_S < 0).any():
+        absent = symbols[at_S < 0]
+        raise InputError(
+            f"{embeddings.path}: no embedding for {len(absent)} of {len(symbols)} symbols (first: {absent[0]!r}); "
+            "add a row for each, its alias's or the mean of the file's rows"
+        )
+    reduced_SK = _principal_components(embeddings.vectors[at_S])
+    lines = items["cell_line"].astype(str).to_numpy()
+    train_lines = train["cell_line"].astype(str).to_numpy()
+    probability_NL = np.empty((len(items), len(LABELS)))
+    for line in np.unique(lines):
+        rows = train[train_lines == line] if (train_lines == line).any() else train
+        model = _fit(_features(reduced_SK, symbols, rows), rows["label"].astype(str).to_numpy(), embeddings.path)
+        here = lines == line
+        found = model.predict_proba(_features(reduced_SK, symbols, items[here]))
+        probability_NL[here] = in_label_order(found, model.classes_)
+    columns = dict(zip(PROBABILITIES, probability_NL.T, strict=True))
+    return pd.DataFrame({"item_id": items["item_id"].to_numpy(), **columns})
+
+
+def in_label_order(probability_NC: npt.NDArray[Any], classes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return probabilities over `LABELS`, (N, 3), from those over a model's classes; 0 for a label it never saw."""
+    ordered = np.zeros((len(probability_NC), len(LABELS)))
+    ordered[:, [LABELS.index(name) for name in classes]] = probability_NC
+    return np.asarray(ordered / ordered.sum(axis=1, keepdims=True))  # single precision does not sum to 1 by itself
+
+
+def _principal_components(vectors_SD: Floats) -> Floats:
+    """Return scores on the first principal components, each of unit variance; constant ones are left out."""
+    centred = vectors_SD.astype(np.float64) - vectors_SD.mean(axis=0, dtype=np.float64)
+    variance, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    keep = np.argsort(-variance)[:COMPONENTS]
+    keep = keep[variance[keep] > 1e-9 * max(float(variance.max()), 1e-300)]
+    return np.asarray(centred @ axes[:, keep] / np.sqrt(variance[keep]), dtype=np.float32)
+
+
+def _features(reduced_SK: Floats, symbols: pd.Index, rows: pd.DataFrame) -> Floats:
+    pert = reduced_SK[symbols.get_indexer(pd.Index(rows["pert"].astype(str)))]
+    gene = reduced_SK[symbols.get_indexer(pd.Index(rows["gene"].astype(str)))]
+    return np.concatenate([pert, gene, pert * gene], axis=1)
+
+
+def _fit(features: Floats, labels: npt.NDArray[Any], path: Path) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(labels)) < 2:
+        raise InputError(f"{path}: the training rows show one label only; a regression needs two")
+    return LogisticRegression(max_iter=500).fit(features, labels)

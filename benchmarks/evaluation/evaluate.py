@@ -1,0 +1,221 @@
+"""Evaluation: ask an engine about items under a protocol, and keep what it says as it comes."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.chat import Message
+from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, PredictionLog
+from benchmarks.evaluation.protocol import Protocol
+from benchmarks.models.engines import Engine, Generation, Request
+from benchmarks.models.generation import Written
+from benchmarks.runs import package_versions
+from rewards import LABELS, Answer, InputError, Label, Status, parse_answer
+
+_ITEM_COLUMNS: Final = ("item_id", "cell_line", "pert", "gene", "label")
+
+
+def evaluate(
+    engine: Engine,
+    items: pd.DataFrame,
+    messages: Sequence[Sequence[Message]],
+    protocol: Protocol,
+    run_dir: Path,
+    *,
+    seed: int = 0,
+    chunk: int = 64,
+    facts: Mapping[str, Any] | None = None,
+    progress: Callable[[float, int, int], None] | None = None,
+) -> Path:
+    """Generate, read and store predictions; a run that was stopped goes on where it was.
+
+    Item × sample rows are cut into chunks of fixed bounds, each stored durably once it is done. A resumed run forms
+    the same batches as an unbroken one, so that their predictions are equal.
+
+    Args:
+        engine: where completions come from.
+        items: N items: `item_id`, `cell_line`, `pert`, `gene`, `label`.
+        messages: N prompts, one per item.
+        protocol: decoding, samples, scores and parser; its fingerprint is stored.
+        run_dir: the run's folder; `predictions.parquet` is written there.
+        seed: tells training runs apart; stored with each row.
+        chunk: rows per chunk, which is also the batch handed to the engine.
+        facts: further facts of the run, JSON-able and without secrets, stored under `run`.
+        progress: called with (rows done, rows in all, tokens written) at the start, within a chunk and after it; rows
+            that are being written count by their share of the length that is expected of them.
+
+    Returns:
+        The path of `predictions.parquet`. If it is there already and of the same run, nothing is generated.
+
+    Raises:
+        InputError: items and prompts do not fit together, a prompt does not fit the model's context, or the folder
+            holds predictions of a run with other facts (the keys that differ are named).
+        CheckError: the disk is full, or a server is out of reach; finished chunks stay.
+    """
+    _check_items(items, messages, protocol, chunk)
+    n_rows = len(items) * protocol.samples
+    with PredictionLog(run_dir, _facts(engine, items, messages, protocol, seed, chunk, facts)) as log:
+        if not log.complete:
+            _check_context(engine, items, messages, protocol)
+            bounds = range(0, n_rows, chunk)
+            stored = log.parts()
+            before = done = sum(min(chunk, n_rows - start) for number, start in enumerate(bounds) if number in stored)
+            tokens = 0
+            if progress is not None:
+                progress(done, n_rows, 0)
+            for number, start in enumerate(bounds):
+                if number in stored:
+                    continue
+                rows = range(start, min(start + chunk, n_rows))  # row = item × samples + sample
+                expected = tokens / (done - before) if done > before else float(protocol.max_tokens)
+
+                def written(finished: int, so_far: int) -> None:
+                    if progress is not None:
+                        share = min(so_far / max(expected, 1.0), float(len(rows)))  # noqa: B023 - called within the turn
+                        progress(done + max(finished, share), n_rows, tokens + so_far)  # noqa: B023
+
+                frame, errors = _predict(engine, items, messages, protocol, seed, rows, written)
+                log.append(number, frame, errors)
+                done += len(rows)
+                tokens += int(frame["completion_tokens"].sum())
+                if progress is not None:
+                    progress(done, n_rows, tokens)
+        return log.finish(n_rows)
+
+
+def request_seed(protocol: Protocol, item_id: str, sample: int) -> int:
+    """Return the sampling seed of one item's sample: it depends on nothing else, such as the order of items."""
+    digest = hashlib.sha256(f"{protocol.seed}|{item_id}|{sample}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: every engine takes it
+
+
+def read_generation(generation: Generation, protocol: Protocol) -> tuple[Answer, tuple[float, float, float]]:
+    """Return what a generation answers, and its three label probabilities.
+
+    Args:
+        generation: from an engine.
+        protocol: its `parser` and `scores`.
+
+    Returns:
+        The answer, `incomplete` where a text without one was cut off by the token limit; and probabilities in the
+        order of `rewards.LABELS`: the engine's, or 1 for the label given under `scores: votes` (the share of votes is
+        the mean over samples). NaN where there are none or the status is not `answered`.
+    """
+    none = (np.nan, np.nan, np.nan)
+    if generation.error is not None:
+        return Answer(None, Status.ERROR, None), none
+    text = generation.text
+    answer = parse_answer(text, strict=protocol.parser == "strict")
+    if answer.status is not Status.ANSWERED:
+        cut = generation.finish_reason == "length" and text is not None and "</answer>" not in text.lower()
+        return (Answer(None, Status.INCOMPLETE, answer.think) if cut else answer), none
+    if protocol.scores == "votes":
+        up, down, unchanged = (float(label is answer.label) for label in LABELS)
+        return answer, (up, down, unchanged)
+    return answer, generation.probabilities or none
+
+
+def _predict(
+    engine: Engine,
+    items: pd.DataFrame,
+    messages: Sequence[Sequence[Message]],
+    protocol: Protocol,
+    seed: int,
+    rows: range,
+    written: Written,
+) -> tuple[pd.DataFrame, Counter[str]]:
+    at = [row // protocol.samples for row in rows]
+    samples = [row % protocol.samples for row in rows]
+    chosen = items.iloc[at]
+    requests = [
+        Request(messages[item], request_seed(protocol, item_id, sample))
+        for item, item_id, sample in zip(at, chosen["item_id"], samples, strict=True)
+    ]
+    generations = engine.generate(requests, protocol, written)
+    read = [
+        read_generation(generation, protocol)
+        for _, generation in zip(requests, generations, strict=True)  # an engine that drops one is an error here
+    ]
+    frame = pd.DataFrame({name: chosen[name].astype("str").to_numpy(dtype=object) for name in _ITEM_COLUMNS})
+    frame["sample"] = samples
+    frame["seed"] = seed
+    frame["completion"] = [generation.text for generation in generations]
+    frame["answer"] = [None if answer.label is None else str(answer.label) for answer, _ in read]
+    frame["status"] = [str(answer.status) for answer, _ in read]
+    for column, name in enumerate(PROBABILITIES):
+        frame[name] = np.array([probabilities[column] for _, probabilities in read], dtype=np.float64)
+    frame["completion_tokens"] = [generation.completion_tokens for generation in generations]
+    frame["finish_reason"] = [generation.finish_reason for generation in generations]
+    errors = Counter(generation.error for generation in generations if generation.error is not None)
+    return frame[COLUMNS], errors
+
+
+def _check_items(items: pd.DataFrame, messages: Sequence[Sequence[Message]], protocol: Protocol, chunk: int) -> None:
+    missing = [name for name in _ITEM_COLUMNS if name not in items]
+    if missing:
+        raise InputError(f"items: no column {missing[0]!r}; evaluation needs {', '.join(_ITEM_COLUMNS)}")
+    if items.empty:
+        raise InputError("items: there are none; widen the split or the item subset")
+    if len(messages) != len(items):
+        raise InputError(f"messages: {len(messages)} prompts for {len(items)} items; pass one each")
+    twice = items["item_id"].duplicated()
+    if twice.any():
+        raise InputError(f"items: {items['item_id'][twice].iloc[0]} occurs twice; drop one")
+    if chunk < 1:
+        raise InputError(f"chunk: is {chunk}; it must be at least 1")
+    if protocol.template == "direction":
+        undirected = items["label"].astype("str") == str(Label.NONE)
+        if undirected.any():
+            raise InputError(
+                f"items: {items['item_id'][undirected].iloc[0]} is {Label.NONE}, which template: direction does not "
+                "ask; pass the differentially expressed items only"
+            )
+
+
+def _check_context(
+    engine: Engine, items: pd.DataFrame, messages: Sequence[Sequence[Message]], protocol: Protocol
+) -> None:
+    if engine.context is None:
+        return
+    for item_id, prompt in zip(items["item_id"], messages, strict=True):
+        tokens = engine.prompt_tokens(prompt)
+        if tokens is not None and tokens + protocol.max_tokens > engine.context:
+            raise InputError(
+                f"item {item_id}: {tokens} prompt tokens and max_tokens {protocol.max_tokens} exceed the model's "
+                f"context of {engine.context}; lower max_tokens or evidence, or raise max_model_len"
+            )
+
+
+def _facts(
+    engine: Engine,
+    items: pd.DataFrame,
+    messages: Sequence[Sequence[Message]],
+    protocol: Protocol,
+    seed: int,
+    chunk: int,
+    facts: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    rows = "\n".join(f"{item}\t{label}" for item, label in zip(items["item_id"], items["label"], strict=True))
+    prompts = json.dumps([[dict(message) for message in prompt] for prompt in messages], sort_keys=True)
+    return {
+        "format": 1,
+        "protocol": json.loads(protocol.canonical_json()),
+        "protocol_fingerprint": protocol.fingerprint,
+        "items": {"n": len(items), "sha256": hashlib.sha256(rows.encode()).hexdigest()},
+        "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
+        "engine": engine.facts(),
+        "scores": {
+            "logprobs": "probabilities of the answer's first token, normalised over the labels",
+            "votes": "share of samples that give the label (one-hot per sample)",
+        }[protocol.scores],
+        "seed": seed,
+        "chunk": chunk,
+        "packages": package_versions(),
+        "run": dict(facts or {}),
+    }

@@ -1,0 +1,397 @@
+"""What similar knockdowns did to the same gene: the cross-line neighbour model.
+
+**Similarity.** A perturbation is described by its signed training labels in the *other* cell lines: +1 and -1 summed
+over those lines, one column per gene read out, weighted log(1 + N/n) where n of the N knockdowns (line x
+perturbation) change the gene, so that genes which answer to everything count little (inverse document frequency,
+Sparck Jones 1972, 10.1108/eb026526). A truncated SVD gives perturbations (left) and genes (right) as vectors of unit
+length; cosines between them are the similarities.
+
+**Forecast** of label k for item (c, p, g), from line c's training labels y:
+
+    w_q = exp(sharpness cos(p, q))                    other perturbations q known in another line
+    v_h = cos(g, h)^2 where that cosine >= least_similar     other genes h
+    n_k = sum_q w_q [y(q, g) = k]                     what similar knockdowns did to this gene
+    O_k = sum_h v_h sum_q w_q [y(q, h) = k]           what they did to similar genes,
+    E_k = sum_h v_h sum_q w_q [y(q, h) known] r_k(h)  and what those genes' own rates let expect
+    e_k ~ r_k(g) (O_k + a) / (E_k + a)                the gene's own rate, corrected; sums to 1
+    p_k = (n_k + A e_k) / (n + A)
+
+r_k is a gene's share of label k in the line, with b pseudo-counts at the shares of all training labels. (O + a)/(E + a)
+is the ratio of observed to expected counts, as in a standardised incidence ratio. Where p is unknown in the other
+lines, or g under other knockdowns in line c, the forecast is the gene's rate.
+
+No label of an item's own perturbation in its own line enters, so that a training item is forecast exactly as a test
+item is. The settings were chosen by cross-validation over training perturbations (`tools/choose_neighbours.py`,
+docs/baselines.md).
+
+The same model serves as a baseline, as the evidence in prompts and as a soft verifier. Evidence is about the same gene
+only: similar genes enter the forecast alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.screens.labels import CELL_LINES
+from rewards import LABELS, InputError, Label
+
+EVIDENCE_COLUMNS: Final = ["item_id", "rank", "pert", "similarity", "label"]
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+_DENSE: Final = 256  # perturbations or genes up to which the SVD is done in full
+_BLOCK: Final = 128  # perturbations weighed at once: bounds the memory to some 128 x genes x 12 numbers
+
+
+@dataclass(frozen=True)
+class NeighbourSettings:
+    """Settings of the neighbour model, in the terms of this module's formula; the defaults are those chosen.
+
+    Attributes:
+        components: SVD components of a perturbation's description, at least 1.
+        sharpness: factor of the cosine in a knockdown's weight, at least 0.
+        least_similar: smallest cosine of a similar gene, above 0; above 1 there are none.
+        pseudo_counts: A, above 0.
+        ratio_counts: a, above 0.
+        rate_counts: b, above 0.
+    """
+
+    components: int = 80
+    sharpness: float = 6.0
+    least_similar: float = 0.2
+    pseudo_counts: float = 100.0
+    ratio_counts: float = 10.0
+    rate_counts: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise InputError(f"components: {self.components}; use at least 1")
+        if self.sharpness < 0:
+            raise InputError(f"sharpness: {self.sharpness}; use 0 or more")
+        for name in ("least_similar", "pseudo_counts", "ratio_counts", "rate_counts"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: {getattr(self, name)}; use a number above 0")
+
+
+SETTINGS: Final = NeighbourSettings()
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One cell line's training labels, and how alike its perturbations and genes are in the other lines.
+
+    Axes: P all perturbations trained in any line; G genes trained here; L labels.
+    """
+
+    perts: pd.Index
+    genes: pd.Index
+    label_PG: Any  # sparse: 1 + position in LABELS, 0 for no row
+    similarity_PP: Floats
+    known_P: Bools
+    similar_GG: Any  # sparse: v of the formula
+    gene_counts_GL: Floats
+    pert_counts_PL: Floats
+
+
+def fit_neighbours(train: pd.DataFrame, settings: NeighbourSettings = SETTINGS) -> "NeighbourModel":
+    """Fit the cross-line neighbour model.
+
+    Args:
+        train: training rows with `cell_line`, `pert`, `gene`, `label` (a `split` column must hold `train` only).
+        settings: of the formula; those chosen by cross-validation by default.
+
+    Raises:
+        InputError: `train` is empty, holds a row of another split, or an unknown cell line or label.
+    """
+    if train.empty:
+        raise InputError("train: no rows; pass the training rows of a split")
+    if "split" in train and (train["split"] != "train").any():
+        row = train.index[train["split"] != "train"][0]
+        raise InputError(f"train: row {row} is a test row; pass labels[labels['split'] == 'train']")
+    unknown = set(train["cell_line"].astype(str).unique()) - set(CELL_LINES)
+    if unknown:
+        raise InputError(f"cell_line: {min(unknown)!r} is unknown; PerturbQA has {', '.join(CELL_LINES)}")
+    code_N = pd.Index([str(label) for label in LABELS]).get_indexer(pd.Index(train["label"].astype(str)))
+    if (code_N < 0).any():
+        row = train.index[code_N < 0][0]
+        raise InputError(f"train: row {row} has an unknown label; use {', '.join(LABELS)}")
+    return NeighbourModel(train, code_N.astype(np.int64), settings)
+
+
+class NeighbourModel:
+    """A fitted cross-line neighbour model; made by `fit_neighbours`."""
+
+    def __init__(self, train: pd.DataFrame, code_N: Ints, settings: NeighbourSettings) -> None:
+        self._settings = settings
+        rows = pd.DataFrame(
+            {
+                "line": train["cell_line"].astype(str).to_numpy(),
+                "pert": train["pert"].astype(str).to_numpy(),
+                "gene": train["gene"].astype(str).to_numpy(),
+                "code": code_N,
+            }
+        )
+        self._lines = {line: _fit_line(rows, line, settings) for line in CELL_LINES if (rows["line"] == line).any()}
+        self._genes = pd.Index(np.unique(rows["gene"]))
+        self._gene_counts_GL = _count(self._genes.get_indexer(pd.Index(rows["gene"])), code_N, len(self._genes))
+        self._counts_L: Floats = np.bincount(code_N, minlength=len(LABELS)).astype(np.float64)
+
+    def rates(self, items: pd.DataFrame) -> Floats:
+        """Return each item's gene rates, (N, 3) in the order of `LABELS`, without the item's own perturbation.
+
+        A gene without other training rows in the item's line has its rate over all trained lines; an unseen gene
+        has the shares of all training labels, without those of the item's perturbation in its line.
+        """
+        rates = np.empty((len(items), len(LABELS)))
+        for line, at, group in _by_line(items):
+            rates[at] = self._line_rates(line, group)
+        return rates
+
+    def predict(self, items: pd.DataFrame) -> pd.DataFrame:
+        """Forecast items.
+
+        Args:
+            items: rows with `item_id`, `cell_line`, `pert`, `gene`, from training or test.
+
+        Returns:
+            `item_id, p_up, p_down, p_none`, one row per item in the order given; the three sum to 1.
+        """
+        forecast = np.empty((len(items), len(LABELS)))
+        for line, at, group in _by_line(items):
+            forecast[at] = self._line_rates(line, group)
+            fitted = self._lines.get(line)
+            if fitted is not None:
+                usable, pert_N, gene_N = _usable(fitted, group)
+                forecast[at[usable]] = self._weigh(fitted, pert_N[usable], gene_N[usable])
+        return pd.DataFrame(
+            {
+                "item_id": items["item_id"].to_numpy(),
+                "p_up": forecast[:, LABELS.index(Label.UP)],
+                "p_down": forecast[:, LABELS.index(Label.DOWN)],
+                "p_none": forecast[:, LABELS.index(Label.NONE)],
+            }
+        )
+
+    def evidence(self, items: pd.DataFrame, k: int) -> pd.DataFrame:
+        """Return the k most similar knockdowns that were measured on the same gene in the same line.
+
+        Args:
+            items: rows with `item_id`, `cell_line`, `pert`, `gene`.
+            k: knockdowns per item, at least 1; fewer where fewer are known.
+
+        Returns:
+            `item_id, rank` (from 1), `pert` (the similar knockdown), `similarity` (cosine over the other lines),
+            `label` (what it did to the gene), most similar first. An item whose perturbation is unknown in the
+            other lines has no rows, nor has one in a line without training labels.
+        """
+        if k < 1:
+            raise InputError(f"k: {k} similar knockdowns; ask for at least 1")
+        parts = []
+        for line, _, group in _by_line(items):
+            fitted = self._lines.get(line)
+            if fitted is not None:
+                parts.append(_nearest(fitted, group, k))
+        if not parts:
+            return pd.DataFrame(columns=EVIDENCE_COLUMNS)
+        found = pd.concat(parts, ignore_index=True)
+        order = pd.Series(np.arange(len(items)), index=items["item_id"])
+        found["at"] = order.loc[found["item_id"]].to_numpy()
+        return found.sort_values(["at", "rank"], ignore_index=True)[EVIDENCE_COLUMNS]
+
+    def _line_rates(self, line: str, group: pd.DataFrame) -> Floats:
+        pooled_N = self._genes.get_indexer(pd.Index(group["gene"]))
+        pooled_NL = np.where(pooled_N[:, None] >= 0, self._gene_counts_GL[pooled_N], 0.0)
+        fitted = self._lines.get(line)
+        if fitted is None:
+            return _shares(pooled_NL, _shares(self._counts_L[None, :], 1 / len(LABELS)))
+        pert_N = fitted.perts.get_indexer(pd.Index(group["pert"]))
+        gene_N = fitted.genes.get_indexer(pd.Index(group["gene"]))
+        own_NL = _own_labels(fitted, pert_N, gene_N)[:, None] == np.arange(1, len(LABELS) + 1)
+        mine_NL = np.where(pert_N[:, None] >= 0, fitted.pert_counts_PL[pert_N], 0.0)
+        prior_NL = _shares(self._counts_L - mine_NL, 1 / len(LABELS))
+        counts_NL = np.where(gene_N[:, None] >= 0, fitted.gene_counts_GL[gene_N], 0.0)
+        return _shares(counts_NL - own_NL, _shares(pooled_NL - own_NL, prior_NL))
+
+    def _weigh(self, fitted: _Line, pert_N: Ints, gene_N: Ints) -> Floats:
+        """Return p of the formula, (N, 3), for items of one line given by known perturbation and trained gene."""
+        said_PG = [(fitted.label_PG == 1 + c).astype(np.float64) for c in range(len(LABELS))]
+        forecast = np.empty((len(pert_N), len(LABELS)))
+        asked = np.unique(pert_N)
+        for start in range(0, len(asked), _BLOCK):
+            block = asked[start : start + _BLOCK]
+            at = np.flatnonzero((pert_N >= block[0]) & (pert_N <= block[-1]))
+            row_N = np.searchsorted(block, pert_N[at])
+            weight_BP = np.exp(self._settings.sharpness * fitted.similarity_PP[block])
+            weight_BP[:, ~fitted.known_P] = 0.0
+            weight_BP[np.arange(len(block)), block] = 0.0  # never the item's own perturbation
+            n_LBG = np.stack([weight_BP @ said for said in said_PG])
+            expected_LBG = self._expected(fitted, block, n_LBG, np.stack([said[block].toarray() for said in said_PG]))
+            n_NL, expected_NL = n_LBG[:, row_N, gene_N[at]].T, expected_LBG[:, row_N, gene_N[at]].T
+            pseudo = self._settings.pseudo_counts
+            forecast[at] = (n_NL + pseudo * expected_NL) / (n_NL.sum(axis=1, keepdims=True) + pseudo)
+        return forecast
+
+    def _expected(self, fitted: _Line, block: Ints, n_LBG: Floats, own_LBG: Floats) -> Floats:
+        """Return e of the formula, (3, B, G): each gene's rate, corrected by what similar knockdowns did to its kin."""
+        a, b = self._settings.ratio_counts, self._settings.rate_counts
+        prior_BL = _shares(self._counts_L - fitted.pert_counts_PL[block], 1 / len(LABELS))
+        counts_LBG = fitted.gene_counts_GL.T[:, None, :] - own_LBG
+        rate_LBG = (counts_LBG + b * prior_BL.T[:, :, None]) / (counts_LBG.sum(axis=0) + b)
+        known_BG = n_LBG.sum(axis=0)
+        ratio_LBG = np.stack(
+            [
+                (n_BG @ fitted.similar_GG + a) / ((known_BG * rate_BG) @ fitted.similar_GG + a)
+                for n_BG, rate_BG in zip(n_LBG, rate_LBG, strict=True)
+            ]
+        )
+        expected_LBG = rate_LBG * ratio_LBG
+        return np.asarray(expected_LBG / expected_LBG.sum(axis=0))
+
+
+def _shares(counts_NL: Floats, fallback: Floats | float) -> Floats:
+    total_N = counts_NL.sum(axis=1, keepdims=True)
+    return np.where(total_N > 0, counts_NL / np.maximum(total_N, 1), fallback)
+
+
+def _count(group_N: Ints, code_N: Ints, n_groups: int) -> Floats:
+    """Count labels per group: (n_groups, 3)."""
+    cell_N = group_N * len(LABELS) + code_N
+    counts = np.bincount(cell_N, minlength=n_groups * len(LABELS)).reshape(n_groups, len(LABELS))
+    return counts.astype(np.float64)
+
+
+def _by_line(items: pd.DataFrame) -> Iterator[tuple[str, Ints, pd.DataFrame]]:
+    lines = items["cell_line"].astype(str).to_numpy()
+    for line in pd.unique(lines):
+        if line not in CELL_LINES:
+            raise InputError(f"cell_line: {line!r} is unknown; PerturbQA has {', '.join(CELL_LINES)}")
+        at = np.flatnonzero(lines == line)
+        yield line, at, items.iloc[at]
+
+
+def _fit_line(rows: pd.DataFrame, line: str, settings: NeighbourSettings) -> _Line:
+    from scipy import sparse
+
+    here, there = rows[rows["line"] == line], rows[rows["line"] != line]
+    perts, genes = pd.Index(np.unique(rows["pert"])), pd.Index(np.unique(here["gene"]))
+    vector_PK, known_P, vector_GK = _describe(there, perts, genes, settings.components)
+    code_N = here["code"].to_numpy()
+    pert_N, gene_N = perts.get_indexer(pd.Index(here["pert"])), genes.get_indexer(pd.Index(here["gene"]))
+    return _Line(
+        perts=perts,
+        genes=genes,
+        label_PG=sparse.csc_array((1 + code_N, (pert_N, gene_N)), shape=(len(perts), len(genes))),
+        similarity_PP=np.round(vector_PK @ vector_PK.T, 12),
+        known_P=known_P,
+        similar_GG=_similar_genes(vector_GK, settings.least_similar),
+        gene_counts_GL=_count(gene_N, code_N, len(genes)),
+        pert_counts_PL=_count(pert_N, code_N, len(perts)),
+    )
+
+
+def _describe(there: pd.DataFrame, perts: pd.Index, genes: pd.Index, components: int) -> tuple[Floats, Bools, Floats]:
+    """Describe perturbations and genes by signed labels in the other lines.
+
+    Returns:
+        (P, K) perturbations of unit length, or 0 if unknown; (P,) whether they are known; (G, K) genes likewise.
+    """
+    from scipy import sparse
+    from scipy.sparse.linalg import svds
+
+    n_knockdowns = len(there[["line", "pert"]].drop_duplicates())
+    signed = there[there["code"] != LABELS.index(Label.NONE)]
+    column_N, columns = pd.factorize(signed["gene"], sort=True)
+    shape = (len(perts), max(len(columns), 1))
+    k = min(components, min(shape) - 1)
+    if k < 1:  # a single perturbation or column: nothing can be similar
+        return np.zeros((len(perts), 1)), np.zeros(len(perts), dtype=bool), np.zeros((len(genes), 1))
+    rarity_N = np.log1p(n_knockdowns / np.bincount(column_N))[column_N]
+    sign_N = np.where(signed["code"] == LABELS.index(Label.UP), 1.0, -1.0)
+    pert_N = perts.get_indexer(pd.Index(signed["pert"]))
+    matrix = sparse.csr_array((sign_N * rarity_N, (pert_N, column_N)), shape=shape)  # sums what occurs twice
+    if min(shape) <= _DENSE:  # ARPACK breaks down on matrices of low rank
+        left, scale, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
+        left_PK, scale_K, right_KC = left[:, :k], scale[:k], right[:k]
+    else:
+        start = np.random.default_rng(0).normal(size=min(shape))  # fixed: the same labels give the same components
+        left_PK, scale_K, right_KC = svds(matrix, k=k, v0=start, tol=0)
+    vector_PK, known_P = _unit(left_PK * scale_K)
+    vector_CK, _ = _unit(right_KC.T * scale_K)
+    at_G = pd.Index(columns).get_indexer(genes)
+    return vector_PK, known_P, np.where(at_G[:, None] >= 0, vector_CK[at_G], 0.0)
+
+
+def _unit(rows: Floats) -> tuple[Floats, Bools]:
+    """Scale rows to unit length; those without length become 0, and are told apart."""
+    length = np.linalg.norm(rows, axis=1)
+    known = length > 1e-9
+    return rows / np.where(known, length, 1.0)[:, None] * known[:, None], known
+
+
+def _similar_genes(vector_GK: Floats, least: float) -> Any:
+    """Return the squared cosines of at least `least` between different genes: sparse (G, G)."""
+    from scipy import sparse
+
+    if least > 1:  # no genes are, and looking for them costs seconds
+        return sparse.csr_array((len(vector_GK), len(vector_GK)))
+    step, parts = 1024, []
+    for start in range(0, len(vector_GK), step):  # all genes at once would be half a gigabyte
+        cosine = np.round(vector_GK[start : start + step] @ vector_GK.T, 12)
+        cosine[np.arange(len(cosine)), start + np.arange(len(cosine))] = 0.0
+        parts.append(sparse.csr_array(np.where(cosine >= least, cosine**2, 0.0)))
+    return sparse.vstack(parts, format="csr")
+
+
+def _own_labels(fitted: _Line, pert_N: Ints, gene_N: Ints) -> Ints:
+    """Return the label code of each item itself, 0 where it is no training item."""
+    inside = (pert_N >= 0) & (gene_N >= 0)
+    own = np.zeros(len(pert_N), dtype=np.int64)
+    if inside.any():  # SciPy returns no array for no indices
+        own[inside] = fitted.label_PG[pert_N[inside], gene_N[inside]]
+    return own
+
+
+def _usable(fitted: _Line, group: pd.DataFrame) -> tuple[Ints, Ints, Ints]:
+    """Return the positions of items that can be forecast by neighbours, and all items' codes.
+
+    Those are items whose perturbation is known elsewhere, and whose gene other perturbations are trained on here.
+    """
+    pert_N = fitted.perts.get_indexer(pd.Index(group["pert"]))
+    gene_N = fitted.genes.get_indexer(pd.Index(group["gene"]))
+    own_N = _own_labels(fitted, pert_N, gene_N) > 0
+    usable = np.flatnonzero((pert_N >= 0) & (gene_N >= 0))
+    usable = usable[fitted.known_P[pert_N[usable]]]
+    others_N = fitted.gene_counts_GL[gene_N[usable]].sum(axis=1) - own_N[usable]
+    return usable[others_N > 0], pert_N, gene_N
+
+
+def _nearest(fitted: _Line, group: pd.DataFrame, k: int) -> pd.DataFrame:
+    usable, pert_N, gene_N = _usable(fitted, group)
+    item_id = group["item_id"].to_numpy()
+    labels = fitted.label_PG.toarray().astype(np.int8)
+    names = fitted.perts.to_numpy()
+    rows: list[pd.DataFrame] = []
+    for pert in np.unique(pert_N[usable]):
+        mine = usable[pert_N[usable] == pert]
+        order = np.argsort(-fitted.similarity_PP[pert], kind="stable")
+        order = order[(order != pert) & fitted.known_P[order]]
+        label_QM = labels[np.ix_(order, gene_N[mine])]
+        seen_QM = label_QM > 0
+        rank_QM = np.cumsum(seen_QM, axis=0)
+        q, m = np.nonzero(seen_QM & (rank_QM <= k))
+        rows.append(
+            pd.DataFrame(
+                {
+                    "item_id": item_id[mine[m]],
+                    "rank": rank_QM[q, m],
+                    "pert": names[order[q]],
+                    "similarity": fitted.similarity_PP[pert, order[q]],
+                    "label": np.array([str(x) for x in LABELS], dtype=object)[label_QM[q, m] - 1],
+                }
+            )
+        )
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=EVIDENCE_COLUMNS)

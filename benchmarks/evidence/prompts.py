@@ -1,0 +1,114 @@
+"""Prompts: what a model is asked about an item. Any change of wording here raises `VERSION`."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from benchmarks.chat import Message
+from benchmarks.screens.corpus import Corpus
+from rewards import InputError, Label
+
+VERSION: Final = 1
+TEMPLATES: Final = ("three_class", "direction")
+
+CELL_CONTEXT: Final = {
+    "k562": "K562 (chronic myeloid leukaemia)",
+    "rpe1": "RPE1 (retinal pigment epithelium)",
+    "hepg2": "HepG2 (hepatocellular carcinoma)",
+    "jurkat": "Jurkat (T-cell leukaemia)",
+}
+
+_SYSTEM: Final = "You are an expert on CRISPRi knockdown and gene regulation."
+_QUESTION: Final = {
+    "three_class": (
+        "{pert} is knocked down by CRISPRi in {cell}. What happens to the expression of {gene}?\n"
+        f"Labels: {Label.UP}; {Label.DOWN}; {Label.NONE}."
+    ),
+    "direction": (
+        "{pert} is knocked down by CRISPRi in {cell}, and the expression of {gene} changes. In which direction?\n"
+        f"Labels: {Label.UP}; {Label.DOWN}."
+    ),
+}
+_FORMAT: Final = "Think first, then answer: <think>reasoning</think><answer>one label</answer>"
+
+# The eleven angles that SynthPert (arXiv 2509.25346) has its teacher consider, in our words.
+LEMMAS: Final = (
+    "gene function: what both genes do",
+    "pathway: which processes they share",
+    "knockdown phenotype: what losing {pert} does to the cell",
+    "position in the pathway: whether {pert} acts before or after {gene}",
+    "locus regulation: whether the two genes lie close together or share a promoter",
+    "direct regulation: whether {pert} controls {gene} itself",
+    "cell context: what is particular to {cell}",
+    "compounds that act alike: what inhibitors of {pert} do to {gene}",
+    "time course: what changes early and what only later",
+    "secondary effects: stress, growth arrest or compensation",
+    "conflicting evidence: what speaks against the likely answer",
+)
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """What a prompt holds.
+
+    Attributes:
+        template: `three_class`, or `direction` (asked of differentially expressed items only).
+        evidence: how many similar knockdowns are quoted; 0 quotes none.
+        lemmas: whether the eleven angles to consider are listed.
+    """
+
+    template: str = "three_class"
+    evidence: int = 0
+    lemmas: bool = False
+
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise InputError(f"template: {self.template!r} is unknown; use {' or '.join(TEMPLATES)}")
+        if self.evidence < 0:
+            raise InputError(f"evidence: {self.evidence} similar knockdowns; use 0 or more")
+
+
+def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> list[list[Message]]:
+    """Write one prompt per item.
+
+    Args:
+        items: rows with `item_id`, `cell_line`, `pert`, `gene`, from training or test.
+        corpus: whose training labels the evidence comes from.
+        config: what the prompts hold.
+
+    Returns:
+        One list of `system` and `user` messages per item, in the order given.
+    """
+    quoted: dict[str, list[str]] = {}
+    rates = dict.fromkeys(items["item_id"], "")
+    if config.evidence:
+        for row in corpus.evidence(items, config.evidence).itertuples():
+            quoted.setdefault(str(row.item_id), []).append(f"{row.pert} ({row.similarity:.1f}): {row.label}")
+        for row in corpus.rates(items).itertuples():
+            rates[str(row.item_id)] = rate_words(1.0 - float(str(row.p_none)))
+    prompts: list[list[Message]] = []
+    for row in items[["item_id", "cell_line", "pert", "gene"]].itertuples():
+        names = {"pert": row.pert, "gene": row.gene, "cell": CELL_CONTEXT[str(row.cell_line)]}
+        parts = [_QUESTION[config.template].format(**names)]
+        if config.lemmas:
+            parts.append("Consider:\n" + "\n".join(f"- {lemma.format(**names)}" for lemma in LEMMAS))
+        if config.evidence:
+            found = "\n".join(quoted.get(str(row.item_id), ["none known"]))
+            parts.append(
+                f"{row.gene} changes in {rates[str(row.item_id)]} other knockdowns in this line. "
+                f"Similar knockdowns (similarity) and {row.gene}:\n{found}"
+            )
+        parts.append(_FORMAT)
+        prompts.append([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(parts)}])
+    return prompts
+
+
+def rate_words(rate: float) -> str:
+    """Say a rate in [0, 1] in words coarse enough that leaving out one label cannot be read from them."""
+    if not 0.0 <= rate <= 1.0 + 1e-9:
+        raise ValueError(f"a rate of {rate} is not within 0 and 1")
+    for limit, words in ((0.05, "hardly any"), (0.2, "few"), (0.4, "some"), (0.6, "about half the"), (0.8, "many")):
+        if rate < limit:
+            return words
+    return "most"

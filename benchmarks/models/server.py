@@ -1,0 +1,185 @@
+"""The engine behind an OpenAI-compatible server."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from benchmarks.chat import THINK, Message, join_think, without_surrogates
+from benchmarks.endpoint.client import Endpoint, Reply, run_async
+from benchmarks.endpoint.settings import EndpointSettings, read_extra_body
+from benchmarks.models.generation import (
+    TOP_LOGPROBS,
+    Decoding,
+    Generation,
+    Probabilities,
+    Request,
+    Written,
+    names_label,
+    probabilities_of,
+)
+from rewards import InputError
+
+# What the protocol or the engine sets: under another value the protocol's fingerprint would be untrue.
+_OWN: Final = frozenset(
+    (
+        "model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens",
+        "logprobs", "top_logprobs",
+    )
+)  # fmt: skip
+_MAX_REPLY_BYTES: Final = 64 * 1024 * 1024  # twenty logprobs a token make a long reply longer
+
+
+def restore_think(text: str, reasoning: str | None, finish_reason: str) -> str:
+    """Return a server's completion with the think tags that a reasoning parser or a chat template took out.
+
+    Args:
+        text: the message's content.
+        reasoning: the message's reasoning where the server keeps it apart; it goes in front of what the model then
+            wrote into a think block as asked, as in traces with `thinking: keep`.
+        finish_reason: a completion cut off (`length`) in its reasoning is left open.
+    """
+    if reasoning and not text and finish_reason == "length":
+        return f"{THINK}{reasoning}"
+    if reasoning:
+        return join_think(reasoning, text)
+    return THINK + text if "</think>" in text and THINK not in text else text
+
+
+class OpenAIEngine:
+    """A server that speaks OpenAI's chat completions: vLLM, llama.cpp, OpenAI, and others.
+
+    What fails for a while is tried again, what fails for good is a `Generation` with `error`, and a server that cannot
+    be asked at all stops the run; see `benchmarks.endpoint.client.Endpoint`.
+
+    Args:
+        base_url: the server's URL, with its `/v1`; without credentials.
+        model: the model's name there.
+        api_key_env: environment variable that holds the key; servers without keys need none.
+        max_tokens_key: what the server calls the longest completion, `max_tokens` or `max_completion_tokens`.
+        max_in_flight: requests open at a time.
+        attempts: tries per request.
+        timeout: seconds per attempt.
+        extra_body: further keys of each request, such as `{"chat_template_kwargs": {"enable_thinking": False}}`; none
+            that the protocol sets.
+
+    Raises:
+        InputError: an argument is out of range, `base_url` is no http(s) URL, or it or `extra_body` may hold a secret.
+    """
+
+    name: Final = "openai"
+    context: int | None = None
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key_env: str = "OPENAI_API_KEY",
+        max_tokens_key: str = "max_tokens",
+        max_in_flight: int = 32,
+        attempts: int = 7,
+        timeout: float = 600.0,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._extra_body = read_extra_body(extra_body)
+        if own := sorted(_OWN & set(self._extra_body)):
+            raise InputError(f"extra_body: {own[0]!r} is set by the protocol; leave it out and use the protocol's key")
+        self._settings = EndpointSettings(
+            base_url, model, api_key_env, max_tokens_key=max_tokens_key, timeout=timeout, attempts=attempts
+        )  # fmt: skip
+        self._max_in_flight = max_in_flight
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> None:
+        """Return None: the server has the tokenizer."""
+        return
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
+    ) -> list[Generation]:
+        """Complete the requests; see `Engine.generate`.
+
+        Raises:
+            InputError: the server refuses the key, does not know the model, or gives no logprobs where they are asked.
+            CheckError: the server cannot be reached, fails for many questions in a row, or keeps saying that there are
+                too many requests.
+        """
+        return run_async(self._generate_all(requests, decoding, written))
+
+    async def _generate_all(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None
+    ) -> list[Generation]:
+        logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if decoding.scores == "logprobs" else {}
+        settings = replace(
+            self._settings,
+            max_reply_bytes=_MAX_REPLY_BYTES if logprobs else self._settings.max_reply_bytes,
+            max_tokens=decoding.max_tokens,
+            temperature=decoding.temperature,
+            extra_body={"top_p": decoding.top_p, **logprobs, **self._extra_body},
+        )
+        endpoint = Endpoint(settings, connections=self._max_in_flight)
+        gate = asyncio.Semaphore(self._max_in_flight)
+        finished = tokens = 0
+
+        async def one(request: Request) -> Generation:
+            messages = [dict(message) for message in request.messages]
+            shaping = (settings.model, settings.max_tokens, settings.temperature, settings.extra_body, request.seed)
+            content = json.dumps([messages, *shaping])
+            async with gate:
+                reply = await endpoint.ask(
+                    messages, hashlib.sha256(content.encode()).hexdigest(), extra={"seed": request.seed}
+                )
+            generation = self._generation(reply, bool(logprobs))
+            nonlocal finished, tokens
+            finished, tokens = finished + 1, tokens + generation.completion_tokens
+            if written is not None:
+                written(finished, tokens)
+            return generation
+
+        try:
+            return list(await asyncio.gather(*(one(request) for request in requests)))
+        finally:
+            await endpoint.close()
+
+    def _generation(self, reply: Reply, logprobs: bool) -> Generation:
+        if reply.text is None:
+            return Generation(None, "error", 0, None, reply.error)
+        if len(reply.text) > (longest := self._settings.max_reply_bytes):
+            return Generation(None, "error", 0, None, f"the reply is longer than {longest:,} characters")
+        text = without_surrogates(restore_think(reply.text, reply.reasoning, reply.finish_reason))
+        probabilities = self._probabilities(reply) if logprobs and names_label(text) else None
+        return Generation(text, reply.finish_reason, reply.completion_tokens, probabilities)
+
+    def _probabilities(self, reply: Reply) -> Probabilities | None:
+        tokens = reply.logprobs
+        if not tokens:
+            raise InputError(f"{self._settings.base_url}: gives no logprobs; set scores: votes")
+        try:
+            return probabilities_of(
+                [token["token"] for token in tokens],
+                lambda index: [(other["token"], _logprob(other)) for other in tokens[index]["top_logprobs"]],
+            )
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"{self._settings.base_url}: its logprobs have another form than OpenAI's; set scores: votes"
+            ) from None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the engine's facts; see `Engine.facts`."""
+        extra = {"extra_body": self._extra_body} if self._extra_body else {}
+        return {
+            "name": self.name, "model": self._settings.model, "revision": None, "adapter_sha256": None,
+            "url": self._settings.base_url, **extra,
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Do nothing: connections are closed after each batch."""
+
+
+def _logprob(entry: Mapping[str, Any]) -> float:
+    value = float(entry["logprob"])
+    if not value <= 1e-3:  # rounding may bring it above 0
+        raise ValueError(value)
+    return value

@@ -1,0 +1,435 @@
+"""The report's words: names, definitions, formatted numbers, and sentences made from the numbers."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+from benchmarks.statistics.metrics import TASK_METRICS, task_of
+from benchmarks.statistics.significance import FEW_CLUSTERS
+from rewards import LABELS, Status
+
+# What the summary and the figures show; every metric is in the tables.
+HEADLINE: Final = ("de_per_gene_auroc", "accuracy", "balanced_accuracy")
+# Metrics shown by cell line and by stratum in figures: PerturbQA's own.
+BY_PART: Final = ("de_per_gene_auroc", "dir_per_gene_auroc")
+ALPHA: Final = 0.05
+MANY_PAIRS: Final = 6
+UNTESTED: Final = "not tested: "
+DASH: Final = "\N{EN DASH}"
+MINUS: Final = "\N{MINUS SIGN}"
+
+TASK_NAMES: Final = {
+    "three_class": "Three classes: up, down or not differentially expressed",
+    "de": "Differential expression: changed or not",
+    "dir": "Direction: up or down, where expression changed",
+}
+_CLASSES: Final = {"up": "upregulated", "down": "downregulated", "none": "not differentially expressed"}
+METRIC_NAMES: Final = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "mcc": "MCC",
+    "recall_up": "Recall, up",
+    "recall_down": "Recall, down",
+    "recall_none": "Recall, not DE",
+    "precision_up": "Precision, up",
+    "precision_down": "Precision, down",
+    "precision_none": "Precision, not DE",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "de_auroc": "Pooled AUROC",
+    "de_auprc": "Pooled AUPRC",
+    "de_per_gene_auroc": "Per-gene AUROC",
+    "de_per_perturbation_auroc": "Per-perturbation AUROC",
+    "dir_auroc": "Pooled AUROC",
+    "dir_auprc": "Pooled AUPRC",
+    "dir_per_gene_auroc": "Per-gene AUROC",
+    "dir_per_perturbation_auroc": "Per-perturbation AUROC",
+}
+# Names where no task stands beside them.
+LONG_NAMES: Final = METRIC_NAMES | {
+    metric: f"{name} ({task})"
+    for prefix, task in (("de_", "DE"), ("dir_", "direction"))
+    for metric, name in METRIC_NAMES.items()
+    if metric.startswith(prefix)
+}
+_POOLED: Final = (
+    "The chance that {one} gets a higher score ({score}) than {other}, over all pairs of items. {common} Pooled over "
+    "genes, it rewards knowing which genes respond to anything."
+)
+_AUPRC: Final = (
+    "Area under precision against recall for finding {one} (average precision), over all items. A score that knows "
+    "nothing gets the share of such items, {share}, so values are only comparable on the same items."
+)
+_PER_GENE: Final = (
+    "The chance that {one} gets a higher score than {other} of the same gene in the same cell line, averaged over the "
+    "genes that have both: does the system know which knockdowns {verb} a gene? {common} The official metric of "
+    "PerturbQA."
+)
+_PER_PERTURBATION: Final = (
+    "The same within a perturbation in a cell line, averaged over the perturbations that have both: does the system "
+    "know which genes a knockdown {verb}? Like the pooled one, it rewards knowing which genes respond to anything."
+)
+_COMMON: Final = "Ties, and pairs in which an item has no score, count half; 0.5 is chance."
+_DE: Final = {
+    "one": "a changed item", "other": "an unchanged one", "score": "1 less p(not DE)", "common": _COMMON,
+    "share": "about one in seven on the full benchmark",
+}  # fmt: skip
+_DIR: Final = {
+    "one": "an upregulated item",
+    "other": "a downregulated one",
+    "score": "p(up) / (p(up) + p(down))",
+    "common": _COMMON,
+    "share": "the upregulated ones among the changed",
+}
+DEFINITIONS: Final = {
+    "three_class": {
+        "accuracy": "Share of items answered with the right label of the three. No answer is a wrong answer. "
+        "Most items of the full benchmark are “not differentially expressed”, so always saying that already scores "
+        "high there.",
+        "balanced_accuracy": "Share answered right, taken within each true label and averaged over the three. "
+        "A constant answer scores 1/3.",
+        "macro_f1": "F1, which punishes missed and false alarms alike, averaged over the three labels.",
+        "mcc": "Matthews correlation of answer and truth over three classes: 1 is perfect, 0 is no relation.",
+        **{
+            f"recall_{key}": f"Of the items that are {label}, the share answered so. No answer is a miss."
+            for key, label in _CLASSES.items()
+        },
+        **{
+            f"precision_{key}": f"Of the items answered “{label}”, the share that are. None where none is answered so."
+            for key, label in _CLASSES.items()
+        },
+        "brier": "Squared error of the three probabilities, summed: 0 is perfect, 0.667 is “one third each” (which "
+        "an item without probabilities counts as). Lower is better.",
+        "ece": "Expected calibration error: how far the probability of the likeliest label lies from how often that "
+        "label is right, averaged over ten equally wide bins. It is biased upwards where items are few, so it has "
+        "no interval. Lower is better.",
+    },
+    "de": {
+        "accuracy": "Share of items where “changed or not” is right. No answer is a wrong answer.",
+        "de_auroc": _POOLED.format(**_DE),
+        "de_auprc": _AUPRC.format(**_DE),
+        "de_per_gene_auroc": _PER_GENE.format(**_DE, verb="change"),
+        "de_per_perturbation_auroc": _PER_PERTURBATION.format(verb="changes"),
+    },
+    "dir": {
+        "dir_auroc": _POOLED.format(**_DIR),
+        "dir_auprc": _AUPRC.format(**_DIR),
+        "dir_per_gene_auroc": _PER_GENE.format(**_DIR, verb="raise and which lower"),
+        "dir_per_perturbation_auroc": _PER_PERTURBATION.format(verb="raises and which it lowers"),
+    },
+}
+# Of metrics that differ only in the label they look at, one sentence tells all.
+_BY_LABEL: Final = {
+    "Recall": "Of the items that have a label, the share answered so. No answer is a miss.",
+    "Precision": "Of the items answered with a label, the share that have it. None where that is never answered.",
+}
+TEST_TERMS: Final = (
+    ("Difference", "The first system’s score less the second’s on the same items, with a 95 % interval."),
+    (
+        "Standard error",
+        "How far the difference would vary from one draw of perturbations and genes (and, with several seeds, training "
+        "runs) to the next.",
+    ),
+    (
+        "Higher, lower",
+        "The difference is real: its adjusted p is below 0.05. “None shown” does not say that there is none.",
+    ),
+    (
+        "Detectable",
+        "The smallest true difference that this test finds in 80 of 100 benchmarks of this size: 2.80 standard errors. "
+        "A smaller one that is not shown may still exist.",
+    ),
+    (
+        "Perturbations needed",
+        "How many test perturbations would make a true difference of the size named in the head detectable, with the "
+        "same genes and training runs. “No number is enough” where genes or training runs alone hide it; “these are "
+        "enough” where the perturbations at hand do.",
+    ),
+    ("p", "Of the hypothesis that the systems are equal on new perturbations and genes (and new training runs)."),
+    ("p, adjusted", "The same, allowing for all comparisons on this metric (Holm)."),
+)
+SAME_ITEMS_TERM: Final = (
+    "p, these items, new runs",
+    "A plain paired t test over training runs. It asks whether new training runs would differ on exactly these items, "
+    "and says nothing about other perturbations or genes.",
+)
+STATUS_NAMES: Final = {
+    Status.ANSWERED: "a label could be read",
+    Status.MALFORMED: "finished, but no single label could be read; counts as wrong",
+    Status.INCOMPLETE: "cut off before the answer; counts as wrong",
+    Status.ERROR: "the request failed; left out of all scores",
+}
+
+
+def metric_groups(task: str) -> list[dict[str, Any]]:
+    """Return the tables that a task's metrics fill: `title`, `metrics`, and `definitions` (name and meaning)."""
+    by_label = [metric for metric in TASK_METRICS[task] if metric.startswith(("recall_", "precision_"))]
+    rest = [metric for metric in TASK_METRICS[task] if metric not in by_label]
+    defined = [(METRIC_NAMES[metric], DEFINITIONS[task][metric]) for metric in rest]
+    groups = [{"title": "", "metrics": rest, "definitions": defined}]
+    if by_label:
+        groups.append({"title": "By label", "metrics": by_label, "definitions": list(_BY_LABEL.items())})
+    return groups
+
+
+def format_number(value: float | None, *, signed: bool = False) -> str:
+    """Three decimals and a true minus sign; a dash for None."""
+    if value is None:
+        return DASH
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    rounded = round(value, 3) + 0.0
+    return (f"{rounded:+.3f}" if signed and rounded else f"{rounded:.3f}").replace("-", MINUS)
+
+
+def format_interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """`low to high`, or a dash where there is none."""
+    if low is None or high is None:
+        return DASH
+    return f"{format_number(low, signed=signed)} to {format_number(high, signed=signed)}"
+
+
+def format_p(value: float | None) -> str:
+    """A p value to three decimals."""
+    if value is None:
+        return DASH
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def format_share(value: float) -> str:
+    """A share in percent; 0 % and 100 % only where it is exactly that."""
+    percent = 100 * value
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f} %"
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 item`, `1,200 items`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def verdict(comparison: Mapping[str, Any]) -> str:
+    """`higher`, `lower` (both real: Holm-adjusted p < 0.05), `not shown` or `not tested`."""
+    if comparison["p_holm"] is None:
+        return "not tested"
+    if comparison["p_holm"] >= ALPHA:
+        return "not shown"
+    return "higher" if comparison["difference"] > 0 else "lower"
+
+
+def reason_in_words(test: str, a: str, b: str) -> str:
+    """What `Comparison.test` says, with the systems' names for its `a` and `b`."""
+    names = {"a: ": f"{a}: ", "b: ": f"{b}: "}
+    parts = test.removeprefix(UNTESTED).split("; ")
+    return "; ".join(names[part[:3]] + part[3:] if part[:3] in names else part for part in parts)
+
+
+def what_was_compared(summary: Mapping[str, Any]) -> list[str]:
+    """Systems, items and denominators, in sentences."""
+    models, baselines = named(summary, "model"), named(summary, "baseline")
+    total = summary["evaluated"][-1]
+    lines = [row["cell_line"] for row in summary["evaluated"][:-1]]
+    sentences = []
+    if models:
+        sentences.append(f"{count_of(len(models), 'model')}: {_listed(models)}.")
+    if baselines:
+        sentences.append(
+            f"{count_of(len(baselines), 'shortcut')}, computed from training labels without a language model: "
+            f"{_listed(baselines)}."
+        )
+    changed = 1 - total[str(LABELS[-1])] / total["items"]
+    asked = "Together they were asked" if fewer_items(summary) else "All were asked the same"
+    sentences.append(
+        f"{asked} {count_of(total['items'], 'item')}: does knocking down one gene (CRISPRi) raise, "
+        f"lower or not change the expression of another? They cover {count_of(len(lines), 'cell line')} "
+        f"({_listed(lines)}), {count_of(total['perturbations'], 'perturbation')} and "
+        f"{count_of(total['genes'], 'gene')} read out; expression changed (is “DE”) in "
+        f"{format_share(changed)} of the items."
+    )
+    if summary["data"].get("is_sample"):
+        sentences.append("The items are a sample of the test split: scores are not comparable with published ones.")
+    return sentences
+
+
+def main_pairs(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of models to tell of first: all, or where they are many, each model with the one before it."""
+    models = named(summary, "model")
+    pairs = list(dict.fromkeys((one["a"], one["b"]) for one in summary["comparisons"] if one["b"] in models))
+    return pairs if len(pairs) <= MANY_PAIRS else [(later, earlier) for earlier, later in pairwise(models)]
+
+
+def findings(summary: Mapping[str, Any]) -> list[str]:
+    """Which differences between models are real, a sentence per pair."""
+    sentences = []
+    for a, b in main_pairs(summary):
+        said: dict[str, list[str]] = {}
+        for metric in HEADLINE:
+            said.setdefault(verdict(find(summary, a, b, metric)), []).append(_spoken(metric))
+        parts = [f"{way} on {_listed(said[way])}" for way in ("higher", "lower") if way in said]
+        if "not shown" in said:
+            parts.append(f"no real difference shown on {_listed(said['not shown'])}")
+        if "not tested" in said:
+            parts.append(f"not testable on {_listed(said['not tested'])}")
+        shared = shared_items(summary, a, b)
+        sentences.append(f"{a} against {b}{f' ({shared})' if shared else ''}: {'; '.join(parts)}.")
+    return sentences
+
+
+def strongest_shortcuts(summary: Mapping[str, Any]) -> list[str]:
+    """Per headline metric: the best baseline, and whether the best model differs from it."""
+    sentences = []
+    fewer = fewer_items(summary)
+    all_asked = " that was asked all items" if set(named(summary, "model")) & set(fewer) else ""
+    for metric in HEADLINE:
+        best_baseline, best_model = (best(summary, metric, kind) for kind in ("baseline", "model"))
+        if best_baseline is None:
+            continue
+        name, value = best_baseline
+        sentence = f"{LONG_NAMES[metric]}: {shown_as(summary, name)} scores {format_number(value)}."
+        if best_model is not None:
+            model, score = best_model
+            said = {
+                "higher": "higher, and the difference is real",
+                "lower": "lower, and the difference is real",
+                "not shown": "no real difference is shown",
+                "not tested": "the difference cannot be tested",
+            }[verdict(find(summary, model, name, metric))]
+            best_of = "" if model in fewer else all_asked
+            sentence += f" The best model{best_of}, {shown_as(summary, model)}, scores {format_number(score)}: {said}."
+        sentences.append(sentence)
+    return sentences
+
+
+def cautions(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    models = {name: summary["systems"][name] for name in named(summary, "model")}
+    sentences = []
+    single = [name for name, one in models.items() if len(one["seeds"]) == 1]
+    if single:
+        sentences.append(
+            f"One training run each for {_listed(single)}: how far another run with a new seed would land is "
+            "unknown, and no interval here includes it."
+        )
+    answered = [f"{shown_as(summary, name)} {format_share(one['status']['answered'])}" for name, one in models.items()]
+    if answered:
+        sentences.append(f"Completions that hold an answer: {', '.join(answered)}. One without counts as wrong.")
+    for name, one in summary["systems"].items():
+        if one["status_counts"]["error"]:
+            sentences.append(
+                f"{name}: {one['status_counts']['error']:,} of {count_of(one['n_rows'], 'request')} failed; "
+                f"{count_of(one['n_unscorable'], 'item')} cannot be scored and stay out of its scores and comparisons."
+            )
+    if any(row["p_holm"] is not None and row["p_holm"] < ALPHA for row in summary["aa_checks"]):
+        sentences.append(f"The A/A check failed. {aa_sentence(summary)}")
+    total = summary["evaluated"][-1]
+    few = [one for one in summary["comparisons"] if one["n_missing"] and one["p_value"] is not None]
+    few = [one for one in few if min(one["n_perturbations"], one["n_genes"]) < FEW_CLUSTERS]
+    if min(total["perturbations"], total["genes"]) < FEW_CLUSTERS:
+        sentences.append(
+            f"Only {count_of(total['perturbations'], 'perturbation')} and {count_of(total['genes'], 'gene')}: with "
+            f"fewer than {FEW_CLUSTERS} of either, intervals are themselves uncertain."
+        )
+    elif few:
+        compared = {one[side] for one in few for side in ("a", "b")}
+        names = [name for name in fewer_items(summary) if name in compared]
+        sentences.append(
+            f"{count_of(len(few), 'comparison')} with {_listed(names)} share items of fewer than {FEW_CLUSTERS} "
+            "perturbations or genes: their intervals are themselves uncertain."
+        )
+    return sentences
+
+
+def declared(summary: Mapping[str, Any]) -> list[str]:
+    """How the tests were declared: who is compared, the primary metric, the families, the variance."""
+    n_pairs = len({(one["a"], one["b"]) for one in summary["comparisons"]})
+    paired = "the items that both were asked" if fewer_items(summary) else "the same items"
+    sentences = [
+        f"Every model against each earlier model and each shortcut, paired on {paired}. The variance counts that items "
+        "share perturbations and genes (Cameron, Gelbach and Miller’s two-way cluster-robust variance; the "
+        "interval is a t interval). With several training runs, the variance between them is added.",
+        f"Declared before any number: {LONG_NAMES[summary['primary']]} is the primary metric, and claims rest on it; "
+        f"the other metrics are secondary. Within each metric, the {count_of(n_pairs, 'comparison')} of two systems "
+        "are one family, adjusted by Holm’s method. There is no adjustment across metrics.",
+    ]
+    return sentences
+
+
+def aa_sentence(summary: Mapping[str, Any]) -> str:
+    """What came of comparing each system with itself."""
+    rows = summary["aa_checks"]
+    if not rows:
+        return "Not run. With one sample an item, the same system cannot be compared with itself."
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    found = [row for row in rows if row["p_holm"] is not None and row["p_holm"] < ALPHA]
+    how = f"Each half of the samples of {_listed(systems)} against the other half, {count_of(len(rows), 'test')}: "
+    if not found:
+        return f"{how}no difference is found, as it should be."
+    named_here = "; ".join(f"{row['system']}, {_spoken(row['metric'])}" for row in found)
+    return (
+        f"{how}{count_of(len(found), 'difference')} found where there is none to find ({named_here}). Check how the "
+        "answers were sampled before believing differences on these metrics."
+    )
+
+
+def find(summary: Mapping[str, Any], a: str, b: str, metric: str) -> Mapping[str, Any]:
+    """Return the comparison of `a` with `b` on `metric`."""
+    found: Mapping[str, Any] = next(
+        one for one in summary["comparisons"] if (one["a"], one["b"], one["metric"]) == (a, b, metric)
+    )
+    return found
+
+
+def _spoken(metric: str) -> str:
+    """A metric's name inside a sentence; an acronym stays one."""
+    name = LONG_NAMES[metric]
+    return name if name[:2].isupper() else name[0].lower() + name[1:]
+
+
+def named(summary: Mapping[str, Any], kind: str) -> list[str]:
+    """Names of the systems of a kind."""
+    return [name for name, one in summary["systems"].items() if one["kind"] == kind]
+
+
+def fewer_items(summary: Mapping[str, Any]) -> list[str]:
+    """Names of the systems that were not asked all items."""
+    return [name for name, one in summary["systems"].items() if "n_items" in one]
+
+
+def shown_as(summary: Mapping[str, Any], name: str) -> str:
+    """A system's name, and how many items it was asked where that is not all: its scores do not compare."""
+    if name not in fewer_items(summary):
+        return name
+    n, total = summary["systems"][name]["n_items"], summary["evaluated"][-1]["items"]
+    return f"{name} ({n:,} of {count_of(total, 'item')})"
+
+
+def shared_items(summary: Mapping[str, Any], a: str, b: str) -> str:
+    """How many items two compared systems share, in words; nothing where that is all that either was asked."""
+    n_missing = next(one["n_missing"] for one in summary["comparisons"] if {one["a"], one["b"]} == {a, b})
+    if not n_missing:
+        return ""
+    total = summary["evaluated"][-1]["items"]
+    n_a, n_b = (summary["systems"][name].get("n_items", total) for name in (a, b))
+    n_shared = (n_a + n_b - n_missing) // 2  # what one of them lacks, the other was asked alone
+    return count_of(n_shared, "shared item") if n_shared else "no shared item"
+
+
+def best(summary: Mapping[str, Any], metric: str, kind: str) -> tuple[str, float] | None:
+    """Return the system of a kind with the highest value over all lines, and the value; None where none has one.
+
+    Where some were asked all items, it is one of them: a value on fewer does not compare.
+    """
+    values = {
+        name: summary["systems"][name]["metrics"][task_of(metric)]["all"][metric]["value"]
+        for name in named(summary, kind)
+    }
+    known = [(name, float(value)) for name, value in values.items() if value is not None]
+    of_all = [pair for pair in known if pair[0] not in fewer_items(summary)]
+    return max(of_all or known, key=lambda pair: pair[1]) if known else None
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,209 @@
+"""Labels under one split, with what their training part says about each item: the input of every stage."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from benchmarks.evidence.neighbours import EVIDENCE_COLUMNS, NeighbourModel, NeighbourSettings, fit_neighbours
+from benchmarks.screens import labels as perturbqa
+from benchmarks.screens.sample import load_sample
+from rewards import LABELS, InputError, Label
+from rewards.functions import OFFICIAL_TRAIN_COUNTS
+
+WITHHELD: Final = 5  # one in so many training perturbations of each line goes into a rehearsal's test part
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """PerturbQA's items under one split; made by `open_corpus`.
+
+    Attributes:
+        source: the folder of the full labels, or `sample`.
+        split: `official` or `holdout:LINE`.
+        labels: `item_id, cell_line, pert, gene, label, split`; for the sample also the carried columns.
+    """
+
+    source: str
+    split: str
+    labels: pd.DataFrame
+
+    @property
+    def train(self) -> pd.DataFrame:
+        """Training items."""
+        return self.labels[self.labels["split"] == "train"]
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """Test items."""
+        return self.labels[self.labels["split"] == "test"]
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether these are the rows that ship with the package."""
+        return self.source == "sample"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over items, labels and splits."""
+        return perturbqa.digest(self.labels)
+
+    @cached_property
+    def train_counts(self) -> dict[Label, int]:
+        """How often each label occurs in the training split; for the sample, in the full one it was drawn from."""
+        if self.is_sample:
+            return dict(OFFICIAL_TRAIN_COUNTS)
+        counts = self.train["label"].value_counts()
+        return {label: int(counts.get(str(label), 0)) for label in LABELS}
+
+    @cached_property
+    def _neighbours(self) -> NeighbourModel:
+        return fit_neighbours(self.train)
+
+    @cached_property
+    def _rate_model(self) -> NeighbourModel:
+        """A neighbour model for its rates alone: what is costly in it does not move them and is left out."""
+        if "_neighbours" in self.__dict__:
+            return self._neighbours
+        return fit_neighbours(self.train, NeighbourSettings(components=1, least_similar=2.0))
+
+    @cached_property
+    def rehearsals(self) -> tuple["Corpus", ...]:
+        """The split repeated inside its training part, to learn there how far forecasts can be trusted.
+
+        Corpora whose test part was withheld from this one's training part; of this one's test part they hold
+        nothing. `official`: one, with every fifth training perturbation of each line in a random order.
+        `holdout:LINE`: one per trained line, with all of that line.
+        """
+        train = self.train
+        if self.split == "official":
+            masks = [_every_fifth_perturbation(train)]
+        else:
+            line = train["cell_line"].astype(str)
+            masks = [(line == name).to_numpy() for name in perturbqa.CELL_LINES if (line == name).any()]
+        splits = [pd.Categorical(np.where(mask, "test", "train"), dtype=perturbqa.SPLIT_DTYPE) for mask in masks]
+        return tuple(replace(self, labels=train.assign(split=split)) for split in splits)
+
+    def rates(self, items: pd.DataFrame) -> pd.DataFrame:
+        """Return `item_id, p_up, p_down, p_none`: how the gene of each item responds in training, in its line.
+
+        An item's own label never counts.
+        """
+        if self.is_sample:
+            return self._carried(items, {"p_up": "rate_up", "p_down": "rate_down"})
+        rate_NL = self._rate_model.rates(items)
+        return pd.DataFrame({"item_id": items["item_id"].to_numpy()}).assign(
+            p_up=rate_NL[:, 0], p_down=rate_NL[:, 1], p_none=rate_NL[:, 2]
+        )
+
+    def neighbour_forecast(self, items: pd.DataFrame) -> pd.DataFrame:
+        """Return `item_id, p_up, p_down, p_none` of the cross-line neighbour model."""
+        if self.is_sample:
+            return self._carried(items, {"p_up": "p_up", "p_down": "p_down"})
+        return self._neighbours.predict(items)
+
+    def evidence(self, items: pd.DataFrame, k: int) -> pd.DataFrame:
+        """Return `item_id, rank, pert, similarity, label`: what the k most similar knockdowns did to the gene.
+
+        Raises:
+            InputError: the sample carries fewer than `k` knockdowns.
+        """
+        if not self.is_sample:
+            return self._neighbours.evidence(items, k)
+        rows = self._sample_rows(items)
+        found = [
+            (item_id, rank, *entry)
+            for item_id, entries in zip(rows["item_id"], rows["evidence"], strict=True)
+            for rank, entry in enumerate(_first(entries, k), start=1)
+        ]
+        return pd.DataFrame(found, columns=EVIDENCE_COLUMNS)
+
+    def _sample_rows(self, items: pd.DataFrame) -> pd.DataFrame:
+        at = pd.Index(self.labels["item_id"]).get_indexer(items["item_id"])
+        if (at < 0).any():
+            missing = items["item_id"].to_numpy()[at < 0][0]
+            raise InputError(f"{missing}: not among the sample's rows; load the full labels (synthpert data fetch)")
+        rows: pd.DataFrame = self.labels.iloc[at]
+        return rows
+
+    def _carried(self, items: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+        rows = self._sample_rows(items)
+        frame = pd.DataFrame({name: rows[carried].to_numpy() for name, carried in columns.items()})
+        frame.insert(0, "item_id", rows["item_id"].to_numpy())
+        return frame.assign(p_none=1.0 - frame["p_up"] - frame["p_down"])
+
+
+def _every_fifth_perturbation(train: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    pair_N, pairs = pd.factorize(train["cell_line"].astype(str) + "|" + train["pert"].astype(str), sort=True)
+    line = pd.Series(pairs).str.partition("|")[0]
+    shuffled = pd.Series(np.random.default_rng(0).permutation(len(pairs)))
+    rank_in_line = shuffled.groupby(line).rank(method="first").to_numpy()
+    return np.asarray((rank_in_line % WITHHELD == 1)[pair_N])
+
+
+def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, float, str]]:
+    from benchmarks.screens.sample import EVIDENCE_PER_ITEM
+
+    if k < 1:
+        raise InputError(f"k: {k} similar knockdowns; ask for at least 1")
+    if k > EVIDENCE_PER_ITEM:
+        raise InputError(f"evidence: {k} asked for, but the sample carries {EVIDENCE_PER_ITEM}; use the full labels")
+    return entries[:k]
+
+
+def open_corpus(source: str | Path | None = None, split: str = "official") -> Corpus:
+    """Load labels and apply a split.
+
+    Args:
+        source: a folder with PerturbQA's files, `sample` for the rows that ship, None for `data_dir()`.
+        split: `official` or `holdout:LINE`.
+
+    Raises:
+        InputError: the labels are missing or inconsistent, or the split is unknown (the sample has only
+            `official`, the split its evidence was computed under).
+    """
+    if source == "sample":
+        if split != "official":
+            raise InputError(f"split: {split!r} needs the full labels; the sample carries the official split only")
+        return Corpus("sample", split, load_sample())
+    folder = perturbqa.data_dir() if source is None else Path(source)
+    return Corpus(str(folder), split, perturbqa.apply_split(perturbqa.load_labels(folder), split))
+
+
+def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.DataFrame:
+    """Draw items at random, the same ones for the same seed.
+
+    Args:
+        items: rows of one split.
+        n: how many; 0 for all of them, in a random order.
+        seed: of the draw.
+        balance: True draws each label in equal numbers (a remainder goes to the first labels), in an order that
+            mixes them.
+
+    Raises:
+        InputError: there are fewer items than asked for, too few of a label to balance them, or no such seed.
+    """
+    if n < 0:
+        raise InputError(f"items: {n} asked for; use 0 for all, or more")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: {seed}; draws take a whole number from 0 to 2^32 - 1")
+    shuffled = items.sample(frac=1.0, random_state=seed)
+    if not balance:
+        if n > len(items):
+            raise InputError(f"items: {n} asked for, but there are {len(items)}")
+        return shuffled if n == 0 else shuffled.head(n)
+    labels = [str(label) for label in LABELS if (items["label"] == str(label)).any()]
+    available = {label: int((items["label"] == label).sum()) for label in labels}
+    wanted = n or len(labels) * min(available.values())
+    quota = {label: wanted // len(labels) + (i < wanted % len(labels)) for i, label in enumerate(labels)}
+    for label in labels:
+        if quota[label] > available[label]:
+            raise InputError(
+                f"items: {n} balanced items need {quota[label]} {label}, there are {available[label]}; ask for fewer"
+            )
+    drawn = pd.concat([shuffled[shuffled["label"] == label].head(quota[label]) for label in labels])
+    return drawn.sample(frac=1.0, random_state=seed)

@@ -1,0 +1,330 @@
+"""PerturbQA's labels: fetch, verify and load the eight files, join them into three-class items, split them."""
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from rewards import LABELS, CheckError, InputError, Label
+
+CELL_LINES: Final = ("k562", "rpe1", "hepg2", "jurkat")
+SPLITS: Final = ("train", "test")
+COLUMNS: Final = ("pert", "gene", "label", "split")
+LABEL_DTYPE: Final = pd.CategoricalDtype([str(label) for label in LABELS])
+LINE_DTYPE: Final = pd.CategoricalDtype(list(CELL_LINES))
+SPLIT_DTYPE: Final = pd.CategoricalDtype(list(SPLITS))
+
+OFFICIAL_URL: Final = "https://raw.githubusercontent.com/genentech/PerturbQA/main/perturbqa/datasets"
+
+SHA256: Final = {
+    "hepg2-de.csv": "f94045fb44dcca4af9c69bee5c87de624590061a1123d55d9ee42a9c1ca97932",
+    "hepg2-dir.csv": "8c642ab6e6996887dce6c774d5fc58546970ba9216a636c7547b5039062a2cc3",
+    "jurkat-de.csv": "cf993f77015bd7df9d71ce9cf1170f6c8e64a571dc6f9ba0aef411ffb103eec5",
+    "jurkat-dir.csv": "8e17055a5bbf8c2751317db5284a9e793a2dc5aaccef0afbcdaf87daabc45709",
+    "k562-de.csv": "e6ab095f3f970bb29f48427414904136785e8cd4945496f8d9a8fa6eab35ee67",
+    "k562-dir.csv": "84a0bc9631b33b8720663ed69506a316dad0f686a51f702f277914cc722000f4",
+    "rpe1-de.csv": "a66a86aac5db458e0703bccf7f2d638769400a7ccb9f2615cd9421c106b748ca",
+    "rpe1-dir.csv": "25fa0b37c7e86cd73e8135b83513ea9d96c55e5a6c3f222ffbb531b91ab0fb0c",
+}
+
+
+def data_dir() -> Path:
+    """Return where the full labels are looked for: `SYNTHPERT_DATA`, else the folder `data fetch` writes to."""
+    override = os.environ.get("SYNTHPERT_DATA")
+    return Path(override) if override else Path.home() / ".cache" / "synthpert" / "perturbqa"
+
+
+def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout: float = 60.0) -> Path:
+    """Copy the eight label files into `out`, each checked against its SHA-256 before it takes its name.
+
+    Args:
+        source: a folder, or the base URL of one; None for the official repository.
+        out: the folder to fill; None for `data_dir()`. Files already there and right are kept.
+        timeout: seconds to wait for the network, per file.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a file is missing, truncated or changed at the source, or the network is out of reach.
+        CheckError: a file cannot be written.
+    """
+    target = data_dir() if out is None else out
+    base = OFFICIAL_URL if source is None else str(source)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, digest in SHA256.items():
+        path = target / name
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+            continue
+        content = _read_source(base, name, timeout)
+        _check_digest(f"{base}/{name}", name, content)
+        partial = path.with_name(f"{name}.partial")
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise CheckError(f"{path}: cannot be written ({error.strerror}); make room or choose --out") from error
+    return target
+
+
+def _read_source(base: str, name: str, timeout: float) -> bytes:
+    if "://" not in base:
+        path = Path(base) / name
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; --source must be the folder that holds the eight PerturbQA files")
+        return path.read_bytes()
+    if not base.startswith(("https://", "http://")):
+        raise InputError(f"{base}: only http(s) URLs and folders can be a source")
+    url = f"{base.rstrip('/')}/{name}"
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            expected = response.headers.get("Content-Length")
+            content: bytes = response.read()
+    except http.client.IncompleteRead as error:
+        raise InputError(f"{url}: truncated download, {len(error.partial)} bytes arrived; fetch it again") from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        raise InputError(
+            f"{url}: cannot be fetched ({error}); pass --source FOLDER with the files, or try again"
+        ) from error
+    if expected is not None and len(content) != int(expected):
+        raise InputError(f"{url}: truncated download, {len(content)} of {expected} bytes; fetch it again")
+    return content
+
+
+def _check_digest(where: str, name: str, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest == SHA256[name]:
+        return
+    hint = "it is truncated or was changed"
+    if hashlib.sha256(content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")).hexdigest() == SHA256[name]:
+        hint = "its text is right, but its line ends or a byte-order mark were changed on the way"
+    raise InputError(
+        f"{where}: SHA-256 is {digest[:12]}…, not {SHA256[name][:12]}…: {hint}; run `synthpert data fetch`"
+    )
+
+
+def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.DataFrame:
+    """Load PerturbQA's labels as three-class items, all lines, with the official split.
+
+    Args:
+        source: a folder with the eight files; `"sample"` for the rows that ship with the package; None for
+            `data_dir()`.
+        verify: check each file's SHA-256 (after its rows, so that an error names the row where it can).
+
+    Returns:
+        One row per item, in the files' order, lines in the order of `CELL_LINES`: `item_id` (str,
+        `line|pert|gene`), `cell_line`, `pert`, `gene`, `label` (category of `rewards.LABELS`), `split`
+        (category of `train`, `test`). Gene symbols are text: `NA` stays `NA`.
+
+    Raises:
+        InputError: a file is missing, empty or changed, or one of its rows is inconsistent. The message names
+            file and row; rows are counted as an editor counts lines, the header being row 1.
+    """
+    if source == "sample":
+        from benchmarks.screens.sample import load_sample
+
+        return load_sample()[["item_id", "cell_line", "pert", "gene", "label", "split"]]
+    folder = data_dir() if source is None else Path(source)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; run `synthpert data fetch`, set SYNTHPERT_DATA, or use `sample`")
+    return pd.concat([_load_line(folder, line, verify=verify) for line in CELL_LINES], ignore_index=True)
+
+
+def _load_line(folder: Path, line: str, *, verify: bool) -> pd.DataFrame:
+    de_path, dir_path = folder / f"{line}-de.csv", folder / f"{line}-dir.csv"
+    de, de_bytes = _read_csv(de_path)
+    direction, dir_bytes = _read_csv(dir_path)
+    de_key, dir_key = _pair_keys(de_path, de), _pair_keys(dir_path, direction)
+
+    de_label = _binary(de_path, de)
+    dir_label = _binary(dir_path, direction)
+    de_split, dir_split = _split(de_path, de), _split(dir_path, direction)
+
+    position = pc.index_in(dir_key, value_set=de_key)
+    missing = np.flatnonzero(pc.is_null(position).to_numpy(zero_copy_only=False))
+    if missing.size:
+        raise _row_error(
+            dir_path, direction, int(missing[0]), f"is not in {de_path.name}", "every direction row needs its DE row"
+        )
+    at = position.to_numpy()
+    for wrong, problem in (
+        (~de_label[at], f"has label 0 in {de_path.name}: a direction without differential expression"),
+        (de_split[at] != dir_split, f"is in another split than in {de_path.name}"),
+    ):
+        if wrong.any():
+            raise _row_error(dir_path, direction, int(np.flatnonzero(wrong)[0]), problem, "fetch the files again")
+    label = np.full(len(de_label), LABELS.index(Label.NONE), dtype=np.int8)
+    label[at] = np.where(dir_label, LABELS.index(Label.UP), LABELS.index(Label.DOWN))
+    undirected = np.flatnonzero(de_label & (label == LABELS.index(Label.NONE)))
+    if undirected.size:
+        raise _row_error(
+            de_path, de, int(undirected[0]), f"has label 1 but no direction in {dir_path.name}", "fetch the files again"
+        )
+    if verify:
+        _check_digest(str(de_path), de_path.name, de_bytes)
+        _check_digest(str(dir_path), dir_path.name, dir_bytes)
+
+    item_id = pc.binary_join_element_wise(pa.scalar(line), de["pert"], de["gene"], "|")
+    return pd.DataFrame(
+        {
+            "item_id": item_id.to_pandas(),
+            "cell_line": pd.Categorical.from_codes(np.full(len(label), CELL_LINES.index(line)), dtype=LINE_DTYPE),
+            "pert": de["pert"].to_pandas(),
+            "gene": de["gene"].to_pandas(),
+            "label": pd.Categorical.from_codes(label, dtype=LABEL_DTYPE),
+            "split": pd.Categorical.from_codes(de_split, dtype=SPLIT_DTYPE),
+        }
+    )
+
+
+def _row_error(path: Path, table: pa.Table, index: int, problem: str, remedy: str) -> InputError:
+    pair = f"{table['pert'][index].as_py()},{table['gene'][index].as_py()}"
+    return InputError(f"{path}, row {index + 2}: {pair} {problem}; {remedy}")
+
+
+def _read_csv(path: Path) -> tuple[pa.Table, bytes]:
+    """Read one label file as text columns, and its bytes for the hash."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; all eight PerturbQA files are needed, run `synthpert data fetch`")
+    content = path.read_bytes()
+    if not content.strip():
+        raise InputError(f"{path}: the file is empty; run `synthpert data fetch`")
+    header = content.split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf").strip().decode("utf-8", "replace")
+    if header != ",".join(COLUMNS):
+        raise InputError(
+            f"{path}, row 1: the header is {header[:80]!r}, not {','.join(COLUMNS)!r}; run `synthpert data fetch`"
+        )
+    broken: list[str] = []
+
+    def note(row: pyarrow.csv.InvalidRow) -> str:
+        broken.append(f"row {row.number}: {row.actual_columns} columns, not {row.expected_columns}: {row.text[:80]!r}")
+        return "skip"  # only to collect it: any broken row raises below
+
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.py_buffer(content),
+            read_options=pyarrow.csv.ReadOptions(use_threads=False),  # threads lose the row numbers
+            parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=note, ignore_empty_lines=False),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(COLUMNS, pa.string()), strings_can_be_null=False, check_utf8=True
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a CSV file of text ({str(error)[:120]}); run `synthpert data fetch`") from error
+    if broken:
+        raise InputError(f"{path}, {broken[0]}; the file is damaged, run `synthpert data fetch`")
+    if table.num_rows == 0:
+        raise InputError(f"{path}: no rows below the header; run `synthpert data fetch`")
+    table = table.combine_chunks()
+    for column in ("pert", "gene"):
+        bad = np.flatnonzero(pc.match_substring_regex(table[column], r"^\s*$|[|\s]").to_numpy(zero_copy_only=False))
+        if bad.size:
+            raise _row_error(
+                path, table, int(bad[0]), f"has an empty or broken {column} symbol", "fetch the files again"
+            )
+    return table, content
+
+
+def _pair_keys(path: Path, table: pa.Table) -> pa.Array:
+    """Return `pert|gene` per row, each once."""
+    keys = pc.binary_join_element_wise(table["pert"], table["gene"], "|").combine_chunks()
+    codes = keys.dictionary_encode().indices.to_numpy()
+    if codes.max() + 1 < len(codes):  # codes count up at each new key: the first that does not is a repeat
+        repeat = int(np.flatnonzero(codes != np.arange(len(codes)))[0])
+        first = int(np.flatnonzero(codes == codes[repeat])[0])
+        raise _row_error(path, table, repeat, f"is there twice (first in row {first + 2})", "each pair has one row")
+    return keys
+
+
+def _binary(path: Path, table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    ones: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.equal(_codes(path, table, "label", ("0", "1")), 1)
+    return ones
+
+
+def _split(path: Path, table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+    return _codes(path, table, "split", SPLITS)
+
+
+def _codes(
+    path: Path, table: pa.Table, column: str, allowed: Sequence[str]
+) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+    found = pc.index_in(table[column], value_set=pa.array(list(allowed)))
+    unknown = np.flatnonzero(pc.is_null(found).to_numpy(zero_copy_only=False))
+    if unknown.size:
+        index = int(unknown[0])
+        value = table[column][index].as_py()
+        raise _row_error(path, table, index, f"has {column} {value!r}", f"allowed are {' and '.join(allowed)}")
+    codes: np.ndarray[tuple[int], np.dtype[np.int8]] = found.to_numpy().astype(np.int8)
+    return codes
+
+
+def apply_split(labels: pd.DataFrame, split: str = "official") -> pd.DataFrame:
+    """Return the labels with their `split` column set for a named split.
+
+    Args:
+        labels: a frame from `load_labels`.
+        split: `official` (PerturbQA's own, per line) or `holdout:LINE` (every row of that line is test, every
+            row of the other lines is train).
+
+    Raises:
+        InputError: an unknown split, or a line without rows.
+    """
+    if split == "official":
+        return labels
+    kind, _, line = split.partition(":")
+    if kind != "holdout" or line not in CELL_LINES:
+        lines = ", ".join(f"holdout:{name}" for name in CELL_LINES)
+        raise InputError(f"split: {split!r} is unknown; use official or one of {lines}")
+    held_out = labels["cell_line"] == line
+    if not held_out.any():
+        raise InputError(f"split: {split!r}, but the labels have no row of {line}")
+    return labels.assign(split=pd.Categorical(np.where(held_out, "test", "train"), dtype=SPLIT_DTYPE))
+
+
+def stats(labels: pd.DataFrame) -> pd.DataFrame:
+    """Count rows per cell line, as PerturbQA's own table does.
+
+    Returns:
+        One row per line and one for all: `rows`, `train`, `test`, `positives` (differentially expressed),
+        `positive_percent`, `upregulated`, `downregulated`, `test_perturbations`, `genes`.
+    """
+    positive = labels["label"] != str(Label.NONE)
+    frame = labels.assign(positive=positive)
+    groups = [(line, frame[frame["cell_line"] == line]) for line in CELL_LINES]
+    rows = []
+    for name, group in [*groups, ("all", frame)]:
+        test = group[group["split"] == "test"]
+        pairs = test[["cell_line", "pert"]].drop_duplicates()
+        rows.append(
+            {
+                "cell_line": name,
+                "rows": len(group),
+                "train": len(group) - len(test),
+                "test": len(test),
+                "positives": int(group["positive"].sum()),
+                "positive_percent": round(100 * float(group["positive"].mean()), 1) if len(group) else float("nan"),
+                "upregulated": int((group["label"] == str(Label.UP)).sum()),
+                "downregulated": int((group["label"] == str(Label.DOWN)).sum()),
+                "test_perturbations": len(pairs),
+                "genes": group["gene"].nunique(),
+            }
+        )
+    return pd.DataFrame(rows).set_index("cell_line")
+
+
+def digest(labels: pd.DataFrame) -> str:
+    """Return a SHA-256 over the items with their labels and splits: what an evaluation was made on."""
+    columns = ["item_id", "label", "split"]
+    hashed = pd.util.hash_pandas_object(labels[columns].astype(str), index=False).to_numpy()
+    return hashlib.sha256(hashed.tobytes()).hexdigest()

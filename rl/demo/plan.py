@@ -1,0 +1,154 @@
+"""How large the demo is on this machine: what each stage costs, and the largest size that its minutes allow."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from benchmarks.progress import in_words
+from rl.demo.rates import COMPLETION, PROMPT, Rates
+
+MAX_TOKENS: Final = 96  # of a completion, as in configs/demo/
+LINES: Final = 4  # cell lines of the sample
+ALL_ITEMS: Final = 310  # its test items
+STAGES: Final = ("base", "SFT", "evaluation of SFT", "GRPO", "evaluation of SFT+GRPO", "report")
+# Which keys of a size are settled once a stage has begun.
+SETTLES: Final = {
+    "base": ("base_items",), "SFT": ("traces", "batch", "gate"), "evaluation of SFT": ("items",),
+    "GRPO": ("steps", "completions"),
+}  # fmt: skip
+_KEPT_BACK: Final = 0.9  # share of the time that a plan fills at most
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much each stage of the demo does.
+
+    Attributes:
+        base_items: test items a cell line that the base model is asked. It never ends its answers, so that each costs
+            the most tokens there are; the report compares it on these items.
+        traces: traces that stage one learns.
+        batch: how many of them a step.
+        gate: training prompts asked after stage one.
+        items: test items a cell line that SFT and SFT+GRPO are asked; 0 for all.
+        steps: of stage two.
+        completions: rollouts a step, 4 for each prompt.
+    """
+
+    base_items: int
+    traces: int
+    batch: int
+    gate: int
+    items: int
+    steps: int
+    completions: int
+
+    @property
+    def test_items(self) -> int:
+        """Test items of SFT and SFT+GRPO, over all cell lines."""
+        return self.items * LINES or ALL_ITEMS
+
+
+FULL: Final = Size(base_items=12, traces=192, batch=8, gate=16, items=0, steps=5, completions=16)
+# The smallest stage one that was tried and ended in at least 95 % answers. It is the steps that count: after 24 steps
+# of 2 traces 60 of 60 test items were answered, after 16 steps of 3 traces 58, after 12 steps of 4 traces 31 of 160.
+FLOOR: Final = Size(base_items=3, traces=48, batch=2, gate=8, items=15, steps=2, completions=8)
+SIZES: Final = 11  # from the floor to full size
+
+
+def size_at(rank: int) -> Size:
+    """Return the size of a rank from 0 (the floor) to `SIZES` - 1 (full size)."""
+    if rank == SIZES - 1:
+        return FULL
+    share = rank / (SIZES - 1)
+
+    def between(low: int, high: int) -> int:
+        return round(low + share * (high - low))
+
+    traces = between(FLOOR.traces, FULL.traces)
+    return Size(
+        base_items=between(FLOOR.base_items, FULL.base_items),
+        traces=traces,
+        batch=traces // 24,  # 24 steps or a few more
+        gate=between(FLOOR.gate, FULL.gate),
+        items=between(FLOOR.items, ALL_ITEMS // LINES),
+        steps=between(FLOOR.steps, FULL.steps),
+        completions=FLOOR.completions if share < 0.5 else FULL.completions,
+    )
+
+
+def predict(size: Size, rates: Rates) -> dict[str, float]:
+    """Return the seconds that each of `STAGES` is expected to take, after the first.
+
+    Rates are those of transformers, loading times those of torch and transformers. The factors between them and the
+    stages, which use vLLM and TRL, were fitted to whole demos; `python -m tools.demo_costs` prints both side by side.
+    """
+    engine, trainer = 3.0 * rates.load, 2.0 * rates.load
+    ask = PROMPT / rates.read
+    learn = (PROMPT + COMPLETION) / rates.learn
+
+    def answers(items: int, tokens: int) -> float:
+        return items * (ask + 0.5 * tokens / rates.write)  # vLLM writes more at a time
+
+    evaluation = engine + answers(size.test_items, COMPLETION)
+    # A step of stage two: rollouts; two passes for log-probabilities and one forward and backward.
+    step = answers(size.completions, COMPLETION) + 2.4 * size.completions * learn
+    return {
+        "base": engine + answers(size.base_items * LINES, MAX_TOKENS),
+        "SFT": trainer + 1.1 * size.traces * learn + 2 * answers(size.gate, COMPLETION),
+        "evaluation of SFT": evaluation,
+        "GRPO": engine + trainer + size.steps * step,
+        "evaluation of SFT+GRPO": evaluation,
+        "report": 2.0 * rates.load,
+    }
+
+
+def fit(rates: Rates, seconds: float, to_do: Sequence[str], begun: Collection[str], kept: Size | None) -> Size:
+    """Return the largest size whose stages fit into the time, and the floor where none does.
+
+    Args:
+        rates: what was measured.
+        seconds: how much time there is.
+        to_do: the stages that are not done, out of `STAGES`.
+        begun: the stages that were begun; what they settled stays.
+        kept: the size of those stages; None where none was begun.
+    """
+    settled = [] if kept is None else [key for stage in begun for key in SETTLES.get(stage, ())]
+    for rank in reversed(range(SIZES)):
+        size = replace(size_at(rank), **{key: getattr(kept, key) for key in settled})
+        if sum(predict(size, rates)[stage] for stage in to_do) <= _KEPT_BACK * seconds:
+            break
+    return size
+
+
+def describe_plan(size: Size, seconds: Mapping[str, float], to_do: Sequence[str]) -> list[str]:
+    """Return the plan in lines: what each stage does, and how long that is expected to take here.
+
+    Args:
+        size: of the demo.
+        seconds: what each stage is expected to take.
+        to_do: the stages that are not done.
+    """
+    does = {
+        "base": f"{size.base_items * LINES} test items",
+        "SFT": f"{size.traces} traces, {size.batch} a step",
+        "evaluation of SFT": f"{size.test_items} test items",
+        "GRPO": f"{size.steps} steps of {size.completions} rollouts",
+        "evaluation of SFT+GRPO": f"{size.test_items} test items",
+        "report": "with the shortcuts",
+    }
+    total = sum(seconds[stage] for stage in to_do)
+    lines = [f"  {stage:24} {does[stage]:28} {in_words(seconds[stage])}" for stage in to_do]
+    return [*lines, f"  in all about {in_words(total)}{scaled(size, '; ')}"]
+
+
+def scaled(size: Size, lead: str = "") -> str:
+    """Say what was made smaller than at full size; empty where nothing was."""
+    pairs = (
+        ("traces", size.traces, FULL.traces),
+        ("test items", size.test_items, FULL.test_items),
+        ("test items of base", size.base_items * LINES, FULL.base_items * LINES),
+        ("steps of GRPO", size.steps, FULL.steps),
+        ("rollouts a step", size.completions, FULL.completions),
+    )
+    smaller = [f"{few} of {many} {what}" for what, few, many in pairs if few < many]
+    return f"{lead}scaled to this machine, {', '.join(smaller)}" if smaller else ""

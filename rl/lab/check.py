@@ -1,0 +1,475 @@
+"""What a reward would pay for, before a training run is spent on it: gold answers, exploits, an honest policy."""
+
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from rewards.batch import Scores
+from rewards.composition import Component, Composition
+from rewards.errors import CheckError, InputError
+from rewards.functions import Confidence
+from rewards.labels import LABELS, Label
+from rewards.text import Length, Pathways
+from rewards.verifiers import GeneSets, HardVerifier, LabelTable, MixedVerifier
+from rl.lab.exploits import BLIND, EXPLOITS, Row, honest_think, say
+
+HONEST: Final = 0.6  # accuracy of the honest policy
+# Sentences, to about 1,300 words; the honest policy writes as much as pays best.
+LENGTHS: Final = (1, 2, 4, 7, 11, 16, 24, 35, 50, 75)
+COVERED: Final = 0.5  # share of gold and of honest completions that must be judged
+TOLERANCE: Final = 1e-9
+_CHUNK: Final = 1000
+_TRIED: Final = 30  # rows, or a few more, on which it is found out how an honest policy writes
+_FACTS: Final = 2  # pathways that an honest policy names for a gene
+_PIECE: Final = re.compile(r"\s?\S{1,4}")
+
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+# Of N rows and a completion each: the total reward (NaN where there is none) over whether its answer is judged, (2, N).
+Score: TypeAlias = Callable[[Sequence[Row], Sequence[str]], Floats]
+
+
+@dataclass(frozen=True)
+class Earning:
+    """What one way of answering earns on average.
+
+    Attributes:
+        name: of the exploit.
+        mean: of the total reward over the rows scored; NaN where none could be.
+        error: standard error of its difference from the honest policy, over rows.
+        knows: whether it answers right as often as the honest policy (it games by writing), or knows nothing.
+        unscorable: share of its completions whose answer the reward could not judge.
+    """
+
+    name: str
+    mean: float
+    error: float
+    knows: bool
+    unscorable: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of a check; made by `check_rewards`.
+
+    Attributes:
+        step: that it was made at, the worst of those that schedules name; None without schedules.
+        rows: how many rows the exploits were scored on.
+        gold_rows: how many rows the gold answer was scored on.
+        gold: mean reward of the gold answer.
+        gold_unscorable: share of gold answers that the reward could not judge: none of its components with a verifier
+            had a score for them, or none at all where none has a verifier.
+        honest: mean reward of the honest policy.
+        honest_unscorable: share of its completions whose answer the reward could not judge.
+        sentences: how much the honest policy writes.
+        confidence: that it states, as text; empty where it states none.
+        beaten: rows where another label earns more than the gold one, with the same reasoning.
+        first_beaten: the first such row in words; empty where there is none.
+        earnings: of every exploit, highest first.
+        effect: component to its share of the variance within groups, from which GRPO learns.
+        escapes: components that judge some answers to an item and never another label, with that label.
+        constant: components that give all completions of an item the same score, at every step checked.
+        soft: whether a table alone decides which label is best, so that the gold one need not be: there is a soft
+            verifier, or a mixed one without labels, and no component's scores depend on the labels.
+        unlabelled: whether it was made with the rows' labels emptied, so that a mixed verifier asks its table.
+        unlabelled_rows: how many of the rows were scored so as well; None where no verifier is mixed.
+    """
+
+    step: int | None
+    rows: int
+    gold_rows: int
+    gold: float
+    gold_unscorable: float
+    honest: float
+    honest_unscorable: float
+    sentences: int
+    confidence: str
+    beaten: int
+    first_beaten: str
+    earnings: tuple[Earning, ...]
+    effect: Mapping[str, float]
+    escapes: tuple[tuple[str, Label], ...]
+    constant: tuple[str, ...]
+    soft: bool
+    unlabelled: bool = False
+    unlabelled_rows: int | None = None
+
+    @property
+    def found(self) -> list[Earning]:
+        """Exploits that earn more than the honest policy, by more than chance among rows explains (two errors)."""
+        return [one for one in self.earnings if one.mean > self.honest + TOLERANCE + 2 * one.error]
+
+    @property
+    def unearned(self) -> list[Earning]:
+        """Exploits that know nothing and earn what the honest policy does, or more."""
+        return [one for one in self.earnings if not one.knows and one.mean >= self.honest - TOLERANCE]
+
+    @property
+    def tied(self) -> list[Earning]:
+        """Exploits that earn what the honest policy does: the reward does not see how they write."""
+        return [one for one in self.earnings if abs(one.mean - self.honest) <= TOLERANCE]
+
+    @property
+    def unjudged(self) -> list[Earning]:
+        """Exploits that cannot be judged where an honest policy can: no reward, but no penalty either."""
+        return [one for one in self.earnings if one.unscorable > self.honest_unscorable + TOLERANCE]
+
+    def failures(self) -> list[str]:
+        """What is wrong, a sentence each; empty where the reward passes."""
+        said = []
+        if self.beaten and not self.soft:
+            said.append(f"the gold answer is not the maximum on {self.beaten} of {self.gold_rows} rows, first "
+                        f"{self.first_beaten}")  # fmt: skip
+        if self.found:
+            said.append(f"{len(self.found)} of {len(self.earnings)} exploits earn more than an honest policy that is "
+                        f"right {HONEST:.0%} of the time ({self.honest:.3f}): {_names(self.found)}")  # fmt: skip
+        unearned = [one for one in self.unearned if one not in self.found]
+        if len(self.constant) == len(self.effect):
+            said.append("every component pays all completions of an item the same, so that nothing is learned")
+        elif unearned:
+            said.append(f"it pays a policy that knows nothing as much as an honest one ({self.honest:.3f}): "
+                        f"{_names(unearned)}; put a reward for the right answer beside it")  # fmt: skip
+        said += [
+            f"{name} never judges the answer {str(label)!r} where it judges others, a way out of being judged; give it "
+            "a score"
+            for name, label in self.escapes
+        ]
+        if max(self.gold_unscorable, self.honest_unscorable) > 1 - COVERED:
+            said.append(f"only {1 - self.gold_unscorable:.0%} of the gold answers and {1 - self.honest_unscorable:.0%} "
+                        "of the honest ones can be judged, and half of them should be; take a table that knows the "
+                        "items, or prompts that the reward can judge")  # fmt: skip
+        where = ["on unlabelled pairs"] * self.unlabelled + ([] if self.step is None else [f"at step {self.step}"])
+        return [", ".join([*where, one]) for one in said]
+
+
+def _names(earnings: Sequence[Earning]) -> str:
+    more = f" and {len(earnings) - 3} more" if len(earnings) > 3 else ""
+    return ", ".join(f"{one.name!r} ({one.mean:.3f})" for one in earnings[:3]) + more
+
+
+def check_rewards(
+    composition: Composition, rows: Sequence[Row], *, gold_rows: Sequence[Row] = (), weight: Sequence[float] = ()
+) -> Check:
+    """Score gold answers, exploits and an honest policy, without a model.
+
+    The honest policy reasons about the item and is right with probability 0.6 whatever the label; its errors are
+    equally often either other label. Exploits that take an answer are given the same mixture, so that only their
+    writing differs. Where schedules name steps, all is scored at each of them, except where nothing is paid for.
+    Where a verifier is mixed, all is scored again with the labels emptied, on the rows that its table knows; nobody
+    knows the truth there, and to be right is to give the answer that the table makes the reward pay most.
+
+    Args:
+        composition: the rewards.
+        rows: items for the exploits, at least two.
+        gold_rows: items for the gold answer; `rows` by default.
+        weight: of each of `rows` in the means; equal by default.
+
+    Returns:
+        The check of the worst step, with or without labels: the most failures, then the exploit that earns most above
+        the honest policy.
+
+    Raises:
+        InputError: fewer than two rows.
+        CheckError: a reward raised an error or was cut off by its timeout, a sum is not finite, or no gold or no honest
+            answer could be judged.
+    """
+    if len(rows) < 2:
+        raise InputError(f"rows: {len(rows)}; the check needs at least two, to give one item another's reasoning")
+    weight_N = np.asarray(weight if len(weight) else np.ones(len(rows)), dtype=np.float64)
+    weight_N = weight_N / weight_N.sum()
+    rows = prepare(composition, rows)
+    gold_rows = prepare(composition, gold_rows) if len(gold_rows) else rows
+    steps = composition.steps or (None,)
+    checks = [_check_at(composition, rows, gold_rows, weight_N, step) for step in steps]
+    hidden = None
+    if (tables := _mixed_tables(composition)) is not None:
+        known = [at for at, row in enumerate(rows) if all(row.item_id in table.rows for table in tables)]
+        hidden = len(known) if len(known) >= 2 else 0
+        if hidden:
+            rows = [replace(rows[at], labelled=False) for at in known]
+            rows = [replace(row, label=label) for row, label in zip(rows, _best_paid(composition, rows), strict=True)]
+            weight_N = weight_N[known] / weight_N[known].sum()
+            checks += [_check_at(composition, rows, rows, weight_N, step) for step in steps]
+    paying = [check for check in checks if len(check.constant) < len(composition.components)] or checks
+    constant = tuple(name for name in checks[0].constant if all(name in check.constant for check in checks))
+    worst = max(paying, key=_badness)
+    return replace(worst, constant=constant, unlabelled_rows=hidden)
+
+
+def _badness(check: Check) -> tuple[int, float, int]:
+    most = max((one.mean - check.honest for one in check.earnings if not np.isnan(one.mean)), default=0.0)
+    return len(check.failures()), most, check.step or 0
+
+
+def _best_paid(composition: Composition, rows: Sequence[Row]) -> list[Label]:
+    """The answer that earns most on each row: the truth that a policy could learn where no label is known."""
+    step = composition.steps[-1] if composition.steps else None
+    paid_LN = [
+        np.nan_to_num(score_rows(composition, step, rows, [_honest(row, label, 1) for row in rows])[0], nan=-np.inf)
+        for label in LABELS
+    ]
+    return [LABELS[at] for at in np.argmax(paid_LN, axis=0)]
+
+
+def _mixed_tables(composition: Composition) -> list[LabelTable] | None:
+    """The tables that decide where a prompt has no label; None where no verifier is mixed, or a reward needs labels."""
+    rewards = [one for component in composition.components for one in (component.reward, component.gate)]
+    verifiers = [getattr(reward, "verifier", None) for reward in rewards]
+    if any(isinstance(one, HardVerifier) for one in verifiers):
+        return None  # `grpo` refuses unlabelled pairs then
+    return [one.table for one in verifiers if isinstance(one, MixedVerifier) and one.table.rows] or None
+
+
+def _check_at(
+    composition: Composition, rows: Sequence[Row], gold_rows: Sequence[Row], weight_N: Floats, step: int | None
+) -> Check:
+    score = partial(score_rows, composition, step)
+    sentences, confidence = _honest_writing(composition, score, rows, weight_N)
+    rows, gold_rows = (
+        [replace(row, confidence=confidence) for row in part] if confidence else part for part in (rows, gold_rows)
+    )
+    honest_2N = _mixture(score, rows, lambda row, answer: _honest(row, answer, sentences))
+    honest, honest_unscorable = _mean(honest_2N, weight_N)
+    if np.isnan(honest):
+        raise CheckError("the reward judges no honest completion: every score is None; look at its columns and tables")
+
+    gold, gold_unscorable, beaten, first = _gold(score, gold_rows, sentences)
+    rows = [replace(row, other=honest_think(rows[at - 1], sentences)) for at, row in enumerate(rows)]
+    earnings = []
+    for name, make in EXPLOITS.items():
+        blind = name in BLIND
+        scores = _mixture(score, rows, make, answers=1 if blind else len(LABELS))
+        mean, unscorable = _mean(scores, weight_N)
+        error = _error(scores[0] - honest_2N[0], weight_N)
+        earnings.append(Earning(name, mean, error, not blind, unscorable))
+    earnings.sort(key=lambda one: (-one.mean if one.mean == one.mean else np.inf, one.name))
+    effect, escapes, constant = _effects(composition, rows, sentences, step)
+    return Check(
+        step=step, rows=len(rows), gold_rows=len(gold_rows), gold=gold, gold_unscorable=gold_unscorable, honest=honest,
+        honest_unscorable=honest_unscorable, sentences=sentences, confidence=confidence, beaten=beaten,
+        first_beaten=first, earnings=tuple(earnings), effect=effect, escapes=escapes,
+        constant=constant, soft=_is_soft(composition, rows, step), unlabelled=not rows[0].labelled,
+    )  # fmt: skip
+
+
+def _honest_writing(composition: Composition, score: Score, rows: Sequence[Row], weight_N: Floats) -> tuple[int, str]:
+    """How many sentences, and which stated confidence, earn an honest policy most; the first of equals."""
+    few = slice(None, None, max(1, len(rows) // _TRIED))
+    stated: tuple[str, ...] = (str(HONEST),)
+    if not any(isinstance(component.reward, Confidence) for component in composition.components):
+        stated = ("", *stated) if any(not component.ours for component in composition.components) else ("",)
+    means = {}
+    for confidence in stated:
+        for sentences in LENGTHS:
+            scores = _mixture(score, rows[few], lambda row, answer: _honest(row, answer, sentences, confidence))  # noqa: B023
+            means[sentences, confidence], _ = _mean(scores, weight_N[few])
+    return max(means, key=lambda way: means[way] if means[way] == means[way] else -np.inf)
+
+
+def _is_soft(composition: Composition, rows: Sequence[Row], step: int | None) -> bool:
+    """Whether a table judges answers, and no component changes its scores when the labels change."""
+    verifiers = [_verifier(component) for component in composition.components]
+    if rows[0].labelled and not any(getattr(one, "soft", False) for one in verifiers):
+        return False
+    completions = [_honest(row, row.label, 1) for row in rows]
+    turned = [replace(row, label=LABELS[LABELS.index(row.label) - 1]) for row in rows]
+    return _component_scores(composition, step, rows, completions) == _component_scores(
+        composition, step, turned, completions
+    )
+
+
+def _verifier(component: Component) -> Any:
+    return getattr(component.reward, "verifier", None)
+
+
+def prepare(composition: Composition, rows: Sequence[Row]) -> list[Row]:
+    """Give rows the facts that an honest policy would take from the gene sets of these rewards."""
+    rewards = [component.reward for component in composition.components]
+    sets = next((one.gene_sets for one in rewards if isinstance(one, Pathways)), None)
+    prepared = []
+    for row in rows:
+        facts = () if sets is None else _facts(sets, row)
+        phrases = () if sets is None else tuple(list(sets.sets)[:30])
+        prepared.append(replace(row, facts=facts, pathways=phrases))
+    return prepared
+
+
+def _facts(sets: GeneSets, row: Row) -> tuple[str, ...]:
+    return tuple(
+        f"{gene} takes part in {phrase}."
+        for gene in dict.fromkeys((row.pert, row.gene))
+        for phrase in [phrase for phrase, genes in sets.sets.items() if gene in genes][:_FACTS]
+    )
+
+
+def _honest(row: Row, answer: Label, sentences: int, confidence: str | None = None) -> str:
+    return say(honest_think(row, sentences), answer, row.confidence if confidence is None else confidence)
+
+
+def score_answers(
+    composition: Composition, check: Check, rows: Sequence[Row], answers: Sequence[Label], weight: Sequence[float]
+) -> float:
+    """Return what given answers earn on average, written as the check's honest policy writes and at the check's step.
+
+    Args:
+        composition: the rewards.
+        check: their check.
+        rows: N items.
+        answers: N labels.
+        weight: of each row.
+    """
+    rows = [
+        replace(row, confidence=check.confidence, labelled=not check.unlabelled) for row in prepare(composition, rows)
+    ]
+    completions = [_honest(row, answer, check.sentences) for row, answer in zip(rows, answers, strict=True)]
+    return _mean(score_rows(composition, check.step, rows, completions), np.asarray(weight, dtype=np.float64))[0]
+
+
+def score_rows(composition: Composition, step: int | None, rows: Sequence[Row], completions: Sequence[str]) -> Floats:
+    """Score one completion per row; see `Score` for what is returned."""
+    totals: list[float | None] = []
+    judged: list[bool] = []
+    judges = [one.name for one in composition.components if _verifier(one) is not None and one.weight]
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        scores = _component_scores(composition, step, rows[part], completions[part])
+        totals += composition.total(scores, None)
+        answers = zip(*(scores[name] for name in judges or scores), strict=True)
+        judged += [any(score is not None for score in row) for row in answers]
+    return np.asarray([[np.nan if one is None else one for one in totals], judged], dtype=np.float64)
+
+
+def _component_scores(
+    composition: Composition, step: int | None, rows: Sequence[Row], completions: Sequence[str]
+) -> dict[str, Scores]:
+    columns = {
+        **{name: [getattr(row, name) for row in rows] for name in ("item_id", "cell_line", "pert", "gene")},
+        "label": [str(row.label) if row.labelled else "" for row in rows],
+        "prompts": [[{"role": "user", "content": row.prompt}] for row in rows],  # as a trainer hands them over
+        **({"completion_ids": [estimated_ids(text) for text in completions]} if counts_tokens(composition) else {}),
+        "step": step or 0,
+    }
+    scores = {}
+    for component in composition.components:
+        before = component.cut_off
+        scores[component.name] = component(completions=list(completions), **columns)
+        if component.cut_off > before:
+            seconds = max(getattr(one, "seconds", 0.0) for one in (component.reward, component.gate))
+            raise CheckError(f"reward {component.name}: a call took longer than its timeout of {seconds:g} s; make it "
+                             "faster, or give it more")  # fmt: skip
+    return scores
+
+
+def counts_tokens(composition: Composition) -> bool:
+    """Whether a reward may look at tokens, which the check estimates: pieces of words, four characters at most."""
+    parts = composition.components
+    return any(not one.ours or (isinstance(one.reward, Length) and one.reward.unit == "tokens") for one in parts)
+
+
+def estimated_ids(text: str) -> list[int]:
+    """Return ids of pieces of words, four characters at most, for rewards that look at tokens where there are none."""
+    return [zlib.crc32(piece.encode("utf-8", "surrogatepass")) for piece in _PIECE.findall(text)]
+
+
+def _mixture(score: Score, rows: Sequence[Row], make: Any, answers: int = len(LABELS)) -> Floats:
+    """The expected score of each row when `make` is given the right answer with probability `HONEST`.
+
+    The total is over the answers that have one; what is not judged is counted.
+    """
+    if answers == 1:
+        return score(rows, [make(row, row.label) for row in rows])
+    wrong = (1 - HONEST) / (len(LABELS) - 1)
+    total_N, scored_N, judged_N = np.zeros((3, len(rows)))
+    for turn in range(len(LABELS)):
+        given = [LABELS[(LABELS.index(row.label) + turn) % len(LABELS)] for row in rows]
+        completions = [make(row, answer) for row, answer in zip(rows, given, strict=True)]
+        share = HONEST if turn == 0 else wrong
+        scores_N, judges_N = score(rows, completions)
+        total_N += share * np.nan_to_num(scores_N)
+        scored_N += share * ~np.isnan(scores_N)
+        judged_N += share * judges_N
+    scored_N[scored_N == 0] = np.nan
+    return np.stack([total_N / scored_N, judged_N])
+
+
+def _mean(scores_2N: Floats, weight_N: Floats) -> tuple[float, float]:
+    """Weighted mean over what was scored, and the weight of what was not judged."""
+    total_N, judged_N = scores_2N
+    unscorable = round(float(1 - np.average(judged_N, weights=weight_N)), 12)
+    known = ~np.isnan(total_N)
+    if not known.any():
+        return float("nan"), unscorable
+    return float(np.average(total_N[known], weights=weight_N[known])), unscorable
+
+
+def _error(difference_N: Floats, weight_N: Floats) -> float:
+    """Standard error of a weighted mean over rows."""
+    known = ~np.isnan(difference_N)
+    if not known.any():
+        return 0.0
+    d, w = difference_N[known], weight_N[known]
+    return float(np.sqrt(np.sum((w * (d - np.average(d, weights=w))) ** 2)) / w.sum())
+
+
+def _gold(score: Score, rows: Sequence[Row], sentences: int) -> tuple[float, float, int, str]:
+    """Mean reward and unjudged share of the gold answer, the number of rows where another earns more, the first one."""
+    parts = []
+    for start in range(0, len(rows), _CHUNK):
+        thrice = [row for row in rows[start : start + _CHUNK] for _ in LABELS]  # the gold label first, on one prompt
+        thinks = [honest_think(row, sentences) for row in thrice[:: len(LABELS)]]
+        completions = [
+            say(thinks[at // len(LABELS)], LABELS[(LABELS.index(row.label) + at) % len(LABELS)], row.confidence and "1")
+            for at, row in enumerate(thrice)
+        ]
+        parts.append(score(thrice, completions).reshape(2, -1, len(LABELS)))
+    total_NL, judged_NL = np.concatenate(parts, axis=1)
+    gold_N, best_N = total_NL[:, 0], np.fmax(total_NL[:, 1], total_NL[:, 2])
+    if np.isnan(gold_N).all():
+        raise CheckError("the reward judges no gold answer: every score is None; look at its columns and tables")
+    beaten_N = (best_N > gold_N + TOLERANCE) | (np.isnan(gold_N) & ~np.isnan(best_N))
+    first = ""
+    if beaten_N.any():
+        at = int(np.flatnonzero(beaten_N)[0])
+        first = f"{rows[at].item_id} ({rows[at].label}: {gold_N[at]:.3f}, another label: {best_N[at]:.3f})"
+    return float(np.nanmean(gold_N)), float(1 - judged_NL[:, 0].mean()), int(beaten_N.sum()), first
+
+
+def _effects(
+    composition: Composition, rows: Sequence[Row], sentences: int, step: int | None
+) -> tuple[dict[str, float], tuple[tuple[str, Label], ...], tuple[str, ...]]:
+    """What each component pays a group of honest and careless completions a row.
+
+    Returns:
+        Each component's share of the variance within groups, the labels whose answers it lets escape, and which
+        components are constant.
+    """
+    spread: dict[str, float] = {}
+    group: list[list[str]] = [[_honest(row, label, sentences) for row in rows] for label in LABELS]
+    group += [["" for _ in rows], [say("because", row.majority, row.confidence) for row in rows]]
+    group.append([row.prompt for row in rows])
+    by_name: dict[str, list[Floats]] = {component.name: [] for component in composition.components}
+    for completions in group:
+        scores = _component_scores(composition, step, rows, completions)
+        for name, row_scores in scores.items():
+            by_name[name].append(np.asarray([np.nan if s is None else s for s in row_scores], dtype=np.float64))
+    constant, escapes = [], []
+    truth_N = np.array([LABELS.index(row.label) for row in rows])
+    for component in composition.components:
+        scores_GN = np.stack(by_name[component.name])
+        judged_LN = ~np.isnan(scores_GN[: len(LABELS)])  # one honest text, a label each
+        for label, judged_N in zip(LABELS, judged_LN, strict=True):
+            # Over the rows of one true label: what a reward cannot judge may depend on that, not on the answer.
+            if any(judged_LN[:, truth_N == true].any() and not judged_N[truth_N == true].any() for true in range(3)):
+                escapes.append((component.name, label))
+        several = (~np.isnan(scores_GN)).sum(axis=0) > 1  # completions that are not judged are not trained on
+        within = float(np.nanvar(scores_GN[:, several], axis=0).mean()) if several.any() else 0.0
+        spread[component.name] = component.weight**2 * within
+        if within <= TOLERANCE:
+            constant.append(component.name)
+    total = sum(spread.values())
+    effect = {name: value / total if total else 0.0 for name, value in spread.items()}
+    return effect, tuple(escapes), tuple(constant)

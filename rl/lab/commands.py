@@ -1,0 +1,313 @@
+"""The reward lab: a configuration's rewards checked for exploits and replayed on stored rollouts, without a model."""
+
+import difflib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from benchmarks.config import check_keys, read_yaml
+from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.runs import CONFIG, MANIFEST, read_manifest
+from benchmarks.screens.corpus import Corpus, draw_items, open_corpus
+from benchmarks.screens.labels import data_dir
+from rewards import LABELS, InputError
+from rewards.compose import REWARD_NAMES, compose
+from rewards.composition import Composition, weight_notes
+from rl.lab.check import HONEST, Check, check_rewards, counts_tokens
+from rl.lab.informed import Informed, informed_policies
+from rl.lab.page import check_out, write_replay
+from rl.lab.replay import SHIFT, as_trained, replay, summarize_replay
+from rl.reward_context import check_rows, reward_context
+from rl.rollout_files import read_rollouts
+from rl.train import check_scaling, confidence_notes, refuse_cancelled_weights
+from rl.unlabelled import check_verifiers
+
+CHECKED_ROWS: Final = 300
+SEED: Final = 0
+SAMPLE_ONLY: Final = (
+    "the rows are those of the sample that ships, not the ones that a run draws from: the verdict holds for the sample "
+    "only; run `synthpert data fetch`, or give --data FOLDER"
+)
+_logger = logging.getLogger("synthpert.lab")
+_VALUES: Final[Mapping[str, tuple[type, str]]] = {
+    **dict.fromkeys(("data", "split", "template"), (str, "text")),
+    "evidence": (int, "a whole number"),
+    **dict.fromkeys(("lemmas", "balance"), (bool, "true or false")),
+}
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What a configuration says of its rewards; a file of stage two serves, and so does one with these keys alone.
+
+    Attributes:
+        name: of the configuration, for pages and messages.
+        rewards: the list; see `rewards/compose.py`.
+        reward_weights: TRL's key: a weight each, instead of weights in the list.
+        scale_rewards: TRL's key.
+        data, split, template, evidence, lemmas, balance: as in stage two.
+        folder: where files that its rewards name are looked for before the current directory.
+    """
+
+    name: str
+    rewards: Any
+    reward_weights: Any = None
+    scale_rewards: Any = "group"
+    data: str | None = None
+    split: str = "official"
+    template: str = "three_class"
+    evidence: int = 0
+    lemmas: bool = False
+    balance: bool = False
+    folder: Path = field(default_factory=Path)
+
+    def compose(self, items: pd.DataFrame, corpus: Corpus, counts: Mapping[str, int] | None = None) -> Composition:
+        """Make the rewards for a frame of items."""
+        context = reward_context(items, corpus, folder=self.folder, counts=counts)
+        where = f"{self.name}: rewards"
+        composition = compose(self.rewards, context, weights=self.reward_weights, where=where)
+        refuse_cancelled_weights(composition, self.scale_rewards, where)
+        return composition
+
+
+def read_reward_config(source: str) -> RewardConfig:
+    """Read a configuration's rewards.
+
+    Args:
+        source: a YAML file with a key `rewards`, or one reward: a built-in name, `package.module:function`, or
+            `file.py:function`. One reward is taken with `scale_rewards: batch`, which keeps class weights.
+
+    Raises:
+        InputError: neither, or the file has no rewards, a key twice, or a value that is not what its key holds.
+    """
+    path = Path(source)
+    if source in REWARD_NAMES or (":" in source and not path.is_file()):
+        return RewardConfig(source, [source], scale_rewards="batch")
+    if not path.is_file():
+        near = difflib.get_close_matches(source.lower(), REWARD_NAMES, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(
+            f"{source}: no such file or reward{hint}; give a YAML file with `rewards`, a built-in reward, or "
+            "file.py:function"
+        )
+    if path.suffix == ".py":
+        raise InputError(f"{source}: a Python file; say which function of it is the reward: {source}:function")
+    values = read_yaml(path)
+    if "conditions" in values:
+        raise InputError(
+            f"{source}: a study's file; give a file with the `rewards` of one of its conditions, or one reward's name"
+        )
+    own = [one.name for one in fields(RewardConfig) if one.name not in ("name", "folder")]
+    if "sft_run" not in values:  # a file of its own: every key must be one of ours
+        check_keys([str(key) for key in values], own, source)
+    if "rewards" not in values:
+        raise InputError(f"{source}: has no key 'rewards'; write a list of rewards under it")
+    if values.get("multi_objective_aggregation") == "normalize_then_sum":  # TRL then scales each reward by group
+        values["scale_rewards"] = "group"
+    known = {key: value for key, value in values.items() if key in own and (key == "rewards" or value is not None)}
+    for key, (kind, wanted) in _VALUES.items():
+        if key in known and type(known[key]) is not kind:
+            raise InputError(f"{source}: {key} is {known[key]!r}; write {wanted}")
+    check_scaling(known.get("scale_rewards", "group"), source)
+    return RewardConfig(source, folder=path.parent, **known)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A check with what has to be said about it."""
+
+    config: RewardConfig
+    data: str
+    check: Check
+    notes: tuple[str, ...]
+    informed: tuple[Informed, Informed]
+
+
+def check_config(config: RewardConfig, data: str | None = None, rows: int = CHECKED_ROWS) -> Checked:
+    """Check a configuration's rewards on training rows.
+
+    Args:
+        config: the configuration.
+        data: folder of the labels or `sample`; by default the configuration's own, else `default_data`.
+        rows: rows for the exploits, drawn at random; the gold answer is scored on every training row.
+
+    Raises:
+        InputError: bad configuration or data.
+        CheckError: a reward raised an error.
+    """
+    corpus = open_corpus(data or config.data or default_data(), config.split)
+    train = corpus.train
+    if config.template == "direction":
+        train = train[train["label"] != str(LABELS[-1])]
+    drawn, weight = draw_checked(train, rows, balance=config.balance)
+    counts = None
+    if config.balance:  # stage two draws each label equally often
+        counts = dict.fromkeys(map(str, LABELS), 1)
+    composition = config.compose(train, corpus, counts)
+    prompt = PromptConfig(config.template, config.evidence, config.lemmas)
+    checked = check_rows(drawn, corpus, prompt, counts)
+    check = check_rewards(
+        composition,
+        checked,
+        gold_rows=check_rows(train, corpus, prompt),
+        weight=weight,
+    )
+    notes = [SAMPLE_ONLY] if corpus.is_sample and config.data != "sample" else []
+    notes += weight_notes(composition, scale_rewards=str(config.scale_rewards))
+    notes += confidence_notes(composition, checked[0].prompt)
+    notes += [f"{name}: the same for every completion of an item, {SHIFT}" for name in check.constant]
+    if check.soft and check.beaten:
+        notes.append(f"a soft verifier decides: on {check.beaten} of {check.gold_rows} rows it pays another label more "
+                     "than the gold one")  # fmt: skip
+    if check.unjudged:
+        names = ", ".join(one.name for one in check.unjudged[:4])
+        notes.append(
+            f"{len(check.unjudged)} exploits get None where an honest policy gets a score ({names}): GRPO takes them "
+            "as average, which is more than a wrong answer earns; give what the model did wrong a score"
+        )
+    if check.unlabelled_rows == 0:
+        notes.append("the table of the mixed verifier knows none of the rows: what it pays on unlabelled pairs is not "
+                     "checked")  # fmt: skip
+    elif check.unlabelled_rows is not None:
+        worse = "emptied" if check.unlabelled else "given"
+        notes.append(
+            f"all is checked with labels, and with them emptied on the {check.unlabelled_rows} rows that the mixed "
+            f"verifier's table knows; the figures are those with labels {worse}, the worse of the two"
+        )
+    if check.step is not None:
+        notes.append(
+            f"every step that schedules name is checked; the figures are those of step {check.step}, the worst"
+        )
+    if counts_tokens(composition):
+        notes.append("tokens, where a reward looks at them, are estimated: pieces of words of four characters at most")
+    informed = informed_policies(composition, check, checked, corpus, weight=weight, counts=counts)
+    likeliest, surprising = informed
+    if surprising.mean > likeliest.mean and surprising.accuracy < likeliest.accuracy:
+        notes.append(
+            f"{surprising.name} earns more than {likeliest.name} and is right less often ({surprising.accuracy:.0%} "
+            f"against {likeliest.accuracy:.0%}): training towards this reward costs accuracy; give `accuracy` more "
+            "weight"
+        )
+    return Checked(config, corpus.source, check, tuple(notes), informed)
+
+
+def default_data() -> str | None:
+    """Return None where the full labels have a folder (see `benchmarks.screens.labels.data_dir`), else `sample`."""
+    return None if os.environ.get("SYNTHPERT_DATA") or data_dir().is_dir() else "sample"
+
+
+def draw_checked(train: pd.DataFrame, rows: int, *, balance: bool) -> tuple[pd.DataFrame, list[float]]:
+    """Draw rows for the exploits, as many of each label as there are, and weigh them as the prompts will be.
+
+    Args:
+        train: training rows.
+        rows: how many to draw at most.
+        balance: whether the prompts have each label equally often, or as often as the rows.
+
+    Returns:
+        The rows and a weight each: rare labels are drawn more often than they occur and count accordingly less.
+    """
+    labels = [str(label) for label in LABELS if (train["label"] == str(label)).any()]
+    available = train["label"].astype(str).value_counts()
+    drawn = [
+        draw_items(train[train["label"] == label], min(-(-rows // len(labels)), int(available[label])), seed=SEED,
+                   balance=False)
+        for label in labels
+    ]  # fmt: skip
+    frame = pd.concat(drawn)
+    share = {label: 1.0 if balance else float(available[label]) for label in labels}
+    weight = [share[label] / len(part) for label, part in zip(labels, drawn, strict=True) for _ in range(len(part))]
+    return frame, weight
+
+
+def replay_configs(
+    configs: Sequence[RewardConfig], rollouts: Path, out: Path, *, data: str | None = None, command: str = ""
+) -> Path:
+    """Apply one or two configurations' rewards to stored rollouts and write the page.
+
+    Args:
+        configs: one or two. A single one stands beside the rewards that the rollouts were stored with, if any.
+        rollouts: a GRPO run's folder, or its Parquet files.
+        out: folder for `replay.html` and `replay.json`; those of an earlier replay are replaced, with a line to say so.
+        data: folder of the labels or `sample`; by default the run's own, then the configuration's, then
+            `default_data`.
+        command: shown on the page.
+
+    Raises:
+        InputError: bad configuration, rollouts or data, or a folder that is no replay's or cannot be written.
+        CheckError: a reward raised an error.
+    """
+    if not 1 <= len(configs) <= 2:
+        raise InputError(f"{len(configs)} configurations: give one, or two to see them side by side")
+    if check_out(out):
+        _logger.warning("%s: holds the page of an earlier replay, which this one replaces", out)
+    frame = read_rollouts(rollouts)
+    of_run = read_yaml(rollouts / CONFIG) if (rollouts / CONFIG).is_file() else {}
+    named = data or of_run.get("data") or (None if of_run else configs[0].data)
+    corpus = open_corpus(named or default_data(), of_run.get("split") or configs[0].split)
+    counts = None
+    if (rollouts / MANIFEST).is_file():  # the prompts that the run drew, not only those it came to
+        counts = (read_manifest(rollouts).get("prompts") or {}).get("labels")
+    replayed = []
+    for config in configs:
+        composition = config.compose(frame, corpus, counts)
+        if (frame["label"] == "").any():
+            check_verifiers(composition.components)
+        notes = weight_notes(composition, scale_rewards=str(config.scale_rewards))
+        replayed.append(replay(frame, composition, config.name, notes))
+    stored = as_trained(frame, _trained_weights(of_run))
+    if len(replayed) == 1 and stored is not None:
+        replayed.append(stored)
+    rates, notes = None, []
+    try:
+        rates = corpus.rates(frame.drop_duplicates("item_id"))
+    except InputError as error:  # of the page's own figures one is missing; a reward that needs rates has refused
+        notes.append(f"The correlation with the gene's rate is left out: {error}")
+    summary = summarize_replay(frame, replayed, rates, source=str(rollouts), command=command, notes=notes)
+    return write_replay(summary, out)
+
+
+def _trained_weights(config: Mapping[str, Any]) -> dict[str, float]:
+    """The weights in a run's own configuration, by reward."""
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in config.get("rewards") or ()]
+    weights = config.get("reward_weights") or [entry.get("weight", 1.0) for entry in entries]
+    return {entry["name"]: float(weight) for entry, weight in zip(entries, weights, strict=False)}
+
+
+def describe_check(checked: Checked, *, every: bool = False) -> list[str]:
+    """Say what a check found, as lines of text."""
+    check = checked.check
+    only = "; the verdict holds for the sample only" if SAMPLE_ONLY in checked.notes else ""
+    lines = [
+        f"{checked.config.name}: {check.rows} of {check.gold_rows} training rows of {checked.data}{only}",
+        f"  {'gold answer':46} {check.gold:8.3f}  {_unscorable(check.gold_unscorable)}".rstrip(),
+        f"  {f'honest policy, right {HONEST:.0%} of the time':46} {check.honest:8.3f}  "
+        f"{_unscorable(check.honest_unscorable)}".rstrip(),
+    ]
+    tied = [one for one in check.tied if one.knows]
+    rest = [one for one in check.earnings if one not in check.found and one not in tied]
+    shown = [*check.found, *(tied if every else ()), *(rest if every else rest[:12])]
+    if tied and not every:
+        names = ", ".join([*(one.name for one in tied[:4]), *(["…"] if len(tied) > 4 else [])])
+        lines.append(f"  {f'{len(tied)} exploits that only write otherwise':46} {check.honest:8.3f}  {names}")
+    for one in shown:
+        mark = "MORE than honest" if one in check.found else "AS MUCH as honest" if one in check.unearned else ""
+        kind = "as often right" if one.knows else "knows nothing"
+        lines.append(f"  {one.name:46} {one.mean:8.3f}  {kind:14} {mark} {_unscorable(one.unscorable)}".rstrip())
+    if not every and len(rest) > 12:
+        lines.append(f"  {len(rest) - 12} more exploits earn less; --all prints them")
+    lines.append("policies that know the cross-line neighbours:")
+    lines += [f"  {one.name:46} {one.mean:8.3f}  right {one.accuracy:.0%}" for one in checked.informed]
+    lines.append("share of the variance within groups, from which GRPO learns:")
+    lines += [f"  {name:46} {share:8.1%}" for name, share in check.effect.items()]
+    lines += [f"note: {note}" for note in checked.notes]
+    return lines
+
+
+def _unscorable(share: float) -> str:
+    return f"{share:.0%} unscorable" if share else ""

@@ -1,0 +1,405 @@
+"""Rewards applied to stored rollouts: what they would have paid, for what, and where two of them differ.
+
+Correlations within groups are those that GRPO can act on: it compares the completions of one prompt with each other.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from rewards import LABELS, Status, parse_answer
+from rewards.composition import Composition
+from rl.lab.check import counts_tokens, estimated_ids
+from rl.rollout_files import COMPONENT, ITEM, stored_components
+
+CHUNK: Final = 1000
+BINS: Final = 30
+EXAMPLES: Final = 10
+TEXT_LIMIT: Final = 3000
+AS_TRAINED: Final = "as trained"
+SHIFT: Final = "a constant shift: GRPO subtracts each group's mean, so it does nothing"
+ESTIMATED_IDS: Final = (
+    "Token ids are estimated: pieces of words of four characters at most, in the number of tokens where that is stored"
+)
+FACTORS: Final = {
+    "correctness": "1 where the answer is the label, else 0; none where generation failed",
+    "length": "tokens of the completion (words where tokens are not stored)",
+    "gene's rate": "how often the gene shows the answered label in training, the item itself left out",
+}
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One configuration's rewards on N stored rollouts.
+
+    Attributes:
+        name: of the configuration.
+        total_N: weighted sum; NaN where it cannot be judged.
+        parts: component to its scores, gated and scheduled but not weighted; NaN where it cannot judge.
+        weights: component to its weight; empty where they are not known.
+        notes: sentences about the weights.
+    """
+
+    name: str
+    total_N: Floats
+    parts: Mapping[str, Floats]
+    weights: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def replay(frame: pd.DataFrame, composition: Composition, name: str, notes: Sequence[str] = ()) -> Replayed:
+    """Apply rewards to rollouts: the rows of one step at a time, with the columns that training has.
+
+    Args:
+        frame: from `read_rollouts`.
+        composition: the rewards.
+        name: what pages call them.
+        notes: sentences about the weights.
+
+    Raises:
+        InputError: a reward needs a column that the rollouts do not have.
+        CheckError: a reward raised an error.
+    """
+    columns: dict[str, list[Any]] = {key: frame[key].tolist() for key in ITEM}
+    if "prompt" in frame:
+        messages = {text: [{"role": "user", "content": text}] for text in frame["prompt"].unique()}
+        columns["prompts"] = [messages[text] for text in frame["prompt"]]
+    if counts_tokens(composition):
+        columns["completion_ids"] = _token_ids(frame)
+        if "completion_ids" not in frame:
+            notes = [*notes, ESTIMATED_IDS]
+    completions = frame["completion"].tolist()
+    parts: dict[str, list[float | None]] = {one.name: [None] * len(frame) for one in composition.components}
+    for step, rows in _batches(frame):
+        some = {key: [values[at] for at in rows] for key, values in columns.items()}
+        for key, scores in composition.scores([completions[at] for at in rows], **some, step=step).items():
+            for at, score in zip(rows, scores, strict=True):
+                parts[key][at] = score
+    total = composition.total(parts, frame["group"].tolist())
+    weights = {component.name: component.weight for component in composition.components}
+    return Replayed(name, _array(total), {key: _array(scores) for key, scores in parts.items()}, weights, tuple(notes))
+
+
+def as_trained(frame: pd.DataFrame, weights: Mapping[str, float] | None = None) -> Replayed | None:
+    """Return the rewards that rollouts were stored with, or None where there are none.
+
+    Args:
+        frame: the rollouts.
+        weights: of the run's rewards, by name; left out unless they are those of the rewards stored.
+    """
+    if "total_reward" not in frame:
+        return None
+    parts = {name: frame[COMPONENT + name].to_numpy(dtype=np.float64) for name in stored_components(frame)}
+    known = weights if weights is not None and set(weights) == set(parts) else {}
+    return Replayed(AS_TRAINED, frame["total_reward"].to_numpy(dtype=np.float64), parts, known)
+
+
+def _token_ids(frame: pd.DataFrame) -> list[list[int]]:
+    """Token ids as stored; else estimated as the check of a reward does, in the number that is stored."""
+    if "completion_ids" in frame:
+        return [[] if ids is None else list(ids) for ids in frame["completion_ids"]]
+    ids = [estimated_ids(text or "") for text in frame["completion"]]
+    if "completion_tokens" not in frame:
+        return ids
+    counts = frame["completion_tokens"].tolist()
+    return [
+        one if n != n else one[: int(n)] + list(range(int(n) - len(one))) for one, n in zip(ids, counts, strict=True)
+    ]
+
+
+def _batches(frame: pd.DataFrame) -> Iterator[tuple[int, list[int]]]:
+    """Yield steps with about `CHUNK` of their rows; a group is not cut in two where its rows stand together."""
+    group = frame["group"].to_numpy()
+    for step, at_step in frame.groupby("step").indices.items():
+        rows, start = [int(at) for at in at_step], 0
+        for at in range(1, len(rows) + 1):
+            if at == len(rows) or (at - start >= CHUNK and group[rows[at]] != group[rows[at - 1]]):
+                yield int(str(step)), rows[start:at]
+                start = at
+
+
+def _array(scores: Sequence[float | None]) -> Floats:
+    return np.asarray([np.nan if one is None else one for one in scores], dtype=np.float64)
+
+
+def summarize_replay(
+    frame: pd.DataFrame, replayed: Sequence[Replayed], rates: pd.DataFrame | None, *, source: str, command: str,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Return what the page shows, as JSON can hold it.
+
+    Args:
+        frame: the rollouts.
+        replayed: one or two configurations on them.
+        rates: `item_id, p_up, p_down, p_none` of the items' genes; None where they are not known.
+        source: of the rollouts.
+        command: that made the page.
+        notes: sentences about the data.
+    """
+    answers = [parse_answer(text) for text in frame["completion"]]
+    failed_N = np.asarray([one.status is Status.ERROR for one in answers])
+    label = frame["label"].astype(str).to_numpy()
+    answer = np.asarray(["" if one.label is None else str(one.label) for one in answers], dtype=object)
+    right_N = np.where((label == "") | failed_N, np.nan, (answer == label).astype(float))
+    length_N = np.where(failed_N, np.nan, _lengths(frame))
+    if failed_N.any():
+        notes = [f"Failed generations: {failed_N.sum():,}; unscorable, neither right nor wrong", *notes]
+    group_N: Ints = pd.factorize(frame["group"])[0]
+    factors = {
+        "correctness": right_N,
+        "length": length_N,
+        "gene's rate": _rate_of_answer(frame, answer, rates),
+    }
+    steps = frame["step"].to_numpy()
+    status = pd.Series([str(one.status) for one in answers])
+    low = min((float(np.nanmin(one.total_N)) for one in replayed if not np.isnan(one.total_N).all()), default=0.0)
+    high = max((float(np.nanmax(one.total_N)) for one in replayed if not np.isnan(one.total_N).all()), default=1.0)
+    edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
+    summary: dict[str, Any] = {
+        "rollouts": {
+            "source": source,
+            "completions": len(frame),
+            "groups": int(group_N.max()) + 1,
+            "items": int(frame["item_id"].nunique()),
+            "steps": len(np.unique(steps)),
+            "accuracy": _number(_mean_of(right_N, True)),
+            "failed": int(failed_N.sum()),
+            "status": {str(one): float((status == str(one)).mean()) for one in Status},
+            "mean_length": _number(_mean_of(length_N, True)),
+        },
+        "notes": list(notes),
+        "command": command,
+        "edges": edges.tolist(),
+        "configs": [_one(one, frame, group_N, steps, factors, right_N, edges) for one in replayed],
+        "accuracy_by_step": _by_step(right_N, steps),
+        "comparison": None,
+        "examples": [],
+    }
+    if len(replayed) == 2:
+        summary["comparison"], chosen = _compare(replayed[0], replayed[1], group_N)
+    else:
+        chosen = _surprising(replayed[0].total_N, right_N)
+    summary["examples"] = [
+        {
+            **{key: str(frame[key].iloc[at]) for key in ("item_id", "step")},
+            "label": str(label[at]) or "none",
+            "answer": str(answer[at]) or None,
+            "status": str(answers[at].status),
+            "rewards": [
+                {"name": one.name, "total": _number(one.total_N[at]),
+                 "parts": {key: _number(part[at]) for key, part in one.parts.items()}}
+                for one in replayed
+            ],
+            "text": _cut(frame["completion"].iloc[at] or ""),
+            "why": why,
+        }
+        for at, why in chosen
+    ]  # fmt: skip
+    return summary
+
+
+def _cut(text: str) -> str:
+    """The beginning and the end of a text that is too long to show; the answer stands at its end."""
+    if len(text) <= TEXT_LIMIT:
+        return text
+    half = TEXT_LIMIT // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters cut out …]\n{text[-half:]}"
+
+
+def _lengths(frame: pd.DataFrame) -> Floats:
+    if "completion_tokens" in frame and frame["completion_tokens"][frame["completion"].notna()].notna().all():
+        return frame["completion_tokens"].to_numpy(dtype=np.float64)
+    return np.asarray([0 if text is None else len(text.split()) for text in frame["completion"]], dtype=np.float64)
+
+
+def _rate_of_answer(frame: pd.DataFrame, answer: Any, rates: pd.DataFrame | None) -> Floats:
+    if rates is None:
+        return np.full(len(frame), np.nan)
+    table = rates.drop_duplicates("item_id").set_index("item_id")[["p_up", "p_down", "p_none"]]
+    rate_NL = table.reindex(frame["item_id"]).to_numpy(dtype=np.float64)
+    index = {str(label): at for at, label in enumerate(LABELS)}
+    at_N = np.asarray([index.get(one, -1) for one in answer])
+    return np.where(at_N >= 0, rate_NL[np.arange(len(frame)), at_N], np.nan)
+
+
+def _one(
+    one: Replayed, frame: pd.DataFrame, group_N: Ints, steps: Any, factors: Mapping[str, Floats], right_N: Floats,
+    edges: Floats,
+) -> dict[str, Any]:  # fmt: skip
+    flat, n_groups = zero_variance(one.total_N, group_N)
+    constant = [key for key, part in one.parts.items() if zero_variance(part, group_N)[0] == 1.0]
+    return {
+        "name": one.name,
+        "notes": [*one.notes, *(f"{key}: the same throughout each group, {SHIFT}" for key in constant)],
+        "total": _distribution(one.total_N, edges),
+        "components": {
+            key: {**_distribution(part, None), "weight": one.weights.get(key), "share": share}
+            for (key, part), share in zip(one.parts.items(), _shares(one, group_N), strict=True)
+        },
+        "zero_variance": flat,
+        "groups": n_groups,
+        "correlations": {
+            key: {
+                "overall": correlation(one.total_N, factor),
+                "within": within_correlation(one.total_N, factor, group_N),
+            }
+            for key, factor in factors.items()
+        },
+        "by_class": _by(one.total_N, factors, group_N, frame["label"]),
+        "by_line": _by(one.total_N, factors, group_N, frame["cell_line"]),
+        "by_step": _by_step(one.total_N, steps),
+        "paid_for_right": [_number(_mean_of(one.total_N, right_N == 1)), _number(_mean_of(one.total_N, right_N == 0))],
+    }
+
+
+def _distribution(score_N: Floats, edges: Floats | None) -> dict[str, Any]:
+    known = score_N[~np.isnan(score_N)]
+    found: dict[str, Any] = {"unscorable": float(1 - len(known) / len(score_N))}
+    if not len(known):
+        return {**found, "mean": None, "sd": None, "quantiles": [None] * 5, "histogram": [0] * BINS}
+    found |= {
+        "mean": float(known.mean()),
+        "sd": float(known.std()),
+        "quantiles": [float(q) for q in np.quantile(known, (0.0, 0.25, 0.5, 0.75, 1.0))],
+    }
+    if edges is not None:
+        found["histogram"] = np.histogram(known, bins=edges)[0].tolist()
+    return found
+
+
+def zero_variance(total_N: Floats, group_N: Ints) -> tuple[float | None, int]:
+    """Return the share of groups whose completions all earn the same, and how many groups have two scored or more.
+
+    Such a group has advantages of 0: it moves nothing.
+    """
+    known = ~np.isnan(total_N)
+    frame = pd.DataFrame({"group": group_N[known], "total": total_N[known]})
+    spread = frame.groupby("group")["total"].agg(["min", "max", "size"])
+    spread = spread[spread["size"] >= 2]
+    if spread.empty:
+        return None, 0
+    return float((spread["max"] - spread["min"] <= 1e-9).mean()), len(spread)
+
+
+def correlation(a_N: Floats, b_N: Floats) -> float | None:
+    """Pearson's correlation over what is known of both; None where either is constant."""
+    known = ~(np.isnan(a_N) | np.isnan(b_N))
+    a, b = a_N[known], b_N[known]
+    if len(a) < 3 or a.std() < 1e-9 or b.std() < 1e-9:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def within_correlation(a_N: Floats, b_N: Floats, group_N: Ints) -> float | None:
+    """Pearson's correlation of the deviations from each group's mean."""
+    known = ~(np.isnan(a_N) | np.isnan(b_N))
+    frame = pd.DataFrame({"a": a_N[known], "b": b_N[known], "group": group_N[known]})
+    centred = frame[["a", "b"]] - frame.groupby("group")[["a", "b"]].transform("mean")
+    return correlation(centred["a"].to_numpy(), centred["b"].to_numpy())
+
+
+def _shares(one: Replayed, group_N: Ints) -> list[float | None]:
+    """Each component's share of the variance within groups, weights included."""
+    if not one.weights:
+        return [None] * len(one.parts)
+    spread = []
+    for key, part in one.parts.items():
+        frame = pd.DataFrame({"part": part, "group": group_N}).dropna()
+        deviation = frame["part"] - frame.groupby("group")["part"].transform("mean")
+        spread.append(one.weights[key] ** 2 * float((deviation**2).mean()) if len(frame) else 0.0)
+    total = sum(spread)
+    return [value / total if total else 0.0 for value in spread]
+
+
+def _by(total_N: Floats, factors: Mapping[str, Floats], group_N: Ints, key: pd.Series) -> list[dict[str, Any]]:
+    names = key.astype(object).where(key.notna(), "").astype(str).to_numpy()
+    rows = []
+    for name in [*[str(label) for label in LABELS if str(label) in names],
+                 *sorted(set(names) - {str(label) for label in LABELS})]:  # fmt: skip
+        mask = names == name
+        rows.append(
+            {
+                "name": name or "no label",
+                "n": int(mask.sum()),
+                "mean": _number(_mean_of(total_N, mask)),
+                "accuracy": _number(_mean_of(factors["correctness"], mask)),
+                "unscorable": float(np.isnan(total_N[mask]).mean()),
+                "within": {
+                    factor: within_correlation(total_N[mask], values[mask], group_N[mask])
+                    for factor, values in factors.items()
+                },
+            }
+        )
+    return rows
+
+
+def _by_step(value_N: Floats, steps: Any) -> list[tuple[int, float | None]]:
+    return [(int(step), _number(_mean_of(value_N, steps == step))) for step in np.unique(steps)]
+
+
+def _mean_of(value_N: Floats, mask: Any) -> float:
+    values = value_N[mask & ~np.isnan(value_N)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or np.isnan(value) else float(value)
+
+
+def _standardised(total_N: Floats) -> Floats:
+    sd = float(np.nanstd(total_N)) if not np.isnan(total_N).all() else 0.0
+    standard: Floats = (total_N - np.nanmean(total_N)) / sd if sd > 1e-9 else np.zeros(len(total_N))
+    return standard
+
+
+def _compare(a: Replayed, b: Replayed, group_N: Ints) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+    """How alike two rewards are, and the completions on which they differ most in units of their own spread.
+
+    A completion that only one of them judges counts as average under the other: GRPO gives it an advantage of 0.
+    """
+    gap_N = (np.nan_to_num(_standardised(a.total_N)) - np.nan_to_num(_standardised(b.total_N))).round(9)
+    one_N = np.isnan(a.total_N) != np.isnan(b.total_N)
+    chosen = []
+    for at in np.lexsort((~one_N, -np.abs(gap_N)))[:EXAMPLES].tolist():
+        judge = b.name if np.isnan(a.total_N[at]) else a.name
+        if one_N[at] or gap_N[at]:
+            only = f", only {judge} judges it" if one_N[at] else ""
+            chosen.append((at, f"{gap_N[at]:+.2f} standard deviations{only}"))
+    found = {
+        "a": a.name,
+        "b": b.name,
+        "correlation": correlation(a.total_N, b.total_N),
+        "within": within_correlation(a.total_N, b.total_N, group_N),
+        "other_order": _other_order(a.total_N, b.total_N, group_N),
+        "judged_by_one": int(one_N.sum()),
+    }
+    return found, chosen
+
+
+def _other_order(a_N: Floats, b_N: Floats, group_N: Ints) -> float | None:
+    """Share of groups in which the best-paid completion under one reward is not best-paid under the other."""
+    frame = pd.DataFrame({"a": a_N, "b": b_N, "group": group_N}).dropna()
+    if frame.empty:
+        return None
+    best = frame.groupby("group")[["a", "b"]].transform("max")
+    both = ((frame["a"] >= best["a"] - 1e-9) & (frame["b"] >= best["b"] - 1e-9)).groupby(frame["group"]).any()
+    return float(1 - both.mean())
+
+
+def _surprising(total_N: Floats, right_N: Floats) -> list[tuple[int, str]]:
+    """The best-paid wrong completions and the worst-paid right ones."""
+    chosen: list[tuple[int, str]] = []
+    for right, sign, why in (
+        (0.0, -1.0, "wrong, yet among the best paid"),
+        (1.0, 1.0, "right, yet among the worst paid"),
+    ):
+        rows = np.flatnonzero((right_N == right) & ~np.isnan(total_N))
+        order = rows[np.argsort(sign * total_N[rows], kind="stable")]
+        chosen += [(int(at), why) for at in order[: EXAMPLES // 2]]
+    return chosen

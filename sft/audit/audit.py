@@ -1,0 +1,192 @@
+"""The leakage audit: that nothing of the test split reached a file of traces. It runs before every stage one.
+
+What is checked: the traces were drawn under the split audited; each item is a training item of it and of no held-out
+line; id, line, perturbation and gene agree; the label is the data's; a prompt of our template is what the training
+labels give; and no prompt, nor any reasoning, quotes a test label. `sft.audit.quotations` says how quotations are
+found, and which are missed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from benchmarks.evidence.prompts import TEMPLATES, VERSION, PromptConfig, build_prompts
+from benchmarks.screens.corpus import Corpus, open_corpus
+from rewards import CheckError, InputError, parse_answer
+from sft.audit.quotations import QuotationFinder
+from sft.traces import Trace, learnt_text
+
+_EXAMPLES: Final = 20  # few enough to read, and mostly enough to remove them by hand
+_BLOCK: Final = 10_000  # prompts rebuilt at once
+
+
+@dataclass
+class Finding:
+    """One check: what it asserts, how often it looked, and what it found.
+
+    Attributes:
+        claim: what holds if nothing was found.
+        checked: how many traces, or quotations, were looked at.
+        failed: how many break the claim.
+        skipped: how many traces the check says nothing of.
+        examples: the first of those that break it.
+    """
+
+    claim: str
+    checked: int = 0
+    failed: int = 0
+    skipped: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def note(self, wrong: bool, example: str) -> None:
+        """Count one look."""
+        self.checked += 1
+        if wrong:
+            self.failed += 1
+            if len(self.examples) < _EXAMPLES:
+                self.examples.append(example)
+
+    def __str__(self) -> str:
+        skipped = f", {self.skipped} not checked" if self.skipped else ""
+        return f"{self.failed} of {self.checked} fail{skipped}"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit checked and found.
+
+    Attributes:
+        split: against which split.
+        data: SHA-256 of the labels.
+        traces: how many were read.
+        findings: by name.
+    """
+
+    split: str
+    data: str
+    traces: int
+    findings: dict[str, Finding]
+
+    @property
+    def clean(self) -> bool:
+        """Whether every claim holds."""
+        return not any(finding.failed for finding in self.findings.values())
+
+    def facts(self) -> dict[str, Any]:
+        """Return the audit for a manifest."""
+        return {
+            "clean": self.clean, "split": self.split, "data": self.data, "traces": self.traces,
+            "checks": {one.claim: str(one) for one in self.findings.values()},
+        }  # fmt: skip
+
+    def require_clean(self, where: str) -> None:
+        """Raise a `CheckError` that names the first leak, if there is one."""
+        for name, finding in self.findings.items():
+            if finding.failed:
+                raise CheckError(
+                    f"{where}: leak: {name}: {finding.failed} of {finding.checked} break “{finding.claim}” under split "
+                    f"{self.split}, e.g. {finding.examples[0]}; remove these traces (synthpert traces audit lists them)"
+                )
+
+
+def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
+    """Audit traces against a split.
+
+    Args:
+        traces: the traces; read one by one.
+        corpus: the labels under the split.
+    """
+    columns = (corpus.labels[name].astype("str") for name in ("item_id", "label", "split"))
+    known = {item_id: (label, split == "test") for item_id, label, split in zip(*columns, strict=True)}
+    held_out = corpus.split.partition(":")[2]
+    findings = {
+        "split": Finding(f"the traces were drawn under split {corpus.split}"),
+        "known": Finding("every item is in the labels"),
+        "id": Finding("id, line, perturbation and gene agree"),
+        "train": Finding("every item is a training item"),
+        "line": Finding(f"no item is of the held-out line {held_out}" if held_out else "no line is held out"),
+        "label": Finding("every label is the data's"),
+        "prompt": Finding("every prompt of our template is what the training labels give"),
+        "quoted test label": Finding("no prompt quotes a test label"),
+        "own label": Finding("no prompt quotes its own item's label"),
+        "reasoning quotes a test label": Finding("no reasoning quotes a test label"),
+    }
+    finder = QuotationFinder(corpus)
+    prompts: dict[PromptConfig, dict[str, bytes]] = {}
+    n = 0
+    for trace in traces:
+        n += 1
+        # By its parts, so that an id cannot hide what the prompt is about.
+        item_id = f"{trace.cell_line}|{trace.pert}|{trace.gene}"
+        label, in_test = known.get(item_id, (trace.label, False))
+        drawn_under = trace.protocol.get("split")
+        if drawn_under is None:
+            findings["split"].skipped += 1
+        else:
+            # Evidence in a prompt was computed from that split's training labels, which may be tests of this one.
+            findings["split"].note(drawn_under != corpus.split, f"{item_id} (drawn under {drawn_under})")
+        findings["known"].note(item_id not in known, item_id)
+        findings["id"].note(trace.item_id != item_id, f"{trace.item_id} ({item_id})")
+        findings["train"].note(in_test, item_id)
+        findings["line"].note(bool(held_out) and trace.cell_line == held_out, item_id)
+        findings["label"].note(label != trace.label, f"{item_id} ({trace.label})")
+        config = _our_prompt(trace.protocol, corpus)
+        if config is not None and item_id in known:
+            prompts.setdefault(config, {})[item_id] = _digest(trace.prompt)
+        else:
+            findings["prompt"].skipped += 1
+        for quoted, own in finder.in_prompt(trace):
+            findings["quoted test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
+            findings["own label"].note(own, item_id)
+        for quoted in finder.in_reasoning(trace, learnt_text(trace, parse_answer(trace.completion))):
+            findings["reasoning quotes a test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
+    for config, digests in prompts.items():
+        for item_id, wrong in _differing(digests, corpus, config):
+            findings["prompt"].note(wrong, item_id)
+    return Audit(corpus.split, corpus.digest, n, findings)
+
+
+def _our_prompt(protocol: dict[str, Any], corpus: Corpus) -> PromptConfig | None:
+    """What a prompt was made with, if it is of our template and of these labels."""
+    if protocol.get("template_version") != VERSION or protocol.get("data") != corpus.digest:
+        return None
+    template, evidence, lemmas = (protocol.get(key) for key in ("template", "evidence", "lemmas"))
+    if template not in TEMPLATES or type(evidence) is not int or evidence < 0 or type(lemmas) is not bool:
+        return None
+    return PromptConfig(str(template), evidence, lemmas)
+
+
+def _differing(digests: dict[str, bytes], corpus: Corpus, config: PromptConfig) -> Iterator[tuple[str, bool]]:
+    items = corpus.labels[corpus.labels["item_id"].isin(digests)]
+    for start in range(0, len(items), _BLOCK):
+        block = items.iloc[start : start + _BLOCK]
+        for item_id, prompt in zip(block["item_id"], build_prompts(block, corpus, config), strict=True):
+            yield str(item_id), _digest(prompt) != digests[str(item_id)]
+
+
+def _digest(prompt: Any) -> bytes:
+    return hashlib.blake2b(json.dumps(prompt).encode(), digest_size=16).digest()
+
+
+def corpus_of(protocol: dict[str, Any], data: str | None, split: str | None) -> Corpus:
+    """Open the labels that traces were made from, to audit them against.
+
+    Args:
+        protocol: of the traces; its `data` (digest) and `split`, or the split that they were imported under, are used
+            where the other arguments are None.
+        data: folder of the labels or `sample`; None for the sample if the traces are of it, else the default folder.
+        split: the split to audit against; None for the traces' own.
+
+    Raises:
+        InputError: the labels are not there, or the traces do not say under which split they were drawn.
+    """
+    split = split or protocol.get("split") or protocol.get("imported_under")
+    if not isinstance(split, str):
+        raise InputError("traces: do not say under which split they were drawn; set split")
+    if data is None and split == "official":
+        sample = open_corpus("sample")
+        if sample.digest == protocol.get("data"):
+            return sample
+    return open_corpus(data, split)

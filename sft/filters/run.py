@@ -1,0 +1,280 @@
+"""Filtering a file of traces: steps in the order of a configuration, with a count after each.
+
+Lines are passed on byte for byte. A large file is read by several processes.
+"""
+
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from benchmarks.config import check_keys, read_yaml
+from benchmarks.runs import disk_errors
+from rewards import CheckError, InputError
+from rewards.processes import without_main
+from sft.filters.near_duplicates import HASHES, digest, mask, sketch
+from sft.filters.steps import Features, Rows, Step, read_step, read_steps
+from sft.traces import iter_traces, parse_trace, write_lines
+
+_PART_BYTES: Final = 32 * 1024 * 1024  # read by a process at a time
+_BATCH_BYTES: Final = 256 * 1024  # hashed at once: what fits into a processor's cache
+_COLUMNS: Final = ("item_id", "label", "cell_line", "pert", "gene")
+
+
+def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, Any]:
+    """Filter a file of traces.
+
+    Args:
+        path: the traces.
+        output: JSONL file of those that pass, in their order; `.funnel.json` beside it holds what is returned.
+        steps: from `read_steps`.
+
+    Returns:
+        `{"input", "rows", "steps": [{"step", "setting", "left", "dropped", "reasons"}], "kept"}`.
+
+    Raises:
+        InputError: a line is no trace, no trace passes, or the output is a folder or the input.
+    """
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; give a file, such as runs/traces/kept.jsonl")
+    if output.resolve() == path.resolve():
+        raise InputError(f"{output}: is the input; give another output")
+    features, refused = _scan(path, steps)
+    rows: Rows = np.arange(len(features.item_id))
+    told: list[dict[str, Any]] = []
+    for number, step in enumerate(steps):
+        before = rows
+        reasons: Counter[str] = Counter()
+        if step.check is not None:
+            found = refused[number]
+            rows = np.array([row for row in rows if row not in found], dtype=np.intp) if found else rows
+            reasons.update(found[row] for row in before if row in found)
+        elif step.select is not None:
+            rows = step.select(features, rows) if len(rows) else rows
+            if len(rows) < len(before):
+                reasons[step.name] = len(before) - len(rows)
+        told.append(
+            {"step": step.name, "setting": step.value, "left": len(rows), "dropped": len(before) - len(rows),
+             "reasons": dict(reasons.most_common(20))}
+        )  # fmt: skip
+    funnel = {"input": path.name, "rows": len(features.item_id), "steps": told, "kept": len(rows)}
+    if not len(rows):
+        worst = max(told, key=lambda one: int(one["dropped"]))
+        raise InputError(
+            f"{path}: none of {funnel['rows']} traces passes; step {worst['step']} dropped {worst['dropped']} "
+            f"({', '.join(list(worst['reasons'])[:3])})"
+        )
+    keep = np.zeros(len(features.item_id), dtype=bool)
+    keep[rows] = True
+    with path.open("rb") as file:
+        write_lines((line for line, use in zip(file, keep, strict=True) if use), output)
+    with disk_errors(output):
+        filter_file(output).write_text(json.dumps(funnel, indent=2) + "\n", encoding="utf-8")
+    return funnel
+
+
+def filter_file(path: Path) -> Path:
+    """Return where it is told how a file of traces was filtered."""
+    return path.with_name(f"{path.name}.funnel.json")
+
+
+def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """Filter traces as a configuration says.
+
+    Args:
+        config: YAML file with `input`, `output`, `steps` (see `read_steps`) and `seed`.
+        overrides: command-line words `--key value` or `--key=value` that win over the file.
+
+    Returns:
+        The output and the funnel; see `filter_traces`.
+
+    Raises:
+        InputError: a key is unknown or missing, or see `read_steps` and `filter_traces`.
+    """
+    values = read_yaml(config)
+    known = ("input", "output", "steps", "seed")
+    given = _read_overrides(overrides)
+    check_keys([str(key) for key in values], known, str(config))
+    check_keys(list(given), known, "command line")
+    values = {"seed": 0, **values, **given}
+    for key in known[:3]:
+        if values.get(key) is None:
+            raise InputError(f"{config}: {key} is missing; set it")
+    if type(values["seed"]) is not int:
+        raise InputError(f"{config}: seed is {values['seed']!r}; give a whole number")
+    output = Path(str(values["output"]))
+    steps = read_steps(values["steps"], values["seed"], f"{config}: steps")
+    return output, filter_traces(Path(str(values["input"])), output, steps)
+
+
+def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    left = iter(words)
+    for word in left:
+        key, equals, value = word.partition("=")
+        text = value if equals else next(left, None)
+        if not key.startswith("--") or text is None:
+            raise InputError(f"command line: {word!r}; give --key value")
+        key = key[2:]
+        try:
+            given[key] = text if key in ("input", "output") else yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise InputError(f"command line: --{key} is not YAML ({' '.join(str(error).split())[:100]})") from None
+    return given
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What the lines between two offsets hold.
+
+    Attributes:
+        columns: of each trace, by name.
+        lengths: of each line in bytes.
+        digests, signatures: see `Features`.
+        refused: by step, rows of this part to the reason.
+    """
+
+    columns: dict[str, list[str]]
+    lengths: list[int]
+    digests: list[int]
+    signatures: list[npt.NDArray[np.uint32]]
+    refused: dict[int, dict[int, str]]
+
+
+def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[int, str]]]:
+    """Read the file once: run every check on every trace, and gather what selections need."""
+    try:
+        parts = _read_parts(path, [(step.name, step.value) for step in steps])
+        columns = {name: list(itertools.chain(*(part.columns[name] for part in parts))) for name in _COLUMNS}
+        item_ids = columns["item_id"]
+        if not item_ids or len({*item_ids}) < len(item_ids):
+            raise InputError(f"{path}: no traces, or one of them twice")
+    except InputError:
+        for _ in iter_traces(path):  # says what is wrong in which row of the file
+            pass
+        raise
+    offsets = [0, *itertools.accumulate(length for part in parts for length in part.lengths)]
+    refused: dict[int, dict[int, str]] = {number: {} for number, step in enumerate(steps) if step.check is not None}
+    start = 0
+    for part in parts:
+        for number, found in part.refused.items():
+            refused[number].update((start + row, reason) for row, reason in found.items())
+        start += len(part.lengths)
+
+    def text_of(row: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(offsets[row])
+            trace, answer = parse_trace(file.readline(), path, row + 1)
+        return mask(answer.think or "", (trace.pert, trace.gene))
+
+    signatures = [one for part in parts for one in part.signatures]
+    features = Features(
+        item_ids,
+        _codes(columns["label"]),
+        _codes(columns["cell_line"]),
+        _codes(columns["pert"]),
+        _codes(columns["gene"]),
+        digests=np.array([one for part in parts for one in part.digests], dtype=np.uint64),
+        signatures=np.concatenate(signatures) if signatures else np.empty((0, HASHES), dtype=np.uint32),
+        text_of=text_of,
+    )
+    return features, refused
+
+
+def _read_parts(path: Path, steps: Sequence[tuple[str, Any]]) -> list[_Part]:
+    """Read a file in parts, several at a time where there are several processors."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    bounds = _bounds(path)
+    n = min(len(bounds), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if n < 2:
+        return [_read_part(path, steps, start, stop) for start, stop in bounds]
+    pool = ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), _leave_interrupts)
+    try:
+        with without_main():
+            waiting = [pool.submit(_read_part, path, steps, start, stop) for start, stop in bounds]
+        return [one.result() for one in waiting]
+    except BrokenProcessPool:
+        raise CheckError(f"{path}: a process that was reading it ended by itself; is there enough memory?") from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Leave Ctrl-C to the process that waits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _bounds(path: Path) -> list[tuple[int, int]]:
+    """Offsets of parts that begin and end with a line."""
+    size = path.stat().st_size
+    cuts = {0, size}
+    with path.open("rb") as file:
+        for at in range(_PART_BYTES, size, _PART_BYTES):
+            file.seek(at - 1)  # a line that begins at `at` stays whole
+            file.readline()
+            cuts.add(file.tell())
+    return list(itertools.pairwise(sorted(cuts)))
+
+
+def _read_part(path: Path, steps: Sequence[tuple[str, Any]], start: int, stop: int) -> _Part:
+    made = [read_step(name, value, "", name) for name, value in steps]  # functions do not reach another process
+    checks = [(number, step.check) for number, step in enumerate(made) if step.check is not None]
+    # The first: each later one compares a part of what reaches it.
+    sketch_at = min((number for number, step in enumerate(made) if step.name == "duplicates"), default=-1)
+    part = _Part({name: [] for name in _COLUMNS}, [], [], [], {number: {} for number, _ in checks})
+    symbols: dict[str, str] = {}
+    waiting: list[bytes] = []
+    waiting_bytes = 0
+
+    def flush() -> None:
+        nonlocal waiting_bytes
+        if waiting:
+            part.signatures.append(sketch(waiting))
+            waiting.clear()
+            waiting_bytes = 0
+
+    with path.open("rb") as file:
+        file.seek(start)
+        left, row = stop - start, 0
+        while left > 0:
+            line = file.readline()
+            trace, answer = parse_trace(line, path, row + 1)
+            part.lengths.append(len(line))
+            gone = len(made)
+            for number, check in checks:
+                if (reason := check(trace, answer)) is not None:
+                    part.refused[number][row] = symbols.setdefault(reason, reason)
+                    gone = number  # what an earlier step refuses never reaches a later one
+                    break
+            for name, values in part.columns.items():
+                value = getattr(trace, name)
+                values.append(value if name == "item_id" else symbols.setdefault(value, value))
+            if sketch_at >= 0:
+                masked = mask(answer.think or "", (trace.pert, trace.gene)) if gone > sketch_at else b""
+                part.digests.append(digest(masked))
+                waiting.append(masked)
+                waiting_bytes += len(masked)
+                if waiting_bytes > _BATCH_BYTES:
+                    flush()
+            left -= len(line)
+            row += 1
+    flush()
+    return part
+
+
+def _codes(values: list[str]) -> npt.NDArray[np.int32]:
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int32)

@@ -1,0 +1,259 @@
+"""The steps of a filter: plain functions, and how a configuration names them.
+
+A check looks at one trace and says why it is refused, or None. A selection looks at all traces that are left and says
+which stay.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rewards import Answer, InputError
+from sft.filters.near_duplicates import find_duplicates
+from sft.filters.visible import find_foreign, find_leak
+from sft.teacher.critic import VERDICTS
+from sft.traces import Trace, learnt_text
+
+Check: TypeAlias = Callable[[Trace, Answer], str | None]
+Rows: TypeAlias = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What selections look at, of N traces.
+
+    Attributes:
+        item_id, label, cell_line, pert, gene: of each trace.
+        digests, signatures: of its reasoning, see `sft.filters.near_duplicates`; empty where no step needs them.
+        text_of: masked reasoning of the trace at a position.
+    """
+
+    item_id: list[str]
+    label: npt.NDArray[Any]
+    cell_line: npt.NDArray[Any]
+    pert: npt.NDArray[Any]
+    gene: npt.NDArray[Any]
+    digests: npt.NDArray[np.uint64]
+    signatures: npt.NDArray[np.uint32]
+    text_of: Callable[[int], bytes]
+
+
+# checks
+
+
+def parsed(trace: Trace, answer: Answer) -> str | None:
+    """Refuse a completion that the strict parser reads no label from, or that has no reasoning."""
+    return str(answer.status) if answer.label is None else None if answer.think else "no reasoning"
+
+
+def label_correct(trace: Trace, answer: Answer) -> str | None:
+    """Refuse an answer that is not the true label."""
+    return None if answer.label == trace.label else "wrong answer"
+
+
+def plain_text(trace: Trace, answer: Answer) -> str | None:
+    """Refuse what is no plain reasoning; see `sft.filters.visible.find_foreign`."""
+    return find_foreign(learnt_text(trace, answer))
+
+
+def no_leak(trace: Trace, answer: Answer) -> str | None:
+    """Refuse reasoning that treats its label as given; see `sft.filters.visible.find_leak`."""
+    found = find_leak(learnt_text(trace, answer), trace.pert, trace.gene)
+    return None if found is None else f"leak: {found[:40]}"
+
+
+def verdict_in(verdicts: Sequence[str]) -> Check:
+    """Refuse a critic's verdict outside a set, and a trace that nobody graded."""
+
+    def check(trace: Trace, answer: Answer) -> str | None:
+        verdict = trace.critic.get("verdict") if trace.critic else None
+        return None if verdict in verdicts else "not graded" if verdict is None else f"verdict {verdict}"
+
+    return check
+
+
+def length_within(shortest: int, longest: int) -> Check:
+    """Refuse reasoning of fewer or more characters."""
+
+    def check(trace: Trace, answer: Answer) -> str | None:
+        n = len(answer.think or "")
+        return "too short" if n < shortest else "too long" if n > longest else None
+
+    return check
+
+
+def tokens_within(model: str, longest: int) -> Check:
+    """Refuse an example that training would refuse: of too many tokens, or not given back by the tokenizer.
+
+    Args:
+        model: folder or hub id of the model to train.
+        longest: its `max_length`: tokens of prompt, completion and end of turn together.
+    """
+    from benchmarks.models.folders import resolve_model
+    from sft.train import load_tokenizer, tokenize_trace
+
+    tokenizer = load_tokenizer(resolve_model(model).path)
+
+    def check(trace: Trace, answer: Answer) -> str | None:
+        try:
+            n = len(tokenize_trace(tokenizer, trace).input_ids)
+        except InputError as error:
+            return str(error).removeprefix(f"{trace.item_id}: ").partition(";")[0]
+        return "too many tokens" if n > longest else None
+
+    return check
+
+
+# selections
+
+
+def distinct(features: Features, rows: Rows, similarity: float) -> Rows:
+    """Keep the first of texts that repeat each other; see `find_duplicates`."""
+    repeated = find_duplicates(
+        features.digests[rows], features.signatures[rows], similarity, lambda at: features.text_of(int(rows[at]))
+    )
+    return rows[~repeated]
+
+
+def balanced(features: Features, rows: Rows, salt: str) -> Rows:
+    """Keep as many traces of each label as the rarest one has."""
+    counts = Counter(features.label[rows].tolist())
+    return capped(features, rows, "label", min(counts.values()), salt) if counts else rows
+
+
+def capped(features: Features, rows: Rows, column: str, most: int, salt: str) -> Rows:
+    """Keep at most so many traces of each value of a column, drawn by `salt`."""
+    _, code = np.unique(getattr(features, column)[rows], return_inverse=True)
+    order = np.lexsort((draw_order(features, rows, salt), code))
+    sorted_code = code[order]
+    starts = np.flatnonzero(np.concatenate([[True], sorted_code[1:] != sorted_code[:-1]]))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
+    return np.sort(rows[order[rank < most]])
+
+
+def fraction_of(features: Features, rows: Rows, fraction: float, salt: str) -> Rows:
+    """Keep a share, drawn by `salt`; a larger share holds the smaller one."""
+    order = np.argsort(draw_order(features, rows, salt), kind="stable")
+    return np.sort(rows[order[: round(fraction * len(rows))]])
+
+
+def draw_order(features: Features, rows: Rows, salt: str) -> npt.NDArray[np.uint64]:
+    """Return a random number per row that depends on its item and `salt` only, not on its place in the file."""
+    key = salt.encode()
+    values = [
+        hashlib.blake2b(features.item_id[row].encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
+        for row in rows
+    ]
+    return np.frombuffer(b"".join(values), dtype="<u8")
+
+
+# configuration
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a filter: a check or a selection, and how it was configured."""
+
+    name: str
+    value: Any
+    check: Check | None
+    select: Callable[[Features, Rows], Rows] | None
+
+
+def read_steps(config: Sequence[Any], seed: int, where: str = "steps") -> list[Step]:
+    """Read the steps of a configuration.
+
+    Args:
+        config: names, or mappings of one name to its setting: `parse`, `label`, `plain`, `leak`,
+            `critic: [excellent, good]`, `length: {min: 20, max: 4000}` (characters of reasoning),
+            `tokens: {max: 2048, model: FOLDER}` (below a thousand traces a second), `duplicates: 0.9`, `balance`,
+            `cap: {gene: 5, pert: 20}`, `fraction: 0.02`.
+        seed: of what is drawn.
+        where: what to call the list in errors.
+
+    Raises:
+        InputError: a step is unknown or its setting out of range.
+    """
+    if not isinstance(config, Sequence) or isinstance(config, str) or not config:
+        raise InputError(f"{where}: no list of steps; write one `- name` a line")
+    steps = []
+    for number, entry in enumerate(config, start=1):
+        at = f"{where}, step {number}"
+        if isinstance(entry, Mapping):
+            if len(entry) != 1:
+                raise InputError(f"{at}: {len(entry)} names; write one step per `-`")
+            ((name, value),) = entry.items()
+        else:
+            name, value = entry, None
+        steps.append(read_step(str(name), value, f"{seed}|{number}", at))
+    return steps
+
+
+def read_step(name: str, value: Any, salt: str, at: str) -> Step:
+    """Make one step.
+
+    Args:
+        name, value: as in a configuration; see `read_steps`.
+        salt: of what is drawn.
+        at: what to call it in errors.
+
+    Raises:
+        InputError: the step is unknown or its setting out of range.
+    """
+    checks = {"parse": parsed, "label": label_correct, "plain": plain_text, "leak": no_leak}
+    if name in checks or name == "balance":
+        if value is not None:
+            raise InputError(f"{at}: {name} takes no setting")
+        if name == "balance":
+            return Step(name, None, None, lambda features, rows: balanced(features, rows, salt))
+        return Step(name, None, checks[name], None)
+    if name == "critic":
+        if not isinstance(value, list) or not value or any(verdict not in VERDICTS for verdict in value):
+            raise InputError(f"{at}: critic is {value!r}; give a list out of {', '.join(VERDICTS)}")
+        return Step(name, value, verdict_in(value), None)
+    if name == "length":
+        shortest, longest = _pair(value, "min", "max", at)
+        if shortest is not None and longest is not None and shortest > longest:
+            raise InputError(f"{at}: length is {value!r}; min must be at most max")
+        return Step(name, value, length_within(shortest or 0, longest or 2**62), None)
+    if name == "tokens":
+        valid = isinstance(value, Mapping) and set(value) == {"max", "model"} and isinstance(value["model"], str)
+        if not valid or type(value["max"]) is not int or value["max"] < 1:
+            raise InputError(f"{at}: tokens is {value!r}; give max, a whole number, and model, a folder or hub id")
+        return Step(name, dict(value), tokens_within(value["model"], value["max"]), None)
+    if name == "duplicates":
+        similarity = 1.0 if value is None else _share(value, name, at)
+        return Step(name, similarity, None, lambda features, rows: distinct(features, rows, similarity))
+    if name == "cap":
+        gene, pert = _pair(value, "gene", "pert", at)
+
+        def cap(features: Features, rows: Rows) -> Rows:
+            for column, most in (("gene", gene), ("pert", pert)):
+                if most is not None and len(rows):
+                    rows = capped(features, rows, column, most, f"{salt}|{column}")
+            return rows
+
+        return Step(name, value, None, cap)
+    if name == "fraction":
+        share = _share(value, name, at)
+        return Step(name, share, None, lambda features, rows: fraction_of(features, rows, share, salt))
+    known = "parse, label, plain, leak, critic, length, tokens, duplicates, balance, cap, fraction"
+    raise InputError(f"{at}: {name!r} is no step; use {known}")
+
+
+def _pair(value: Any, first: str, second: str, at: str) -> tuple[int | None, int | None]:
+    valid = isinstance(value, Mapping) and value and set(value) <= {first, second}
+    if not valid or not all(type(number) is int and number >= 0 for number in value.values()):
+        raise InputError(f"{at}: is {value!r}; give {first} and {second}, or one of them, as whole numbers")
+    return value.get(first), value.get(second)
+
+
+def _share(value: Any, name: str, at: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise InputError(f"{at}: {name} is {value!r}; it must lie above 0 and at most at 1")
+    return float(value)

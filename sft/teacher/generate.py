@@ -1,0 +1,108 @@
+"""Making traces: draw training items and let a teacher write about them."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts
+from benchmarks.runs import disk_errors
+from benchmarks.screens.corpus import draw_items, open_corpus
+from rewards import InputError
+from sft.teacher import template as template_teacher
+from sft.teacher.arguments import EndpointArguments
+from sft.teacher.ask import ask_teacher, log_file
+from sft.teacher.outcomes import config_file, manifest_file
+from sft.teacher.questions import Work
+from sft.traces import write_traces
+
+
+@dataclass
+class TraceArguments:
+    """The keys of a trace configuration."""
+
+    output: str = field(metadata={"help": "JSONL file to write"})
+    teacher: str = field(
+        default=template_teacher.NAME, metadata={"help": "who writes: evidence-template, or a model at base_url"}
+    )
+    data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
+    split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
+    template: str = field(default="three_class", metadata={"help": "three_class or direction"})
+    evidence: int = field(default=5, metadata={"help": "similar knockdowns quoted in a prompt"})
+    lemmas: bool = field(default=False, metadata={"help": "list the eleven angles to consider"})
+    rows: int = field(default=0, metadata={"help": "training items drawn; 0 takes all"})
+    balance: bool = field(default=True, metadata={"help": "draw each label equally often"})
+    seed: int = field(default=0, metadata={"help": "of the draw and of the phrasing"})
+
+
+def generate_traces(
+    args: TraceArguments, endpoint: EndpointArguments | None = None, progress: Callable[[str], None] | None = None
+) -> tuple[Path, int]:
+    """Write traces for training items, and beside them how they were made; return the file and the number of its rows.
+
+    Args:
+        args: what is drawn and asked.
+        endpoint: where the teacher answers; None, or without `base_url`, for the offline teacher.
+        progress: told of repairs and of progress, a line at a time.
+
+    Raises:
+        InputError: the teacher is unknown, there are too few training items, `output` is a folder, or the offline
+            teacher would write over another teacher's traces.
+        CheckError: see `sft.teacher.ask.ask_teacher`.
+    """
+    remote = endpoint is not None and endpoint.base_url is not None
+    if remote == (args.teacher == template_teacher.NAME):
+        raise InputError(
+            f"teacher: {args.teacher!r} goes with {'no' if remote else 'a'} base_url; see configs/traces/teacher.yaml"
+        )
+    path = Path(args.output)
+    if path.is_dir():
+        raise InputError(f"output: {args.output!r} is a folder; give a file, such as runs/traces/t.jsonl")
+    if not remote and log_file(path).is_file() and log_file(path).stat().st_size:
+        raise InputError(
+            f"output: {path} is another teacher's, whose paid replies lie beside it; choose another output, or remove "
+            f"{log_file(path).name} to give them up"
+        )
+    if not 0 <= args.seed < 2**32:
+        raise InputError(f"seed: {args.seed}; use 0 or more, below 2**32")
+    corpus = open_corpus(args.data, args.split)
+    train = corpus.train
+    if args.template == "direction":
+        train = train[train["label"] != "not differentially expressed"]
+    items = draw_items(train, args.rows, seed=args.seed, balance=args.balance)
+    prompt = PromptConfig(args.template, args.evidence, args.lemmas)
+    if endpoint is not None and remote:
+        protocol = {
+            "template": args.template, "template_version": VERSION, "evidence": args.evidence, "lemmas": args.lemmas,
+            "split": corpus.split, "data": corpus.digest, "train_items": len(train),
+        }  # fmt: skip
+        work = Work(items, build_prompts(items, corpus, prompt), protocol, {**asdict(args), **asdict(endpoint)})
+        return path, ask_teacher(work, args.teacher, endpoint, path, progress=progress)  # keeps its configuration too
+    traces = template_teacher.generate(items, corpus, prompt, seed=args.seed)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # traces never lie beside a configuration or manifest that is not theirs
+        manifest_file(path).unlink(missing_ok=True)
+        config_file(path).write_text(yaml.safe_dump(asdict(args), sort_keys=False), encoding="utf-8")
+    return path, write_traces(traces, path)
+
+
+def made_with(args: TraceArguments, endpoint: EndpointArguments | None) -> dict[str, Any]:
+    """Return the configuration that shapes the traces; that of the endpoint only where one is asked."""
+    return asdict(args) if endpoint is None or endpoint.base_url is None else {**asdict(args), **asdict(endpoint)}
+
+
+def config_of(traces: Path) -> dict[str, Any] | None:
+    """Return the configuration that a file of traces was made with, None where nothing beside it says so."""
+    file = config_file(traces)
+    if not file.is_file():
+        return None
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: not a configuration; remove it and the traces, and generate them again")
+    return values

@@ -1,0 +1,127 @@
+"""The offline teacher `evidence-template`: short reasoning written from training labels alone, for the demo and tests.
+
+It is given the label (mode `rationalize`): where the evidence points elsewhere it says so and settles on the truth.
+It knows no biology; a student of it learns the format and to read evidence, nothing more.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import pandas as pd
+
+from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts, rate_words
+from benchmarks.screens.corpus import Corpus
+from rewards import InputError, Label
+from sft.traces import Trace
+
+NAME: Final = "evidence-template"
+
+_VERB: Final = {Label.UP: "raise", Label.DOWN: "lower", Label.NONE: "spare"}
+_COUNT: Final = (
+    "Of {n} similar knockdowns, {votes} {gene}.",
+    "Among {n} alike, {votes} {gene}.",
+    "{n} alike: {votes} {gene}.",
+)
+_CLOSEST: Final = (
+    "The closest, {closest}, {verb} it.",
+    "{closest}, the nearest, {verb} it.",
+    "Most alike is {closest}, which {verb} it.",
+)
+_NO_EVIDENCE: Final = (
+    "No similar knockdown is known for {pert}.",
+    "Nothing like {pert} was measured elsewhere.",
+    "{pert} has no known neighbours.",
+)
+_RATE: Final = (
+    "{gene} changes in {rate} knockdowns in {line}.",
+    "In {line}, {rate} knockdowns change {gene}.",
+    "{gene} responds to {rate} knockdowns here.",
+)
+_AGREE: Final = ("So {label}.", "That points to {label}.", "The likely effect is {label}.")
+_DISAGREE: Final = (
+    "Still, {pert} differs from them here: {label}.",
+    "Yet that does not settle it; {label} fits {pert} better.",
+    "The evidence is weak, and I settle on {label}.",
+)
+
+
+def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed: int) -> list[Trace]:
+    """Write one trace per item.
+
+    Args:
+        items: training rows with their `label`.
+        corpus: whose training labels the evidence comes from.
+        prompt: what the student's prompts hold; `evidence` must be at least 1.
+        seed: of the choice among phrasings; the same seed gives the same text.
+
+    Raises:
+        InputError: the prompt quotes no evidence, or an item is not a training item.
+    """
+    if prompt.evidence < 1:
+        raise InputError("evidence: the evidence-template teacher needs at least 1 similar knockdown in the prompt")
+    if "split" in items and (items["split"] != "train").any():
+        found_id = items["item_id"][items["split"] != "train"].iloc[0]
+        raise InputError(f"{found_id}: a test item; traces are written for training items only")
+    if prompt.template == "direction" and (items["label"] == str(Label.NONE)).any():
+        wrong = items["item_id"][items["label"] == str(Label.NONE)].iloc[0]
+        raise InputError(
+            f"{wrong}: does not change, which a direction prompt does not offer as an answer; leave it out"
+        )
+    prompts = build_prompts(items, corpus, prompt)
+    found = {str(item_id): rows for item_id, rows in corpus.evidence(items, prompt.evidence).groupby("item_id")}
+    rates = 1.0 - corpus.rates(items)["p_none"].to_numpy()
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    n_train = len(corpus.train)
+    if prompt.template == "direction":
+        n_train = int((corpus.train["label"].astype("str") != str(Label.NONE)).sum())
+    protocol = {"template": prompt.template, "template_version": VERSION, "evidence": prompt.evidence,
+                "lemmas": prompt.lemmas, "split": corpus.split, "data": corpus.digest,
+                "train_items": n_train}  # fmt: skip
+    traces = []
+    for row, messages, rate in zip(items.itertuples(), prompts, rates, strict=True):
+        label = Label(str(row.label))
+        pick = random.Random(f"{seed}|{row.item_id}")
+        evidence = found.get(str(row.item_id))
+        pairs = [] if evidence is None else list(zip(evidence["pert"], evidence["label"], strict=True))
+        think = _think(str(row.pert), str(row.gene), str(row.cell_line), label, pairs, float(rate), pick)
+        traces.append(
+            Trace(
+                item_id=str(row.item_id),
+                cell_line=str(row.cell_line),
+                pert=str(row.pert),
+                gene=str(row.gene),
+                label=str(label),
+                prompt=messages,
+                completion=f"<think>{think}</think><answer>{label}</answer>",
+                answer=str(label),
+                teacher=NAME,
+                mode="rationalize",
+                critic=None,
+                created=created,
+                protocol=protocol,
+            )
+        )
+    return traces
+
+
+def _think(
+    pert: str, gene: str, line: str, label: Label, pairs: Sequence[tuple[str, str]], rate: float, pick: random.Random
+) -> str:
+    votes = Counter(Label(text) for _, text in pairs)
+    leading = votes.most_common(1)[0][0] if votes else Label.NONE
+    sentences = [pick.choice(_COUNT), pick.choice(_CLOSEST)] if pairs else [pick.choice(_NO_EVIDENCE)]
+    sentences += [pick.choice(_RATE), pick.choice(_AGREE if leading is label else _DISAGREE)]
+    return " ".join(sentences).format(
+        pert=pert,
+        gene=gene,
+        line=line.upper(),
+        label=label,
+        rate=rate_words(rate),
+        n=len(pairs),
+        votes=", ".join(f"{count} {_VERB[vote]}{'s' * (count == 1)}" for vote, count in votes.items()),
+        closest=pairs[0][0] if pairs else "",
+        verb=_VERB[Label(pairs[0][1])] + "s" if pairs else "",
+    )

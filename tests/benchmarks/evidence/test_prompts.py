@@ -1,0 +1,155 @@
+"""Prompts name the item and the labels, quote only what may be known, and do not leak the answer."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from benchmarks.evidence.prompts import (
+    CELL_CONTEXT,
+    LEMMAS,
+    TEMPLATES,
+    VERSION,
+    PromptConfig,
+    build_prompts,
+    rate_words,
+)
+from benchmarks.screens.corpus import Corpus, open_corpus
+from rewards import LABELS, InputError
+
+UP, DOWN, NONE = map(str, LABELS)
+FULL = PromptConfig(evidence=3, lemmas=True)
+MakeLabels = Callable[[int], pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def sample() -> Corpus:
+    return open_corpus("sample")
+
+
+def asked(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> list[str]:
+    return [messages[-1]["content"] for messages in build_prompts(items, corpus, config)]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_prompt_names_the_item_the_labels_and_the_form(sample: Corpus, template: str) -> None:
+    items = sample.test.groupby("cell_line", observed=True).head(2)
+    prompts = build_prompts(items, sample, PromptConfig(template))
+    assert len(prompts) == len(items) == 8
+    for messages, row in zip(prompts, items.itertuples(), strict=True):
+        assert [message["role"] for message in messages] == ["system", "user"]
+        system, text = (message["content"] for message in messages)
+        assert "expert" in system
+        assert "CRISPRi knockdown" in system
+        assert f"{row.pert} is knocked down by CRISPRi in {CELL_CONTEXT[str(row.cell_line)]}" in text
+        assert str(row.gene) in text
+        assert UP in text
+        assert DOWN in text
+        assert (NONE in text) == (template == "three_class")
+        assert text.index("<think>") < text.index("</think>") < text.index("<answer>") < text.index("</answer>")
+        assert "{" not in text
+
+
+def test_prompts_come_in_the_order_of_the_items(sample: Corpus) -> None:
+    items = sample.labels.sample(20, random_state=0)
+    for config in (PromptConfig(), FULL):
+        one_by_one = [asked(items.iloc[[i]], sample, config)[0] for i in range(len(items))]
+        assert asked(items, sample, config) == one_by_one
+
+
+def test_the_eleven_lemmas_are_listed_on_request(sample: Corpus) -> None:
+    assert len(LEMMAS) == 11
+    item = sample.test.head(1)
+    plain, listed = asked(item, sample, PromptConfig())[0], asked(item, sample, PromptConfig(lemmas=True))[0]
+    assert "\n- " not in plain
+    assert listed.count("\n- ") == 11
+    for theme in ("gene function", "pathway", "knockdown phenotype", "position in the pathway", "locus regulation",
+                  "direct regulation", "cell context", "compounds that act alike", "time course", "secondary effects",
+                  "conflicting evidence"):  # fmt: skip
+        assert f"- {theme}" in listed
+        assert theme not in plain
+    assert "{" not in listed
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_evidence_lists_the_nearest_knockdowns(sample: Corpus, k: int) -> None:
+    items = sample.labels[sample.labels["evidence"].map(len) >= 5].sample(20, random_state=0)
+    for text, row in zip(asked(items, sample, PromptConfig(evidence=k)), items.itertuples(), strict=True):
+        lines = text.split(f"Similar knockdowns (similarity) and {row.gene}:\n")[1].split("\n")[:-1]
+        assert lines == [f"{pert} ({similarity:.1f}): {label}" for pert, similarity, label in list(row.evidence)[:k]]
+
+
+def test_without_the_option_nothing_is_quoted(sample: Corpus) -> None:
+    assert "Similar knockdowns" not in asked(sample.test.head(1), sample, PromptConfig())[0]
+
+
+def test_an_item_without_known_neighbours_says_so(sample: Corpus) -> None:
+    alone = sample.labels[sample.labels["evidence"].map(len) == 0]
+    assert len(alone) > 0
+    assert all("none known" in text for text in asked(alone, sample, PromptConfig(evidence=2)))
+
+
+def test_evidence_never_quotes_the_items_own_perturbation(sample: Corpus) -> None:
+    for text, pert in zip(asked(sample.labels, sample, FULL), sample.labels["pert"], strict=True):
+        quoted = text.split("Similar knockdowns")[1].split("\n")[1:-1]
+        assert not any(line.startswith(f"{pert} (") for line in quoted)
+
+
+def test_no_prompt_changes_with_its_own_label(make_labels: MakeLabels) -> None:
+    labels = make_labels(0)
+    train = labels[labels["split"] == "train"]
+    rows = [*train.sample(15, random_state=0).index, *train.index[train["gene"] == "Grare"]]
+    rows += list(labels.index[labels["split"] == "test"][:5])
+    before = asked(labels.loc[rows], Corpus("small", "official", labels), FULL)
+    for row, text in zip(rows, before, strict=True):
+        for other in {UP, DOWN, NONE} - {str(labels.loc[row, "label"])}:
+            flipped = labels.copy()
+            flipped.loc[row, "label"] = other
+            assert asked(flipped.loc[[row]], Corpus("small", "official", flipped), FULL) == [text]
+
+
+def test_a_training_item_is_prompted_as_a_test_item(make_labels: MakeLabels) -> None:
+    labels = make_labels(0)
+    here = labels[(labels["cell_line"] == "rpe1") & (labels["split"] == "train")]
+    mine = here["pert"] == here["pert"].iloc[0]
+    as_test = labels.copy()
+    as_test.loc[mine[mine].index, "split"] = "test"
+    items = here[mine]
+    assert asked(items, Corpus("small", "official", labels), FULL) == asked(
+        items, Corpus("small", "official", as_test), FULL
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (0.0, "hardly any"), (0.049, "hardly any"), (0.05, "few"), (0.2, "some"), (0.4, "about half the"),
+        (0.6, "many"), (0.8, "most"), (1.0, "most"), (1.0 + 1e-12, "most"),
+    ],
+)  # fmt: skip
+def test_rates_in_words(rate: float, words: str) -> None:
+    assert rate_words(rate) == words
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_a_rate_that_is_none_is_an_error(rate: float) -> None:
+    with pytest.raises(ValueError, match="not within 0 and 1"):
+        rate_words(rate)
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(InputError, match="'binary' is unknown; use three_class or direction"):
+        PromptConfig("binary")
+    with pytest.raises(InputError, match="-1 similar knockdowns"):
+        PromptConfig(evidence=-1)
+
+
+def test_the_wording_is_pinned_to_its_version(sample: Corpus) -> None:
+    """Fails with any change of wording: raise VERSION, then pin the new text here."""
+    item = pd.DataFrame({"item_id": ["k562|A|B"], "cell_line": ["k562"], "pert": ["A"], "gene": ["B"]})
+    assert VERSION == 1
+    assert asked(item, sample, PromptConfig()) == [
+        "A is knocked down by CRISPRi in K562 (chronic myeloid leukaemia). What happens to the expression of B?\n"
+        "Labels: upregulated; downregulated; not differentially expressed.\n"
+        "Think first, then answer: <think>reasoning</think><answer>one label</answer>"
+    ]

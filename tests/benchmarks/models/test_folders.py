@@ -1,0 +1,150 @@
+"""Model and adapter folders that do not fit are refused before anything is loaded."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from benchmarks.models.folders import adapter_sha256, check_adapter, model_fingerprint, resolve_model
+from rewards import InputError
+
+Q_PROJ = "layers.0.self_attn.q_proj"
+
+
+def make_model(path: Path, hidden: int = 8, prefix: str = "model.") -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"hidden_size": hidden, "transformers_version": "5.17.0"}))
+    weights = {
+        f"{prefix}embed_tokens.weight": np.zeros((32, hidden), np.float32),
+        f"{prefix}{Q_PROJ}.weight": np.zeros((hidden, hidden), np.float32),
+    }
+    save_file(weights, path / "model.safetensors")
+    return path
+
+
+def make_adapter(path: Path, hidden: int = 8, module: str = f"model.{Q_PROJ}", peft_type: str = "LORA") -> Path:
+    path.mkdir(parents=True)
+    config = {"peft_type": peft_type, "r": 2, "base_model_name_or_path": str(path)}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    weights = {
+        f"base_model.model.{module}.lora_A.weight": np.zeros((2, hidden), np.float32),
+        f"base_model.model.{module}.lora_B.weight": np.ones((hidden, 2), np.float32),
+    }
+    save_file(weights, path / "adapter_model.safetensors")
+    return path
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+    folder = resolve_model(make_model(tmp_path / "tiny"))
+    assert (folder.path, folder.name, folder.revision) == (tmp_path / "tiny", "tiny", None)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./tiny", "tiny", "a/b/c", "-"])
+def test_a_path_that_does_not_exist(name: str) -> None:
+    with pytest.raises(InputError, match="no such model folder"):
+        resolve_model(name)
+
+
+def test_a_relative_path_below_a_folder_that_exists_is_no_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(InputError, match="models/smollm: no such model folder"):
+        resolve_model("models/smollm")
+
+
+def test_a_hub_id_that_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"^some-org/some-model: no such folder, and the hub does not give it \(\w+\);"
+    ):
+        resolve_model("some-org/some-model")
+
+
+def test_a_folder_without_weights_config_or_with_a_revision(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "tiny")
+    with pytest.raises(InputError, match="has no revision 'main'"):
+        resolve_model(model, "main")
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"holds no \*\.safetensors"):
+        resolve_model(model)
+    (model / "config.json").unlink()
+    with pytest.raises(InputError, match=r"holds no config\.json"):
+        resolve_model(model)
+
+
+def test_fingerprint_sees_weights_and_config_but_not_where_or_with_what_it_was_saved(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "a")
+    first = model_fingerprint(model)
+    config = {"hidden_size": 8, "transformers_version": "9", "_name_or_path": "elsewhere"}
+    (model / "config.json").write_text(json.dumps(config))
+    assert model_fingerprint(model) == first
+    (model / "config.json").write_text(json.dumps({**config, "hidden_size": 9}))
+    assert model_fingerprint(model) != first
+    (model / "config.json").write_text(json.dumps(config))
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    assert model_fingerprint(model) != first
+
+
+def test_a_truncated_weight_file_is_named(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "a")
+    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:40])
+    with pytest.raises(InputError, match=r"model\.safetensors: is no whole safetensors file"):
+        model_fingerprint(model)
+
+
+def test_an_adapter_of_this_base_fits(tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "adapter")
+    assert check_adapter(adapter, make_model(tmp_path / "base"))["r"] == 2
+    # The base wrapped for several modalities names its modules otherwise.
+    assert check_adapter(adapter, make_model(tmp_path / "wrapped", prefix="model.language_model."))["r"] == 2
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base")
+    with pytest.raises(InputError, match=r"adapter of another base model: layers\.0.* needs \(16, 16\).* has \(8, 8\)"):
+        check_adapter(make_adapter(tmp_path / "wide", hidden=16), base)
+    with pytest.raises(InputError, match=r"adapter of another base model: layers\.7.* has no such module"):
+        check_adapter(make_adapter(tmp_path / "deep", module="model.layers.7.self_attn.q_proj"), base)
+
+
+def test_an_adapter_of_a_base_of_the_same_shape_is_told_by_its_fingerprint(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter")
+    (adapter / "synthpert.json").write_text(json.dumps({"base_fingerprint": model_fingerprint(base)}))
+    check_adapter(adapter, base)
+    (adapter / "synthpert.json").write_text(json.dumps({"base_fingerprint": "0" * 64}))
+    with pytest.raises(InputError, match="adapter of another base model .fingerprint 000000000000"):
+        check_adapter(adapter, base)
+
+
+def test_what_is_no_adapter_folder(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base")
+    with pytest.raises(InputError, match=r"holds no adapter_config\.json"):
+        check_adapter(tmp_path, base)
+    adapter = make_adapter(tmp_path / "adapter")
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"holds no adapter_model\.safetensors"):
+        check_adapter(adapter, base)
+    with pytest.raises(InputError, match="only LORA"):
+        check_adapter(make_adapter(tmp_path / "ia3", peft_type="IA3"), base)
+    adapter = tmp_path / "ia3"
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError, match=r"adapter_config\.json: does not read as JSON"):
+        check_adapter(adapter, base)
+
+
+def test_adapter_hash_does_not_depend_on_where_its_base_lay(tmp_path: Path) -> None:
+    a, b = make_adapter(tmp_path / "a"), make_adapter(tmp_path / "b")
+    assert adapter_sha256(a) == adapter_sha256(b)
+    weights = bytearray((b / "adapter_model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (b / "adapter_model.safetensors").write_bytes(weights)
+    assert adapter_sha256(a) != adapter_sha256(b)

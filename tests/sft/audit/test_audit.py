@@ -1,0 +1,421 @@
+"""The audit finds each kind of leak, wherever it was put, and a leak stops training."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.screens.corpus import Corpus, open_corpus
+from benchmarks.screens.labels import apply_split
+from rewards import LABELS, CheckError, InputError
+from sft.audit.audit import audit_traces, corpus_of
+from sft.teacher.questions import RATIONALIZE
+from sft.teacher.template import generate
+from sft.traces import Trace, write_traces
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return open_corpus("sample")
+
+
+@pytest.fixture(scope="module")
+def traces(corpus: Corpus) -> list[Trace]:
+    return generate(corpus.train.sample(300, random_state=0), corpus, PromptConfig(evidence=5), seed=0)
+
+
+def failing(traces: list[Trace], corpus: Corpus) -> set[str]:
+    audit = audit_traces(traces, corpus)
+    assert audit.clean == (not any(one.failed for one in audit.findings.values()))
+    return {name for name, one in audit.findings.items() if one.failed}
+
+
+def ask(trace: Trace, text: str) -> Trace:
+    """The trace with more in its prompt, which is then no longer of our template."""
+    prompt = [*trace.prompt[:-1], {"role": "user", "content": trace.prompt[-1]["content"] + text}]
+    return replace(trace, prompt=prompt, protocol={"split": trace.protocol["split"]})
+
+
+def say(trace: Trace, reasoning: str) -> Trace:
+    return replace(trace, completion=f"<think>{reasoning}</think><answer>{trace.label}</answer>", answer=trace.label)
+
+
+def moved(trace: Trace, row: Any) -> Trace:
+    return replace(
+        trace, item_id=str(row.item_id), cell_line=str(row.cell_line), pert=str(row.pert), gene=str(row.gene),
+        label=str(row.label),
+    )  # fmt: skip
+
+
+def test_our_own_traces_are_clean_and_all_of_them_are_looked_at(traces: list[Trace], corpus: Corpus) -> None:
+    audit = audit_traces(traces, corpus)
+    assert audit.clean
+    audit.require_clean("file")
+    assert audit.traces == 300
+    quoted = sum(trace.prompt[-1]["content"].count("): ") for trace in traces)
+    assert audit.findings["quoted test label"].checked >= quoted > 300
+    assert audit.findings["reasoning quotes a test label"].checked > 10
+    checks = audit.facts()["checks"]
+    assert checks["every item is a training item"] == "0 of 300 fail"
+    assert checks["every prompt of our template is what the training labels give"] == "0 of 300 fail"
+
+
+def test_each_leak_is_found_among_300_traces(traces: list[Trace], corpus: Corpus) -> None:
+    test_row = next(corpus.test.itertuples())
+    leak = moved(traces[0], test_row)
+    leak = replace(leak, protocol={})
+    assert failing([*traces, leak], corpus) == {"train"}
+    hidden = replace(leak, item_id=traces[1].item_id)
+    assert failing([*traces[2:], hidden], corpus) == {"train", "id"}
+    unknown = replace(traces[0], item_id="rpe1|NOPE|CALR", cell_line="rpe1", pert="NOPE", gene="CALR")
+    assert failing([*traces, unknown], corpus) == {"known"}
+    wrong = next(label for label in ("upregulated", "downregulated") if label != traces[0].label)
+    assert failing([replace(traces[0], label=wrong)], corpus) == {"label"}
+
+
+def test_a_prompt_of_our_template_is_built_again(traces: list[Trace], corpus: Corpus) -> None:
+    def changed(old: str, new: str) -> Trace:
+        trace = next(trace for trace in traces if old in trace.prompt[-1]["content"])
+        content = trace.prompt[-1]["content"].replace(old, new)
+        return replace(trace, prompt=[*trace.prompt[:-1], {"role": "user", "content": content}])
+
+    assert failing([*traces, changed("): not differentially expressed", "): upregulated")], corpus) == {"prompt"}
+    assert failing([changed("hardly any other", "most other")], corpus) == {"prompt"}
+    assert failing([replace(traces[0], prompt=traces[1].prompt)], corpus) >= {"prompt"}
+    foreign = replace(traces[0], protocol={**traces[0].protocol, "template": None})
+    other_labels = replace(traces[1], protocol={**traces[1].protocol, "data": "0" * 64})
+    nonsense = replace(traces[2], protocol={**traces[2].protocol, "evidence": "five"})
+    audit = audit_traces([foreign, other_labels, nonsense, traces[3]], corpus)
+    assert str(audit.findings["prompt"]) == "0 of 1 fail, 3 not checked"
+
+
+def test_traces_drawn_under_another_split_are_refused(traces: list[Trace], corpus: Corpus) -> None:
+    """Evidence in them was computed from that split's training labels."""
+    other = replace(traces[0], protocol={**traces[0].protocol, "split": "holdout:rpe1"})
+    silent = replace(traces[1], protocol={})
+    assert failing([*traces, other], corpus) == {"split"}
+    audit = audit_traces([silent, traces[2]], corpus)
+    assert str(audit.findings["split"]) == "0 of 1 fail, 1 not checked"
+
+
+def row_of(corpus: Corpus, traces: list[Trace], label: str) -> tuple[Trace, Any]:
+    """A trace, and a test item of its line and gene that has a label."""
+    trained = {(trace.cell_line, trace.gene): trace for trace in traces}
+    for row in corpus.test[corpus.test["label"] == label].itertuples():
+        trace = trained.get((str(row.cell_line), str(row.gene)))
+        if trace is not None:
+            return trace, row
+    raise AssertionError(f"no trace of a test gene that is {label}")
+
+
+QUOTES = {
+    "upregulated": (
+        "\n{pert} (0.9): upregulated",
+        "\nIt is known that {pert}, when lost, makes it up-regulated.",
+        "\nSimilar: FOO, {pert}, BAR -> UPREGULATED",
+        "\n{pert} is upregulated and FOO is downregulated",
+        "\nIn {line}, {pert}: upregulated",
+        "\n{pert}\nupregulated",
+        "\nknockdown: {pert}\n  effect: upregulated",
+        "\n| knockdown | effect |\n|---|---|\n| {pert} | upregulated |",
+        "\n| {pert} | FOO |\n| upregulated | none |",
+        "\nKnockdowns by which it is upregulated:\n- FOO\n- {pert}",
+        '\n{{"pert": "{pert}", "gene": "{gene}", "label": "upregulated"}}',
+        '\n{{\n "pert": "{pert}",\n "gene": "{gene}",\n "label": "upregulated"\n}}',
+        "\n{lower} (0.9): upregulated",
+        "\nsi{pert}: upregulated",
+        "\n{pert}_KD: upregulated",
+        "\n{pert}-KD: upregulated",
+        "\n{pert}KD upregulated",
+        "\n{pert}/FOO: upregulated",
+        "\nThe upregulated one is {pert}.",
+        "\n{pert}: up\u200bregulated",
+        "\n{pert}: \uff35pregulated",
+        "\n{pert}: **upregulated**",
+        "\n{pert}\u2028upregulated",
+        "\n{id}: upregulated",
+        "\n{pert} (0.9): up",
+        "\n{pert}: \u2191",
+        "\nLosing {pert} increased {gene}.",
+        "\n{pert} knockdown: upregulation of {gene}",
+        "\n{pert}: differentially expressed",
+        "\n{pert}: DE=yes",
+        "\nPerturbation: {pert}\nGene: {gene}\nCell line: {line}\nAnswer: upregulated",
+        "\nPerturbation: {pert}\nGene: {gene}\nCell line: {line}\nSimilarity: 0.9\nAnswer: upregulated",
+        "\npert={pert}\ngene={gene}\ncell={line}\nlabel=upregulated",
+        '\n{{\n "pert": "{pert}",\n "gene": "{gene}",\n "cell_line": "{line}",\n "label": "upregulated"\n}}',
+        "\nKnockdown: {pert}\n\nEffect: upregulated",
+        "\n{pert},up",
+        "\n{pert}, 0.9, up",
+        "\n{pert}\t0.9\tup",
+        "\n{pert} - up",
+        "\n{pert} (0.9) \u2013 up",
+        "\n{pert} \u2192 up",
+        "\n{pert} [up]",
+        "\n{pert}; up",
+        "\n{pert}: DE, up",
+        "\nUP: {pert}",
+        "\n### Upregulated\n- {pert}",
+        "\nKnockdowns with upregulation:\n\n- {pert}",
+        "\nKnockdowns with upregulation\n- {pert}",
+        "\nKnockdowns with upregulation:\n" + "- FOO\n" * 20 + "- {pert}",
+        "\n{pert} (0.9): upregulated (may reflect stress)",
+        "\n{pert}: upregulated, possibly through stress.",
+        "\nKnockdown of {pert} leads to higher {gene} expression.",
+        "\n{gene} levels are higher after loss of {pert}.",
+        "\nLoss of {pert} activates {gene}.",
+        "\nLoss of {pert} boosts {gene}.",
+        "\n{pert}: LFC 1.3",
+        "\n{pert} (similar to ACTB and GAPDH): upregulated",
+        "\n{pert} (a synthetase; similar to ACTB and GAPDH): upregulated",
+    ),
+    "downregulated": (
+        "\n{pert}: down",
+        "\nLosing {pert} lowers {gene}.",
+        "\n{pert}: log2FC -1.2",
+        "\n{pert}: log2 fold change -1.3",
+        "\n{pert}\t0.9\tdown",
+        "\nKnockdown of {pert} leads to lower {gene} expression.",
+        "\nLoss of {pert} suppresses {gene}.",
+    ),
+    "not differentially expressed": ("\n{pert}: not  Differentially Expressed", "\n{pert}: unchanged"),
+}
+
+
+@pytest.mark.parametrize(("label", "quote"), [(label, quote) for label, quotes in QUOTES.items() for quote in quotes])
+def test_a_test_label_quoted_in_a_prompt_is_found_in_any_words(
+    label: str, quote: str, traces: list[Trace], corpus: Corpus
+) -> None:
+    trace, row = row_of(corpus, traces, label)
+    line = str(row.cell_line).upper()
+    text = quote.format(pert=row.pert, gene=row.gene, line=line, lower=row.pert.lower(), id=row.item_id)
+    assert failing([ask(trace, text)], corpus) == {"quoted test label"}
+    system = replace(ask(trace, ""), prompt=[{"role": "system", "content": text}, *trace.prompt])
+    assert failing([system], corpus) == {"quoted test label"}
+
+
+def test_a_test_label_of_another_gene_or_line_is_found(traces: list[Trace], corpus: Corpus) -> None:
+    trace = traces[0]
+    here, there = corpus.test["cell_line"] == trace.cell_line, corpus.test["cell_line"] != trace.cell_line
+    other = corpus.test["gene"] != trace.gene
+    for row in corpus.test[here & other].head(20).itertuples():
+        assert failing([ask(trace, f"\n{row.pert} -> {row.gene}: {row.label}")], corpus) == {"quoted test label"}
+    for row in corpus.test[there & other].head(20).itertuples():
+        text = f"\nIn {str(row.cell_line).upper()}, {row.pert} leaves {row.gene} {row.label}"
+        assert failing([ask(trace, text)], corpus) == {"quoted test label"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\nIs {gene} upregulated by knockdown of {pert}?",
+        "\n{pert} is a neighbour in function. Labels: upregulated; downregulated; not differentially expressed",
+        "\n{pert} is alike.\nAnswer with one of: upregulated, downregulated, not differentially expressed",
+        "\n{pert} is alike. Is it up, down or unchanged here?",
+        "\nIf FOO were essential, targets of {pert} may be upregulated.",
+        "\n{pert} was knocked down in similar work.",
+        "\n{pert}: downregulated",
+        "\n{pert} is known: {gene} is not upregulated.",
+        "\n{pert} is alike.\nOptions:\n1. upregulated\n2. downregulated\n3. not differentially expressed",
+        "\n{pert} is alike.\nOptions:\n- up\n- down\n- unchanged",
+        "\n{pert} is alike.\n- upregulated: {gene} goes up\n- downregulated: {gene} goes down",
+        "\n{pert}, if lost, may leave it upregulated, so they say.",
+        "\n{pert} activates kinases; lower similarity than others, up to 0.3.",
+    ],
+)
+def test_a_prompt_that_states_no_test_label_is_let_through(text: str, traces: list[Trace], corpus: Corpus) -> None:
+    trace, row = row_of(corpus, traces, "upregulated")
+    assert not failing([ask(trace, text.format(pert=row.pert, gene=row.gene))], corpus)
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "found"),
+    [
+        ("Knockdown of {pert} leaves {gene} upregulated in this line, so here too.", True),
+        ("{pert} (0.9): {gene} upregulated.", True),
+        ("Loss of {pert} upregulates {gene}.", True),
+        ("Knockdown of {pert} leaves {gene} downregulated.", False),
+        ("Loss of {pert} might leave {gene} upregulated.", False),
+        ("Loss of {pert} is expected to upregulate {gene}.", False),
+        ("{pert} is a subunit of the complex that {gene} codes for, and upregulated in tumours.", False),
+        ("Loss of {pert} stresses cells. {gene} is upregulated.", False),
+        ("Loss of {own} leaves {gene} upregulated.", False),
+        ("Knockdown of {pert} upregulates {gene}, which suggests stress.", True),
+        ("CRISPRi of {pert} leaves {gene} upregulated, as one would expect.", True),
+        ("{pert} inhibition leaves {gene} upregulated.", True),
+        ("{gene} is upregulated upon {pert} KO.", True),
+        ("Targeting {pert} leaves {gene} upregulated.", True),
+        ("Perturbation of {pert} most likely leaves {gene} upregulated.", False),
+        ("Knockdown of {pert}, one would expect, leaves {gene} upregulated.", False),
+    ],
+)
+def test_reasoning_that_states_a_test_label(reasoning: str, found: bool, traces: list[Trace], corpus: Corpus) -> None:
+    trace, row = row_of(corpus, traces, "upregulated")
+    text = reasoning.format(pert=row.pert, gene=row.gene, own=trace.pert)
+    assert failing([say(trace, text)], corpus) == ({"reasoning quotes a test label"} if found else set())
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "{leak}<think>So.</think><answer>{label}</answer>",
+        "<think>So.</think>{leak}<answer>{label}</answer>",
+        "<think>So.</think><answer>{label}</answer>{leak}",
+        "<think>So.</think><answer>{leak}</answer>",
+        "<think>{leak}",
+        "{leak}",
+    ],
+)
+def test_a_test_label_is_found_anywhere_in_a_completion(completion: str, traces: list[Trace], corpus: Corpus) -> None:
+    trace, row = row_of(corpus, traces, "upregulated")
+    for leak, found in ((f"Knockdown of {row.pert} leaves {row.gene} upregulated.", True), ("It is known.", False)):
+        changed = replace(trace, completion=completion.format(leak=leak, label=trace.label), answer=None)
+        assert failing([changed], corpus) == ({"reasoning quotes a test label"} if found else set())
+
+
+def test_a_training_label_of_another_line_is_no_leak(corpus: Corpus) -> None:
+    """The same pair can be test in one line and training in another."""
+    both = corpus.test.merge(corpus.train, on=["pert", "gene"], suffixes=("_test", "_train"))
+    row = next(both.itertuples())
+    here = corpus.train[(corpus.train["cell_line"] == row.cell_line_test) & (corpus.train["gene"] == row.gene)]
+    trace = generate(here.head(1), corpus, PromptConfig(evidence=1), seed=0)[0]
+    assert not failing([ask(trace, f"\nIn {row.cell_line_train}, {row.pert}: {row.label_train}")], corpus)
+    assert failing([ask(trace, f"\nIn {row.cell_line_test}, {row.pert}: {row.label_test}")], corpus)
+
+
+CHOICES = "\nEnd with one of:\n<answer>{up}</answer>\n<answer>{down}</answer>\n<answer>{none}</answer>"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("\n{pert} (1.0): {label}", True),
+        ("\n{pert} (1.0): {label}\nFOO (0.9): {other}", True),
+        ("\nThe measured effect is {label}.", True),
+        ("\nAnswer: {label}", True),
+        ("\n{gene} is {label}.", True),
+        ("\nHint: {pert} knockdown makes {gene} {label}", True),
+        (RATIONALIZE, True),
+        ("\nDoes knockdown of {pert} result in {label} {gene}?", False),
+        ("\nYou must say whether {pert} knockdown leaves it {label}.", False),
+        ("\nAn example of the format: <answer>{label}</answer>", False),
+        ("\nIn K562 and RPE1 and HepG2 and Jurkat, {gene} is {label} by stress.", False),
+        ("\nNote: the prior for {gene} is {label}.", False),
+        ("\nMost pairs are {label}, so the base-rate answer is {label}.", False),
+        (CHOICES, False),
+        (
+            '\nThe answer is "{up}" when it rises.\nThe answer is "{down}" when it falls.\nThe answer is "{none}".',
+            False,
+        ),
+        (
+            "\n- {up}: knockdown of {pert} increases {gene}\n- {down}: knockdown of {pert} decreases {gene}"
+            "\n- {none}: knockdown of {pert} leaves {gene} unchanged",
+            False,
+        ),
+        (
+            "\nH1: {pert} knockdown leaves {gene} {up}.\nH2: {pert} knockdown leaves {gene} {down}."
+            "\nH3: {pert} knockdown leaves {gene} {none}.",
+            False,
+        ),
+        ("\nPerturbation: {pert}\nGene: {gene}\nAnswer: {label}", True),
+    ],
+)
+def test_an_item_s_own_label_in_its_prompt_is_found(
+    text: str, found: bool, traces: list[Trace], corpus: Corpus
+) -> None:
+    for trace in traces[:20]:
+        up, down, none = LABELS
+        asked = ask(
+            trace,
+            text.format(
+                pert=trace.pert,
+                gene=trace.gene,
+                label=trace.label,
+                up=up,
+                down=down,
+                none=none,
+                other=LABELS[trace.label == up],
+            ),
+        )
+        assert failing([asked], corpus) == ({"own label"} if found else set())
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Perturbation: {pert}\nGene: {gene}\nCell line: {line}\nAnswer: {label}\n\n",
+        "What happens to {gene} when {pert} is knocked down in {line}?\nAnswer: {label}\n\n",
+        "Knockdown: {pert}\n\nLabel: {label}\n\n",
+    ],
+)
+def test_training_examples_in_a_prompt_are_no_leak(form: str, traces: list[Trace], corpus: Corpus) -> None:
+    several, asked = 0, []
+    for trace in traces[:60]:
+        here = (corpus.train["gene"] == trace.gene) & (corpus.train["cell_line"] == trace.cell_line)
+        rows = corpus.train[here & (corpus.train["pert"] != trace.pert)].head(3)
+        shown = "".join(
+            form.format(pert=row.pert, gene=row.gene, line=trace.cell_line.upper(), label=row.label)
+            for row in rows.itertuples()
+        )
+        question = f"What happens to {trace.gene} when {trace.pert} is knocked down in {trace.cell_line.upper()}?"
+        asked.append(replace(trace, prompt=[{"role": "user", "content": shown + question}], protocol={}))
+        several += len(rows) > 1
+    assert not failing(asked, corpus)
+    assert several > 20
+
+
+def test_a_heading_names_the_line_of_what_follows_and_a_sentence_does_not(traces: list[Trace], corpus: Corpus) -> None:
+    trace = traces[0]
+    row = next(corpus.test[corpus.test["cell_line"] != trace.cell_line].itertuples())
+    line = str(row.cell_line).upper()
+    quote = f"{row.pert} -> {row.gene}: {row.label}"
+    for above in (f"In {line}:", f"### {line}", f"{line} cells", f"Cell line: {line}"):
+        assert failing([ask(trace, f"\n{above}\n{quote}")], corpus) == {"quoted test label"}
+    for above in (
+        "Data from K562, RPE1, HepG2 and Jurkat were considered.",
+        f"Unlike {line} cells, these lack p53.",
+        f"In {line}:\nNow for {trace.cell_line.upper()}.",
+    ):
+        assert not failing([ask(trace, f"\n{above}\n{quote}")], corpus)
+
+
+def test_a_held_out_line_must_not_appear(full_frame: pd.DataFrame) -> None:
+    of_some_genes = full_frame[full_frame["gene"].isin(full_frame["gene"].unique()[:150])]
+    official = Corpus("some genes", "official", of_some_genes)
+    held_out = Corpus(official.source, "holdout:rpe1", apply_split(official.labels, "holdout:rpe1"))
+    rows = official.train[official.train["cell_line"].isin(["rpe1", "k562"])].sample(400, random_state=0)
+    traces = generate(rows, official, PromptConfig(evidence=3), seed=0)
+    assert not failing(traces, official)
+    assert failing(traces, held_out) >= {"train", "line", "split"}
+    # Their evidence was computed with that line's labels: leaving its rows out does not make them fit.
+    assert failing([trace for trace in traces if trace.cell_line != "rpe1"], held_out) == {"split"}
+    with pytest.raises(
+        CheckError, match=r"t\.jsonl: leak: split: 400 of 400 break .* under split holdout:rpe1"
+    ) as caught:
+        audit_traces(traces, held_out).require_clean("t.jsonl")
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_are_found_from_the_traces_own_protocol(traces: list[Trace], corpus: Corpus) -> None:
+    assert corpus_of(traces[0].protocol, None, None).is_sample
+    with pytest.raises(InputError, match="set split"):
+        corpus_of({}, "sample", None)
+
+
+def test_a_leak_stops_training_before_the_model_is_touched(
+    traces: list[Trace], corpus: Corpus, tmp_path: Path, smollm2: Path
+) -> None:
+    from sft.train import train
+
+    path = tmp_path / "t.jsonl"
+    write_traces([*traces[:8], moved(traces[8], next(corpus.test.itertuples()))], path)
+    config = {
+        "output_dir": str(tmp_path / "run"), "traces": str(path), "model_name_or_path": str(smollm2), "use_peft": True,
+        "max_length": 512, "use_cpu": True, "bf16": False,
+    }  # fmt: skip
+    with pytest.raises(CheckError, match="leak: train: 1 of 9"):
+        train(config)
+    assert not (tmp_path / "run" / "adapter").exists()
