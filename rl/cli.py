@@ -45,7 +45,7 @@ def data_fetch(
 @data_app.command("verify")
 def data_verify(data: DataOption = None) -> None:
     """Check every row and every file's SHA-256."""
-    from benchmarks.screens.corpus import open_corpus
+    from benchmarks.evidence.corpus import open_corpus
 
     corpus = open_corpus(data)
     typer.echo(f"{corpus.source}: {len(corpus.labels):,} items, consistent, SHA-256 of the items {corpus.digest}")
@@ -56,7 +56,7 @@ def data_stats(
     data: DataOption = None, split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official"
 ) -> None:
     """Count rows, labels and test perturbations per cell line."""
-    from benchmarks.screens.corpus import open_corpus
+    from benchmarks.evidence.corpus import open_corpus
     from benchmarks.screens.labels import stats
 
     typer.echo(stats(open_corpus(data, split).labels).to_string())
@@ -91,8 +91,8 @@ def traces_import(
     dataset_split: Annotated[str, typer.Option(help="Split of a data set from the hub.")] = "train",
 ) -> None:
     """Take traces of another making: SynthPert's CSV, JSONL or Parquet with messages, a data set."""
+    from benchmarks.evidence.corpus import open_corpus
     from benchmarks.evidence.prompts import PromptConfig
-    from benchmarks.screens.corpus import open_corpus
     from rewards import InputError
     from sft.import_traces import import_traces
 
@@ -203,8 +203,8 @@ def baselines_command(
     """Score the shortcuts on every test item, from training labels alone."""
     import json
 
-    from benchmarks.evaluation.run import report_baselines
-    from benchmarks.screens.corpus import open_corpus
+    from benchmarks.evidence.corpus import open_corpus
+    from benchmarks.report.collect import report_baselines
 
     page = report_baselines(open_corpus(data, split), out, command=_command(), embeddings=embeddings)
     systems = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["systems"]
@@ -232,7 +232,7 @@ def report_command(
     notes: Annotated[list[str] | None, typer.Option("--note", help="A sentence on the runs, for the page.")] = None,
 ) -> None:
     """Write the report: metrics with intervals, baselines, paired differences. Seeds of one name are one system."""
-    from benchmarks.evaluation.run import report_runs
+    from benchmarks.report.collect import report_runs
 
     page = report_runs(
         runs,

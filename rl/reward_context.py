@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
-from benchmarks.screens.corpus import Corpus
 from rewards import LABELS, Label
 from rewards.batch import prompt_text
 from rewards.compose import Context

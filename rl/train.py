@@ -12,6 +12,7 @@ import pandas as pd
 from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
 from benchmarks.config import ConfigSource, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
+from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.models.folders import (
     TRAINED_ITEMS,
@@ -24,7 +25,6 @@ from benchmarks.models.folders import (
 from benchmarks.models.local import set_vllm_environment
 from benchmarks.progress import Progress
 from benchmarks.runs import disk_errors, is_main_process, open_run, require_done
-from benchmarks.screens.corpus import Corpus, draw_items, open_corpus
 from rewards import (
     LABELS,
     CheckError,

@@ -6,8 +6,8 @@ from typing import Final
 
 import pandas as pd
 
-from benchmarks.screens.corpus import Corpus
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.evidence.corpus import Corpus
+from benchmarks.screens.schema import CELL_LINES
 from rewards import InputError
 from rewards.composition import Component
 from rewards.verifiers import HardVerifier

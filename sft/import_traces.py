@@ -17,10 +17,10 @@ from typing import Any, Final, cast
 import pandas as pd
 
 from benchmarks.chat import Message
+from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts
 from benchmarks.runs import disk_errors, file_sha256
-from benchmarks.screens.corpus import Corpus
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError, parse_answer
 from sft.teacher.critic import VERDICTS
 from sft.teacher.outcomes import Outcomes, write_manifest

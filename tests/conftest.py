@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import NeighbourModel, fit_neighbours, load_labels
 from benchmarks.models.engines import has_vllm
-from benchmarks.screens.labels import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
+from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
 from rewards import LABELS
 
 ROOT = Path(__file__).parents[1]

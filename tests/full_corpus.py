@@ -3,7 +3,7 @@
 import pandas as pd
 
 from benchmarks import NeighbourModel
-from benchmarks.screens.corpus import Corpus
+from benchmarks.evidence.corpus import Corpus
 
 _made: list[Corpus] = []
 

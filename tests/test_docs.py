@@ -51,7 +51,7 @@ def test_the_readme_s_report_takes_every_stage_of_its_model():
 
 def test_python_in_the_statistics_page_runs():
     from benchmarks.evaluation.baselines import predict_baselines
-    from benchmarks.screens.corpus import open_corpus
+    from benchmarks.evidence.corpus import open_corpus
 
     block = re.search(r"```python\n(.*?)```", (REPO / "docs" / "statistics.md").read_text(), re.DOTALL)
     assert block

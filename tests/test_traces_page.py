@@ -11,8 +11,8 @@ import pytest
 from command import synthpert
 from endpoint_server import RIGHT, Server, chat, http, is_critic, respond_well
 
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
-from benchmarks.screens.corpus import open_corpus
 from rewards import LABELS, InputError
 from sft.filters.steps import read_steps
 from sft.import_traces import COLUMNS

@@ -1,7 +1,7 @@
 """Choose the neighbour model's settings by cross-validation over training perturbations, never on test items.
 
-python tools/choose_neighbours.py [FOLDER]           FOLDER holds the eight label files; SYNTHPERT_DATA by default
-python tools/choose_neighbours.py [FOLDER] --test    score the settings chosen on the official test split, nothing else
+python -m tools.choose_neighbours [FOLDER]           FOLDER holds the eight label files; SYNTHPERT_DATA by default
+python -m tools.choose_neighbours [FOLDER] --test    score the settings chosen on the official test split, nothing else
 
 Each training perturbation of each line falls at random into one of five folds, as PerturbQA draws its test
 perturbations per line; a fold is withheld in all lines at once and forecast from the rest. Two of the five folds are
@@ -22,7 +22,8 @@ import pandas as pd
 
 from benchmarks import fit_neighbours, load_labels, per_gene_auroc
 from benchmarks.evidence.neighbours import SETTINGS, NeighbourModel, NeighbourSettings
-from benchmarks.screens.labels import CELL_LINES, data_dir
+from benchmarks.screens.labels import data_dir
+from benchmarks.screens.schema import CELL_LINES
 from rewards import Label
 
 FOLDS, FOLDS_USED, SEED = 5, 2, 0

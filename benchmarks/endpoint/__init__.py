@@ -1,0 +1,1 @@
+"""One client for OpenAI-compatible servers, with its settings and its budget. Imports `rewards` and `chat`."""

@@ -16,8 +16,8 @@ import pandas as pd
 
 from benchmarks.evaluation.embeddings import embedding_regression, in_label_order, read_embeddings
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES
-from benchmarks.screens.corpus import Corpus
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.evidence.corpus import Corpus
+from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError, Status
 
 Floats = npt.NDArray[np.float64]

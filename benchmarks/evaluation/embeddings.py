@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from benchmarks.evaluation.predictions import PROBABILITIES
-from benchmarks.screens.corpus import Corpus
+from benchmarks.evidence.corpus import Corpus
 from rewards import LABELS, InputError
 
 Floats = npt.NDArray[np.float32]

@@ -14,12 +14,11 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, readable, write_predictions
+from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, TASKS, readable, write_predictions
 from benchmarks.evaluation.run import PREDICTIONS
+from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.runs import disk_errors, file_sha256, open_run
-from benchmarks.screens.corpus import Corpus, open_corpus
-from benchmarks.screens.labels import CELL_LINES
-from benchmarks.statistics.arrays import TASKS
+from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError, Label, Status
 
 UNMATCHED: Final = "unmatched.csv"

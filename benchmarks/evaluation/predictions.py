@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from rewards import LABELS, CheckError, InputError, Status
 
+TASKS: Final = ("three_class", "de", "dir")
 PROBABILITIES: Final = ("p_up", "p_down", "p_none")  # in the order of `rewards.LABELS`
 SCHEMA: Final = pa.schema(
     [

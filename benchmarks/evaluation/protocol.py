@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.screens.schema import CELL_LINES
 from rewards import InputError
 
 TEMPLATES: Final = ("three_class", "direction")

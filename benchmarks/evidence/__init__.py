@@ -1,0 +1,1 @@
+"""What the training labels say about an item, and the prompts that quote it. Imports `screens`."""

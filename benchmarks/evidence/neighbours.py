@@ -35,7 +35,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError, Label
 
 EVIDENCE_COLUMNS: Final = ["item_id", "rank", "pert", "similarity", "label"]

@@ -6,7 +6,7 @@ from typing import Final
 import pandas as pd
 
 from benchmarks.chat import Message
-from benchmarks.screens.corpus import Corpus
+from benchmarks.evidence.corpus import Corpus
 from rewards import InputError, Label
 
 VERSION: Final = 1

@@ -1,311 +1,384 @@
-"""The report: what each system scores, which differences are real, and everything needed to doubt it.
+"""What a report is made of: finished runs read back, their items held against each other, the baselines beside them."""
 
-One HTML page that needs nothing but itself, with Markdown, JSON and CSV beside it. The page is drawn from the JSON.
-"""
-
-import json
-import os
-import tempfile
-from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import pandas as pd
+import yaml
 
-from benchmarks.report import figures as report_figures
-from benchmarks.report import wording
-from benchmarks.report.examples import SEED, first_completions
-from benchmarks.report.summary import COMPARED, System, summarize
-from benchmarks.report.tables import COMPARISONS, SCORES, comparison_rows, csv_text, score_rows
-from benchmarks.report.wording import HEADLINE, count_of, find, format_interval, format_number, named, verdict
-from benchmarks.statistics.metrics import TASK_METRICS
-from benchmarks.statistics.power import LOWER_IS_BETTER
-from rewards import LABELS
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-__all__ = ["System", "summarize", "write_report"]
-
-COMPLETION_LIMIT: Final = 4000
-TEMPLATES: Final = Path(__file__).parent / "templates"
+from benchmarks.evaluation.baselines import left_out, predict_baselines
+from benchmarks.evaluation.predictions import changed_keys, read_answers, read_completions, read_facts
+from benchmarks.evaluation.run import PREDICTIONS
+from benchmarks.evidence.corpus import Corpus, open_corpus
+from benchmarks.report.page import write_report
+from benchmarks.report.published import published_figures
+from benchmarks.report.strata import strata
+from benchmarks.report.summary import ITEM_KEYS, System
+from benchmarks.runs import CONFIG, read_manifest
+from benchmarks.screens.labels import data_dir
+from benchmarks.screens.schema import CELL_LINES
+from rewards import LABELS, InputError
 
 
-def _with_completions(summary: Mapping[str, Any], systems: Sequence[System]) -> tuple[Any, list[Any]]:
-    """The example items of the summary with their completions: those most different, and those drawn at random."""
-    models = {
-        one.name: one for one in systems if one.kind == "model" and (one.completions or "completion" in one.predictions)
-    }
-    drawn, most = summary["examples"]["random"], summary["examples"]["most_different"]
-    if most and not {most["a"], most["b"]} <= set(models):
-        most = None
-    ids = {name: {item["item_id"] for item in drawn} for name in models}
-    for name in (most["a"], most["b"]) if most else ():
-        ids[name] |= {item["item_id"] for item in most["items"]}
-    found = {name: _completions(models[name], sorted(wanted)) for name, wanted in ids.items()}
+@dataclass(frozen=True)
+class EvaluationRun:
+    """A finished evaluation, or predictions imported as one.
 
-    def filled(items: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-        return [
-            {**item, "entries": [_entry(name, item, found[name][item["item_id"]]) for name in names]} for item in items
-        ]
+    Attributes:
+        path: the run folder.
+        name: what the report calls its system; runs of one name are training runs of one system.
+        seeds: the training runs its rows are of.
+        config: `data` and `split` among other keys.
+        facts: of its predictions file.
+    """
 
-    if most:
-        most = most | {"items": filled(most["items"], [most["a"], most["b"]])}
-    return most, filled(drawn, list(models)) if models else []
+    path: Path
+    name: str
+    seeds: tuple[int, ...]
+    config: Mapping[str, Any]
+    facts: Mapping[str, Any]
 
-
-def _completions(system: System, item_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    if system.completions is not None:
-        return first_completions(system.completions(item_ids))
-    wanted = system.predictions["item_id"].isin(list(item_ids))
-    return first_completions(system.predictions[wanted])
+    @property
+    def source(self) -> tuple[str, str]:
+        """The labels' folder, or `sample`, and the split."""
+        data = self.config["data"]
+        folder = data if data == "sample" else str(Path(data_dir() if data is None else data).resolve())
+        return str(folder), str(self.config["split"])
 
 
-def _entry(name: str, item: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    text = found["completion"]
-    return {
-        "name": name,
-        "status": found["status"],
-        "answer": found["answer"],
-        "right": found["answer"] == item["label"],
-        "text": text if text is None else text[:COMPLETION_LIMIT],
-        "n_hidden": 0 if text is None else max(len(text) - COMPLETION_LIMIT, 0),
-    }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _fact(value: Any) -> str:
-    """A recorded value as text: lists as JSON, numbers in full."""
-    if value is None:
-        return wording.DASH
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _facts(summary: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Facts of the systems of a kind that have any: those they share, and of the others a value per system."""
-    facts = {
-        name: _flat(one["facts"]) for name, one in summary["systems"].items() if one["facts"] and one["kind"] == kind
-    }
-    keys = list(dict.fromkeys(key for one in facts.values() for key in one if key != "command"))
-    shared, differing = {}, {}
-    for key in keys:
-        values = [one.get(key) for one in facts.values()]
-        if all(key in one for one in facts.values()) and all(value == values[0] for value in values):
-            shared[key] = values[0]
-        else:
-            differing[key] = values
-    return {"names": list(facts), "shared": shared, "differing": differing}
-
-
-def _commands(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    recorded = [("protocol", summary["protocol"]), ("data", summary["data"])]
-    recorded += [(str(stage.get("stage", "stage")), stage) for stage in summary["stages"]]
-    recorded += [(name, one["facts"]) for name, one in summary["systems"].items()]
-    return [(name, str(values["command"])) for name, values in recorded if values.get("command")]
-
-
-def write_report(
-    systems: Sequence[System],
+def report_runs(
+    paths: Sequence[Path],
     out: Path,
     *,
     title: str,
-    protocol: Mapping[str, Any],
-    data: Mapping[str, Any],
-    stages: Sequence[Mapping[str, Any]] = (),
-    strata: "Mapping[str, pd.Series[bool]] | None" = None,
-    published: Sequence[Mapping[str, Any]] = (),
+    command: str,
+    common: bool = False,
     pairwise: bool = False,
+    embeddings: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
-    """Write `report.html`, `report.md`, `report.json`, `report.csv` and `comparisons.csv`.
+    """Write the report over evaluation runs, with every baseline beside them.
 
     Args:
-        systems: all on the same items unless `pairwise`. Models in the order of training: each is compared with those
-            before it, and with every baseline.
-        out: folder to write to; made if absent. Each file is replaced at once, never half written.
-        title: of the page.
-        protocol: how the models were asked; shown as it is.
-        data: what was evaluated. `is_sample` (bool), `notes` (list of sentences for the reader), `funnel` (a row per
-            step, with the rows it took and of how many), `warnings` (sentences shown above all numbers) and `command`
-            have a meaning; a list of mappings becomes a table; all others are shown as they are.
-        stages: a mapping each of what a training stage did, `stage` naming it; shown as a table.
-        strata: by name, whether each item belongs, indexed by item id; see `benchmarks.report.strata`.
-        published: a row per published figure, as `benchmarks.report.published.published_figures` returns them; shown as
-            they are beside the systems, never tested.
-        pairwise: score each system on its own items, and each pair on those that both have; see `summarize`. The
-            report says which systems were asked fewer items than there are.
+        paths: run folders: evaluations become systems in the order given, several training seeds of one name one
+            system; training runs are told of as stages.
+        out: the report's folder.
+        title: the page's title.
+        command: how the report was made, shown under "how to reproduce".
+        common: whether to keep only the items that every system has; the report says how many each has lost.
+        pairwise: whether to score each system on its own items, and each pair on those that both have; the baselines
+            forecast all of them.
+        embeddings: file of gene embeddings (`benchmarks.evaluation.embeddings`); adds a regression on them to the
+            baselines.
+        notes: sentences on the runs that the report shows first among its notes on the data.
 
     Returns:
         The path of the HTML page.
 
     Raises:
-        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items (without
-            `pairwise`), or a stratum does not say of each item whether it belongs.
+        InputError: a folder is no finished run, no evaluation is among them, two hold the same seed of one system,
+            seeds of one system differ in protocol or model, or the systems were not asked the same items (without
+            `common` or `pairwise`; with `common`, there are no common ones), or both of these are asked for.
     """
-    summary = summarize(
-        systems, title=title, protocol=protocol, data=data, stages=stages, strata=strata, published=published,
-        pairwise=pairwise,
+    if common and pairwise:
+        raise InputError("report: --common and --pairwise score other items; give one of them")
+    evaluations, stages = read_runs(paths)
+    if not evaluations:
+        raise InputError("report: no evaluation among the runs; give at least one folder that `synthpert eval` wrote")
+    sources = {run.source for run in evaluations}
+    if len(sources) > 1:
+        found = "; ".join(" under ".join(source) for source in sorted(sources))
+        raise InputError(f"report: the runs were evaluated on different data ({found}); report them apart")
+    systems = [merge_seeds(name, runs) for name, runs in group_by_name(evaluations).items()]
+    systems, warnings = (systems, []) if pairwise else same_items(systems, common=common)
+    corpus = open_corpus(evaluations[0].config["data"], evaluations[0].config["split"])
+    items = items_of([system.predictions for system in systems], corpus)
+    for name, frame in predict_baselines(corpus, items, embeddings).items():
+        systems.append(System(name, "baseline", frame, {"fitted on": "training labels only"}))
+    data = describe(corpus, items, command)
+    unseen, unknown = describe_training(evaluations)
+    data["notes"] = [*notes, *data["notes"], *unseen]
+    data["warnings"] = [*warnings, *unknown]
+    data["funnel"] = data_funnel(corpus, len(items), stages)
+    protocol = shown_protocol(evaluations, corpus, pairwise=pairwise)
+    return write_report(
+        systems, out, title=title, protocol=protocol, data=data, stages=stages, strata=strata(corpus, items),
+        published=published_for(corpus), pairwise=pairwise,
     )  # fmt: skip
-    view = _view(summary, systems)
-    pages = {
-        "report.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.csv": csv_text(score_rows(summary), SCORES),
-        "comparisons.csv": csv_text(comparison_rows(summary), COMPARISONS),
-        "report.md": _templates(markdown=True).get_template("report.md.j2").render(view),
-        "report.html": _templates(markdown=False).get_template("report.html.j2").render(view),
+
+
+def shown_protocol(runs: Sequence[EvaluationRun], corpus: Corpus, *, pairwise: bool) -> dict[str, Any]:
+    """Return the first protocol recorded; with `pairwise`, which items were asked by system where that differs."""
+    protocols = {run.name: run.facts["protocol"] for run in runs if "protocol" in run.facts}
+    if not protocols:
+        return {"split": corpus.split, "data": corpus.digest}
+    protocol = dict(next(iter(protocols.values())))
+    for key in ITEM_KEYS if pairwise else ():
+        values = {name: one.get(key) for name, one in protocols.items()}
+        if len(set(values.values())) > 1:
+            protocol[key] = values
+    return protocol
+
+
+def describe_training(runs: Sequence[EvaluationRun]) -> tuple[list[str], list[str]]:
+    """Say of each system's adapters whether they were trained on test items; what is known first, then what is not."""
+    known: dict[str, list[int]] = {}
+    unknown: dict[str, None] = {}
+    for run in runs:
+        if (run.facts.get("engine") or {}).get("adapter_sha256") is None:
+            continue
+        trained = (run.facts.get("run") or {}).get("trained_items")
+        if trained is None:
+            unknown[run.name] = None
+        else:
+            known.setdefault(run.name, []).append(trained)
+    unseen = [
+        f"{name}: none of the {' and '.join(f'{n:,}' for n in dict.fromkeys(counts))} items that its adapter was "
+        "trained on, in either stage, is a test item of this split."
+        for name, counts in known.items()
+    ]
+    return unseen, [
+        f"{name}: nothing beside its adapter says which items it was trained on; test items may be among them."
+        for name in unknown
+    ]
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str, Any]]]:
+    """Return the evaluations among finished run folders, and what the other stages' manifests say."""
+    evaluations: list[EvaluationRun] = []
+    stages: list[dict[str, Any]] = []
+    for path in paths:
+        manifest = read_manifest(path)
+        if manifest["status"] != "done":
+            raise InputError(f"{path}: the {manifest.get('stage')} run is not finished; run it again to go on")
+        if manifest.get("stage") != "eval":
+            kept = {key: value for key, value in manifest.items() if key not in ("stage", "status", "packages")}
+            stages.append({"stage": manifest.get("stage"), "run": str(path), **kept})
+            continue
+        config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        seeds = manifest.get("seeds") or [config["training_seed"]]
+        facts = read_facts(path / PREDICTIONS)
+        evaluations.append(EvaluationRun(path, str(manifest["name"]), tuple(seeds), config, facts))
+    return evaluations, stages
+
+
+def group_by_name(runs: Sequence[EvaluationRun]) -> dict[str, list[EvaluationRun]]:
+    """Group training runs of one system, in the order in which systems first occur.
+
+    Raises:
+        InputError: two runs of one name hold the same seed, or differ in protocol or model; both folders are named.
+    """
+    groups: dict[str, list[EvaluationRun]] = {}
+    for run in runs:
+        for other in groups.setdefault(run.name, []):
+            pair = f"{other.path} and {run.path}: both are called {run.name!r}"
+            if shared := sorted(set(other.seeds) & set(run.seeds)):
+                raise InputError(
+                    f"{pair} and hold training seed {shared[0]}; leave one out, or evaluate it under another name or "
+                    "training_seed"
+                )
+            if other.facts.get("protocol_fingerprint") != run.facts.get("protocol_fingerprint"):
+                keys = changed_keys(other.facts.get("protocol") or {}, run.facts.get("protocol") or {})
+                raise InputError(
+                    f"{pair}, but were asked under different protocols ({', '.join(keys) or 'one has none'}); training "
+                    "runs of one system need one protocol"
+                )
+            for key in ("model", "model_fingerprint", "tasks", "extra_body"):
+                before, now = (one.facts.get(key, (one.facts.get("engine") or {}).get(key)) for one in (other, run))
+                if before != now:
+                    raise InputError(f"{pair}, but have another {key} ({before}, {now}); give them names of their own")
+        groups[run.name].append(run)
+    return groups
+
+
+def merge_seeds(name: str, runs: Sequence[EvaluationRun]) -> System:
+    """Return the training runs of one system as one: rows one after another, completions left on disk."""
+    files = [run.path / PREDICTIONS for run in runs]
+    labels = [f"seed {', '.join(str(seed) for seed in run.seeds)}" for run in runs]
+    facts = _merge_facts(labels, [run.facts for run in runs])
+    if len(runs) > 1:
+        facts["seed"] = [seed for run in runs for seed in run.seeds]
+    return System(name, "model", read_answers(files), facts, partial(read_completions, files))
+
+
+def _merge_facts(labels: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Facts that are equal in all runs as they are; of the others, each run's under its label."""
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys(key for one in facts for key in one):
+        values = [one.get(key) for one in facts]
+        if all(value == values[0] for value in values):
+            merged[key] = values[0]
+        elif len(maps := [value for value in values if isinstance(value, Mapping)]) == len(values):
+            merged[key] = _merge_facts(labels, maps)
+        else:
+            merged[key] = dict(zip(labels, values, strict=True))
+    return merged
+
+
+def same_items(systems: Sequence[System], *, common: bool) -> tuple[list[System], list[str]]:
+    """Hold the systems' items against each other.
+
+    Args:
+        systems: at least one.
+        common: keep the items that every training run of every system has, instead of an error.
+
+    Returns:
+        The systems, and a sentence on how many items each has lost, if any has.
+
+    Raises:
+        InputError: the systems have other items (without `common`), or none in common.
+    """
+    if not common:
+        first = systems[0]
+        wanted = pd.Index(first.predictions["item_id"].astype("str").unique())
+        for system in systems[1:]:
+            here = pd.Index(system.predictions["item_id"].astype("str").unique())
+            for lacks, having, difference in (
+                (system.name, first.name, wanted.difference(here)),
+                (first.name, system.name, here.difference(wanted)),
+            ):
+                if len(difference):
+                    raise InputError(
+                        f"report: {lacks!r} lacks {len(difference):,} items that {having!r} has (first: "
+                        f"{difference[0]}); evaluate both on the same items, or report the common ones with --common, "
+                        "or each pair on those that both have with --pairwise"
+                    )
+        return list(systems), []
+    shared: pd.Index[Any] | None = None
+    for system in systems:
+        for _, rows in system.predictions.groupby("seed")["item_id"]:
+            ids = pd.Index(rows.astype("str").unique())
+            shared = ids if shared is None else shared.intersection(ids, sort=False)
+    if shared is None or shared.empty:
+        raise InputError("report: the systems have no item in common; check their splits and item subsets")
+    kept, lost = [], []
+    for system in systems:
+        ids = system.predictions["item_id"].astype("str")
+        n = ids.nunique()
+        if n > len(shared):
+            lost.append(f"{system.name} {n - len(shared):,} of {n:,}")
+            system = replace(system, predictions=system.predictions[ids.isin(shared)])
+        kept.append(system)
+    scored = f"Only the {len(shared):,} items that every system has are scored. Items left out: {', '.join(lost)}."
+    return kept, [scored] if lost else []
+
+
+def data_funnel(corpus: Corpus, n_evaluated: int, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return how many rows each step took of how many.
+
+    Args:
+        corpus: the labels under the split of the report.
+        n_evaluated: test items scored.
+        stages: manifests of the training runs, with their folder as `run`; what is equal in several is told once.
+
+    Returns:
+        A row per step: `step`, `rows`, `of` (how many there were, of what), `share` (in [0, 1]), `run` (the folder).
+    """
+    n, n_train, n_test = len(corpus.labels), len(corpus.train), len(corpus.test)
+    steps: dict[tuple[str, int, int, str], list[str]] = {
+        ("training items of the split", n_train, n, "labels"): [],
+        ("test items of the split", n_test, n, "labels"): [],
+        ("test items evaluated", n_evaluated, n_test, "test items"): [],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in pages.items():
-        _write(out / name, text)
-    return out / "report.html"
-
-
-def _published_value(value: Any) -> str:
-    """A published figure with the digits it has, two decimals at least."""
-    return f"{value:.2f}" if isinstance(value, float) and round(value, 2) == value else _fact(value)
-
-
-def _published(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Published figures, a table per metric with a column per line, and the systems of this report below them."""
-    tables = []
-    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in summary["published"]):
-        rows = [row for row in summary["published"] if (row["task"], row["metric"]) == (task, metric)]
-        lines = list(dict.fromkeys(row["cell_line"] for row in rows))
-        theirs: dict[tuple[str, str], dict[str, Any]] = {}
-        notes: dict[str, list[str]] = {}
-        for row in rows:
-            theirs.setdefault((row["system"], row["source"]), {})[row["cell_line"]] = row["value"]
-            if row["note"] and row["system"] not in notes.setdefault(row["note"], []):
-                notes[row["note"]].append(row["system"])
-        ours = {
-            name: {line: cells[metric]["value"] for line, cells in one["metrics"][task].items() if line in lines}
-            for name, one in summary["systems"].items()
+    for stage in stages:
+        found = []
+        if stage["stage"] == "sft":
+            there, used = stage["traces"]["rows"], stage["traces"].get("used", stage["traces"]["rows"])
+            found = [
+                ("traces in the file", there, n_train, "training items"),
+                ("traces used for SFT", used, there, "traces in the file"),
+                ("traces used for SFT", used, n_train, "training items"),
+            ]
+            if (wrong := stage["traces"].get("wrong_answers")) is not None:
+                found.append(("traces used for SFT with a wrong answer", wrong, used, "traces used for SFT"))
+        elif stage["stage"] == "grpo":
+            found = [("prompts of GRPO", stage["prompts"]["items"], n_train, "training items")]
+        for step in found:
+            steps.setdefault(step, []).append(str(stage["run"]))
+    return [
+        {
+            "step": step,
+            "rows": rows,
+            "of": f"{of:,} {what}",
+            "share": round(rows / of, 4) if of else None,
+            "run": "" if not runs else runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more",
         }
-        tables.append({"task": task, "metric": metric, "lines": lines, "theirs": theirs, "ours": ours, "notes": notes})
-    return tables
+        for (step, rows, of, what), runs in steps.items()
+    ]
 
 
-def _view(summary: Mapping[str, Any], systems: Sequence[System]) -> dict[str, Any]:
-    """What the templates show, by name."""
-    stages = [_flat(stage) for stage in summary["stages"]]
-    models = named(summary, "model")
-    pairs = list(dict.fromkeys((one["a"], one["b"]) for one in summary["comparisons"]))
-    data, shown_apart = summary["data"], ("notes", "warnings", "command", "funnel")
-    most_different, random_items = _with_completions(summary, systems)
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    bins = [(name, one) for name, system in summary["systems"].items() for one in system["reliability"] if one["n"]]
+def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Path | None = None) -> Path:
+    """Write the baselines' own report on all test items of a corpus; return the path of the HTML page.
+
+    `embeddings` is a file of gene embeddings (`benchmarks.evaluation.embeddings`); it adds a regression on them.
+    """
+    items = corpus.test
+    systems = [
+        System(name, "baseline", frame, {"fitted on": "training labels only"})
+        for name, frame in predict_baselines(corpus, items, embeddings).items()
+    ]
+    return write_report(
+        systems, out, title="Baselines on PerturbQA", protocol={"split": corpus.split, "data": corpus.digest},
+        data=describe(corpus, items, command), strata=strata(corpus, items), published=published_for(corpus),
+    )  # fmt: skip
+
+
+def published_for(corpus: Corpus) -> list[dict[str, Any]]:
+    """Return what others published for the corpus's split; nothing for the sample, where scores do not compare."""
+    return [] if corpus.is_sample else published_figures(corpus.split)
+
+
+def items_of(predictions: Sequence[pd.DataFrame], corpus: Corpus) -> pd.DataFrame:
+    """Return the corpus's rows for every item of predictions frames, in the order in which they first occur."""
+    found = [pd.Series(frame["item_id"].unique()).astype("str") for frame in predictions]
+    wanted = pd.Index(pd.concat(found).unique())
+    at = pd.Index(corpus.labels["item_id"]).get_indexer(wanted)
+    if (at < 0).any():
+        raise InputError(f"{wanted[at < 0][0]}: was evaluated, but is not among the labels of {corpus.source}")
+    rows: pd.DataFrame = corpus.labels.iloc[at]
+    return rows
+
+
+def describe(corpus: Corpus, items: pd.DataFrame, command: str) -> dict[str, Any]:
+    """Return what was evaluated, for the report: denominators per line, and what a reader must know of the data."""
+    rows = []
+    for line in CELL_LINES:
+        here, asked = corpus.labels[corpus.labels["cell_line"] == line], items[items["cell_line"] == line]
+        if here.empty:
+            continue
+        rows.append(
+            {
+                "cell line": line,
+                "training rows": int((here["split"] == "train").sum()),
+                "test rows": int((here["split"] == "test").sum()),
+                "evaluated": len(asked),
+                **{str(label): int((asked["label"] == str(label)).sum()) for label in LABELS},
+                "perturbations": int(asked["pert"].nunique()),
+                "genes": int(asked["gene"].nunique()),
+            }
+        )
+    notes = []
+    if corpus.is_sample:
+        notes.append(
+            "These are rows of the sample that ships with the package. They were chosen so that each gene shows every "
+            "label: label shares, and what the gene's rate scores, are not those of the full benchmark. Gene rates and "
+            "neighbours are computed from the full training labels."
+        )
+        notes.append(
+            "The baselines forecast with PerturbQA's label shares, where 86 % of the items do not change. A model that "
+            "was trained on balanced rows is nearer to this sample's shares, which favours it on accuracy, balanced "
+            "accuracy and F1; AUROC is not affected."
+        )
+        notes.append(f"Left out, because they need the full labels: the baselines {', '.join(left_out(corpus))}.")
     return {
-        "report": summary,
-        "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        "script": script,
-        "script_hash": b64encode(sha256(script.encode()).digest()).decode(),
-        "wording": wording,
-        "what": wording.what_was_compared(summary),
-        "findings": wording.findings(summary),
-        "shortcuts": wording.strongest_shortcuts(summary),
-        "cautions": wording.cautions(summary),
-        "declared": wording.declared(summary),
-        "fewer_items": wording.fewer_items(summary),
-        "aa_sentence": wording.aa_sentence(summary),
-        "has_models": bool(models),
-        "n_models": len(models),
-        "several_runs": any(len(one["seeds"]) > 1 for one in summary["systems"].values()),
-        "verdicts": [[find(summary, a, b, metric) for metric in HEADLINE] for a, b in wording.main_pairs(summary)],
-        "n_pairs": len(pairs),
-        "n_model_pairs": sum(b in models for _, b in pairs),
-        "tests": list(dict.fromkeys(one["test"] for one in summary["comparisons"] if one["p_value"] is not None)),
-        "n_untested": sum(one["p_value"] is None for one in summary["comparisons"]),
-        "styles": {name: report_figures.style(summary, name) for name in summary["systems"]},
-        "score_figure": report_figures.score_figure(summary),
-        "difference_figure": report_figures.difference_figure(summary),
-        "part_figures": report_figures.part_figures(summary),
-        "roc_figure": report_figures.roc_figure(summary),
-        "reliability_figure": report_figures.reliability_figure(summary),
-        "seed_figures": report_figures.seed_figures(summary),
-        "bins": bins,
-        "most_different": most_different,
-        "random_items": random_items,
-        "completion_seed": SEED,
-        "notes": data.get("notes") or [],
-        "published": _published(summary),
-        "funnel": data.get("funnel") or [],
-        "data_facts": _flat({k: v for k, v in data.items() if k not in shown_apart and not _is_table(v)}),
-        "data_tables": {key: value for key, value in data.items() if key not in shown_apart and _is_table(value)},
-        "protocol_facts": {key: value for key, value in _flat(summary["protocol"]).items() if key != "command"},
-        "stages": stages,
-        "stage_keys": list(dict.fromkeys(k for stage in stages for k in stage if k not in ("stage", "command"))),
-        "fact_groups": [_facts(summary, kind) for kind in ("model", "baseline")],
-        "commands": _commands(summary),
-        "compared": COMPARED,
-        "lower_is_better": LOWER_IS_BETTER,
-        "task_metrics": TASK_METRICS,
-        "task_tables": {task: wording.metric_groups(task) for task in TASK_METRICS},
-        "strata": list(next(iter(summary["systems"].values()))["strata"]["three_class"]),
-        "labels": [str(label) for label in LABELS],
-        "statuses": {str(status): meaning for status, meaning in wording.STATUS_NAMES.items()},
+        "source": "sample" if corpus.is_sample else "PerturbQA, full files",
+        "split": corpus.split,
+        "sha256": corpus.digest,
+        "is_sample": corpus.is_sample,
+        "rows": rows,
+        "notes": notes,
+        "command": command,
     }
-
-
-@cache
-def _templates(*, markdown: bool) -> "Environment":
-    """The templates, with values escaped for HTML or for Markdown."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=not markdown,
-        finalize=markdown_text if markdown else None,
-    )
-    environment.globals |= {
-        "number": format_number,
-        "interval": format_interval,
-        "p_value": wording.format_p,
-        "share": wording.format_share,
-        "thousands": lambda number: f"{number:,}",
-        "count_of": count_of,
-        "verdict": verdict,
-        "fact": _fact,
-        "published_value": _published_value,
-    }
-    return environment
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
-
-
-def markdown_text(value: Any) -> str:
-    """Any value as Markdown text that stays text: no markup, no HTML, no table cell or line of its own."""
-    text = " ".join(str(value).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once: a reader sees the old text or the new."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as partial:
-        try:
-            partial.write(text)
-            partial.flush()
-            os.chmod(partial.name, 0o644)
-            os.replace(partial.name, path)
-        except BaseException:
-            Path(partial.name).unlink(missing_ok=True)
-            raise

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.screens.schema import CELL_LINES
 
 PERTURBQA: Final = "Wu et al., PerturbQA, ICLR 2025, Table 1"
 SYNTHPERT: Final = "SynthPert, arXiv 2509.25346"

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from benchmarks.screens.corpus import Corpus
+from benchmarks.evidence.corpus import Corpus
 from benchmarks.statistics.arrays import Bools, Floats
 from rewards import InputError
 

@@ -8,9 +8,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from benchmarks.evaluation.predictions import changed_keys
+from benchmarks.evaluation.predictions import TASKS, changed_keys
 from benchmarks.report.examples import most_different, random_items
-from benchmarks.statistics.arrays import TASKS, Bools, PredictionArrays, prediction_arrays
+from benchmarks.statistics.arrays import Bools, PredictionArrays, prediction_arrays
 from benchmarks.statistics.metrics import TASK_METRICS, estimate, reliability, roc_points, task_of
 from benchmarks.statistics.power import perturbations_needed
 from benchmarks.statistics.significance import (

@@ -15,14 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, SPLITS
 from rewards import LABELS, CheckError, InputError, Label
 
-CELL_LINES: Final = ("k562", "rpe1", "hepg2", "jurkat")
-SPLITS: Final = ("train", "test")
 COLUMNS: Final = ("pert", "gene", "label", "split")
-LABEL_DTYPE: Final = pd.CategoricalDtype([str(label) for label in LABELS])
-LINE_DTYPE: Final = pd.CategoricalDtype(list(CELL_LINES))
-SPLIT_DTYPE: Final = pd.CategoricalDtype(list(SPLITS))
 
 OFFICIAL_URL: Final = "https://raw.githubusercontent.com/genentech/PerturbQA/main/perturbqa/datasets"
 
@@ -269,29 +265,6 @@ def _codes(
     return codes
 
 
-def apply_split(labels: pd.DataFrame, split: str = "official") -> pd.DataFrame:
-    """Return the labels with their `split` column set for a named split.
-
-    Args:
-        labels: a frame from `load_labels`.
-        split: `official` (PerturbQA's own, per line) or `holdout:LINE` (every row of that line is test, every
-            row of the other lines is train).
-
-    Raises:
-        InputError: an unknown split, or a line without rows.
-    """
-    if split == "official":
-        return labels
-    kind, _, line = split.partition(":")
-    if kind != "holdout" or line not in CELL_LINES:
-        lines = ", ".join(f"holdout:{name}" for name in CELL_LINES)
-        raise InputError(f"split: {split!r} is unknown; use official or one of {lines}")
-    held_out = labels["cell_line"] == line
-    if not held_out.any():
-        raise InputError(f"split: {split!r}, but the labels have no row of {line}")
-    return labels.assign(split=pd.Categorical(np.where(held_out, "test", "train"), dtype=SPLIT_DTYPE))
-
-
 def stats(labels: pd.DataFrame) -> pd.DataFrame:
     """Count rows per cell line, as PerturbQA's own table does.
 
@@ -321,10 +294,3 @@ def stats(labels: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).set_index("cell_line")
-
-
-def digest(labels: pd.DataFrame) -> str:
-    """Return a SHA-256 over the items with their labels and splits: what an evaluation was made on."""
-    columns = ["item_id", "label", "split"]
-    hashed = pd.util.hash_pandas_object(labels[columns].astype(str), index=False).to_numpy()
-    return hashlib.sha256(hashed.tobytes()).hexdigest()

@@ -14,16 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks.evaluation.predictions import PROBABILITIES, TASKS
 from rewards import LABELS, InputError, Label, Status
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.intp]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
-TASKS: Final = ("three_class", "de", "dir")
 UP, DOWN, NONE = (LABELS.index(label) for label in (Label.UP, Label.DOWN, Label.NONE))
 NO_ANSWER: Final = len(LABELS)
-PROBABILITIES: Final = ("p_up", "p_down", "p_none")  # in the order of `rewards.LABELS`
 NEEDED: Final = ("item_id", "cell_line", "pert", "gene", "label", "answer", "status")
 
 

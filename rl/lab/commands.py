@@ -11,9 +11,9 @@ from typing import Any, Final
 import pandas as pd
 
 from benchmarks.config import check_keys, read_yaml
+from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
-from benchmarks.screens.corpus import Corpus, draw_items, open_corpus
 from benchmarks.screens.labels import data_dir
 from rewards import LABELS, InputError
 from rewards.compose import REWARD_NAMES, compose

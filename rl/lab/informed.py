@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmarks.screens.corpus import Corpus
+from benchmarks.evidence.corpus import Corpus
 from rewards import LABELS, Composition
 from rewards.verifiers import PROBABILITIES
 from rl.lab.check import Check, score_answers

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.report.collect import TEMPLATES as STYLE
+from benchmarks.report.page import TEMPLATES as STYLE
 from rewards import InputError
 from rl.lab.replay import FACTORS
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import TEMPLATES, VERSION, PromptConfig, build_prompts
-from benchmarks.screens.corpus import Corpus, open_corpus
 from rewards import CheckError, InputError, parse_answer
 from sft.audit.quotations import QuotationFinder
 from sft.traces import Trace, learnt_text

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from benchmarks.screens.corpus import Corpus
+from benchmarks.evidence.corpus import Corpus
 from rewards import LABELS
 from sft.filters.visible import visible
 from sft.traces import Trace

@@ -1,0 +1,1 @@
+"""Steps that decide which traces are kept, and the funnel that counts them. Imports `sft.traces`, `sft.teacher`."""

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import pandas as pd
 
+from benchmarks.evidence.corpus import Corpus
 from benchmarks.runs import file_sha256
-from benchmarks.screens.corpus import Corpus
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.screens.schema import CELL_LINES
 from benchmarks.statistics.arrays import prediction_arrays
 from rewards import LABELS, InputError, Status
 from sft.filters.run import filter_file

@@ -1,0 +1,1 @@
+"""Traces from a teacher: questions, endpoint, critic, request log; and the offline template. Imports `benchmarks`."""

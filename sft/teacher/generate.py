@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from benchmarks.evidence.corpus import draw_items, open_corpus
 from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts
 from benchmarks.runs import disk_errors
-from benchmarks.screens.corpus import draw_items, open_corpus
 from rewards import InputError
 from sft.teacher import template as template_teacher
 from sft.teacher.arguments import EndpointArguments

@@ -12,8 +12,8 @@ from typing import Final
 
 import pandas as pd
 
+from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts, rate_words
-from benchmarks.screens.corpus import Corpus
 from rewards import InputError, Label
 from sft.traces import Trace
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from command import synthpert
 
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.runs import read_manifest
-from benchmarks.screens.corpus import open_corpus
 
 ROOT = Path(__file__).parents[2]
 

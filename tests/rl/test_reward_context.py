@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from full_corpus import full_corpus
 
+from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import PromptConfig
-from benchmarks.screens.corpus import Corpus, open_corpus
 from rewards import LABELS, compose
 from rewards.verifiers import PROBABILITIES
 from rl.reward_context import check_rows, label_counts, prompt_rates, reward_context, shift_rates

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from without_clock import PATIENCE
 
-from benchmarks.screens.corpus import Corpus
+from benchmarks.evidence.corpus import Corpus
 from rewards import LABELS, BalancedAccuracy, Composition, Context, InputError, accuracy
 from rewards import format as format_reward
 from rl.train import GRPOArguments, TrainerReward, check_scaling, confidence_notes, load_rewards, select_items

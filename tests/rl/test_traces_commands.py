@@ -8,7 +8,7 @@ import pytest
 import yaml
 from command import Done, synthpert
 
-from benchmarks.screens.corpus import open_corpus
+from benchmarks.evidence.corpus import open_corpus
 from sft.traces import read_traces
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
-from benchmarks.screens.corpus import Corpus
 from rewards import LABELS, InputError
 from rl.reward_context import reward_context
 from rl.train import load_rewards

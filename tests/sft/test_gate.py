@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
-from benchmarks.screens.corpus import open_corpus
 from rewards import CheckError
 from sft.gate import run_gate
 from sft.teacher.template import generate

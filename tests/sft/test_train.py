@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.runs import open_run
-from benchmarks.screens.corpus import open_corpus
 from rewards import LABELS, CheckError, InputError, parse_answer
 from sft.teacher.template import generate
 from sft.traces import write_traces

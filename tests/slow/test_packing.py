@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
-from benchmarks.screens.corpus import open_corpus
 from sft.teacher.template import generate
 from sft.train import IGNORE, _dataset, check_labels, load_tokenizer, tokenize_trace
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.report.collect import System, write_report
+from benchmarks.report.page import System, write_report
 from benchmarks.report.published import published_figures
 from rewards import LABELS
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.screens.labels import CELL_LINES, data_dir, load_labels
+from benchmarks.screens.labels import data_dir, load_labels
+from benchmarks.screens.schema import CELL_LINES
 
 TARGET_S = 2.0
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evaluation.predictions import COLUMNS, PredictionLog, read_predictions, write_predictions
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS
 
 SAMPLES = 4

@@ -19,8 +19,8 @@ import pandas as pd
 
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, write_predictions
 from benchmarks.evaluation.run import PREDICTIONS, EvalArguments, make_protocol
+from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.runs import open_run
-from benchmarks.screens.corpus import Corpus, open_corpus
 from rewards import LABELS
 from tools.speed.predictions_scale import WORDS, peak_gb
 
@@ -80,7 +80,7 @@ def write_runs(corpus: Corpus, items: pd.DataFrame, n_systems: int, n_seeds: int
 
 def measure(folder: Path) -> int:
     """Report all runs in a folder, print seconds and GB as JSON."""
-    from benchmarks.evaluation.run import report_runs
+    from benchmarks.report.collect import report_runs
 
     paths = sorted(
         folder.glob("system-*/seed-*"), key=lambda path: [int(p.rpartition("-")[2]) for p in path.parts[-2:]]

@@ -19,8 +19,8 @@ from benchmarks.evaluation.baselines import (
     predict_baselines,
 )
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, check_predictions
-from benchmarks.screens.corpus import Corpus, open_corpus
-from benchmarks.screens.labels import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, apply_split
+from benchmarks.evidence.corpus import Corpus, open_corpus
+from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, apply_split
 from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.evaluation.imported import import_run, read_imported
 from benchmarks.evaluation.predictions import check_predictions, read_facts, read_predictions
+from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.runs import read_manifest
-from benchmarks.screens.corpus import Corpus, open_corpus
 from rewards import InputError
 
 UP, DOWN, NONE = "upregulated", "downregulated", "not differentially expressed"

@@ -18,20 +18,22 @@ from benchmarks.evaluation.run import (
     PREDICTIONS,
     EvalArguments,
     check_unseen,
+    make_protocol,
+    run_evaluation,
+    select_test_items,
+)
+from benchmarks.evidence.corpus import Corpus, open_corpus
+from benchmarks.models.folders import write_trained_items
+from benchmarks.report.collect import (
     data_funnel,
     describe_training,
     group_by_name,
-    make_protocol,
     merge_seeds,
     read_runs,
     report_runs,
-    run_evaluation,
     same_items,
-    select_test_items,
 )
-from benchmarks.models.folders import write_trained_items
 from benchmarks.runs import open_run
-from benchmarks.screens.corpus import Corpus, open_corpus
 from benchmarks.statistics.significance import compare
 from rewards import LABELS, InputError
 

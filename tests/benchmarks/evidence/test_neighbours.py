@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import NeighbourModel, fit_neighbours, per_gene_auroc
 from benchmarks.evidence.neighbours import NeighbourSettings
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)

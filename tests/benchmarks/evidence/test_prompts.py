@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
+from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import (
     CELL_CONTEXT,
     LEMMAS,
@@ -14,7 +15,6 @@ from benchmarks.evidence.prompts import (
     build_prompts,
     rate_words,
 )
-from benchmarks.screens.corpus import Corpus, open_corpus
 from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)

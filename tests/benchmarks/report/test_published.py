@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.report.published import HELD_OUT, WITHIN_LINE, published_figures
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.screens.schema import CELL_LINES
 from benchmarks.statistics.metrics import TASK_METRICS
 
 COLUMNS = ["system", "task", "metric", "cell_line", "value", "source", "note"]

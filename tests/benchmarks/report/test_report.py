@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.report.collect import COMPLETION_LIMIT, System, markdown_text, write_report
 from benchmarks.report.drawing import axis_ticks
 from benchmarks.report.examples import N_MOST_DIFFERENT, most_different
+from benchmarks.report.page import COMPLETION_LIMIT, System, markdown_text, write_report
 from benchmarks.report.published import published_figures
 from benchmarks.report.summary import COMPARED, PRIMARY, summarize
 from benchmarks.report.wording import (

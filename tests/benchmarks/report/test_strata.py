@@ -8,8 +8,8 @@ import pytest
 from full_corpus import full_corpus
 
 from benchmarks import NeighbourModel
+from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.report.strata import TRAINED, WITH_EFFECT, strata
-from benchmarks.screens.corpus import Corpus, open_corpus
 from rewards import InputError, Label
 
 RATE = "gene response rate"

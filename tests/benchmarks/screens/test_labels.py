@@ -16,7 +16,8 @@ from without_clock import PATIENCE, count_steps
 
 from benchmarks import load_labels
 from benchmarks.screens import labels as perturbqa
-from benchmarks.screens.labels import CELL_LINES, SHA256, apply_split, digest, fetch, stats
+from benchmarks.screens.labels import SHA256, fetch, stats
+from benchmarks.screens.schema import CELL_LINES, apply_split, digest
 from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from benchmarks import NeighbourModel
-from benchmarks.screens.labels import CELL_LINES
-from benchmarks.screens.sample import EVIDENCE_PER_ITEM, SAMPLE_FILE, build_sample, load_sample
+from benchmarks.screens.sample import EVIDENCE_PER_ITEM, SAMPLE_FILE, load_sample
+from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError
+from tools.make_sample import build_sample
 
 CARRIED = ["rate_up", "rate_down", "p_up", "p_down"]
 

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 from statsmodels.stats.contingency_tables import mcnemar  # type: ignore[import-untyped]
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
-from benchmarks.screens.labels import CELL_LINES
+from benchmarks.screens.schema import CELL_LINES
 from benchmarks.statistics.areas import per_gene_auroc, placements
 from benchmarks.statistics.arrays import PredictionArrays, prediction_arrays
 from benchmarks.statistics.metrics import estimate

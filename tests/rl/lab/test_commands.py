@@ -20,8 +20,8 @@ from command import synthpert as run_synthpert
 from full_corpus import full_corpus
 from without_clock import PATIENCE, count_steps
 
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
-from benchmarks.screens.corpus import open_corpus
 from rewards import LABELS, CheckError, InputError, accuracy, parse_answer
 from rl.lab.check import HONEST
 from rl.lab.commands import (

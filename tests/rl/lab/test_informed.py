@@ -7,8 +7,8 @@ import pytest
 from full_corpus import full_corpus
 
 from benchmarks import NeighbourModel
+from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig
-from benchmarks.screens.corpus import Corpus
 from rewards.compose import compose
 from rl.lab.check import check_rewards
 from rl.lab.informed import Informed, informed_policies

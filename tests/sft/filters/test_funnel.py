@@ -9,8 +9,8 @@ import pytest
 from endpoint_server import Server, error, is_critic, respond_well
 from typer.testing import CliRunner
 
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
-from benchmarks.screens.corpus import open_corpus
 from rewards import InputError
 from rl.cli import app
 from sft.filters.funnel import STAGES, format_funnel, measure_funnel

@@ -18,8 +18,8 @@ from command import synthpert
 from endpoint_server import FAULTS, RIGHT, Server, chat, error, faulty, forward, http, is_critic, respond_well
 from without_clock import PATIENCE, Limits, wait_for
 
+from benchmarks.evidence.corpus import draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
-from benchmarks.screens.corpus import draw_items, open_corpus
 from rewards import LABELS, CheckError, InputError
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.ask import ask_teacher

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
-from benchmarks.screens.corpus import Corpus, draw_items, open_corpus
 from rewards import LABELS, InputError, Status, parse_answer
 from sft.teacher.template import NAME, generate
 from sft.traces import Trace, read_traces, write_traces

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.evidence.neighbours import EVIDENCE_COLUMNS, NeighbourModel, NeighbourSettings, fit_neighbours
-from benchmarks.screens import labels as perturbqa
-from benchmarks.screens.sample import load_sample
+from benchmarks.screens.labels import data_dir, load_labels
+from benchmarks.screens.sample import EVIDENCE_PER_ITEM, load_sample
+from benchmarks.screens.schema import CELL_LINES, SPLIT_DTYPE, apply_split, digest
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
 
@@ -50,7 +51,7 @@ class Corpus:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over items, labels and splits."""
-        return perturbqa.digest(self.labels)
+        return digest(self.labels)
 
     @cached_property
     def train_counts(self) -> dict[Label, int]:
@@ -84,8 +85,8 @@ class Corpus:
             masks = [_every_fifth_perturbation(train)]
         else:
             line = train["cell_line"].astype(str)
-            masks = [(line == name).to_numpy() for name in perturbqa.CELL_LINES if (line == name).any()]
-        splits = [pd.Categorical(np.where(mask, "test", "train"), dtype=perturbqa.SPLIT_DTYPE) for mask in masks]
+            masks = [(line == name).to_numpy() for name in CELL_LINES if (line == name).any()]
+        splits = [pd.Categorical(np.where(mask, "test", "train"), dtype=SPLIT_DTYPE) for mask in masks]
         return tuple(replace(self, labels=train.assign(split=split)) for split in splits)
 
     def rates(self, items: pd.DataFrame) -> pd.DataFrame:
@@ -146,8 +147,6 @@ def _every_fifth_perturbation(train: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 
 def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, float, str]]:
-    from benchmarks.screens.sample import EVIDENCE_PER_ITEM
-
     if k < 1:
         raise InputError(f"k: {k} similar knockdowns; ask for at least 1")
     if k > EVIDENCE_PER_ITEM:
@@ -170,8 +169,8 @@ def open_corpus(source: str | Path | None = None, split: str = "official") -> Co
         if split != "official":
             raise InputError(f"split: {split!r} needs the full labels; the sample carries the official split only")
         return Corpus("sample", split, load_sample())
-    folder = perturbqa.data_dir() if source is None else Path(source)
-    return Corpus(str(folder), split, perturbqa.apply_split(perturbqa.load_labels(folder), split))
+    folder = data_dir() if source is None else Path(source)
+    return Corpus(str(folder), split, apply_split(load_labels(folder), split))
 
 
 def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.DataFrame:

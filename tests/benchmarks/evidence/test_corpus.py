@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import NeighbourModel, fit_neighbours
-from benchmarks.screens.corpus import Corpus, draw_items, open_corpus
-from benchmarks.screens.labels import CELL_LINES, apply_split
+from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.screens.sample import EVIDENCE_PER_ITEM
+from benchmarks.screens.schema import CELL_LINES, apply_split
 from rewards import LABELS, InputError
 
 MakeLabels = Callable[[int], pd.DataFrame]

@@ -1,0 +1,311 @@
+"""The report: what each system scores, which differences are real, and everything needed to doubt it.
+
+One HTML page that needs nothing but itself, with Markdown, JSON and CSV beside it. The page is drawn from the JSON.
+"""
+
+import json
+import os
+import tempfile
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from benchmarks.report import figures as report_figures
+from benchmarks.report import wording
+from benchmarks.report.examples import SEED, first_completions
+from benchmarks.report.summary import COMPARED, System, summarize
+from benchmarks.report.tables import COMPARISONS, SCORES, comparison_rows, csv_text, score_rows
+from benchmarks.report.wording import HEADLINE, count_of, find, format_interval, format_number, named, verdict
+from benchmarks.statistics.metrics import TASK_METRICS
+from benchmarks.statistics.power import LOWER_IS_BETTER
+from rewards import LABELS
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["System", "summarize", "write_report"]
+
+COMPLETION_LIMIT: Final = 4000
+TEMPLATES: Final = Path(__file__).parent / "templates"
+
+
+def _with_completions(summary: Mapping[str, Any], systems: Sequence[System]) -> tuple[Any, list[Any]]:
+    """The example items of the summary with their completions: those most different, and those drawn at random."""
+    models = {
+        one.name: one for one in systems if one.kind == "model" and (one.completions or "completion" in one.predictions)
+    }
+    drawn, most = summary["examples"]["random"], summary["examples"]["most_different"]
+    if most and not {most["a"], most["b"]} <= set(models):
+        most = None
+    ids = {name: {item["item_id"] for item in drawn} for name in models}
+    for name in (most["a"], most["b"]) if most else ():
+        ids[name] |= {item["item_id"] for item in most["items"]}
+    found = {name: _completions(models[name], sorted(wanted)) for name, wanted in ids.items()}
+
+    def filled(items: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+        return [
+            {**item, "entries": [_entry(name, item, found[name][item["item_id"]]) for name in names]} for item in items
+        ]
+
+    if most:
+        most = most | {"items": filled(most["items"], [most["a"], most["b"]])}
+    return most, filled(drawn, list(models)) if models else []
+
+
+def _completions(system: System, item_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    if system.completions is not None:
+        return first_completions(system.completions(item_ids))
+    wanted = system.predictions["item_id"].isin(list(item_ids))
+    return first_completions(system.predictions[wanted])
+
+
+def _entry(name: str, item: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    text = found["completion"]
+    return {
+        "name": name,
+        "status": found["status"],
+        "answer": found["answer"],
+        "right": found["answer"] == item["label"],
+        "text": text if text is None else text[:COMPLETION_LIMIT],
+        "n_hidden": 0 if text is None else max(len(text) - COMPLETION_LIMIT, 0),
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _fact(value: Any) -> str:
+    """A recorded value as text: lists as JSON, numbers in full."""
+    if value is None:
+        return wording.DASH
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _facts(summary: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Facts of the systems of a kind that have any: those they share, and of the others a value per system."""
+    facts = {
+        name: _flat(one["facts"]) for name, one in summary["systems"].items() if one["facts"] and one["kind"] == kind
+    }
+    keys = list(dict.fromkeys(key for one in facts.values() for key in one if key != "command"))
+    shared, differing = {}, {}
+    for key in keys:
+        values = [one.get(key) for one in facts.values()]
+        if all(key in one for one in facts.values()) and all(value == values[0] for value in values):
+            shared[key] = values[0]
+        else:
+            differing[key] = values
+    return {"names": list(facts), "shared": shared, "differing": differing}
+
+
+def _commands(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    recorded = [("protocol", summary["protocol"]), ("data", summary["data"])]
+    recorded += [(str(stage.get("stage", "stage")), stage) for stage in summary["stages"]]
+    recorded += [(name, one["facts"]) for name, one in summary["systems"].items()]
+    return [(name, str(values["command"])) for name, values in recorded if values.get("command")]
+
+
+def write_report(
+    systems: Sequence[System],
+    out: Path,
+    *,
+    title: str,
+    protocol: Mapping[str, Any],
+    data: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]] = (),
+    strata: "Mapping[str, pd.Series[bool]] | None" = None,
+    published: Sequence[Mapping[str, Any]] = (),
+    pairwise: bool = False,
+) -> Path:
+    """Write `report.html`, `report.md`, `report.json`, `report.csv` and `comparisons.csv`.
+
+    Args:
+        systems: all on the same items unless `pairwise`. Models in the order of training: each is compared with those
+            before it, and with every baseline.
+        out: folder to write to; made if absent. Each file is replaced at once, never half written.
+        title: of the page.
+        protocol: how the models were asked; shown as it is.
+        data: what was evaluated. `is_sample` (bool), `notes` (list of sentences for the reader), `funnel` (a row per
+            step, with the rows it took and of how many), `warnings` (sentences shown above all numbers) and `command`
+            have a meaning; a list of mappings becomes a table; all others are shown as they are.
+        stages: a mapping each of what a training stage did, `stage` naming it; shown as a table.
+        strata: by name, whether each item belongs, indexed by item id; see `benchmarks.report.strata`.
+        published: a row per published figure, as `benchmarks.report.published.published_figures` returns them; shown as
+            they are beside the systems, never tested.
+        pairwise: score each system on its own items, and each pair on those that both have; see `summarize`. The
+            report says which systems were asked fewer items than there are.
+
+    Returns:
+        The path of the HTML page.
+
+    Raises:
+        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items (without
+            `pairwise`), or a stratum does not say of each item whether it belongs.
+    """
+    summary = summarize(
+        systems, title=title, protocol=protocol, data=data, stages=stages, strata=strata, published=published,
+        pairwise=pairwise,
+    )  # fmt: skip
+    view = _view(summary, systems)
+    pages = {
+        "report.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.csv": csv_text(score_rows(summary), SCORES),
+        "comparisons.csv": csv_text(comparison_rows(summary), COMPARISONS),
+        "report.md": _templates(markdown=True).get_template("report.md.j2").render(view),
+        "report.html": _templates(markdown=False).get_template("report.html.j2").render(view),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        _write(out / name, text)
+    return out / "report.html"
+
+
+def _published_value(value: Any) -> str:
+    """A published figure with the digits it has, two decimals at least."""
+    return f"{value:.2f}" if isinstance(value, float) and round(value, 2) == value else _fact(value)
+
+
+def _published(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Published figures, a table per metric with a column per line, and the systems of this report below them."""
+    tables = []
+    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in summary["published"]):
+        rows = [row for row in summary["published"] if (row["task"], row["metric"]) == (task, metric)]
+        lines = list(dict.fromkeys(row["cell_line"] for row in rows))
+        theirs: dict[tuple[str, str], dict[str, Any]] = {}
+        notes: dict[str, list[str]] = {}
+        for row in rows:
+            theirs.setdefault((row["system"], row["source"]), {})[row["cell_line"]] = row["value"]
+            if row["note"] and row["system"] not in notes.setdefault(row["note"], []):
+                notes[row["note"]].append(row["system"])
+        ours = {
+            name: {line: cells[metric]["value"] for line, cells in one["metrics"][task].items() if line in lines}
+            for name, one in summary["systems"].items()
+        }
+        tables.append({"task": task, "metric": metric, "lines": lines, "theirs": theirs, "ours": ours, "notes": notes})
+    return tables
+
+
+def _view(summary: Mapping[str, Any], systems: Sequence[System]) -> dict[str, Any]:
+    """What the templates show, by name."""
+    stages = [_flat(stage) for stage in summary["stages"]]
+    models = named(summary, "model")
+    pairs = list(dict.fromkeys((one["a"], one["b"]) for one in summary["comparisons"]))
+    data, shown_apart = summary["data"], ("notes", "warnings", "command", "funnel")
+    most_different, random_items = _with_completions(summary, systems)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    bins = [(name, one) for name, system in summary["systems"].items() for one in system["reliability"] if one["n"]]
+    return {
+        "report": summary,
+        "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        "script": script,
+        "script_hash": b64encode(sha256(script.encode()).digest()).decode(),
+        "wording": wording,
+        "what": wording.what_was_compared(summary),
+        "findings": wording.findings(summary),
+        "shortcuts": wording.strongest_shortcuts(summary),
+        "cautions": wording.cautions(summary),
+        "declared": wording.declared(summary),
+        "fewer_items": wording.fewer_items(summary),
+        "aa_sentence": wording.aa_sentence(summary),
+        "has_models": bool(models),
+        "n_models": len(models),
+        "several_runs": any(len(one["seeds"]) > 1 for one in summary["systems"].values()),
+        "verdicts": [[find(summary, a, b, metric) for metric in HEADLINE] for a, b in wording.main_pairs(summary)],
+        "n_pairs": len(pairs),
+        "n_model_pairs": sum(b in models for _, b in pairs),
+        "tests": list(dict.fromkeys(one["test"] for one in summary["comparisons"] if one["p_value"] is not None)),
+        "n_untested": sum(one["p_value"] is None for one in summary["comparisons"]),
+        "styles": {name: report_figures.style(summary, name) for name in summary["systems"]},
+        "score_figure": report_figures.score_figure(summary),
+        "difference_figure": report_figures.difference_figure(summary),
+        "part_figures": report_figures.part_figures(summary),
+        "roc_figure": report_figures.roc_figure(summary),
+        "reliability_figure": report_figures.reliability_figure(summary),
+        "seed_figures": report_figures.seed_figures(summary),
+        "bins": bins,
+        "most_different": most_different,
+        "random_items": random_items,
+        "completion_seed": SEED,
+        "notes": data.get("notes") or [],
+        "published": _published(summary),
+        "funnel": data.get("funnel") or [],
+        "data_facts": _flat({k: v for k, v in data.items() if k not in shown_apart and not _is_table(v)}),
+        "data_tables": {key: value for key, value in data.items() if key not in shown_apart and _is_table(value)},
+        "protocol_facts": {key: value for key, value in _flat(summary["protocol"]).items() if key != "command"},
+        "stages": stages,
+        "stage_keys": list(dict.fromkeys(k for stage in stages for k in stage if k not in ("stage", "command"))),
+        "fact_groups": [_facts(summary, kind) for kind in ("model", "baseline")],
+        "commands": _commands(summary),
+        "compared": COMPARED,
+        "lower_is_better": LOWER_IS_BETTER,
+        "task_metrics": TASK_METRICS,
+        "task_tables": {task: wording.metric_groups(task) for task in TASK_METRICS},
+        "strata": list(next(iter(summary["systems"].values()))["strata"]["three_class"]),
+        "labels": [str(label) for label in LABELS],
+        "statuses": {str(status): meaning for status, meaning in wording.STATUS_NAMES.items()},
+    }
+
+
+@cache
+def _templates(*, markdown: bool) -> "Environment":
+    """The templates, with values escaped for HTML or for Markdown."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=not markdown,
+        finalize=markdown_text if markdown else None,
+    )
+    environment.globals |= {
+        "number": format_number,
+        "interval": format_interval,
+        "p_value": wording.format_p,
+        "share": wording.format_share,
+        "thousands": lambda number: f"{number:,}",
+        "count_of": count_of,
+        "verdict": verdict,
+        "fact": _fact,
+        "published_value": _published_value,
+    }
+    return environment
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
+
+
+def markdown_text(value: Any) -> str:
+    """Any value as Markdown text that stays text: no markup, no HTML, no table cell or line of its own."""
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file at once: a reader sees the old text or the new."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as partial:
+        try:
+            partial.write(text)
+            partial.flush()
+            os.chmod(partial.name, 0o644)
+            os.replace(partial.name, path)
+        except BaseException:
+            Path(partial.name).unlink(missing_ok=True)
+            raise
