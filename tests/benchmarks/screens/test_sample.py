@@ -28,7 +28,7 @@ def test_the_sample_is_remade_byte_for_byte_from_the_full_labels(
         assert train.equals(full_frame[full_frame["split"] == "train"])
         return full_neighbours
 
-    monkeypatch.setattr("benchmarks.screens.sample.fit_neighbours", fitted)
+    monkeypatch.setattr("tools.make_sample.fit_neighbours", fitted)
     assert build_sample(full_frame) == SAMPLE_FILE.read_bytes()
 
 
