@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmarks.statistics.arrays import Bools, Floats, Ints, PredictionArrays, prediction_arrays
 from benchmarks.statistics.metrics import RANGE, Estimate, estimate, task_of
-from benchmarks.statistics.variance import ZERO_SE, Variance, add_seed_variance, two_way
+from benchmarks.statistics.variance import ZERO_SE, Variance, add_seed_variance, two_way_variance
 from rewards import LABELS, InputError
 
 # Estimates kept between comparisons of the same objects, by system, metric and items.
@@ -136,7 +136,7 @@ def _infer(runs: PredictionArrays, found: Estimate) -> tuple[Interval, float, Va
         return untold(found.no_interval)
     if min(n_pert, n_gene) < 2:
         return untold(f"no interval from one {'perturbation' if n_pert < 2 else 'gene'}")
-    parts = two_way(found.psi, pert, gene, runs.pair[found.rows], found.unit, found.psi_unit)
+    parts = two_way_variance(found.psi, pert, gene, runs.pair[found.rows], found.unit, found.psi_unit)
     total, df = add_seed_variance(parts.of_items, parts.df, found.values)
     parts = replace(parts, seed=total - parts.of_items, df=df)
     se = float(np.sqrt(total))
@@ -149,16 +149,12 @@ def _infer(runs: PredictionArrays, found: Estimate) -> tuple[Interval, float, Va
     return Interval(found.value - half, found.value + half, se, df, n_pert, n_gene), p_value, parts
 
 
-Test: TypeAlias = Literal["two_way", "sign_flip", "pigeonhole", "mcnemar", "iid"]
-
-
 def compare(
     a: pd.DataFrame,
     b: pd.DataFrame,
     metric: str = "accuracy",
     *,
     missing: Literal["error", "drop"] = "error",
-    test: Test = "two_way",
 ) -> Comparison:
     """Compare two systems on the same items, with errors clustered by perturbation and gene.
 
@@ -172,17 +168,13 @@ def compare(
         metric: one of `benchmarks.statistics.metrics.METRICS`. Lower is better for `brier` and `ece`,
             higher for the others.
         missing: what to do with items that one side lacks: refuse them, or `drop` them, counted in `n_missing`.
-        test: `two_way` is the one to report. `sign_flip` (over perturbations) and `pigeonhole` (bootstrap over
-            perturbations and genes, conservative) are checks of it; see `benchmarks.statistics.other_tests`. `mcnemar`
-            (exact, accuracy, one run) and `iid` (paired t over items) take items as independent, which they are not: on
-            PerturbQA they find differences between equal systems up to eight times too often.
 
     Returns:
         The comparison, a minus b.
 
     Raises:
         InputError: a frame is bad, items are missing on either side or described differently, the runs cannot be
-            paired, the test does not go with the metric, or the metric cannot be computed or its error not told.
+            paired, or the metric cannot be computed or its error not told.
     """
     task_of(metric)
     runs_a, runs_b = prediction_arrays(a, "a"), prediction_arrays(b, "b")
@@ -199,11 +191,7 @@ def compare(
         raise InputError(f"compare, {metric}: {result.test}")
     if min(result.n_perturbations, result.n_genes) < 2:
         raise InputError(f"compare, {metric}: {result.test}; compare on more items")
-    if test == "two_way":
-        return result
-    from benchmarks.statistics.other_tests import retest
-
-    return retest(result, runs_a, runs_b, test)
+    return result
 
 
 def align(runs: PredictionArrays, to: PredictionArrays, name: str, name_to: str) -> PredictionArrays:

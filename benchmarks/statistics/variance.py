@@ -5,10 +5,8 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from benchmarks.statistics.arrays import Floats, Ints
-from rewards import InputError
 
 # Influences are of order 1/n; what rounding leaves of a standard error that is 0 lies far below this.
 ZERO_SE: Final = 1e-13
@@ -49,12 +47,12 @@ class Variance:
 
 
 def two_way_variance(
-    psi: npt.ArrayLike,
-    pert: npt.ArrayLike,
-    gene: npt.ArrayLike,
-    *,
+    psi: Floats,
+    pert: Ints,
+    gene: Ints,
+    pair: Ints,
     unit: Literal["gene", "pert"] | None = None,
-    psi_unit: npt.ArrayLike | None = None,
+    psi_unit: Floats | None = None,
 ) -> Variance:
     """Variance of an estimate whose influences are correlated within perturbations and within genes.
 
@@ -68,51 +66,12 @@ def two_way_variance(
 
     Args:
         psi: (n,) influence of each item; sums to 0.
-        pert: (n,) perturbation of each item, any hashable value.
-        gene: (n,) gene of each item.
+        pert: (n,) perturbation of each item as a whole number from 0; two perturbations at least.
+        gene: (n,) gene of each item, likewise.
+        pair: (n,) both together, likewise.
         unit: `gene` or `pert` for a mean over such units.
         psi_unit: (n,) influences for the sums over the unit; given exactly where `unit` is.
-
-    Raises:
-        InputError: there are not two perturbations and two genes at least, or lengths differ.
     """
-    pert_code, perts = pd.factorize(np.asarray(pert))
-    gene_code, genes = pd.factorize(np.asarray(gene))
-    influence = np.asarray(psi, dtype=np.float64)
-    of_unit = None if psi_unit is None else np.asarray(psi_unit, dtype=np.float64)
-    if (unit is None) != (of_unit is None):
-        raise InputError("two_way_variance: unit and psi_unit go together; pass both or neither")
-    lengths = {len(influence), len(pert_code), len(gene_code)} | ({len(of_unit)} if of_unit is not None else set())
-    if len(lengths) > 1:
-        raise InputError(
-            f"two_way_variance: {len(influence)} influences, {len(pert_code)} perturbations, {len(gene_code)} genes; "
-            "pass one each"
-        )
-    if min(len(perts), len(genes)) < 2:
-        raise InputError(
-            f"two_way_variance: {len(perts)} perturbation(s), {len(genes)} gene(s); two of each are the least"
-        )
-    pair = pd.factorize(pert_code.astype(np.int64) * len(genes) + gene_code)[0]
-    return two_way(influence, pert_code, gene_code, pair, unit, of_unit)
-
-
-def two_way_se(
-    psi: npt.ArrayLike,
-    pert: npt.ArrayLike,
-    gene: npt.ArrayLike,
-    *,
-    unit: Literal["gene", "pert"] | None = None,
-    psi_unit: npt.ArrayLike | None = None,
-) -> tuple[float, int]:
-    """Standard error from `two_way_variance`, and its degrees of freedom, the smaller number of clusters less 1."""
-    found = two_way_variance(psi, pert, gene, unit=unit, psi_unit=psi_unit)
-    return float(np.sqrt(found.of_items)), int(found.df)
-
-
-def two_way(
-    psi: Floats, pert: Ints, gene: Ints, pair: Ints, unit: Literal["gene", "pert"] | None, psi_unit: Floats | None
-) -> Variance:
-    """Do as `two_way_variance`, with whole-number codes of perturbation, gene, and both together (`pair`) at hand."""
 
     def summed(code: Ints, of: str) -> tuple[float, int]:
         weights = psi if psi_unit is None or unit != of else psi_unit

@@ -35,13 +35,13 @@ def test_a_test_that_ignores_clusters_is_caught(full_frame: pd.DataFrame, monkey
 
     import benchmarks.statistics.significance as significance
 
-    honest = significance.two_way
+    honest = significance.two_way_variance
 
     def itemwise(psi: Any, pert: Any, gene: Any, pair: Any, unit: Any, psi_unit: Any) -> Any:
         alone = np.arange(len(psi))
         return honest(psi, alone, alone, alone, unit, psi_unit)
 
-    monkeypatch.setattr(significance, "two_way", itemwise)
+    monkeypatch.setattr(significance, "two_way_variance", itemwise)
     found = calibrate(full_frame, Scenario(("k562",), 0.15, 0.45), 60, metrics=["accuracy"])
     assert found["metrics"]["accuracy"]["rejected"] > 0.2
 

@@ -309,7 +309,7 @@ def test_no_perturbation_is_in_both_splits_of_a_line(full_frame: pd.DataFrame) -
 
 
 def test_no_loop_in_python_goes_over_the_rows(folder: Path, full_labels: Path) -> None:
-    """It would take many seconds; `tools/speed/load_labels.py` measures how fast they load."""
+    """It would take many seconds."""
     of_16, of_all = (count_steps(partial(load_labels, rows, verify=False)) for rows in (folder, full_labels))
     assert of_all < 1.2 * of_16
 

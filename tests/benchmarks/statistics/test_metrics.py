@@ -135,7 +135,7 @@ class TestPerGeneAuroc:
             per_gene_auroc(label, score, np.array(gene, dtype=object))
 
     def test_no_loop_in_python_goes_over_genes_or_rows(self) -> None:
-        """It would take ten seconds; `tools/speed/per_gene_auroc.py` measures the ratio."""
+        """It would take ten seconds."""
 
         def steps(rows: int, genes: int) -> int:
             rng = np.random.default_rng(0)
