@@ -1,6 +1,8 @@
 """Every configuration that ships parses through TRL's own dataclasses, and a model's two stages fit together."""
 
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from rl.study import check_stages, read_study
 from rl.train import GRPOArguments, load_rewards
 from rl.train import read_arguments as read_grpo
 from sft.filters.steps import read_steps
+from sft.teacher import template as offline_teacher
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments
 from sft.train import SFTArguments
@@ -21,6 +24,8 @@ from sft.train import read_arguments as read_sft
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
+AFTER_THE_PAPER = ["rpe1-held-out", "table-de", "table-direction", "two-percent"]
+TEACHER = CONFIGS / "traces" / "teacher.yaml"
 MODELS = sorted({path.parent.name for stage in ("sft", "grpo") for path in CONFIGS.glob(f"*/{stage}.yaml")})
 RATES = pd.DataFrame({"item_id": ["i"], "p_up": [0.2], "p_down": [0.2], "p_none": [0.6]})
 CONTEXT = Context(dict.fromkeys(LABELS, 1), {"gene_rate": lambda: RATES, "neighbours": lambda: RATES})
@@ -101,14 +106,50 @@ def test_accelerate_reads_its_configs(name: str, kind: str, processes: int) -> N
 
 
 def test_the_papers_tables_have_a_study_each() -> None:
-    assert {"table-de", "table-direction", "rpe1-held-out", "two-percent", "smollm2-demo"} <= set(STUDIES)
+    assert {*AFTER_THE_PAPER, "smollm2-demo"} <= set(STUDIES)
+
+
+def commands_told_in(path: Path) -> list[list[str]]:
+    """Return the commands that a configuration's comments tell, as words."""
+    text = re.sub(r"\\\n#\s+", "", path.read_text(encoding="utf-8"))
+    return [shlex.split(line, comments=True) for line in re.findall(r"^#\s+synthpert (.*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("name", AFTER_THE_PAPER)
+def test_a_study_after_the_paper_learns_from_a_teacher_that_is_not_given_the_label(name: str) -> None:
+    path = CONFIGS / "study" / f"{name}.yaml"
+    study = read_yaml(path)
+    made, kept = (words for words in commands_told_in(path) if words[0] == "traces")
+    assert made[:4] == ["traces", "generate", "--config", "configs/traces/teacher.yaml"]
+    arguments, endpoint = parse_config(TEACHER, made[4:], (TraceArguments, EndpointArguments))
+    assert endpoint.base_url is not None and endpoint.mode == "blind" and arguments.teacher != offline_teacher.NAME
+    shared = {"split": "official", "template": "three_class", "evidence": 5, "lemmas": False}
+    for key, default in shared.items():  # as the study's own prompts
+        assert getattr(arguments, key) == study.get(key, default), key
+    assert kept[:3] == ["traces", "filter", "--config"]
+    values = read_yaml(CONFIGS.parent / kept[3]) | dict(zip(kept[4::2], kept[5::2], strict=True))
+    assert values.get("--input", values["input"]) == arguments.output
+    assert values.get("--output", values["output"]) == study["traces"]
+
+
+def test_what_trains_on_the_offline_teacher_s_traces_does_not_claim_the_paper_s_experiment() -> None:
+    offline = {path: read_yaml(path)["output"] for path in CONFIGS.glob("*/traces.yaml")}
+    for path, output in offline.items():
+        assert read_yaml(path)["teacher"] == offline_teacher.NAME
+        assert "given the label" in path.read_text(encoding="utf-8"), path
+        users = [one for one in CONFIGS.rglob("*.yaml") if one != path]
+        users = [
+            one for one in users if str(path.relative_to(CONFIGS.parent)) in (text := one.read_text()) or output in text
+        ]
+        assert users
+        for one in users:
+            assert not re.search(r"After SynthPert|SynthPert's (model|table|experiment)", one.read_text()), one
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_stage_of_a_study_is_a_valid_configuration(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)  # the paths in a study are relative to where the command runs
     study = read_study(CONFIGS / "study" / f"{name}.yaml")
-    assert study.traces is not None
     check_stages(study.stages, dry_run=True)
     assert len({cell.condition for cell in study.cells}) > 2
     assert any(cell.seed is None for cell in study.cells), "no condition is the model as it is"
@@ -121,10 +162,13 @@ def test_every_stage_of_a_study_is_a_valid_configuration(name: str, monkeypatch:
                 rewards = load_rewards(ours.rewards, Context(counts, CONTEXT.tables), args.scale_rewards)
                 assert args.reward_weights is None or len(args.reward_weights) == len(rewards)
                 for key in ("split", "template", "evidence", "lemmas"):  # as the traces were made
-                    assert getattr(ours, key) == study.traces.values.get(key, getattr(ours, key)), key
+                    made = {} if study.traces is None else study.traces.values
+                    assert getattr(ours, key) == made.get(key, getattr(ours, key)), key
             if stage.kind == "sft":
                 ours, args, _ = read_sft(stage.config, [*stage.options, *ON_CPU])
-                n_traces = int(study.traces.values.get("rows", read_yaml(study.traces.config)["rows"]))
+                n_traces = left_of_the_teacher_s()
+                if study.traces is not None:
+                    n_traces = int(study.traces.values.get("rows", read_yaml(study.traces.config)["rows"]))
                 batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
                 steps = round(ours.traces_fraction * n_traces) * args.num_train_epochs / batch
                 steps = args.max_steps if args.max_steps > 0 else steps
@@ -144,24 +188,40 @@ def test_an_ablation_differs_from_its_stage_in_what_it_learns_only(name: str) ->
     assert "output_dir" in differing
 
 
+def left_of_the_teacher_s() -> int:
+    """Return how many of a teacher's traces a filter may leave."""
+    # A teacher that is right on half of the items, as many of each label as of the rarest: a fifth may be left.
+    return math.ceil(read_yaml(TEACHER)["rows"] / 5)
+
+
 def test_two_percent_of_the_teacher_s_traces_are_enough_steps_to_log_and_warm_up() -> None:
-    rows = read_yaml(CONFIGS / "traces" / "teacher.yaml")["rows"]
     fraction = next(step["fraction"] for step in read_yaml(CONFIGS / "traces" / "filter-2-percent.yaml")["steps"]
                     if isinstance(step, dict) and "fraction" in step)  # fmt: skip
     values = read_yaml(CONFIGS / "deepseek-r1-distill-llama-8b" / "sft-2-percent.yaml")
     batch = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
-    # A teacher that is right on half of the items, as many of each label as of the rarest: a fifth may be left.
-    steps = math.ceil(rows / 5 * fraction / batch) * values["num_train_epochs"]
+    steps = math.ceil(left_of_the_teacher_s() * fraction / batch) * values["num_train_epochs"]
     assert steps >= values["logging_steps"]
     assert steps > values["warmup_steps"]
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "traces").glob("filter*.yaml")), ids=lambda path: path.stem)
-def test_filter_configs_read(path: Path) -> None:
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.glob("*/filter*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_filter_configs_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sft.filters.steps.tokens_within", lambda model, longest: lambda trace, answer: None)  # no hub
     values = read_yaml(path)
     assert set(values) == {"input", "output", "seed", "steps"}
-    names = [step.name for step in read_steps(values["steps"], values["seed"])]
-    assert ("label" in names) == ("wrong" not in path.stem)
+    steps = read_steps(values["steps"], values["seed"])
+    assert ("label" in [step.name for step in steps]) == ("wrong" not in path.stem)
+
+
+def test_a_model_s_filter_leaves_what_its_stage_one_takes() -> None:
+    for path in CONFIGS.glob("*/filter.yaml"):
+        if (path.parent / "sft.yaml").is_file():
+            filters, sft = read_yaml(path), read_yaml(path.parent / "sft.yaml")
+            tokens = next(step["tokens"] for step in filters["steps"] if isinstance(step, dict) and "tokens" in step)
+            assert tokens == {"max": sft["max_length"], "model": sft["model_name_or_path"]}
+            assert filters["output"] == sft["traces"]
 
 
 def test_the_teacher_s_config_reads() -> None:
