@@ -64,6 +64,7 @@ TRL_REWARDS: Final = (
 REWARD_NAMES: Final = (*BUILT_IN, *TRL_REWARDS)
 KEYS: Final = ("name", "weight", "parameters", "schedule", "gate", "timeout")
 VERIFIERS: Final = ("hard", "soft", "mixed")
+SCALINGS: Final = ("group", "batch", "none")  # of TRL's `scale_rewards`
 NEVER_1: Final = ("balanced_accuracy", "margin")  # no gates: what they pay a right answer is not 1
 TIMEOUT: Final = 60.0
 LONGEST_TIMEOUT: Final = 86_400.0
@@ -162,6 +163,34 @@ def _component(entry: Any, context: Context, where: str) -> Component:
         ours=name in BUILT_IN,
         gate_ours=gate is None or gate in BUILT_IN,
     )
+
+
+def check_scaling(scale_rewards: Any, where: str) -> None:
+    """Refuse a `scale_rewards` that TRL would refuse at the first step; true and false are `group` and `none`."""
+    if not isinstance(scale_rewards, bool) and scale_rewards not in SCALINGS:
+        raise InputError(f"{where}: scale_rewards: {scale_rewards!r} is unknown; use {', '.join(SCALINGS)}")
+
+
+def refuse_cancelled_weights(composition: Composition, scale_rewards: Any, where: str = "rewards") -> None:
+    """Refuse `balanced_accuracy` where TRL's `scale_rewards` divides its weights out of each group."""
+    names = [component.name for component in composition.components]
+    if "balanced_accuracy" in names and str(scale_rewards).lower() in ("group", "true"):
+        raise InputError(
+            f"{where}: balanced_accuracy has no effect with scale_rewards: group, which divides its weight out of "
+            "each group; set scale_rewards: batch or none"
+        )
+
+
+def confidence_notes(composition: Composition, prompt: str) -> list[str]:
+    """Say where a reward wants a confidence that a prompt, given as text, does not ask for."""
+    if "<confidence>" in prompt:
+        return []
+    return [
+        f"{component.name}: the prompts do not ask for a <confidence>, and an answer without one earns the least there "
+        "is; first train stage one on traces that state it (docs/rewards.md)"
+        for component in composition.components
+        if isinstance(component.reward, Confidence)
+    ]
 
 
 def make_reward(

@@ -11,19 +11,35 @@ import os
 import pickle
 import signal
 import subprocess
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from rewards.batch import Completion, Scores, is_column
 from rewards.errors import CheckError, InputError
 from rewards.foreign import stated_range
-from rewards.processes import without_main
 
 _STARTING: Final = 120.0  # seconds for the process to start and to import the reward's module
 _logger = logging.getLogger("synthpert.rewards")
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes (`spawn`) that do not run this one's main script again: it may have no main guard."""
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+    try:
+        for name in kept:
+            with contextlib.suppress(AttributeError):
+                setattr(main, name, None) if name == "__spec__" else delattr(main, name)
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is not None:
+                setattr(main, name, value)
 
 
 class TimeLimited:

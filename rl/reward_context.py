@@ -1,4 +1,4 @@
-"""What rewards need to know of the data: class counts, named forecasts, and rows for the check of a reward."""
+"""What rewards need to know of the data: class counts and forecasts by name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts
-from rewards import LABELS, Label
-from rewards.batch import prompt_text
+from rewards import LABELS
 from rewards.compose import Context
 from rewards.verifiers import PROBABILITIES
-from rl.lab.exploits import Row
-
-TABLES = ("neighbours", "gene_rate")
 
 
 def reward_context(
@@ -96,33 +91,3 @@ def prompt_rates(items: pd.DataFrame, corpus: Corpus, drawn: Mapping[str, int] |
         known_N = ~np.isnan(k_NL).any(axis=1)
         rates.loc[known_N, list(PROBABILITIES)] = k_NL[known_N] / k_NL[known_N].sum(axis=1, keepdims=True)
     return rates if drawn is None else shift_rates(rates, drawn, label_counts(corpus.train))
-
-
-def check_rows(
-    items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, counts: Mapping[str, int] | None = None
-) -> list[Row]:
-    """Return items as the check of a reward takes them, with the prompts that a model would see.
-
-    Args:
-        items: as in `reward_context`.
-        corpus: as in `reward_context`.
-        prompt: how the prompts are made.
-        counts: rows per label among the prompts; None where these are the training rows as they come.
-    """
-    p_NL = prompt_rates(items, corpus, counts)[list(PROBABILITIES)].to_numpy()
-    prompts = build_prompts(items, corpus, prompt)
-    rows = []
-    for at, row in enumerate(items[["item_id", "cell_line", "pert", "gene", "label"]].astype(str).itertuples()):
-        rows.append(
-            Row(
-                item_id=str(row.item_id),
-                cell_line=str(row.cell_line),
-                pert=str(row.pert),
-                gene=str(row.gene),
-                label=Label(str(row.label)),
-                prompt=prompt_text(prompts[at]),
-                majority=LABELS[int(p_NL[at].argmax())],
-                rarest=LABELS[int(p_NL[at].argmin())],
-            )
-        )
-    return rows

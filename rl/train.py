@@ -30,13 +30,13 @@ from rewards import (
     CheckError,
     Component,
     Composition,
-    Confidence,
     Context,
     InputError,
     completion_text,
     compose,
 )
 from rewards.batch import prompt_text
+from rewards.compose import check_scaling, confidence_notes, refuse_cancelled_weights
 from rewards.composition import weight_notes
 from rl.alarms import MODES, alarm_callback, read_alarms
 from rl.recording import Recorder
@@ -59,7 +59,6 @@ from sft.train import (
 )
 
 ITEM_COLUMNS = ["item_id", "cell_line", "pert", "gene", "label"]
-SCALINGS = ("group", "batch", "none")
 _logger = logging.getLogger("synthpert.train")
 
 
@@ -338,34 +337,6 @@ def load_rewards(
     composition = compose(entries, context, weights=weights)
     refuse_cancelled_weights(composition, scale_rewards)
     return list(composition.components)
-
-
-def check_scaling(scale_rewards: Any, where: str) -> None:
-    """Refuse a `scale_rewards` that TRL would refuse at the first step; true and false are `group` and `none`."""
-    if not isinstance(scale_rewards, bool) and scale_rewards not in SCALINGS:
-        raise InputError(f"{where}: scale_rewards: {scale_rewards!r} is unknown; use {', '.join(SCALINGS)}")
-
-
-def refuse_cancelled_weights(composition: Composition, scale_rewards: Any, where: str = "rewards") -> None:
-    """Refuse `balanced_accuracy` where TRL's `scale_rewards` divides its weights out of each group."""
-    names = [component.name for component in composition.components]
-    if "balanced_accuracy" in names and str(scale_rewards).lower() in ("group", "true"):
-        raise InputError(
-            f"{where}: balanced_accuracy has no effect with scale_rewards: group, which divides its weight out of "
-            "each group; set scale_rewards: batch or none"
-        )
-
-
-def confidence_notes(composition: Composition, prompt: str) -> list[str]:
-    """Say where a reward wants a confidence that a prompt, given as text, does not ask for."""
-    if "<confidence>" in prompt:
-        return []
-    return [
-        f"{component.name}: the prompts do not ask for a <confidence>, and an answer without one earns the least there "
-        "is; first train stage one on traces that state it (docs/rewards.md)"
-        for component in composition.components
-        if isinstance(component.reward, Confidence)
-    ]
 
 
 def load_policy(base: Path, adapter: Path, model_args: Any, args: Any) -> Any:

@@ -16,7 +16,8 @@ from rewards.functions import Confidence
 from rewards.labels import LABELS, Label
 from rewards.text import Length, Pathways
 from rewards.verifiers import GeneSets, HardVerifier, LabelTable, MixedVerifier
-from rl.lab.exploits import BLIND, EXPLOITS, Row, honest_think, say
+from rl.lab.exploits import BLIND, EXPLOITS, honest_think, say
+from rl.lab.rows import Row
 
 HONEST: Final = 0.6  # accuracy of the honest policy
 # Sentences, to about 1,300 words; the honest policy writes as much as pays best.

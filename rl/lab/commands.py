@@ -16,15 +16,15 @@ from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
 from benchmarks.screens.labels import data_dir
 from rewards import LABELS, InputError
-from rewards.compose import REWARD_NAMES, compose
+from rewards.compose import REWARD_NAMES, check_scaling, compose, confidence_notes, refuse_cancelled_weights
 from rewards.composition import Composition, weight_notes
 from rl.lab.check import HONEST, Check, check_rewards, counts_tokens
 from rl.lab.informed import Informed, informed_policies
 from rl.lab.page import check_out, write_replay
 from rl.lab.replay import SHIFT, as_trained, replay, summarize_replay
-from rl.reward_context import check_rows, reward_context
+from rl.lab.rows import check_rows
+from rl.reward_context import reward_context
 from rl.rollout_files import read_rollouts
-from rl.train import check_scaling, confidence_notes, refuse_cancelled_weights
 from rl.unlabelled import check_verifiers
 
 CHECKED_ROWS: Final = 300

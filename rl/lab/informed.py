@@ -14,7 +14,7 @@ from benchmarks.evidence.corpus import Corpus
 from rewards import LABELS, Composition
 from rewards.verifiers import PROBABILITIES
 from rl.lab.check import Check, score_answers
-from rl.lab.exploits import Row
+from rl.lab.rows import Row
 from rl.reward_context import label_counts, shift_rates
 
 

@@ -23,7 +23,7 @@ import yaml
 from benchmarks.config import check_keys, read_yaml
 from benchmarks.runs import disk_errors
 from rewards import CheckError, InputError
-from rewards.processes import without_main
+from rewards.timeout import without_main
 from sft.filters.near_duplicates import HASHES, digest, mask, sketch
 from sft.filters.steps import Features, Rows, Step, read_step, read_steps
 from sft.traces import iter_traces, parse_trace, write_lines

@@ -23,7 +23,7 @@ from without_clock import PATIENCE, wait_for
 
 from rewards import LABELS, CheckError, Context, InputError, compose
 from rewards.batch import is_column
-from rewards.compose import BUILT_IN, TRL_REWARDS
+from rewards.compose import BUILT_IN, TRL_REWARDS, check_scaling, confidence_notes
 from rewards.composition import weight_notes
 
 UP, DOWN, NONE = map(str, LABELS)
@@ -587,3 +587,21 @@ def test_a_file_may_import_what_stands_beside_it(context: Context) -> None:
         "from beside_own_reward import VALUE\n\ndef f(completions, **columns):\n    return [VALUE] * len(completions)\n"
     )
     assert compose(["uses.py:f"], context)(["a"], **columns()) == [0.25]
+
+
+# --- what TRL's scaling and the prompts do to a composition ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", ["bananas", "Group", "False", 1.5, None])
+def test_a_scaling_that_trl_would_refuse_at_the_first_step_is_refused_at_once(scale: Any) -> None:
+    with pytest.raises(InputError, match=r"c.yaml: scale_rewards: .* is unknown; use group, batch, none"):
+        check_scaling(scale, "c.yaml")
+    for known in ("group", "batch", "none", True, False):
+        check_scaling(known, "c.yaml")
+
+
+def test_a_confidence_is_noted_unless_the_prompt_asks_for_it() -> None:
+    composition = compose(["confidence", "format"], CONTEXT)
+    (note,) = confidence_notes(composition, "Answer with a label.")
+    assert note.startswith("confidence: the prompts do not ask")
+    assert confidence_notes(composition, "Answer LABEL <confidence>P</confidence>.") == []

@@ -36,7 +36,8 @@ from rewards import (
     label_table,
 )
 from rewards.compose import BUILT_IN
-from rl.lab.exploits import EXPLOITS, Row
+from rl.lab.exploits import EXPLOITS
+from rl.lab.rows import Row
 
 UP, DOWN, NONE = map(str, LABELS)
 TABLE = label_table(pd.DataFrame({"item_id": ["k562|AARS|CALR"], "p_up": 0.5, "p_down": 0.2, "p_none": 0.3}), "table")

@@ -11,9 +11,9 @@ import pytest
 from without_clock import PATIENCE
 
 from benchmarks.evidence.corpus import Corpus
-from rewards import LABELS, BalancedAccuracy, Composition, Context, InputError, accuracy
+from rewards import LABELS, BalancedAccuracy, Context, InputError, accuracy
 from rewards import format as format_reward
-from rl.train import GRPOArguments, TrainerReward, check_scaling, confidence_notes, load_rewards, select_items
+from rl.train import GRPOArguments, TrainerReward, load_rewards, select_items
 
 UP, DOWN, NONE = map(str, LABELS)
 COUNTS = {UP: 10, DOWN: 10, NONE: 80}
@@ -67,21 +67,6 @@ def test_balanced_accuracy_goes_with_scaling_that_keeps_its_weights(scale: Any) 
 def test_a_label_without_prompts_has_no_balanced_accuracy() -> None:
     with pytest.raises(InputError, match=f"no training row is '{UP}'"):
         load_rewards(["balanced_accuracy"], Context({**COUNTS, UP: 0}), "none")
-
-
-@pytest.mark.parametrize("scale", ["bananas", "Group", "False", 1.5, None])
-def test_a_scaling_that_trl_would_refuse_at_the_first_step_is_refused_at_once(scale: Any) -> None:
-    with pytest.raises(InputError, match=r"c.yaml: scale_rewards: .* is unknown; use group, batch, none"):
-        check_scaling(scale, "c.yaml")
-    for known in ("group", "batch", "none", True, False):
-        check_scaling(known, "c.yaml")
-
-
-def test_a_confidence_is_noted_unless_the_prompt_asks_for_it() -> None:
-    composition = Composition(tuple(load_rewards(["confidence", "format"], CONTEXT, "batch")))
-    (note,) = confidence_notes(composition, "Answer with a label.")
-    assert note.startswith("confidence: the prompts do not ask")
-    assert confidence_notes(composition, "Answer LABEL <confidence>P</confidence>.") == []
 
 
 # --- TrainerReward -------------------------------------------------------------------------------------------------

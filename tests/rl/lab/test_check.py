@@ -10,7 +10,8 @@ import pytest
 from rewards import LABELS, CheckError, Context, InputError, Label, compose
 from rewards.timeout import TimeLimited
 from rl.lab.check import HONEST, check_rewards
-from rl.lab.exploits import BLIND, EXPLOITS, FORM, Row, honest_think, say
+from rl.lab.exploits import BLIND, EXPLOITS, FORM, honest_think, say
+from rl.lab.rows import Row
 
 UP, DOWN, NONE = map(str, LABELS)
 PROMPT = (

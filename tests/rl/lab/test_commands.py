@@ -33,7 +33,7 @@ from rl.lab.commands import (
     replay_configs,
 )
 from rl.lab.exploits import EXPLOITS, honest_think, say
-from rl.reward_context import check_rows
+from rl.lab.rows import check_rows
 from rl.rollout_files import ITEM, read_rollouts, write_rollouts
 
 REPO = Path(__file__).resolve().parents[3]

@@ -12,7 +12,8 @@ from benchmarks.evidence.prompts import PromptConfig
 from rewards.compose import compose
 from rl.lab.check import check_rewards
 from rl.lab.informed import Informed, informed_policies
-from rl.reward_context import check_rows, reward_context
+from rl.lab.rows import check_rows
+from rl.reward_context import reward_context
 
 
 @pytest.fixture(scope="module")
