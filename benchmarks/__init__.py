@@ -1,4 +1,9 @@
-"""PerturbQA data, prompts, baselines, generation engines, metrics, significance and reports."""
+"""What a model is asked, who answers, and whether it is right.
+
+`screens` (labels), `evidence` (and prompts), `endpoint` (one client for servers), `models` (folders and engines),
+`evaluation` (protocol, predictions, baselines), `statistics` and `report`; each may import those before it, and
+`rewards`.
+"""
 
 from benchmarks.evidence.neighbours import NeighbourModel, fit_neighbours
 from benchmarks.screens.labels import load_labels

@@ -1,4 +1,7 @@
-"""Labels, the answer parser and reward functions: what a completion says and what it earns. No torch."""
+"""What a completion says (labels, the answer parser) and what it earns: reward functions, verifiers, composition.
+
+Imports nothing of ours, and no torch.
+"""
 
 from rewards.answer import Answer, Status, parse_answer
 from rewards.batch import completion_text

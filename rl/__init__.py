@@ -1,4 +1,7 @@
-"""Stage two (GRPO with verifiable rewards) and the `synthpert` command."""
+"""Stage two (GRPO with verifiable rewards), the reward `lab`, studies, the `demo`, and the command `synthpert`.
+
+Imports `rewards`, `benchmarks` and `sft`; none of them imports it.
+"""
 
 from rl.train import train
 

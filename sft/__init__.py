@@ -1,4 +1,7 @@
-"""Reasoning traces and stage one (SFT)."""
+"""Reasoning traces, from a `teacher` through `filters` and the `audit`, and stage one (SFT), which learns them.
+
+Imports `rewards` and `benchmarks`.
+"""
 
 from sft.traces import Trace, read_traces, write_traces
 from sft.train import train

@@ -1,7 +1,9 @@
-"""Commands in the documentation exist, and the files and options they name do too."""
+"""Commands in the documentation exist; so do files, modules and options that pages, configurations and code name."""
 
+import importlib
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,17 @@ from rl.cli import app
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+FOLDERS = ("rewards", "benchmarks", "sft", "rl", "configs", "tools", "tests", "docs")
+NAMING = [
+    *PAGES,
+    REPO / "CHANGELOG.md",
+    *sorted((REPO / "configs").rglob("*.yaml")),
+    *(path for folder in FOLDERS[:6] for path in sorted((REPO / folder).rglob("*.py"))),
+]
+PATH = re.compile(
+    rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./*-]*(?:\.(?:py|yaml|md|csv|json|svg|png|txt|j2)\b|/(?![\w{{<]))"
+)
+MODULE = re.compile(rf"(?:`|python -m |help\()((?:{'|'.join(FOLDERS)})(?:\.\w+)+)(?![\w/:])")
 
 
 def commands():
@@ -69,3 +82,45 @@ def test_python_in_the_readme_runs():
     scope: dict[str, object] = {}
     exec(block[1], scope)  # the README's own lines
     assert len(scope["forecast"]) > 0
+
+
+def missing_in(text: str, page: Path) -> Iterator[str]:
+    """Yield the paths, modules and links of ours that a text names and that are not there."""
+    for path in PATH.findall(text):
+        if not any(REPO.glob(path.rstrip("/"))):
+            yield path
+    for name in MODULE.findall(text):
+        if not is_there(name):
+            yield name
+    if page.suffix == ".md":
+        for link in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
+            if not (page.parent / link).exists():
+                yield link
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or something in one."""
+    parts = name.split(".")
+    at = max(n for n in range(1, len(parts) + 1) if Path(REPO, *parts[:n]).with_suffix(".py").is_file()
+             or Path(REPO, *parts[:n]).is_dir())  # fmt: skip
+    found = importlib.import_module(".".join(parts[:at]))
+    for part in parts[at:]:
+        if not hasattr(found, part):
+            return part in getattr(found, "__annotations__", ())
+        found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("page", NAMING, ids=lambda page: str(page.relative_to(REPO)))
+def test_what_is_named_is_there(page: Path) -> None:
+    assert list(missing_in(page.read_text(encoding="utf-8"), page)) == []
+
+
+def test_a_name_that_is_not_there_is_found() -> None:
+    text = (
+        "`benchmarks/nowhere.py`, `benchmarks/screens/`, `sft.nowhere`, `sft.traces.no`, `sft.train.train`, [a](b.md)"
+    )
+    text += "\n# see configs/traces/nofilter.yaml; configs/traces/filter*.yaml; `tests/nowhere/`"
+    expected = ["benchmarks/nowhere.py", "configs/traces/nofilter.yaml", "tests/nowhere/",
+                "sft.nowhere", "sft.traces.no", "b.md"]  # fmt: skip
+    assert list(missing_in(text, REPO / "README.md")) == expected

@@ -1,0 +1,34 @@
+"""The wheel holds every package with its data and the configurations, and nothing else."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+PACKAGES = ("rewards", "benchmarks", "sft", "rl", "configs")
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_all_that_git_tracks_of_the_packages(tmp_path: Path) -> None:
+    pytest.importorskip("pip")
+    pytest.importorskip("setuptools", minversion="77")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, check=True, text=True)
+    source = tmp_path / "source"  # a build writes beside what it builds
+    for name in filter(None, listed.stdout.split("\0")):
+        if (REPO / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((REPO / name).read_bytes())
+    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path, source]
+    subprocess.run([sys.executable, *map(str, words)], check=True)
+    (wheel,) = tmp_path.glob("synthpert_rl-*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        held = {name for name in file.namelist() if ".dist-info/" not in name}
+    assert held == {
+        str(path.relative_to(source))
+        for package in PACKAGES
+        for path in (source / package).rglob("*")
+        if path.is_file()
+    }
