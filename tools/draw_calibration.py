@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.report.wording import LONG_NAMES
+from benchmarks.statistics.metrics import find_metric
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 BAND: Final = (0.035, 0.065)
@@ -45,7 +45,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> str:
         parts.append(_mark(at, px, py) + f'<text x="{px + 14}" y="{py + 4}">{cell_name(row)}</text>')
     for at, metric in enumerate(metrics):
         y = top + STEP * at
-        parts.append(f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{LONG_NAMES[metric]}</text>')
+        parts.append(f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{find_metric(metric).long_label}</text>')
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="#ddd"/>')
         parts += [_mark(i, x(row["metrics"][metric]["rejected"]), y) for i, row in enumerate(rows)]
     bottom = top + STEP * len(metrics)

@@ -15,9 +15,7 @@ from benchmarks.report.drawing import (
     square_figure,
 )
 from benchmarks.report.wording import (
-    BY_PART,
     HEADLINE,
-    LONG_NAMES,
     best,
     count_of,
     find,
@@ -29,7 +27,7 @@ from benchmarks.report.wording import (
     shown_as,
     verdict,
 )
-from benchmarks.statistics.metrics import task_of
+from benchmarks.statistics.metrics import METRICS, find_metric
 from rewards import LABELS
 
 N_COLOURS: Final = 6
@@ -51,10 +49,14 @@ def score_figure(summary: Mapping[str, Any]) -> Figure:
     """Headline metrics of every system over all lines."""
     panels, spoken = [], []
     for metric in HEADLINE:
-        cells = {name: one["metrics"][task_of(metric)]["all"][metric] for name, one in summary["systems"].items()}
+        cells = {
+            name: one["metrics"][find_metric(metric).task]["all"][metric] for name, one in summary["systems"].items()
+        }
         values = _score_values(summary, cells)
-        panels.append(Panel(LONG_NAMES[metric], _counted(cells.values()), values, *_reference(summary, metric)))
-        spoken.append(f"{LONG_NAMES[metric]}: {'; '.join(value.text for value in values)}.")
+        panels.append(
+            Panel(find_metric(metric).long_label, _counted(cells.values()), values, *_reference(summary, metric))
+        )
+        spoken.append(f"{find_metric(metric).long_label}: {'; '.join(value.text for value in values)}.")
     title = "Scores of each system with 95 % intervals, all cell lines"
     return interval_figure("scores", title, " ".join(spoken), _rows(summary), panels)
 
@@ -64,8 +66,8 @@ def part_figures(summary: Mapping[str, Any]) -> list[tuple[str, Figure]]:
     figures = []
     lines = [row["cell_line"] for row in summary["evaluated"][:-1]]
     for block, parts, noun in (("metrics", lines, "cell line"), ("strata", None, "stratum")):
-        for metric in BY_PART:
-            by_system = {name: one[block][task_of(metric)] for name, one in summary["systems"].items()}
+        for metric in [one.name for one in METRICS if one.official]:
+            by_system = {name: one[block][find_metric(metric).task] for name, one in summary["systems"].items()}
             shown = list(next(iter(by_system.values()))) if parts is None else parts
             if len(shown) < 2:
                 continue
@@ -78,7 +80,7 @@ def part_figures(summary: Mapping[str, Any]) -> list[tuple[str, Figure]]:
                     f"{shown_as(summary, name)} {format_number(cell['value'])}" for name, cell in cells.items()
                 )
                 spoken.append(f"{part}: {said}.")
-            title = f"{LONG_NAMES[metric]} by {noun}, with 95 % intervals"
+            title = f"{find_metric(metric).long_label} by {noun}, with 95 % intervals"
             name = f"{metric.replace('_', '')}{block}"
             figures.append((title, interval_figure(name, title, " ".join(spoken), _rows(summary), panels, shared=True)))
     return figures
@@ -105,11 +107,13 @@ def seed_figures(summary: Mapping[str, Any]) -> list[Figure]:
         return []
     panels, spoken = [], []
     for metric in HEADLINE:
-        cells = {name: summary["systems"][name]["metrics"][task_of(metric)]["all"][metric] for name in several}
+        cells = {name: summary["systems"][name]["metrics"][find_metric(metric).task]["all"][metric] for name in several}
         values = _score_values(summary, cells, with_runs=True)
-        panels.append(Panel(LONG_NAMES[metric], _counted(cells.values()), values, *_reference(summary, metric)))
+        panels.append(
+            Panel(find_metric(metric).long_label, _counted(cells.values()), values, *_reference(summary, metric))
+        )
         runs = [f"{name} {', '.join(map(format_number, cell.get('per_seed', [])))}" for name, cell in cells.items()]
-        spoken.append(f"{LONG_NAMES[metric]} of each training run: {'; '.join(runs)}.")
+        spoken.append(f"{find_metric(metric).long_label} of each training run: {'; '.join(runs)}.")
     rows = [Row(shown_as(summary, name), style(summary, name)) for name in several]
     title = "Scores of each training run, and their mean with its 95 % interval"
     figures = [interval_figure("seedscores", title, " ".join(spoken), rows, panels)]
@@ -134,7 +138,7 @@ def roc_figure(summary: Mapping[str, Any]) -> SquareFigure | None:
             points = [(x, y) for x, y in summary["systems"][name]["roc"][task]]
             value = summary["systems"][name]["metrics"][task]["all"][metric]["value"]
             if points:
-                text = f"{shown_as(summary, name)}: {LONG_NAMES[metric]} {format_number(value)}"
+                text = f"{shown_as(summary, name)}: {find_metric(metric).long_label} {format_number(value)}"
                 curves.append(Curve(shown_as(summary, name), style(summary, name), points, text))
         if curves:
             squares.append(Square(heading, "", curves))
@@ -203,9 +207,9 @@ def _pairs_figure(summary: Mapping[str, Any], name: str, title: str, layout: Seq
             cell = drawn | {"value": one["difference"]}
             runs = one["per_seed"] if len(one["per_seed"]) > 1 and name.startswith("seed") else ()
             values.append(_value(cell, solid=verdict(one) in ("higher", "lower"), text=text, points=runs))
-            spoken.append(f"{LONG_NAMES[metric]}, {text}.")
+            spoken.append(f"{find_metric(metric).long_label}, {text}.")
         note = _counted([{"n": one["n_items"], "value": one["difference"]} for one in found])
-        panels.append(Panel(LONG_NAMES[metric], note, values, 0.0, "no difference"))
+        panels.append(Panel(find_metric(metric).long_label, note, values, 0.0, "no difference"))
     return interval_figure(name, title, " ".join(spoken), rows, panels, signed=True)
 
 
@@ -239,14 +243,13 @@ def _value(cell: Mapping[str, Any], *, solid: bool, text: str, points: Sequence[
 
 
 def _reference(summary: Mapping[str, Any], metric: str) -> tuple[float, str]:
-    """What no knowledge scores on a headline metric."""
+    """What no knowledge scores on a metric, and its name; the worst value where that is not known."""
+    entry = find_metric(metric)
+    if entry.chance is None:
+        return entry.range[0 if entry.higher_is_better else 1], ""
     total = summary["evaluated"][-1]
-    majority = max(total[str(label)] for label in LABELS) / total["items"]
-    return {
-        "de_per_gene_auroc": (0.5, "chance"),
-        "accuracy": (majority, "majority class"),
-        "balanced_accuracy": (1 / len(LABELS), "constant answer"),
-    }[metric]
+    value, name = entry.chance
+    return value({str(label): total[str(label)] / total["items"] for label in LABELS}), name
 
 
 def _counted(cells: Iterable[Mapping[str, Any]]) -> str:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from benchmarks.evaluation.predictions import TASKS
 from benchmarks.report import figures as report_figures
 from benchmarks.report import wording
 from benchmarks.report.examples import SEED, first_completions
-from benchmarks.report.summary import COMPARED, System, summarize
+from benchmarks.report.summary import System, summarize
 from benchmarks.report.tables import COMPARISONS, SCORES, comparison_rows, csv_text, score_rows
 from benchmarks.report.wording import HEADLINE, count_of, find, format_interval, format_number, named, verdict
-from benchmarks.statistics.metrics import TASK_METRICS
-from benchmarks.statistics.power import LOWER_IS_BETTER
+from benchmarks.statistics.metrics import compared_metrics, find_metric
 from rewards import LABELS
 
 if TYPE_CHECKING:
@@ -248,10 +248,9 @@ def _view(summary: Mapping[str, Any], systems: Sequence[System]) -> dict[str, An
         "stage_keys": list(dict.fromkeys(k for stage in stages for k in stage if k not in ("stage", "command"))),
         "fact_groups": [_facts(summary, kind) for kind in ("model", "baseline")],
         "commands": _commands(summary),
-        "compared": COMPARED,
-        "lower_is_better": LOWER_IS_BETTER,
-        "task_metrics": TASK_METRICS,
-        "task_tables": {task: wording.metric_groups(task) for task in TASK_METRICS},
+        "compared": compared_metrics(),
+        "metric_of": find_metric,
+        "task_tables": {task: wording.metric_groups(task) for task in TASKS},
         "strata": list(next(iter(summary["systems"].values()))["strata"]["three_class"]),
         "labels": [str(label) for label in LABELS],
         "statuses": {str(status): meaning for status, meaning in wording.STATUS_NAMES.items()},

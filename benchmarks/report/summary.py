@@ -11,7 +11,8 @@ import pandas as pd
 from benchmarks.evaluation.predictions import TASKS, changed_keys
 from benchmarks.report.examples import most_different, random_items
 from benchmarks.statistics.arrays import Bools, PredictionArrays, prediction_arrays
-from benchmarks.statistics.metrics import TASK_METRICS, estimate, reliability, roc_points, task_of
+from benchmarks.statistics.curves import reliability, roc_points
+from benchmarks.statistics.metrics import Metric, compared_metrics, estimate, find_metric, metrics_of
 from benchmarks.statistics.power import perturbations_needed
 from benchmarks.statistics.significance import (
     Comparison,
@@ -27,17 +28,6 @@ from rewards import LABELS, InputError, Status
 PRIMARY: Final = "de_per_gene_auroc"
 # For how many perturbations would show it, "a difference that matters": the same for all metrics, on their 0 to 1.
 WANTED: Final = 0.02
-# Metrics that models are compared on, with each other and with every baseline.
-COMPARED: Final = (
-    PRIMARY,
-    "dir_per_gene_auroc",
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "mcc",
-    "de_auroc",
-    "dir_auroc",
-)
 # Of a protocol: which items were asked, not how. Systems that differ in these alone compare on their common items.
 ITEM_KEYS: Final = ("items", "item_seed")
 
@@ -100,7 +90,7 @@ def summarize(
     baselines = [system.name for system in systems if system.kind == "baseline"]
     pairs = [(later, earlier) for at, later in enumerate(models) for earlier in models[:at]]
     pairs += [(model, baseline) for model in models for baseline in baselines]
-    comparisons = [_comparison(a, b, result) for a, b, result in compare_pairs(runs, pairs, COMPARED)]
+    comparisons = [_comparison(a, b, result) for a, b, result in compare_pairs(runs, pairs, compared_metrics())]
     summary = {
         "title": title,
         "warnings": [*_fewer_items(items, runs), *_warnings(systems, pairwise=pairwise), *data.get("warnings", ())],
@@ -261,14 +251,14 @@ def _stratum(name: str, mask: "pd.Series[bool]", items: PredictionArrays) -> Boo
 def _cells(runs: PredictionArrays, masks: Mapping[str, Bools | None]) -> dict[str, dict[str, dict[str, Any]]]:
     """`{TASK: {name of a mask: {METRIC: cell}}}`."""
     return {
-        task: {where: {metric: _cell(runs, task, metric, use) for metric in metrics} for where, use in masks.items()}
-        for task, metrics in TASK_METRICS.items()
+        task: {where: {one.name: _cell(runs, one, use) for one in metrics_of(task)} for where, use in masks.items()}
+        for task in TASKS
     }
 
 
-def _cell(runs: PredictionArrays, task: str, metric: str, use: Bools | None) -> dict[str, Any]:
-    estimated = estimate(runs, task, metric, use)
-    interval = confidence_interval(runs, estimated, metric)
+def _cell(runs: PredictionArrays, metric: Metric, use: Bools | None) -> dict[str, Any]:
+    estimated = estimate(runs, metric.task, metric.name, use)
+    interval = confidence_interval(runs, estimated, metric.name)
     cell: dict[str, Any] = {
         "value": estimated.value,
         "low": interval.low,
@@ -288,7 +278,7 @@ def _cell(runs: PredictionArrays, task: str, metric: str, use: Bools | None) -> 
 
 def _comparison(a: str, b: str, result: Comparison) -> dict[str, Any]:
     needed = perturbations_needed(result, WANTED) if result.se > 0 else None
-    return {"a": a, "b": b, "task": task_of(result.metric), **asdict(result), "perturbations_needed": needed}
+    return {"a": a, "b": b, "task": find_metric(result.metric).task, **asdict(result), "perturbations_needed": needed}
 
 
 def _aa_checks(systems: Sequence[System]) -> list[dict[str, Any]]:
@@ -296,14 +286,14 @@ def _aa_checks(systems: Sequence[System]) -> list[dict[str, Any]]:
     return [
         {
             "system": system.name,
-            "task": task_of(result.metric),
+            "task": find_metric(result.metric).task,
             "metric": result.metric,
             **{key: getattr(result, key) for key in ("difference", "low", "high", "p_value", "p_holm", "n_items")},
             "note": result.test,
         }
         for system in systems
         if system.kind == "model"
-        for result in aa_checks(system.predictions, COMPARED)
+        for result in aa_checks(system.predictions, compared_metrics())
     ]
 
 

@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from benchmarks.statistics.metrics import TASK_METRICS, task_of
+from benchmarks.statistics.metrics import find_metric, metrics_of
 from benchmarks.statistics.significance import FEW_CLUSTERS
 from rewards import LABELS, Status
 
 # What the summary and the figures show; every metric is in the tables.
 HEADLINE: Final = ("de_per_gene_auroc", "accuracy", "balanced_accuracy")
-# Metrics shown by cell line and by stratum in figures: PerturbQA's own.
-BY_PART: Final = ("de_per_gene_auroc", "dir_per_gene_auroc")
 ALPHA: Final = 0.05
 MANY_PAIRS: Final = 6
 UNTESTED: Final = "not tested: "
@@ -22,107 +20,6 @@ TASK_NAMES: Final = {
     "three_class": "Three classes: up, down or not differentially expressed",
     "de": "Differential expression: changed or not",
     "dir": "Direction: up or down, where expression changed",
-}
-_CLASSES: Final = {"up": "upregulated", "down": "downregulated", "none": "not differentially expressed"}
-METRIC_NAMES: Final = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "mcc": "MCC",
-    "recall_up": "Recall, up",
-    "recall_down": "Recall, down",
-    "recall_none": "Recall, not DE",
-    "precision_up": "Precision, up",
-    "precision_down": "Precision, down",
-    "precision_none": "Precision, not DE",
-    "brier": "Brier score",
-    "ece": "ECE",
-    "de_auroc": "Pooled AUROC",
-    "de_auprc": "Pooled AUPRC",
-    "de_per_gene_auroc": "Per-gene AUROC",
-    "de_per_perturbation_auroc": "Per-perturbation AUROC",
-    "dir_auroc": "Pooled AUROC",
-    "dir_auprc": "Pooled AUPRC",
-    "dir_per_gene_auroc": "Per-gene AUROC",
-    "dir_per_perturbation_auroc": "Per-perturbation AUROC",
-}
-# Names where no task stands beside them.
-LONG_NAMES: Final = METRIC_NAMES | {
-    metric: f"{name} ({task})"
-    for prefix, task in (("de_", "DE"), ("dir_", "direction"))
-    for metric, name in METRIC_NAMES.items()
-    if metric.startswith(prefix)
-}
-_POOLED: Final = (
-    "The chance that {one} gets a higher score ({score}) than {other}, over all pairs of items. {common} Pooled over "
-    "genes, it rewards knowing which genes respond to anything."
-)
-_AUPRC: Final = (
-    "Area under precision against recall for finding {one} (average precision), over all items. A score that knows "
-    "nothing gets the share of such items, {share}, so values are only comparable on the same items."
-)
-_PER_GENE: Final = (
-    "The chance that {one} gets a higher score than {other} of the same gene in the same cell line, averaged over the "
-    "genes that have both: does the system know which knockdowns {verb} a gene? {common} The official metric of "
-    "PerturbQA."
-)
-_PER_PERTURBATION: Final = (
-    "The same within a perturbation in a cell line, averaged over the perturbations that have both: does the system "
-    "know which genes a knockdown {verb}? Like the pooled one, it rewards knowing which genes respond to anything."
-)
-_COMMON: Final = "Ties, and pairs in which an item has no score, count half; 0.5 is chance."
-_DE: Final = {
-    "one": "a changed item", "other": "an unchanged one", "score": "1 less p(not DE)", "common": _COMMON,
-    "share": "about one in seven on the full benchmark",
-}  # fmt: skip
-_DIR: Final = {
-    "one": "an upregulated item",
-    "other": "a downregulated one",
-    "score": "p(up) / (p(up) + p(down))",
-    "common": _COMMON,
-    "share": "the upregulated ones among the changed",
-}
-DEFINITIONS: Final = {
-    "three_class": {
-        "accuracy": "Share of items answered with the right label of the three. No answer is a wrong answer. "
-        "Most items of the full benchmark are “not differentially expressed”, so always saying that already scores "
-        "high there.",
-        "balanced_accuracy": "Share answered right, taken within each true label and averaged over the three. "
-        "A constant answer scores 1/3.",
-        "macro_f1": "F1, which punishes missed and false alarms alike, averaged over the three labels.",
-        "mcc": "Matthews correlation of answer and truth over three classes: 1 is perfect, 0 is no relation.",
-        **{
-            f"recall_{key}": f"Of the items that are {label}, the share answered so. No answer is a miss."
-            for key, label in _CLASSES.items()
-        },
-        **{
-            f"precision_{key}": f"Of the items answered “{label}”, the share that are. None where none is answered so."
-            for key, label in _CLASSES.items()
-        },
-        "brier": "Squared error of the three probabilities, summed: 0 is perfect, 0.667 is “one third each” (which "
-        "an item without probabilities counts as). Lower is better.",
-        "ece": "Expected calibration error: how far the probability of the likeliest label lies from how often that "
-        "label is right, averaged over ten equally wide bins. It is biased upwards where items are few, so it has "
-        "no interval. Lower is better.",
-    },
-    "de": {
-        "accuracy": "Share of items where “changed or not” is right. No answer is a wrong answer.",
-        "de_auroc": _POOLED.format(**_DE),
-        "de_auprc": _AUPRC.format(**_DE),
-        "de_per_gene_auroc": _PER_GENE.format(**_DE, verb="change"),
-        "de_per_perturbation_auroc": _PER_PERTURBATION.format(verb="changes"),
-    },
-    "dir": {
-        "dir_auroc": _POOLED.format(**_DIR),
-        "dir_auprc": _AUPRC.format(**_DIR),
-        "dir_per_gene_auroc": _PER_GENE.format(**_DIR, verb="raise and which lower"),
-        "dir_per_perturbation_auroc": _PER_PERTURBATION.format(verb="raises and which it lowers"),
-    },
-}
-# Of metrics that differ only in the label they look at, one sentence tells all.
-_BY_LABEL: Final = {
-    "Recall": "Of the items that have a label, the share answered so. No answer is a miss.",
-    "Precision": "Of the items answered with a label, the share that have it. None where that is never answered.",
 }
 TEST_TERMS: Final = (
     ("Difference", "The first system’s score less the second’s on the same items, with a 95 % interval."),
@@ -164,12 +61,14 @@ STATUS_NAMES: Final = {
 
 def metric_groups(task: str) -> list[dict[str, Any]]:
     """Return the tables that a task's metrics fill: `title`, `metrics`, and `definitions` (name and meaning)."""
-    by_label = [metric for metric in TASK_METRICS[task] if metric.startswith(("recall_", "precision_"))]
-    rest = [metric for metric in TASK_METRICS[task] if metric not in by_label]
-    defined = [(METRIC_NAMES[metric], DEFINITIONS[task][metric]) for metric in rest]
-    groups = [{"title": "", "metrics": rest, "definitions": defined}]
-    if by_label:
-        groups.append({"title": "By label", "metrics": by_label, "definitions": list(_BY_LABEL.items())})
+    groups = []
+    for title, by_label in (("", False), ("By label", True)):
+        metrics = [metric for metric in metrics_of(task) if metric.by_label == by_label]
+        # Metrics that differ only in the label they look at share their definition.
+        names = [metric.label.partition(", ")[0] if by_label else metric.label for metric in metrics]
+        defined = dict(zip(names, (metric.definition for metric in metrics), strict=True))
+        if metrics:
+            groups.append({"title": title, "metrics": metrics, "definitions": list(defined.items())})
     return groups
 
 
@@ -288,7 +187,7 @@ def strongest_shortcuts(summary: Mapping[str, Any]) -> list[str]:
         if best_baseline is None:
             continue
         name, value = best_baseline
-        sentence = f"{LONG_NAMES[metric]}: {shown_as(summary, name)} scores {format_number(value)}."
+        sentence = f"{find_metric(metric).long_label}: {shown_as(summary, name)} scores {format_number(value)}."
         if best_model is not None:
             model, score = best_model
             said = {
@@ -350,9 +249,9 @@ def declared(summary: Mapping[str, Any]) -> list[str]:
         f"Every model against each earlier model and each shortcut, paired on {paired}. The variance counts that items "
         "share perturbations and genes (Cameron, Gelbach and Miller’s two-way cluster-robust variance; the "
         "interval is a t interval). With several training runs, the variance between them is added.",
-        f"Declared before any number: {LONG_NAMES[summary['primary']]} is the primary metric, and claims rest on it; "
-        f"the other metrics are secondary. Within each metric, the {count_of(n_pairs, 'comparison')} of two systems "
-        "are one family, adjusted by Holm’s method. There is no adjustment across metrics.",
+        f"Declared before any number: {find_metric(summary['primary']).long_label} is the primary metric, and claims "
+        f"rest on it; the other metrics are secondary. Within each metric, the {count_of(n_pairs, 'comparison')} of "
+        "two systems are one family, adjusted by Holm’s method. There is no adjustment across metrics.",
     ]
     return sentences
 
@@ -384,7 +283,7 @@ def find(summary: Mapping[str, Any], a: str, b: str, metric: str) -> Mapping[str
 
 def _spoken(metric: str) -> str:
     """A metric's name inside a sentence; an acronym stays one."""
-    name = LONG_NAMES[metric]
+    name = find_metric(metric).long_label
     return name if name[:2].isupper() else name[0].lower() + name[1:]
 
 
@@ -423,12 +322,13 @@ def best(summary: Mapping[str, Any], metric: str, kind: str) -> tuple[str, float
     Where some were asked all items, it is one of them: a value on fewer does not compare.
     """
     values = {
-        name: summary["systems"][name]["metrics"][task_of(metric)]["all"][metric]["value"]
+        name: summary["systems"][name]["metrics"][find_metric(metric).task]["all"][metric]["value"]
         for name in named(summary, kind)
     }
     known = [(name, float(value)) for name, value in values.items() if value is not None]
     of_all = [pair for pair in known if pair[0] not in fewer_items(summary)]
-    return max(of_all or known, key=lambda pair: pair[1]) if known else None
+    sign = 1 if find_metric(metric).higher_is_better else -1
+    return max(of_all or known, key=lambda pair: sign * pair[1]) if known else None
 
 
 def _listed(parts: Sequence[str]) -> str:

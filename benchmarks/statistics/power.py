@@ -1,12 +1,10 @@
 """What a comparison could have found, what it would take to find more, and whether two systems are as good as equal."""
 
 from dataclasses import dataclass
-from typing import Final
 
+from benchmarks.statistics.metrics import find_metric
 from benchmarks.statistics.significance import DETECTABLE, Comparison
 from rewards import InputError
-
-LOWER_IS_BETTER: Final = ("brier", "ece")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def equivalence(comparison: Comparison, margin: float) -> Equivalence:
     """Test whether a is no worse than b, and whether both are as good, within a margin.
 
     Two one-sided t tests (Schuirmann 1987, 10.1007/BF01068419) with the comparison's standard error and degrees of
-    freedom. For `brier` and `ece`, lower is better.
+    freedom. Better is higher or lower as the metric's entry says.
 
     Args:
         comparison: of a and b.
@@ -68,7 +66,7 @@ def equivalence(comparison: Comparison, margin: float) -> Equivalence:
         raise InputError(f"equivalence: margin is {margin}; pass one above 0")
     if not comparison.se >= 0:
         raise InputError(f"equivalence: the comparison has no standard error ({comparison.test})")
-    better = -comparison.difference if comparison.metric in LOWER_IS_BETTER else comparison.difference
+    better = comparison.difference if find_metric(comparison.metric).higher_is_better else -comparison.difference
     if comparison.se == 0:
         return Equivalence(margin, float(better <= -margin), float(abs(better) >= margin))
     from scipy.stats import t as student

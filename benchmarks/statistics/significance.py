@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.statistics.arrays import Bools, Floats, Ints, PredictionArrays, prediction_arrays
-from benchmarks.statistics.metrics import RANGE, Estimate, estimate, task_of
+from benchmarks.statistics.estimates import Estimate
+from benchmarks.statistics.metrics import estimate, find_metric
 from benchmarks.statistics.variance import ZERO_SE, Variance, add_seed_variance, two_way_variance
 from rewards import LABELS, InputError
 
@@ -115,9 +116,9 @@ def confidence_interval(runs: PredictionArrays, found: Estimate, metric: str) ->
         The interval; without bounds where the metric has no value, there are not two perturbations and two genes,
         or no item's answer differs from the others' (an error of 0 would say more than is known).
     """
-    bounds = RANGE.get(metric, (0.0, 1.0))
+    lowest, highest = find_metric(metric).range
     interval, _, _ = _infer(runs, found)
-    return replace(interval, low=max(interval.low, bounds[0]), high=min(interval.high, bounds[1]))
+    return replace(interval, low=max(interval.low, lowest), high=min(interval.high, highest))
 
 
 def _infer(runs: PredictionArrays, found: Estimate) -> tuple[Interval, float, Variance]:
@@ -165,8 +166,7 @@ def compare(
     Args:
         a: predictions of the first system (see `benchmarks.statistics.arrays.prediction_arrays`).
         b: predictions of the second, on the same items.
-        metric: one of `benchmarks.statistics.metrics.METRICS`. Lower is better for `brier` and `ece`,
-            higher for the others.
+        metric: name of one of `benchmarks.statistics.metrics.METRICS`; its entry says whether higher is better.
         missing: what to do with items that one side lacks: refuse them, or `drop` them, counted in `n_missing`.
 
     Returns:
@@ -176,7 +176,7 @@ def compare(
         InputError: a frame is bad, items are missing on either side or described differently, the runs cannot be
             paired, or the metric cannot be computed or its error not told.
     """
-    task_of(metric)
+    find_metric(metric)
     runs_a, runs_b = prediction_arrays(a, "a"), prediction_arrays(b, "b")
     n_missing = 0
     if missing == "drop":
@@ -305,7 +305,7 @@ def compare_runs(a: PredictionArrays, b: PredictionArrays, metric: str, memo: Me
     Args:
         a: the first system.
         b: the second, aligned to it by `align`.
-        metric: one of `METRICS`.
+        metric: name of one of `METRICS`.
         memo: estimates to reuse between calls on the same objects; filled here.
 
     Returns:
@@ -496,7 +496,7 @@ def difference_of(
             f"seed: runs {a.seeds} and {b.seeds} cannot be paired; train both with the same seeds, or pass one run"
         )
     use = a.scorable & b.scorable
-    of_a, of_b = (_estimate_once(runs, task_of(metric), metric, use, memo) for runs in (a, b))
+    of_a, of_b = (_estimate_once(runs, metric, use, memo) for runs in (a, b))
     reasons = [f"{side}: {one.reason}" for side, one in (("a", of_a), ("b", of_b)) if one.reason]
     if not len(a.item_id):
         reasons = ["no item in common"]
@@ -508,12 +508,12 @@ def difference_of(
     return of_a, of_b, replace(of_a, values=values, psi=psi, psi_unit=psi_unit)
 
 
-def _estimate_once(runs: PredictionArrays, task: str, metric: str, use: Bools, memo: Memo | None) -> Estimate:
+def _estimate_once(runs: PredictionArrays, metric: str, use: Bools, memo: Memo | None) -> Estimate:
     if memo is None:
-        return estimate(runs, task, metric, use)
+        return estimate(runs, find_metric(metric).task, metric, use)
     key = (id(runs), metric, use.tobytes())
     if key not in memo:
-        memo[key] = estimate(runs, task, metric, use)
+        memo[key] = _estimate_once(runs, metric, use, None)
     return memo[key]
 
 

@@ -17,15 +17,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.evaluation.predictions import TASKS
 from benchmarks.report.drawing import axis_ticks
 from benchmarks.report.examples import N_MOST_DIFFERENT, most_different
 from benchmarks.report.page import COMPLETION_LIMIT, System, markdown_text, write_report
 from benchmarks.report.published import published_figures
-from benchmarks.report.summary import COMPARED, PRIMARY, summarize
+from benchmarks.report.summary import PRIMARY, summarize
 from benchmarks.report.wording import (
-    DEFINITIONS,
-    LONG_NAMES,
-    METRIC_NAMES,
+    HEADLINE,
     aa_sentence,
     best,
     format_number,
@@ -35,8 +34,11 @@ from benchmarks.report.wording import (
     reason_in_words,
     strongest_shortcuts,
 )
+from benchmarks.statistics import metrics
 from benchmarks.statistics.arrays import prediction_arrays
-from benchmarks.statistics.metrics import TASK_METRICS
+from benchmarks.statistics.estimates import of_confusion
+from benchmarks.statistics.metrics import METRICS, Metric, compared_metrics, find_metric, metrics_of
+from benchmarks.statistics.power import equivalence
 from benchmarks.statistics.significance import adjust, compare
 from rewards import LABELS, InputError
 
@@ -182,14 +184,14 @@ class TestNumbers:
         for one in summary["systems"].values():
             assert set(one["status"]) == {"answered", "malformed", "incomplete", "error"}
             assert sum(one["status"].values()) == pytest.approx(1)
-            for task, metrics in TASK_METRICS.items():
+            for task in TASKS:
                 assert set(one["metrics"][task]) == {"all", *LINES}
                 for by_metric in one["metrics"][task].values():
-                    assert set(by_metric) == set(metrics)
+                    assert list(by_metric) == [metric.name for metric in metrics_of(task)]
                     assert all({"value", "low", "high", "n"} <= set(cell) for cell in by_metric.values())
-            for task in TASK_METRICS:
+            for task in TASKS:
                 assert set(one["strata"][task]) == set(strata())
-                assert set(one["strata"][task]["known"]) == set(TASK_METRICS[task])
+                assert list(one["strata"][task]["known"]) == [metric.name for metric in metrics_of(task)]
             assert set(one["tokens"]) == {"mean", "median", "p95", "total"}
             assert set(one["roc"]) == {"de", "dir"}
             assert all(set(row) == {"low", "high", "n", "confidence", "accuracy"} for row in one["reliability"])
@@ -259,7 +261,7 @@ class TestNumbers:
         given = [System("m", "model", two, FACTS), System("one", "model", predict(1.0, 3), FACTS)]
         found = summarize(given, title="t", protocol={}, data={})
         assert {row["system"] for row in found["aa_checks"]} == {"m"}
-        assert {row["metric"] for row in found["aa_checks"]} == set(COMPARED)
+        assert {row["metric"] for row in found["aa_checks"]} == set(compared_metrics())
         assert "no difference is found" in aa_sentence(found)
         failed = [row | {"p_holm": 0.001} if row["metric"] == "mcc" else row for row in found["aa_checks"]]
         assert "1 difference found where there is none to find (m, MCC)" in aa_sentence(found | {"aa_checks": failed})
@@ -293,7 +295,7 @@ class TestNumbers:
             (model, shortcut) for model in ("base", "SFT", "SFT+GRPO") for shortcut in ("gene rate", "neighbours")
         ]
         assert [(one["a"], one["b"], one["metric"]) for one in summary["comparisons"]] == [
-            (a, b, metric) for metric in COMPARED for a, b in expected
+            (a, b, metric) for metric in compared_metrics() for a, b in expected
         ]
         frames = {system.name: system.predictions for system in systems()}
         for one in summary["comparisons"][:9]:
@@ -343,7 +345,7 @@ class TestWords:
         assert [f"m{at} against m{at - 1}:" in words for at in range(1, 5)] == [True] * 4
         assert "m4 against m2" not in words
         assert "all 10 pairs stand under" in words
-        assert len(json.loads(path.with_name("report.json").read_text())["comparisons"]) == 10 * len(COMPARED)
+        assert len(json.loads(path.with_name("report.json").read_text())["comparisons"]) == 10 * len(compared_metrics())
 
     def test_a_system_that_answers_one_task_only(self, tmp_path: Path) -> None:
         given = [*systems()[:2], System("outside", "model", predict(1.0, 9), FACTS | {"tasks": ["de"]}), *systems()[3:]]
@@ -585,7 +587,7 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
 class TestCsv:
     def test_scores_equal_the_json(self, written: Path, summary: dict[str, Any]) -> None:
         rows = read_csv(written.with_name("report.csv"))
-        n_metrics = sum(map(len, TASK_METRICS.values()))
+        n_metrics = len(METRICS)
         assert len(rows) == len(systems()) * n_metrics * (1 + len(LINES) + len(strata()))
         assert len({tuple(row[key] for key in ("system", "task", "scope", "where", "metric")) for row in rows}) == len(
             rows
@@ -603,7 +605,7 @@ class TestCsv:
     def test_comparisons_equal_the_json(self, written: Path, summary: dict[str, Any]) -> None:
         rows = read_csv(written.with_name("comparisons.csv"))
         expected = [{"cell_line": "all", **one} for one in summary["comparisons"]] + summary["exploratory"]
-        assert len(rows) == len(expected) == 9 * (len(COMPARED) + len(LINES))
+        assert len(rows) == len(expected) == 9 * (len(compared_metrics()) + len(LINES))
         for row, one in zip(rows, expected, strict=True):
             assert {key: value for key, value in row.items() if value is not None} == {
                 key: value for key, value in one.items() if value is not None
@@ -650,15 +652,17 @@ class TestTrainingRuns:
 
 class TestWordsOfMetrics:
     def test_every_metric_has_a_name_and_a_definition(self) -> None:
-        for task, metrics in TASK_METRICS.items():
-            assert set(DEFINITIONS[task]) == set(metrics)
-            assert all(METRIC_NAMES[metric] and LONG_NAMES[metric] for metric in metrics)
-            shown = [metric for group in metric_groups(task) for metric in group["metrics"]]
-            assert sorted(shown) == sorted(metrics)
-        assert len(set(LONG_NAMES.values())) == len(LONG_NAMES)
+        for task in TASKS:
+            shown = [metric.name for group in metric_groups(task) for metric in group["metrics"]]
+            assert sorted(shown) == sorted(metric.name for metric in metrics_of(task))
+        assert all(metric.label and metric.definition.endswith(".") for metric in METRICS)
+        assert len({metric.long_label for metric in METRICS}) == len(METRICS)
+
+    def test_the_headline_metrics_say_what_no_knowledge_scores(self) -> None:
+        assert all(find_metric(name).chance for name in HEADLINE)
 
     def test_definitions_stand_on_the_page(self, page: Page) -> None:
-        for task in TASK_METRICS:
+        for task in TASKS:
             for group in metric_groups(task):
                 for name, meaning in group["definitions"]:
                     assert name in page.words and " ".join(meaning.split()) in page.words
@@ -668,6 +672,46 @@ class TestWordsOfMetrics:
         assert "Within each metric, the 9 comparisons of two systems are one family" in page.words
         assert "Not run. With one sample an item" in page.words
         assert "There is no adjustment across metrics." in page.words
+
+
+class TestAnotherMetric:
+    """The recipe in CONTRIBUTING.md, acted out: one entry, and it is everywhere."""
+
+    def test_one_entry_is_all_it_takes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def changed(confusion: Any) -> Any:
+            return confusion[:, :2].sum() / confusion.sum()
+
+        entry = Metric(
+            "share_changed",
+            "three_class",
+            "Share called changed",
+            "Share of items answered “upregulated” or “downregulated”. Lower is better.",
+            of_confusion(changed),
+            higher_is_better=False,
+            compared=True,
+        )
+        monkeypatch.setattr(metrics, "METRICS", (*METRICS, entry))
+        a, b = systems()[1].predictions, systems()[0].predictions
+        expected = [float((one["answer"].isin(NAMES[:2])).mean()) for one in (a, b)]
+        alone = compare(a, b, "share_changed")
+        assert (alone.value_a, alone.value_b) == pytest.approx(expected)
+        assert alone.low < alone.difference < alone.high
+        far = equivalence(alone, 2.0)  # beyond what it can differ by
+        assert far.p_no_worse < 0.05
+
+        path = report(tmp_path)
+        found = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+        cell = found["systems"]["SFT"]["metrics"]["three_class"]["k562"]["share_changed"]
+        assert cell["low"] < cell["value"] < cell["high"]
+        pairs = [one for one in found["comparisons"] if one["metric"] == "share_changed"]
+        assert len(pairs) == 9
+        assert {row["metric"] for row in read_csv(path.with_name("report.csv"))} >= {"share_changed"}
+        page, markdown = Page(path), path.with_name("report.md").read_text(encoding="utf-8")
+        for text in (page.words, markdown):
+            assert f"{entry.label}" in text and entry.definition in text
+        assert "Share called changed lower is better" in page.words
+        assert re.search(r"\| System \(5 rows\) \| Items \|.*\| Share called changed \|", markdown)
+        assert "| SFT | 192 |" in markdown and format_number(expected[0]) in markdown
 
 
 PROTOCOL = {"template": "three_class", "max_tokens": 96, "items": 0, "item_seed": 0}
@@ -730,7 +774,7 @@ class TestPairwise:
             assert (one["n_items"], one["n_missing"]) == (alone.n_items, 192 - FEW)
             for key in ("difference", "low", "high", "p_value", "value_a", "value_b"):
                 assert one[key] == approximately(getattr(alone, key)), key
-        for metric in COMPARED:
+        for metric in compared_metrics():
             family = [one for one in found["comparisons"] if one["metric"] == metric]
             p = [np.nan if one["p_value"] is None else one["p_value"] for one in family]
             assert [np.nan if one["p_holm"] is None else one["p_holm"] for one in family] == pytest.approx(

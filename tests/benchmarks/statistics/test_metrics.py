@@ -23,15 +23,8 @@ from without_clock import UNHURRIED, count_steps
 
 from benchmarks.statistics.areas import average_precision, per_gene_auroc, placements
 from benchmarks.statistics.arrays import NO_ANSWER, NONE, PROBABILITIES, prediction_arrays
-from benchmarks.statistics.metrics import (
-    MAX_ROC_POINTS,
-    METRICS,
-    TASK_METRICS,
-    estimate,
-    reliability,
-    roc_points,
-    task_of,
-)
+from benchmarks.statistics.curves import MAX_ROC_POINTS, reliability, roc_points
+from benchmarks.statistics.metrics import METRICS, estimate, find_metric, metric_names
 from benchmarks.statistics.reliability import expected_calibration_error, reliability_bins
 from rewards import LABELS, InputError
 
@@ -263,7 +256,7 @@ class TestMissing:
     )
     def test_system_without_any_score_has_no_value(self, metric: str) -> None:
         arrays = prediction_arrays(answers([(0, 0), (1, 1), (2, 2), (0, 1), (1, 0), (2, None)]))
-        found = estimate(arrays, task_of(metric), metric)
+        found = estimate(arrays, find_metric(metric).task, metric)
         assert np.isnan(found.value)
         assert found.reason
 
@@ -525,7 +518,7 @@ class TestSamplesAndRuns:
 
 
 class TestInfluence:
-    @pytest.mark.parametrize(("task", "metric"), [(task, m) for task, ms in TASK_METRICS.items() for m in ms])
+    @pytest.mark.parametrize(("task", "metric"), [(one.task, one.name) for one in METRICS])
     def test_sums_to_zero_and_does_not_depend_on_row_order(self, task: str, metric: str) -> None:
         frame = predictions(seed=3)
         found = estimate(prediction_arrays(frame), task, metric)
@@ -542,7 +535,7 @@ class TestInfluence:
 
     @pytest.mark.parametrize(
         ("task", "metric"),
-        [(task, m) for task, ms in TASK_METRICS.items() for m in ms if "_per_" not in m and m != "ece"],
+        [(one.task, one.name) for one in METRICS if "_per_" not in one.name and not one.no_interval],
     )
     def test_is_the_first_order_effect_of_leaving_an_item_out(self, task: str, metric: str) -> None:
         arrays = prediction_arrays(predictions(n=600, seed=5))
@@ -556,7 +549,7 @@ class TestInfluence:
 
     @pytest.mark.parametrize(
         ("task", "metric"),
-        [(task, m) for task, ms in TASK_METRICS.items() for m in ms if "_per_" not in m and m != "ece"],
+        [(one.task, one.name) for one in METRICS if "_per_" not in one.name and not one.no_interval],
     )
     def test_spread_is_that_of_a_bootstrap_over_items(self, task: str, metric: str) -> None:
         arrays = prediction_arrays(predictions(n=700, seed=8))
@@ -630,13 +623,14 @@ class TestBadFrames:
 
     def test_unknown_metric(self) -> None:
         with pytest.raises(InputError, match="'auroc' is unknown"):
-            task_of("auroc")
+            find_metric("auroc")
         with pytest.raises(InputError, match="dir/accuracy is unknown"):
             estimate(prediction_arrays(answers([(0, 0)])), "dir", "accuracy")
 
-    def test_every_metric_has_one_task(self) -> None:
-        assert {metric: task_of(metric) for metric in METRICS}["accuracy"] == "three_class"
-        assert len(METRICS) == len(set(METRICS)) == sum(len(names) for names in TASK_METRICS.values()) - 1
+    def test_every_name_stands_for_one_metric(self) -> None:
+        assert find_metric("accuracy").task == "three_class"
+        assert find_metric("accuracy", "de").task == "de"
+        assert len({(one.task, one.name) for one in METRICS}) == len(METRICS) == len(metric_names()) + 1
 
 
 def test_categories_and_enum_labels_are_read() -> None:

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.statistics.areas import per_gene_auroc
 from benchmarks.statistics.arrays import PredictionArrays, prediction_arrays
-from benchmarks.statistics.metrics import Estimate, task_score
+from benchmarks.statistics.estimates import Estimate, task_score
 from benchmarks.statistics.significance import compare, difference_of
 from rewards import LABELS
 

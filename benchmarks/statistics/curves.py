@@ -1,0 +1,81 @@
+"""Curves of one system: how often the likeliest label is right, by its probability, and the pooled ROC curve."""
+
+from typing import Final
+
+import numpy as np
+
+from benchmarks.statistics.arrays import NONE, UP, Bools, Floats, PredictionArrays
+from benchmarks.statistics.estimates import positives, task_score, top_label
+from benchmarks.statistics.reliability import reliability_bins
+from rewards import LABELS
+
+MAX_ROC_POINTS: Final = 200
+
+
+def reliability(runs: PredictionArrays, use: Bools | None = None) -> list[dict[str, float]]:
+    """Reliability of the likeliest label's probability, forecasts of all training runs together.
+
+    Args:
+        runs: one system's predictions.
+        use: (N,) items to look at; None for all. Items without a score are left out.
+
+    Returns:
+        The bins of `reliability_bins`; none where the system has no score. With one training run `ece` is their
+        `expected_calibration_error`; with several it is the mean over runs.
+    """
+    if "three_class" not in runs.tasks:
+        return []
+    rows = np.flatnonzero(runs.scorable if use is None else runs.scorable & use)
+    prob = runs.prob[:, rows].reshape(-1, len(LABELS))
+    label = np.tile(runs.label[rows], len(runs.seeds))
+    scored = ~np.isnan(prob[:, UP])
+    return reliability_bins(*top_label(label[scored], prob[scored])) if scored.any() else []
+
+
+def roc_points(runs: PredictionArrays, task: str, use: Bools | None = None) -> list[tuple[float, float]]:
+    """Points of the pooled ROC curve, whose area is the pooled AUROC.
+
+    Of the items without a score one half lies above all others and one half below, which gives them the 1/2 in every
+    pair. Training runs are averaged at equal sums of the two rates, which makes the area the mean of the runs' areas.
+
+    Args:
+        runs: one system's predictions.
+        task: `de` or `dir`.
+        use: (N,) items to look at; None for all.
+
+    Returns:
+        `(false positive rate, true positive rate)` from (0, 0) to (1, 1): every corner of the curve where there are at
+        most `MAX_ROC_POINTS` of them, else that many points evenly along it. Empty where a class is absent or a run
+        has no score.
+    """
+    if task not in runs.tasks:
+        return []
+    wanted = runs.scorable if use is None else runs.scorable & use
+    if task == "dir":
+        wanted = wanted & (runs.label != NONE)
+    rows = np.flatnonzero(wanted)
+    positive, _ = positives(runs.label[rows], task)
+    scores = [task_score(prob[rows], task) for prob in runs.prob]
+    if positive.all() or not positive.any() or any(np.isnan(score).all() for score in scores):
+        return []
+    curves = [_roc_corners(positive, score) for score in scores]
+    # Both rates grow, so their sum runs along the whole curve, up its steps too.
+    along = [rates.sum(axis=0) for rates in curves]
+    at = np.unique(np.concatenate(along))
+    if len(at) > MAX_ROC_POINTS:
+        at = np.linspace(0, 2, MAX_ROC_POINTS)
+    runs_at = [[np.interp(at, where, rate) for rate in rates] for where, rates in zip(along, curves, strict=True)]
+    return [(float(false), float(true)) for false, true in np.mean(runs_at, axis=0).T]
+
+
+def _roc_corners(positive: Bools, score: Floats) -> Floats:
+    """(2, corners) false and true positive rate."""
+    known = ~np.isnan(score)
+    order = np.flatnonzero(known)[np.argsort(-score[known])]
+    last_of_tie = np.flatnonzero(np.append(score[order][1:] != score[order][:-1], True))
+    rates = []
+    for member in (~positive, positive):
+        half_unknown = float((member & ~known).sum() / 2)
+        above = half_unknown + np.cumsum(member[order])[last_of_tie]
+        rates.append(np.concatenate([[0.0, half_unknown], above, [member.sum()]]) / member.sum())
+    return np.array(rates)

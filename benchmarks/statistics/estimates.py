@@ -1,0 +1,292 @@
+"""How metrics are computed: the value in each training run, and the influence of every item on it.
+
+Each metric of the table in metrics.py has one of these estimators. Rules that hold for all of them:
+
+- An answer that is malformed or incomplete is wrong: the confusion matrix has a fourth predicted column, "no answer".
+- An item without a score counts 1/2 in every pair of an AUROC that it is in, as the uniform forecast in Brier, and in
+  AUPRC as ranked below every item with one, level with the others that have none: a positive among them then adds the
+  value of chance, the share of positives. ECE looks at the items with a score only.
+  A system without any score has none of these.
+- What is 0/0 has no value, and says why: the recall of a label that no item has, the precision of an answer never
+  given. In the means over labels (balanced accuracy, macro-F1) it is 0, so that an absent label stays in them.
+- An unscorable item (nothing but errors) is left out and counted, never wrong.
+- With several training runs a metric is the mean over runs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from benchmarks.statistics.areas import average_precision, both_classes, placements
+from benchmarks.statistics.arrays import DOWN, NO_ANSWER, NONE, UP, Bools, Floats, Ints, PredictionArrays
+from benchmarks.statistics.reliability import expected_calibration_error, reliability_bins
+from rewards import LABELS
+
+_SCORE_DIGITS: Final = 12
+_UNIT_NAMES: Final = {"gene": "gene", "pert": "perturbation"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of one system and the influence of each item on it.
+
+    Attributes:
+        values: (K,) the metric in each training run; empty where it has no value.
+        rows: (n,) positions of the items it is computed on.
+        psi: (n,) influence of each item on the mean over runs; sums to 0. To first order the metric moves by the
+            sum of `psi` over items drawn anew.
+        unit: `gene` or `pert` for a mean of AUROCs within genes or perturbations; None for all other metrics.
+        psi_unit: (n,) for such a mean, what takes the place of `psi` in the sums over its unit: all weight of unit
+            u's AUROC, (A_u - mean A)/K, spread over its items.
+        n_units: units averaged over, each line's apart; None for a metric that is no such mean.
+        n_units_left_out: units with one class only among the items; None likewise.
+        reason: why there is no value; "" where there is one.
+        no_interval: why there is a value but no interval (`psi` is 0 throughout then); "" where `psi` gives one.
+    """
+
+    values: Floats
+    rows: Ints
+    psi: Floats
+    unit: Literal["gene", "pert"] | None = None
+    psi_unit: Floats | None = None
+    n_units: int | None = None
+    n_units_left_out: int | None = None
+    reason: str = ""
+    no_interval: str = ""
+
+    @property
+    def value(self) -> float:
+        """The metric, mean over training runs; NaN where it has no value."""
+        return float(self.values.mean()) if self.values.size else float("nan")
+
+
+# What computes a metric of a system on items at these positions, at least one, all scorable and of the metric's task.
+Estimator: TypeAlias = Callable[[PredictionArrays, Ints], Estimate]
+OfConfusion: TypeAlias = Callable[[npt.NDArray[Any]], Any]
+
+
+def no_value(rows: Ints, reason: str) -> Estimate:
+    """The estimate of a metric that has no value on these items."""
+    return Estimate(np.empty(0), rows, np.zeros(len(rows)), reason=reason)
+
+
+def _over_runs(rows: Ints, per_run: Sequence[tuple[float, Floats]]) -> Estimate:
+    """The estimate from a value and influences per training run."""
+    return Estimate(np.array([value for value, _ in per_run]), rows, np.mean([psi for _, psi in per_run], axis=0))
+
+
+def _mean(values: Floats) -> tuple[float, Floats]:
+    mean = float(values.mean())
+    return mean, (values - mean) / len(values)
+
+
+def changed_or_not(runs: PredictionArrays, rows: Ints) -> Estimate:
+    """Share of items where "differentially expressed or not" is answered right."""
+    right = [((answer == NONE) == (runs.label == NONE)) & (answer != NO_ANSWER) for answer in runs.answer]
+    return _over_runs(rows, [_mean(one[rows].astype(np.float64)) for one in right])
+
+
+def recall(named: int) -> Estimator:
+    """Of the items with a label (a position in `LABELS`), the share answered so."""
+
+    def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
+        labelled = rows[runs.label[rows] == named]
+        if not labelled.size:
+            return no_value(labelled, f"no item is labelled {LABELS[named]}")
+        return _over_runs(labelled, [_mean((answer[labelled] == named).astype(np.float64)) for answer in runs.answer])
+
+    return estimated
+
+
+def precision(named: int) -> Estimator:
+    """Of the items answered with a label (a position in `LABELS`), the share that have it."""
+
+    def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
+        given = (runs.answer[:, rows] == named).any(axis=1)
+        if not given.all():
+            in_run = f" in training run {runs.seeds[int(np.argmin(given))]}" if len(runs.seeds) > 1 else ""
+            return no_value(rows, f"the answer {LABELS[named]} is never given{in_run}")
+        return of_confusion(lambda confusion: confusion[named, named] / confusion[:, named].sum())(runs, rows)
+
+    return estimated
+
+
+def brier(runs: PredictionArrays, rows: Ints) -> Estimate:
+    """Squared error of the three probabilities, summed; an item without them counts as the uniform forecast."""
+    if any(np.isnan(prob[rows]).all() for prob in runs.prob):
+        return no_value(rows, "no probabilities")
+    outcome = np.eye(len(LABELS))[runs.label[rows]]
+    forecasts = [np.where(np.isnan(prob[rows]), 1 / len(LABELS), prob[rows]) for prob in runs.prob]
+    return _over_runs(rows, [_mean(((forecast - outcome) ** 2).sum(axis=1)) for forecast in forecasts])
+
+
+def calibration_error(runs: PredictionArrays, rows: Ints) -> Estimate:
+    """Expected calibration error of the likeliest label; it has no influences, so no interval."""
+    scored = ~np.isnan(runs.prob[:, rows, UP])
+    if not scored.any(axis=1).all():
+        return no_value(rows, "no probabilities")
+    values = [
+        expected_calibration_error(reliability_bins(*top_label(runs.label[rows[known]], prob[rows[known]])))
+        for prob, known in zip(runs.prob, scored, strict=True)
+    ]
+    return Estimate(np.array(values), rows, np.zeros(len(rows)))
+
+
+def top_label(label: Ints, prob: Floats) -> tuple[Floats, Bools]:
+    """Probability of the likeliest label (the first among equals), and whether it is the true one."""
+    return prob.max(axis=1), prob.argmax(axis=1) == label
+
+
+def accuracy(confusion: npt.NDArray[Any]) -> Any:
+    return np.trace(confusion) / confusion.sum()
+
+
+def balanced_accuracy(confusion: npt.NDArray[Any]) -> Any:
+    return _ratio(np.diagonal(confusion), confusion.sum(axis=1)).mean()
+
+
+def macro_f1(confusion: npt.NDArray[Any]) -> Any:
+    margins = confusion.sum(axis=1) + confusion.sum(axis=0)[: len(LABELS)]
+    return _ratio(2 * np.diagonal(confusion), margins).mean()
+
+
+def mcc(confusion: npt.NDArray[Any]) -> Any:
+    """Gorodkin's R_K (10.1016/j.compbiolchem.2004.09.006); 0 where the answer or the label is constant."""
+    n, true, predicted = confusion.sum(), confusion.sum(axis=1), confusion.sum(axis=0)
+    spread = (n**2 - (predicted**2).sum()) * (n**2 - (true**2).sum())
+    if spread.real == 0:
+        return spread * 0
+    return (n * np.trace(confusion) - (true * predicted[: len(LABELS)]).sum()) / np.sqrt(spread)
+
+
+def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """part / whole, 0 where whole is 0 (scikit-learn's zero_division=0): an absent class stays in the mean."""
+    empty = whole.real == 0
+    return np.where(empty, 0, part / np.where(empty, 1, whole))
+
+
+def of_confusion(metric: OfConfusion) -> Estimator:
+    """Estimate a function of the confusion matrix (rows true, columns answered, "no answer" the last)."""
+
+    def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
+        return _over_runs(rows, [_confusion_metric(runs.label[rows], answer[rows], metric) for answer in runs.answer])
+
+    return estimated
+
+
+def _confusion_metric(label: Ints, answer: Ints, metric: OfConfusion) -> tuple[float, Floats]:
+    """A function of the confusion matrix (rows true, columns answered) and its gradient at each item's cell.
+
+    The gradient is taken by the complex step (Squire & Trapp 1998, 10.1137/S003614459631241X), exact to rounding.
+    The metrics do not change when all counts are scaled, so influences in counts sum to 0.
+    """
+    shape = (len(LABELS), len(LABELS) + 1)
+    counts = np.bincount(label * shape[1] + answer, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+    gradient = np.empty(shape)
+    step = 1e-30
+    for cell in np.ndindex(shape):
+        moved = counts.astype(np.complex128)
+        moved[cell] += 1j * step
+        gradient[cell] = metric(moved).imag / step
+    gradient -= (gradient * counts).sum() / counts.sum()
+    return float(metric(counts)), gradient[label, answer]
+
+
+def positives(label: Ints, task: str) -> tuple[Bools, str]:
+    """Which labels are positive in a task, and the two classes in words."""
+    if task == "de":
+        return label != NONE, "differentially expressed items and others"
+    return label == UP, "items up and down"
+
+
+def auroc(task: str, unit: Literal["gene", "pert"] | None = None) -> Estimator:
+    """Pooled AUROC, or the mean AUROC within genes or perturbations (`unit`).
+
+    The influence of an item on a mean of AUROCs is how far its placement lies from the *mean*, not from its own
+    unit's AUROC: half of PerturbQA's genes have a single positive, whose placement is its gene's AUROC, and centred on
+    that it would say nothing about the perturbation that it shares with other genes.
+    """
+
+    def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
+        positive, classes = positives(runs.label[rows], task)
+        if positive.all() or not positive.any():
+            return no_value(rows, f"needs {classes}")
+        if unit is None:
+            everywhere = np.zeros(len(rows), dtype=np.intp)
+            return replace(_mean_auroc(runs, task, rows, positive, everywhere), psi_unit=None)
+        group, both = _units(runs, rows, positive, unit)
+        if not both.any():
+            return no_value(rows, f"no {_UNIT_NAMES[unit]} has {classes}")
+        kept = both[group]
+        within = (np.cumsum(both) - 1)[group[kept]]
+        found = _mean_auroc(runs, task, rows[kept], positive[kept], within)
+        if found.reason:
+            return found
+        return replace(found, unit=unit, n_units=int(both.sum()), n_units_left_out=int((~both).sum()))
+
+    return estimated
+
+
+def _units(runs: PredictionArrays, rows: Ints, positive: Bools, unit: Literal["gene", "pert"]) -> tuple[Ints, Bools]:
+    """Unit of each item, and whether each unit has both classes.
+
+    A gene is read out anew in each line: its unit is (line, gene), while errors cluster on the symbol.
+    """
+    names = runs.gene if unit == "gene" else runs.pert
+    code, units = pd.factorize(runs.line.codes[rows].astype(np.int64) * len(names.categories) + names.codes[rows])
+    return code, both_classes(positive, code, len(units))
+
+
+def _mean_auroc(runs: PredictionArrays, task: str, rows: Ints, positive: Bools, group: Ints) -> Estimate:
+    """Mean over groups, each with both classes, of the AUROC within them."""
+    size = np.bincount(group)
+    n_groups = len(size)
+    # Weight of an item: its class's share in its group, times the group's share in the mean.
+    weight = 1 / (np.bincount(group * 2 + positive, minlength=2 * n_groups)[group * 2 + positive] * n_groups)
+    values, psi, psi_unit = [], np.zeros(len(rows)), np.zeros(len(rows))
+    for prob in runs.prob:
+        score = task_score(prob[rows], task)
+        if np.isnan(score).all():
+            return no_value(rows, "no probabilities")
+        placement, of_group = placements(positive, score, group, n_groups)
+        values.append(float(of_group.mean()))
+        psi += (placement - of_group.mean()) * weight / len(runs.seeds)
+        psi_unit += ((of_group - of_group.mean()) / (n_groups * size))[group] / len(runs.seeds)
+    return Estimate(np.array(values), rows, psi, psi_unit=psi_unit)
+
+
+def auprc(task: str) -> Estimator:
+    """Average precision of the task's score."""
+
+    def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
+        positive, classes = positives(runs.label[rows], task)
+        if positive.all() or not positive.any():
+            return no_value(rows, f"needs {classes}")
+        values, psi = [], np.zeros(len(rows))
+        for prob in runs.prob:
+            score = task_score(prob[rows], task)
+            if np.isnan(score).all():
+                return no_value(rows, "no probabilities")
+            value, of_run = average_precision(positive, score)
+            values.append(value)
+            psi += of_run / len(runs.seeds)
+        return Estimate(np.array(values), rows, psi)
+
+    return estimated
+
+
+def task_score(prob: Floats, task: str) -> Floats:
+    """`de`: 1 - p_none; `dir`: p_up / (p_up + p_down), NaN where both are 0.
+
+    Rounded to what arithmetic keeps: .1/(.1 + .2) and .3/(.3 + .6), votes perhaps, are a tie, which their last binary
+    digits would break.
+    """
+    if task == "de":
+        return np.asarray(np.round(1 - prob[:, NONE], _SCORE_DIGITS))
+    either = prob[:, UP] + prob[:, DOWN]
+    share = np.divide(prob[:, UP], either, out=np.full(len(prob), np.nan), where=either > 0)
+    return np.asarray(np.round(share, _SCORE_DIGITS))
