@@ -100,9 +100,32 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
     """
     columns = (corpus.labels[name].astype("str") for name in ("item_id", "label", "split"))
     known = {item_id: (label, split == "test") for item_id, label, split in zip(*columns, strict=True)}
-    held_out = corpus.split.partition(":")[2]
-    findings = {
-        "split": Finding(f"the traces were drawn under split {corpus.split}"),
+    findings = _claims(corpus.split)
+    finder = QuotationFinder(corpus)
+    prompts: dict[PromptConfig, dict[str, bytes]] = {}
+    n = 0
+    for trace in traces:
+        n += 1
+        # By its parts, so that an id cannot hide what the prompt is about.
+        item_id = f"{trace.cell_line}|{trace.pert}|{trace.gene}"
+        _check_item(trace, item_id, known, corpus.split, findings)
+        _check_quotations(trace, item_id, finder, findings)
+        config = _our_prompt(trace.protocol, corpus)
+        if config is not None and item_id in known:
+            prompts.setdefault(config, {})[item_id] = _digest(trace.prompt)
+        else:
+            findings["prompt"].skipped += 1
+    for config, digests in prompts.items():
+        for item_id, wrong in _differing(digests, corpus, config):
+            findings["prompt"].note(wrong, item_id)
+    return Audit(corpus.split, corpus.digest, n, findings)
+
+
+def _claims(split: str) -> dict[str, Finding]:
+    """Return what is checked under a split, by name, with nothing looked at yet."""
+    held_out = split.partition(":")[2]
+    return {
+        "split": Finding(f"the traces were drawn under split {split}"),
         "known": Finding("every item is in the labels"),
         "id": Finding("id, line, perturbation and gene agree"),
         "train": Finding("every item is a training item"),
@@ -113,39 +136,34 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
         "own label": Finding("no prompt quotes its own item's label"),
         "reasoning quotes a test label": Finding("no reasoning quotes a test label"),
     }
-    finder = QuotationFinder(corpus)
-    prompts: dict[PromptConfig, dict[str, bytes]] = {}
-    n = 0
-    for trace in traces:
-        n += 1
-        # By its parts, so that an id cannot hide what the prompt is about.
-        item_id = f"{trace.cell_line}|{trace.pert}|{trace.gene}"
-        label, in_test = known.get(item_id, (trace.label, False))
-        drawn_under = trace.protocol.get("split")
-        if drawn_under is None:
-            findings["split"].skipped += 1
-        else:
-            # Evidence in a prompt was computed from that split's training labels, which may be tests of this one.
-            findings["split"].note(drawn_under != corpus.split, f"{item_id} (drawn under {drawn_under})")
-        findings["known"].note(item_id not in known, item_id)
-        findings["id"].note(trace.item_id != item_id, f"{trace.item_id} ({item_id})")
-        findings["train"].note(in_test, item_id)
-        findings["line"].note(bool(held_out) and trace.cell_line == held_out, item_id)
-        findings["label"].note(label != trace.label, f"{item_id} ({trace.label})")
-        config = _our_prompt(trace.protocol, corpus)
-        if config is not None and item_id in known:
-            prompts.setdefault(config, {})[item_id] = _digest(trace.prompt)
-        else:
-            findings["prompt"].skipped += 1
-        for quoted, own in finder.in_prompt(trace):
-            findings["quoted test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
-            findings["own label"].note(own, item_id)
-        for quoted in finder.in_reasoning(trace, learnt_text(trace, parse_answer(trace.completion))):
-            findings["reasoning quotes a test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
-    for config, digests in prompts.items():
-        for item_id, wrong in _differing(digests, corpus, config):
-            findings["prompt"].note(wrong, item_id)
-    return Audit(corpus.split, corpus.digest, n, findings)
+
+
+def _check_item(
+    trace: Trace, item_id: str, known: dict[str, tuple[str, bool]], split: str, findings: dict[str, Finding]
+) -> None:
+    """Hold a trace's item against the data: `known` has the label of each item, and whether it is a test item."""
+    label, in_test = known.get(item_id, (trace.label, False))
+    drawn_under = trace.protocol.get("split")
+    if drawn_under is None:
+        findings["split"].skipped += 1
+    else:
+        # Evidence in a prompt was computed from that split's training labels, which may be tests of this one.
+        findings["split"].note(drawn_under != split, f"{item_id} (drawn under {drawn_under})")
+    findings["known"].note(item_id not in known, item_id)
+    findings["id"].note(trace.item_id != item_id, f"{trace.item_id} ({item_id})")
+    findings["train"].note(in_test, item_id)
+    held_out = split.partition(":")[2]
+    findings["line"].note(bool(held_out) and trace.cell_line == held_out, item_id)
+    findings["label"].note(label != trace.label, f"{item_id} ({trace.label})")
+
+
+def _check_quotations(trace: Trace, item_id: str, finder: QuotationFinder, findings: dict[str, Finding]) -> None:
+    """Look for labels that a trace's prompt and reasoning quote."""
+    for quoted, own in finder.in_prompt(trace):
+        findings["quoted test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
+        findings["own label"].note(own, item_id)
+    for quoted in finder.in_reasoning(trace, learnt_text(trace, parse_answer(trace.completion))):
+        findings["reasoning quotes a test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
 
 
 def _our_prompt(protocol: dict[str, Any], corpus: Corpus) -> PromptConfig | None:

@@ -16,9 +16,10 @@ from rewards import LABELS, InputError, Status
 from sft.filters.run import filter_file
 from sft.teacher.critic import VERDICTS
 from sft.teacher.outcomes import manifest_file, read_manifest
-from sft.traces import Trace, iter_traces
+from sft.traces import iter_traces
 
 STAGES: Final = ("drawn", "answered", "correct", "accepted", "used")
+_Row = tuple[str, str, str, str, str, str | None, str]
 
 
 @dataclass(frozen=True)
@@ -58,77 +59,117 @@ def measure_funnel(
     """
     if unknown := sorted({*accept} - {*VERDICTS}):
         raise InputError(f"accept: {unknown[0]!r} is no verdict; use some of {', '.join(VERDICTS)}")
-    manifest = read_manifest(path)
     notes = [f"Shares are of the {len(corpus.train):,} training items of split {corpus.split}."]
+    manifest = _manifest_of(path, notes)
+    counted = _count(path, corpus, accept)
+    if corpus.is_sample:
+        notes.append("The labels are the sample's, whose training items are a part of PerturbQA's.")
+    if manifest is None:
+        notes.append("Nothing beside the file tells how many items were drawn: its rows count as drawn.")
+    else:
+        notes += _add_manifest(manifest, counted)
+    if not counted.graded:
+        del counted.cells["accepted"]
+        notes.append("No critic graded these traces.")
+    if used is not None:
+        counted.cells["used"] = _count_used(used, path, {row[0] for row in counted.rows})
+    accuracy = _teacher_accuracy(path, counted, notes)
+    return Funnel(_table(counted.cells), accuracy, dict(counted.statuses), notes)
+
+
+@dataclass
+class _Counted:
+    """What a file of traces holds.
+
+    Attributes:
+        cells: by stage, how many items of each line and label; `train` is that of the training split.
+        statuses: of all completions.
+        modes: in which the traces were written.
+        graded: whether a critic graded any.
+        rows: of each trace `item_id, cell_line, pert, gene, label, answer, status`.
+    """
+
+    cells: dict[str, Counter[tuple[str, str]]]
+    statuses: Counter[str]
+    modes: set[str]
+    graded: bool
+    rows: list[_Row]
+
+
+def _manifest_of(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    """Return the manifest beside a file of traces, None where there is none of these traces."""
+    manifest = read_manifest(path)
     if manifest is not None and manifest.get("traces_sha256") != file_sha256(path):
         notes.append(f"{manifest_file(path).name} was written for other traces than these, and is left aside.")
-        manifest = None
+        return None
+    return manifest
+
+
+def _count(path: Path, corpus: Corpus, accept: Sequence[str]) -> _Counted:
+    """Count the traces of a file, each of which must be of a training item."""
     train = corpus.train[["cell_line", "label"]].astype("str")
-    counts: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in ("train", *STAGES)}
-    counts["train"].update(zip(train["cell_line"], train["label"], strict=True))
-    statuses: Counter[str] = Counter()
-    modes: set[str] = set()
-    rows: list[tuple[str, str, str, str, str, str | None, str]] = []
-    items: set[str] = set()
-    graded = False
+    counted = _Counted({name: Counter() for name in ("train", *STAGES[:-1])}, Counter(), set(), False, [])
+    counted.cells["train"].update(zip(train["cell_line"], train["label"], strict=True))
     trained_on = set(corpus.train["item_id"].astype("str"))
     for trace, answer, _ in iter_traces(path):
         if trace.item_id not in trained_on:
             raise InputError(f"{path}: {trace.item_id} is no training item under split {corpus.split}; audit the file")
-        cell = (trace.cell_line, trace.label)
-        modes.add(trace.mode)
-        rows.append(_prediction(trace, str(answer.status)))
-        items.add(trace.item_id)
-        statuses[str(answer.status)] += 1
-        counts["drawn"][cell] += 1
-        counts["answered"][cell] += answer.label is not None
-        counts["correct"][cell] += answer.label == trace.label
-        graded |= trace.critic is not None
-        counts["accepted"][cell] += (
-            answer.label == trace.label and trace.critic is not None and trace.critic.get("verdict") in accept
+        cell, right = (trace.cell_line, trace.label), answer.label == trace.label
+        status = str(answer.status)
+        counted.rows.append((trace.item_id, trace.cell_line, trace.pert, trace.gene, trace.label, trace.answer, status))
+        counted.modes.add(trace.mode)
+        counted.statuses[status] += 1
+        counted.graded |= trace.critic is not None
+        counted.cells["drawn"][cell] += 1
+        counted.cells["answered"][cell] += answer.label is not None
+        counted.cells["correct"][cell] += right
+        accepted = trace.critic is not None and trace.critic.get("verdict") in accept
+        counted.cells["accepted"][cell] += right and accepted
+    return counted
+
+
+def _count_used(used: Path, path: Path, items: set[str]) -> Counter[tuple[str, str]]:
+    """Count the traces that training takes, which must be among those of `path`."""
+    cells: Counter[tuple[str, str]] = Counter()
+    for trace, _, _ in iter_traces(used):
+        if trace.item_id not in items:
+            raise InputError(f"{used}: {trace.item_id} is not in {path}; give the file that it was filtered from")
+        cells[trace.cell_line, trace.label] += 1
+    return cells
+
+
+def _add_manifest(manifest: dict[str, Any], counted: _Counted) -> list[str]:
+    """Take from a manifest what the traces do not tell: what was drawn, failed, waits and was refused; return notes."""
+    notes = []
+    counted.cells["drawn"] = _drawn(manifest)
+    failed = sum(cell.get("error", 0) for cell in manifest["cells"].values())
+    waiting = sum(cell.get("not asked", 0) for cell in manifest["cells"].values())
+    counted.statuses[str(Status.ERROR)] = failed
+    if failed or waiting:
+        notes.append(f"{failed} requests failed and {waiting} items were not asked; neither is a wrong answer.")
+    notes += _critic_notes(manifest)
+    if refused := sum(manifest.get("refused", {}).values()):
+        counted.statuses["refused"] = refused
+        notes.append(
+            f"{refused:,} of {manifest['rows']:,} imported rows were refused; teacher accuracy is over the "
+            "accepted ones only."
         )
-    if corpus.is_sample:
-        notes.append("The labels are the sample's, whose training items are a part of PerturbQA's.")
-    if manifest is not None:
-        counts["drawn"] = _drawn(manifest)
-        failed = sum(cell.get("error", 0) for cell in manifest["cells"].values())
-        waiting = sum(cell.get("not asked", 0) for cell in manifest["cells"].values())
-        statuses[str(Status.ERROR)] = failed
-        if failed or waiting:
-            notes.append(f"{failed} requests failed and {waiting} items were not asked; neither is a wrong answer.")
-        notes += _critic_notes(manifest)
-        if refused := sum(manifest.get("refused", {}).values()):
-            statuses["refused"] = refused
-            notes.append(
-                f"{refused:,} of {manifest['rows']:,} imported rows were refused; teacher accuracy is over the "
-                "accepted ones only."
-            )
-    else:
-        notes.append("Nothing beside the file tells how many items were drawn: its rows count as drawn.")
-    if not graded:
-        del counts["accepted"]
-        notes.append("No critic graded these traces.")
-    if used is not None:
-        for trace, _, _ in iter_traces(used):
-            if trace.item_id not in items:
-                raise InputError(f"{used}: {trace.item_id} is not in {path}; give the file that it was filtered from")
-            counts["used"][trace.cell_line, trace.label] += 1
-    else:
-        del counts["used"]
-    accuracy = {}
+    return notes
+
+
+def _teacher_accuracy(path: Path, counted: _Counted, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the teacher's accuracy, empty where the traces cannot tell it, and note which."""
     if (filtered := filter_file(path)).is_file():
         notes.append(
             f"These traces were filtered ({filtered.name}): what is left says nothing of the teacher's accuracy. Give "
             "the file they were filtered from, and this one as --used."
         )
-    elif modes == {"blind"}:
-        accuracy = _accuracy(rows)
-        notes.append(
-            "Teacher accuracy is over the items as drawn, which may be balanced, and leaves out failed requests."
-        )
-    else:
+        return {}
+    if counted.modes != {"blind"}:
         notes.append("The teacher was given labels: its accuracy would say nothing.")
-    return Funnel(_table(counts), accuracy, dict(statuses), notes)
+        return {}
+    notes.append("Teacher accuracy is over the items as drawn, which may be balanced, and leaves out failed requests.")
+    return _accuracy(counted.rows)
 
 
 def _drawn(manifest: dict[str, Any]) -> Counter[tuple[str, str]]:
@@ -152,11 +193,7 @@ def _critic_notes(manifest: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _prediction(trace: Trace, status: str) -> tuple[str, str, str, str, str, str | None, str]:
-    return (trace.item_id, trace.cell_line, trace.pert, trace.gene, trace.label, trace.answer, status)
-
-
-def _accuracy(rows: list[tuple[str, str, str, str, str, str | None, str]]) -> dict[str, dict[str, Any]]:
+def _accuracy(rows: list[_Row]) -> dict[str, dict[str, Any]]:
     from benchmarks.statistics.metrics import estimate
     from benchmarks.statistics.significance import confidence_interval
 

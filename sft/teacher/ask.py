@@ -19,7 +19,7 @@ from benchmarks.config import read_yaml
 from benchmarks.endpoint.budget import Budget, BudgetSpentError
 from benchmarks.endpoint.client import Endpoint, StoppedError, run_async
 from benchmarks.endpoint.settings import EndpointSettings
-from rewards import CheckError, InputError, parse_answer
+from rewards import Answer, CheckError, InputError, parse_answer
 from sft.teacher.arguments import FREE, EndpointArguments
 from sft.teacher.critic import parse_verdict
 from sft.teacher.outcomes import ENOUGH, Outcomes, Parsed, config_file, manifest_file, write_manifest
@@ -77,50 +77,69 @@ def ask_teacher(
     if args.max_in_flight < 1:
         raise InputError(f"max_in_flight: is {args.max_in_flight}; it must be at least 1")
     budget = args.budget()
+    outcomes = Outcomes()
     with RequestLog(log_file(path)) as log:
-        if log.repaired:
-            say(f"{log.path}: a torn last line of {log.repaired} bytes was dropped; its question is asked again")
-        changed = _check_config(path, log, work)
-        if (args.retry_failed or changed) and log.forget(log.failed):
-            say(f"{log.path}: {len(log.failed)} questions failed for good before; they are asked again")
-        if args.retry_failed and (unread := log.forget(_without_verdict(log))):
-            say(f"{log.path}: {unread} replies of critics hold no verdict; they are asked again")
-        if log.interrupted:
-            say(
-                f"{log.path}: {len(log.interrupted)} questions were under way when the last run stopped; they are "
-                "asked again and count in the budget"
-            )
+        _take_up(log, path, work, args, say)
         budget.requests, budget.prompt_tokens, budget.completion_tokens = (
             log.requests, log.prompt_tokens, log.completion_tokens,
         )  # fmt: skip
-        run = _Run(work, args, log, say)
-        stopped: CheckError | None = None
-        try:
-            run_async(run.ask_all(settings, critics, budget), run.interrupt)
-        except (BudgetSpentError, StoppedError) as error:
-            stopped = error
-        if run.interrupted:
-            raise KeyboardInterrupt
-        outcomes = Outcomes()
+        stopped = _ask(_Run(work, args, log, say), settings, critics, budget)
         count = write_traces(make_traces(work, teacher, args, critics, log, outcomes), path)
-        write_manifest(
-            path,
-            outcomes,
-            {
-                "teacher": teacher,
-                "critics": args.critics,
-                "base_url": args.base_url,
-                "critic_base_url": args.critic_base_url or args.base_url,
-                "mode": args.mode,
-                "protocol": work.protocol,
-                "spent": {
-                    "requests": budget.requests,
-                    "prompt_tokens": budget.prompt_tokens,
-                    "completion_tokens": budget.completion_tokens,
-                    "cost": round(budget.cost, 6),
-                },
-            },
+        write_manifest(path, outcomes, _facts(work, teacher, args, budget))
+    _conclude(outcomes, stopped, len(work.items), say)
+    return count
+
+
+def _take_up(log: RequestLog, path: Path, work: Work, args: EndpointArguments, say: Callable[[str], None]) -> None:
+    """Go on from an earlier run: hold its configuration against ours, and forget what is to be asked again."""
+    if log.repaired:
+        say(f"{log.path}: a torn last line of {log.repaired} bytes was dropped; its question is asked again")
+    changed = _check_config(path, log, work)
+    if (args.retry_failed or changed) and log.forget(log.failed):
+        say(f"{log.path}: {len(log.failed)} questions failed for good before; they are asked again")
+    if args.retry_failed and (unread := log.forget(_without_verdict(log))):
+        say(f"{log.path}: {unread} replies of critics hold no verdict; they are asked again")
+    if log.interrupted:
+        say(
+            f"{log.path}: {len(log.interrupted)} questions were under way when the last run stopped; they are "
+            "asked again and count in the budget"
         )
+
+
+def _ask(
+    run: "_Run", teacher: EndpointSettings, critics: Sequence[EndpointSettings], budget: Budget
+) -> CheckError | None:
+    """Ask all that is not settled; return what stopped it early, with what was settled before in the log."""
+    stopped: CheckError | None = None
+    try:
+        run_async(run.ask_all(teacher, critics, budget), run.interrupt)
+    except (BudgetSpentError, StoppedError) as error:
+        stopped = error
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return stopped
+
+
+def _facts(work: Work, teacher: str, args: EndpointArguments, budget: Budget) -> dict[str, Any]:
+    """Return what the manifest tells beside the outcomes."""
+    return {
+        "teacher": teacher,
+        "critics": args.critics,
+        "base_url": args.base_url,
+        "critic_base_url": args.critic_base_url or args.base_url,
+        "mode": args.mode,
+        "protocol": work.protocol,
+        "spent": {
+            "requests": budget.requests,
+            "prompt_tokens": budget.prompt_tokens,
+            "completion_tokens": budget.completion_tokens,
+            "cost": round(budget.cost, 6),
+        },
+    }
+
+
+def _conclude(outcomes: Outcomes, stopped: CheckError | None, n_items: int, say: Callable[[str], None]) -> None:
+    """Say what failed, and raise where that was most of it or the run stopped early."""
     if hint := outcomes.parsed.hint():
         say(hint)
     failures = outcomes.failures()
@@ -130,10 +149,9 @@ def ask_teacher(
         say(failures)
     if stopped is not None:
         raise CheckError(
-            f"{stopped}; {outcomes.asked} of {len(work.items)} items are done and written; mend that and run the same "
+            f"{stopped}; {outcomes.asked} of {n_items} items are done and written; mend that and run the same "
             "command again, it goes on from there"
         )
-    return count
 
 
 def _check_config(path: Path, log: RequestLog, work: Work) -> bool:
@@ -141,27 +159,30 @@ def _check_config(path: Path, log: RequestLog, work: Work) -> bool:
     # The protocol holds what the configuration does not: the labels' digest and the prompts' version.
     shaping = {**{key: value for key, value in work.config.items() if key not in FREE}, "protocol": work.protocol}
     file = config_file(path)
-    changed: list[str] = []
-    if log.done:
-        if not file.is_file():
-            raise InputError(
-                f"{file}: is missing, so that nobody knows what the replies in {log.path.name} were asked for; restore "
-                "it, or choose another output"
-            )
-        before = read_yaml(file)
-        changed = sorted(key for key in {*before, *shaping} - FREE if before.get(key) != shaping.get(key))
-        settled = {question for question in log.done if question.startswith("teacher|")}
-        if settled - {teacher_question(str(item)) for item in work.items["item_id"]}:
-            changed = changed or ["rows"]  # fewer of them: some that were asked about would be left out
-        if changed and len(log.failed) < len(log.done):
-            raise InputError(
-                f"{log.path}: was begun with another configuration ({', '.join(changed)} changed); change it back, or "
-                "choose another output"
-            )
+    changed = _changed(file, log, work, shaping) if log.done else []
+    if changed and len(log.failed) < len(log.done):
+        raise InputError(
+            f"{log.path}: was begun with another configuration ({', '.join(changed)} changed); change it back, or "
+            "choose another output"
+        )
     if not log.done:
         manifest_file(path).unlink(missing_ok=True)  # of another making
     write_lines([yaml.safe_dump({**work.config, **shaping}, sort_keys=False).encode()], file)
     return bool(changed)
+
+
+def _changed(file: Path, log: RequestLog, work: Work, shaping: dict[str, Any]) -> list[str]:
+    """Name the keys in which the configuration that a log's questions were asked with differs from ours."""
+    if not file.is_file():
+        raise InputError(
+            f"{file}: is missing, so that nobody knows what the replies in {log.path.name} were asked for; restore "
+            "it, or choose another output"
+        )
+    before = read_yaml(file)
+    changed = sorted(key for key in {*before, *shaping} - FREE if before.get(key) != shaping.get(key))
+    settled = {question for question in log.done if question.startswith("teacher|")}
+    fewer = settled - {teacher_question(str(item)) for item in work.items["item_id"]}
+    return changed or (["rows"] if fewer else [])  # some that were asked about would be left out
 
 
 def _without_verdict(log: RequestLog) -> list[str]:
@@ -226,23 +247,30 @@ class _Run:
         prompt = self._work.prompts[row]
         question = teacher_question(item_id)
         new = question not in self._log.done
+        if not new and not critics:
+            return
         if new:
             asked = prompt if self._args.mode == "blind" else with_label(prompt, label)
             outcome = await self._ask(teacher, asked, question)
-        elif critics:
-            outcome = self._log.read(question)
         else:
-            return
+            outcome = self._log.read(question)
         if outcome["text"] is None:
             return
         answer = parse_answer(assemble_completion(outcome["text"], outcome["reasoning"], self._args.thinking))
-        if new and self._parsed.replies < ENOUGH:
+        if new:
+            self._count(outcome, answer)
+        if (messages := to_grade(label, prompt, answer)) is not None:
+            await self._grade(item_id, messages, critics)
+
+    def _count(self, outcome: dict[str, Any], answer: Answer) -> None:
+        """Count one of the first replies, and say so where next to none of them parses for want of `thinking: keep`."""
+        if self._parsed.replies < ENOUGH:
             count_reply(self._parsed, outcome, answer)
             if self._parsed.replies == ENOUGH and (hint := self._parsed.hint()):
                 self._say(hint)
-        messages = to_grade(label, prompt, answer)
-        if messages is None:
-            return
+
+    async def _grade(self, item_id: str, messages: Sequence[Message], critics: Sequence[Endpoint]) -> None:
+        """Ask each critic once, and once more where its reply holds no verdict."""
         for critic in critics:
             for question in critic_questions(item_id, critic.settings, messages):
                 done = question in self._log.done

@@ -62,21 +62,10 @@ def make_traces(
     """Yield the trace of every reply, and count what became of all items."""
     for row, prompt in zip(work.items.itertuples(), work.prompts, strict=True):
         item_id, line, label = str(row.item_id), str(row.cell_line), str(row.label)
-        cell = outcomes.cells.setdefault(f"{line}|{label}", Counter())
-        cell["drawn"] += 1
-        if teacher_question(item_id) not in log.done:
-            cell["not asked"] += 1  # only where the run was stopped
+        reply = _read_reply(item_id, outcomes.cells.setdefault(f"{line}|{label}", Counter()), args, log, outcomes)
+        if reply is None:
             continue
-        outcome = log.read(teacher_question(item_id))
-        if outcome["text"] is None:
-            outcomes.errors[outcome["error"]] += 1
-            cell[str(Status.ERROR)] += 1
-            continue
-        completion = assemble_completion(outcome["text"], outcome["reasoning"], args.thinking)
-        answer = parse_answer(completion)
-        cut = outcome["finish_reason"] == "length" and answer.status is Status.MALFORMED
-        cell[str(Status.INCOMPLETE if cut else answer.status)] += 1
-        count_reply(outcomes.parsed, outcome, answer)
+        completion, answer, created = reply
         messages = to_grade(label, prompt, answer) if critics else None
         verdicts = [] if messages is None else _verdicts(item_id, messages, critics, log, outcomes)
         yield Trace(
@@ -91,9 +80,30 @@ def make_traces(
             teacher=teacher,
             mode=args.mode,
             critic=combine(verdicts, len(critics)),
-            created=outcome["created"],
+            created=created,
             protocol=work.protocol,
         )
+
+
+def _read_reply(
+    item_id: str, cell: Counter[str], args: EndpointArguments, log: RequestLog, outcomes: Outcomes
+) -> tuple[str, Answer, str] | None:
+    """Count what became of an item; return its completion, its answer and when it came, None where no reply did."""
+    cell["drawn"] += 1
+    if teacher_question(item_id) not in log.done:
+        cell["not asked"] += 1  # only where the run was stopped
+        return None
+    outcome = log.read(teacher_question(item_id))
+    if outcome["text"] is None:
+        outcomes.errors[outcome["error"]] += 1
+        cell[str(Status.ERROR)] += 1
+        return None
+    completion = assemble_completion(outcome["text"], outcome["reasoning"], args.thinking)
+    answer = parse_answer(completion)
+    cut = outcome["finish_reason"] == "length" and answer.status is Status.MALFORMED
+    cell[str(Status.INCOMPLETE if cut else answer.status)] += 1
+    count_reply(outcomes.parsed, outcome, answer)
+    return completion, answer, outcome["created"]
 
 
 def _verdicts(
