@@ -7,12 +7,12 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 import pandas as pd
 
@@ -126,14 +126,7 @@ def import_traces(
             accepted.
     """
     columns, labels = columns or {}, labels or {}
-    for ours in columns:
-        if ours not in COLUMNS:
-            raise InputError(f"--map {ours}=…: is no column; use one of {', '.join(COLUMNS)}")
-    for theirs, ours in labels.items():
-        if ours not in LABELS:
-            raise InputError(f"--label {theirs}={ours}: means no label; use one of {', '.join(LABELS)}")
-    if mode not in MODES:
-        raise InputError(f"mode: {mode!r} is unknown; use {' or '.join(MODES)}")
+    _check_settings(columns, labels, mode)
     path, rejects = Path(source), output.with_name(f"{output.name}.rejects.jsonl") if output.name else output
     if output.is_dir():
         raise InputError(f"{output}: is a folder; give a file, such as runs/traces/imported.jsonl")
@@ -145,35 +138,34 @@ def import_traces(
     if keys := {key: None for _, record in head if isinstance(record, dict) for key in record}:
         _check_columns(list(keys), names, columns, source)
     reader = _Reader(names, labels, corpus, prompts, teacher, mode, facts)
-    reasons: Counter[str] = Counter()
-    rows = 0
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        with rejects.open("wb") as refused:
-
-            def accepted() -> Iterator[Trace]:
-                nonlocal rows
-                for row, record in chain(head, records):
-                    rows += 1
-                    try:
-                        if isinstance(record, _Broken):
-                            raise _RefusedError(record.reason)
-                        yield reader.trace(row, record)
-                    except _RefusedError as error:
-                        reason = str(error)
-                        reasons[reason.partition(": ")[0]] += 1
-                        shown = record.text if isinstance(record, _Broken) else record
-                        line = {"row": row, "reason": reason, "record": shown}
-                        refused.write(json.dumps(line, default=str).encode("ascii") + b"\n")
-
-            traces = accepted() if prompts is None else _with_our_prompts(accepted(), corpus, prompts)
+        with rejects.open("wb") as file:
+            sorter = _Sorter(reader, file)
+            traces = sorter.accepted(chain(head, records))
+            traces = traces if prompts is None else _with_our_prompts(traces, corpus, prompts)
             first = next(traces, None)  # before the output is touched
             kept = 0 if first is None else write_traces(chain((first,), traces), output)
     if not kept:
-        found = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-        raise InputError(f"{source}: none of {rows} rows is a trace: {found or 'the file is empty'}; see {rejects}")
-    write_manifest(output, Outcomes(cells=reader.cells), {**facts, "rows": rows, "refused": dict(reasons)})
-    return Imported(output, rejects, rows, kept, dict(reasons.most_common()))
+        found = ", ".join(f"{reason} ({count})" for reason, count in sorter.reasons.most_common(3))
+        raise InputError(
+            f"{source}: none of {sorter.rows} rows is a trace: {found or 'the file is empty'}; see {rejects}"
+        )
+    told = {**facts, "rows": sorter.rows, "refused": dict(sorter.reasons)}
+    write_manifest(output, Outcomes(cells=reader.cells), told)
+    return Imported(output, rejects, sorter.rows, kept, dict(sorter.reasons.most_common()))
+
+
+def _check_settings(columns: Mapping[str, str], labels: Mapping[str, str], mode: str) -> None:
+    """Refuse a name of a column, a label or a mode that is none of ours."""
+    for ours in columns:
+        if ours not in COLUMNS:
+            raise InputError(f"--map {ours}=…: is no column; use one of {', '.join(COLUMNS)}")
+    for theirs, ours in labels.items():
+        if ours not in LABELS:
+            raise InputError(f"--label {theirs}={ours}: means no label; use one of {', '.join(LABELS)}")
+    if mode not in MODES:
+        raise InputError(f"mode: {mode!r} is unknown; use {' or '.join(MODES)}")
 
 
 def _check_columns(
@@ -199,6 +191,36 @@ def _with_our_prompts(traces: Iterator[Trace], corpus: Corpus, config: PromptCon
         items = corpus.labels.iloc[index.get_indexer(pd.Index([trace.item_id for trace in batch]))]
         for trace, prompt in zip(batch, build_prompts(items, corpus, config), strict=True):
             yield replace(trace, prompt=prompt, protocol={**trace.protocol, **made})
+
+
+class _Sorter:
+    """Hands on the traces that rows make, and writes down the rows that make none.
+
+    Attributes:
+        rows: how many were looked at.
+        reasons: why rows were refused, and how many.
+    """
+
+    def __init__(self, reader: "_Reader", rejects: BinaryIO) -> None:
+        self._reader, self._rejects = reader, rejects
+        self.rows = 0
+        self.reasons: Counter[str] = Counter()
+
+    def accepted(self, records: Iterable[_Row]) -> Iterator[Trace]:
+        """Yield the trace of each row that makes one."""
+        for row, record in records:
+            self.rows += 1
+            try:
+                if isinstance(record, _Broken):
+                    raise _RefusedError(record.reason)
+                yield self._reader.trace(row, record)
+            except _RefusedError as error:
+                self._refuse(row, record.text if isinstance(record, _Broken) else record, str(error))
+
+    def _refuse(self, row: int, record: Any, reason: str) -> None:
+        self.reasons[reason.partition(": ")[0]] += 1
+        line = {"row": row, "reason": reason, "record": record}
+        self._rejects.write(json.dumps(line, default=str).encode("ascii") + b"\n")
 
 
 class _Reader:
@@ -239,20 +261,11 @@ class _Reader:
         if line not in CELL_LINES:
             raise _RefusedError(f"unknown cell line: {line!r}")
         item_id = f"{line}|{pert}|{gene}"
-        at = self._index.get_indexer([item_id])[0]
-        if at < 0:
-            raise _RefusedError(f"item is not in the labels: {item_id}")
-        if self._in_test[at]:
-            raise _RefusedError(f"item is in test under split {self._split}: {item_id}")
-        true = str(self._label[at])
+        true = self._true_label(item_id)
         if item_id not in self._drawn:
             self._drawn.add(item_id)
             self.cells.setdefault(f"{line}|{true}", Counter())["drawn"] += 1
-        label = self._label_in(record, "label")
-        if label is not None and label != true:
-            raise _RefusedError(f"label is not the data's: {label!r}, not {true!r}")
-        if self._prompts is not None and self._prompts.template == "direction" and true == LABELS[-1]:
-            raise _RefusedError("label is none that a direction prompt offers")
+        self._check_label(record, true)
         prompt, completion = self._chat(record)
         answer = parse_answer(completion)
         mode = self._text(record, "mode") or self._mode
@@ -277,6 +290,23 @@ class _Reader:
         )
         self._seen[item_id] = row  # a refused row does not take its item from a later one
         return trace
+
+    def _true_label(self, item_id: str) -> str:
+        """Return the data's label of a training item; refuse any other item."""
+        at = self._index.get_indexer([item_id])[0]
+        if at < 0:
+            raise _RefusedError(f"item is not in the labels: {item_id}")
+        if self._in_test[at]:
+            raise _RefusedError(f"item is in test under split {self._split}: {item_id}")
+        return str(self._label[at])
+
+    def _check_label(self, record: Mapping[str, Any], true: str) -> None:
+        """Refuse a label that is not the data's, or that our prompts do not offer."""
+        label = self._label_in(record, "label")
+        if label is not None and label != true:
+            raise _RefusedError(f"label is not the data's: {label!r}, not {true!r}")
+        if self._prompts is not None and self._prompts.template == "direction" and true == LABELS[-1]:
+            raise _RefusedError("label is none that a direction prompt offers")
 
     def _value(self, record: Mapping[str, Any], column: str) -> Any:
         for name in self._names[column]:
