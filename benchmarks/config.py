@@ -1,24 +1,18 @@
 """Reading a stage's configuration: YAML keys of TRL's own dataclasses and ours, command-line values on top."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Final, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
 import yaml
 
+from benchmarks.keys import check_keys, check_values, flat_class, from_keys, key_fields, to_keys
 from benchmarks.machine import resolve_dtype
 from benchmarks.runs import settle_dtype
 from rewards import InputError
 
 ConfigSource = str | Path | Mapping[str, Any]
-
-_WORDS: Final = {
-    str: "text (in quotes, if YAML reads it as something else)", int: "a whole number", float: "a number",
-    bool: "true or false", NoneType: "null", dict: "a mapping",
-}  # fmt: skip
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,14 +52,6 @@ def _yaml_problem(error: Exception) -> str:
         return " ".join(str(error).split())[:160]
     mark = error.problem_mark
     return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-
-
-def check_keys(keys: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Refuse a key that is not known, with the nearest one that is."""
-    for key in keys:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise InputError(f"{where}: {key!r} is no key; did you mean {near[0]!r}?")
 
 
 def _refuse_credentials(values: Mapping[str, Any], words: Sequence[str], where: str) -> None:
@@ -138,61 +124,30 @@ def parse_config(
 
     where = "configuration" if isinstance(source, Mapping) else str(source)
     values = dict(source) if isinstance(source, Mapping) else read_yaml(Path(source))
-    known = [field.name for cls in dataclass_types for field in dataclasses.fields(cls) if field.init]
+    known = [name for cls in dataclass_types for name in key_fields(cls)]
     check_keys([str(key) for key in values], known, where)
     words = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
     check_keys(words, known, "command line")
     _refuse_credentials(values, words, where)
-    parser = Parser(dataclass_types=list(dataclass_types), allow_abbrev=False)
+    flat = [flat_class(cls) if _is_ours(cls) else cls for cls in dataclass_types]
+    parser = Parser(dataclass_types=flat, allow_abbrev=False)
     parser.set_defaults_with_config(**{**(defaults or {}), **values})
     try:
         read = vars(parser.parse_known_args(list(overrides))[0])
         for cls in dataclass_types:
             if _is_ours(cls):
-                _check_values(cls, read, where)
-        parts = tuple(parser.parse_args_into_dataclasses(args=list(overrides)))
+                check_values(cls, read, where)
+        parts = parser.parse_args_into_dataclasses(args=list(overrides))
     except InputError:
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())[:300]}") from error
     for part in parts:  # mappings may come as text
         _refuse_credentials(vars(part), (), where)
-    return parts
-
-
-def _check_values(cls: type, values: Mapping[str, Any], where: str) -> None:
-    hints = get_type_hints(cls)
-    for entry in dataclasses.fields(cls):
-        if entry.name in values and not _fits(values[entry.name], hints[entry.name]):
-            # What holds a URL or a key may hold a secret.
-            hidden = entry.name.endswith(("base_url", "extra_body", "api_key_env"))
-            value = values[entry.name]
-            shown = f"of type {type(value).__name__}" if hidden else repr(value)[:80]
-            raise InputError(f"{where}: {entry.name} is {shown}; write {_allowed(hints[entry.name])}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin = get_origin(hint) or hint
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in get_args(hint))
-    if origin is Literal:
-        return value in get_args(hint)
-    if origin is list:  # a mapping in a list is for the list's own reader, such as that of rewards
-        return isinstance(value, list) and all(isinstance(one, dict) or _fits(one, get_args(hint)[0]) for one in value)
-    if origin in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if origin is float else origin)
-
-
-def _allowed(hint: Any) -> str:
-    origin = get_origin(hint) or hint
-    if origin in (Union, UnionType):
-        return " or ".join(_allowed(one) for one in get_args(hint))
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if origin is list:
-        return f"a list such as [a, b], each {_allowed(get_args(hint)[0])}"
-    return _WORDS[origin]
+    return tuple(
+        from_keys(cls, vars(part), where) if _is_ours(cls) else part
+        for cls, part in zip(dataclass_types, parts, strict=True)
+    )
 
 
 def _is_ours(cls: type) -> bool:
@@ -203,15 +158,13 @@ def resolved(*parts: Any) -> dict[str, Any]:
     """Return what a run is defined by: every field of ours, `dtype`, and each of TRL's that is not its default."""
     values: dict[str, Any] = {}
     for part in parts:
-        ours = _is_ours(type(part))
-        for entry in dataclasses.fields(part):
-            if not entry.init:
-                continue
-            value = getattr(part, entry.name)
-            default = entry.default
-            always = ours or entry.name == "dtype"  # what `auto` came to on this machine
-            if always or (default is not dataclasses.MISSING and value != default):
-                values[entry.name] = value if _is_plain(value) else str(value)
+        if _is_ours(type(part)):
+            kept = to_keys(part)
+        else:  # `dtype` is what `auto` came to on this machine
+            fields = [one for one in dataclasses.fields(part) if one.init and one.default is not dataclasses.MISSING]
+            kept = {one.name: getattr(part, one.name) for one in fields}
+            kept = {one.name: kept[one.name] for one in fields if one.name == "dtype" or kept[one.name] != one.default}
+        values |= {name: value if _is_plain(value) else str(value) for name, value in kept.items()}
     return values
 
 

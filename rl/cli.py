@@ -27,6 +27,7 @@ _REWARDS_HELP = (
 RewardsDataOption = Annotated[str | None, typer.Option("--data", help=_REWARDS_HELP)]
 _EMBEDDINGS_HELP = "Parquet or CSV of gene embeddings, for a regression on them."
 EmbeddingsOption = Annotated[Path | None, typer.Option("--embeddings", help=_EMBEDDINGS_HELP)]
+_PROMPTS_HELP = "theirs, or ours: built by our template; the keys of a prompt (--evidence 3) can follow, as in grpo."
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 
 
@@ -74,16 +75,14 @@ def traces_generate(context: typer.Context, config: ConfigOption) -> None:
     typer.echo(f"{path}: {rows} traces")
 
 
-@traces_app.command("import")
+@traces_app.command("import", context_settings=_PASS_ON)
 def traces_import(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(help="A .csv, .jsonl or .parquet file, or a Hugging Face data set's id.")],
     output: Annotated[Path, typer.Option(help="JSONL file to write; refused rows go beside it.")],
     columns: Annotated[list[str] | None, typer.Option("--map", help="Column, OURS=THEIRS: pert=knockdown.")] = None,
     labels: Annotated[list[str] | None, typer.Option("--label", help="Label, THEIRS=OURS: up=upregulated.")] = None,
-    prompts: Annotated[str, typer.Option(help="theirs, or ours: built by our template, as stage two asks.")] = "theirs",
-    template: Annotated[str | None, typer.Option(help="Of our prompts: three_class (default) or direction.")] = None,
-    evidence: Annotated[int | None, typer.Option(help="Of our prompts: similar knockdowns quoted (5).")] = None,
-    lemmas: Annotated[bool, typer.Option("--lemmas", help="Of our prompts: list the angles to consider.")] = False,
+    prompts: Annotated[str, typer.Option(help=_PROMPTS_HELP)] = "theirs",
     data: DataOption = None,
     split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
     teacher: Annotated[str, typer.Option(help="Who wrote them, where the rows do not say.")] = "imported",
@@ -92,18 +91,17 @@ def traces_import(
 ) -> None:
     """Take traces of another making: SynthPert's CSV, JSONL or Parquet with messages, a data set."""
     from benchmarks.evidence.corpus import open_corpus
-    from benchmarks.evidence.prompts import PromptConfig
     from rewards import InputError
     from sft.import_traces import import_traces
 
     if prompts not in ("ours", "theirs"):
         raise InputError(f"--prompts {prompts!r}: use ours or theirs")
-    if prompts == "theirs" and (template is not None or evidence is not None or lemmas):
-        raise InputError("--template, --evidence, --lemmas: go with --prompts ours")
-    config = PromptConfig(template or "three_class", 5 if evidence is None else evidence, lemmas)
+    if prompts == "theirs" and context.args:
+        raise InputError(f"command line: {context.args[0]}: goes with --prompts ours, or is no option; see --help")
+    config = _read_prompt(context.args) if prompts == "ours" else None
     done = import_traces(
         source, output, open_corpus(data, split), columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"),
-        prompts=config if prompts == "ours" else None, teacher=teacher, mode=mode, dataset_split=dataset_split,
+        prompts=config, teacher=teacher, mode=mode, dataset_split=dataset_split,
     )  # fmt: skip
     typer.echo(f"{done.path}: {done.kept} of {done.rows} rows")
     if done.reasons:
@@ -383,6 +381,14 @@ def _pairs(words: list[str] | None, option: str) -> dict[str, str]:
             raise InputError(f"{option} {word!r}: give LEFT=RIGHT, each LEFT once")
         pairs[key] = value
     return pairs
+
+
+def _read_prompt(words: list[str]) -> Any:
+    """Read a `PromptConfig` from command-line words; by default it quotes evidence, as the traces that we write do."""
+    from benchmarks.config import parse_config
+    from benchmarks.evidence.prompts import PromptConfig
+
+    return parse_config({"evidence": 5}, words, (PromptConfig,))[0]
 
 
 def _number(value: float | None) -> str:

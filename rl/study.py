@@ -8,13 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.config import check_keys, parse_config, read_yaml, resolved
-from benchmarks.evaluation.run import EvalArguments, make_protocol, settle
+from benchmarks.config import parse_config, read_yaml, resolved
+from benchmarks.evaluation.run import EvalArguments, settle
+from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.keys import check_keys, key_fields, to_keys
 from benchmarks.runs import MANIFEST, open_run, read_manifest
 from rewards import CheckError, InputError
 from sft.teacher.arguments import EndpointArguments
@@ -22,7 +24,7 @@ from sft.teacher.generate import TraceArguments, config_of, made_with
 from sft.train import ADAPTER
 
 STAGES: Final = ("sft", "grpo", "eval")  # of a condition, in the order in which they run
-SHARED: Final = ("model", "data", "split", "template", "evidence", "lemmas")
+SHARED: Final = ("model", "data", "split", *key_fields(PromptConfig))
 KEYS: Final = ("output_dir", "title", "seeds", *SHARED, "traces", *STAGES, "conditions", "runs", "embeddings")
 CONDITION_KEYS: Final = ("from", *STAGES)
 # What each stage takes of the shared keys, under its own name.
@@ -185,7 +187,7 @@ def read_study(path: Path) -> Study:
 
     `output_dir` and `conditions` must be there. `seeds` are those of training. `traces`, `sft`, `grpo` and `eval` name
     a configuration file, or `{config: FILE, KEY: VALUE, …}` with keys that win over it; `traces` can also be a JSONL
-    file of traces. `model`, `data`, `split`, `template`, `evidence` and `lemmas` win over every file that knows them.
+    file of traces. `model`, `data`, `split` and the keys of a prompt win over every file that knows them.
     `runs` are further run folders for the report, `embeddings` a file of gene embeddings for its baselines.
 
     A condition names its stages, with keys that win over all others: `{}` is the model as it is, `{sft: {}}` stage
@@ -264,8 +266,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
                 config = made_with(*parse_config(stage.config, words, (TraceArguments, EndpointArguments)))
             elif stage.kind == "eval":
                 (arguments,) = parse_config(stage.config, words, (EvalArguments,))
-                make_protocol(arguments, "not read yet")
-                config = asdict(settle(arguments))
+                config = to_keys(settle(arguments))
             else:
                 config = resolved(*(read_sft if stage.kind == "sft" else read_grpo)(stage.config, words))
         except InputError as error:

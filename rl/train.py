@@ -13,7 +13,8 @@ from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
 from benchmarks.config import ConfigSource, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, prompt_of
+from benchmarks.keys import to_keys
 from benchmarks.models.folders import (
     TRAINED_ITEMS,
     adapter_sha256,
@@ -69,9 +70,7 @@ class GRPOArguments:
     sft_run: str = field(metadata={"help": "run folder of stage one: its adapter is the start and the reference"})
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
     split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
-    template: str = field(default="three_class", metadata={"help": "three_class or direction"})
-    evidence: int = field(default=0, metadata={"help": "similar knockdowns quoted in a prompt"})
-    lemmas: bool = field(default=False, metadata={"help": "list the eleven angles to consider"})
+    prompt: PromptConfig = field(default=PromptConfig())
     train_items: int = field(default=0, metadata={"help": "prompts drawn from train; 0 takes all"})
     balance: bool = field(default=False, metadata={"help": "draw each label equally often"})
     # Names or, in a file, mappings: `name, weight, parameters, schedule, gate, timeout`.
@@ -149,11 +148,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     if run.done:
         return run.path
     check_adapter(sft_run / ADAPTER, base.path)
-    for key in ("template", "evidence", "lemmas", "split"):
-        if (before := sft["prompt"].get(key)) != getattr(ours, key):
-            raise InputError(
-                f"{key}: {getattr(ours, key)!r}, but the traces of {sft_run} were made with {before!r}; use the same"
-            )
+    check_prompt(ours, sft["prompt"], sft_run)
     if (ours.held_out_items > 0) != (str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"):
         raise InputError(
             "held_out_items and eval_strategy go together: set both (eval_strategy: steps, eval_steps: N), or neither"
@@ -165,10 +160,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     if ours.unlabelled is not None:
         items = pd.concat([items.astype({"label": str}), read_unlabelled(Path(ours.unlabelled), corpus)])
     tokenizer = load_tokenizer(base.path)
-    prompts, held_out_prompts = (
-        build_prompts(rows, corpus, PromptConfig(ours.template, ours.evidence, ours.lemmas))
-        for rows in (items, held_out)
-    )
+    prompts, held_out_prompts = (build_prompts(rows, corpus, ours.prompt) for rows in (items, held_out))
     counts = {str(label): int((items["label"] == str(label)).sum()) for label in LABELS}
     folder = Path() if isinstance(config, Mapping) else Path(config).parent
     context = reward_context(pd.concat([items, held_out]), corpus, folder=folder, counts=counts)
@@ -284,6 +276,23 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
     return ours, args, model_args
 
 
+def check_prompt(ours: GRPOArguments, before: Mapping[str, Any], sft_run: Path) -> None:
+    """Refuse a prompt or a split that is not stage one's.
+
+    Args:
+        ours: the configuration.
+        before: what stage one's manifest says of the prompts of its traces.
+        sft_run: its folder, for the message.
+    """
+    found = prompt_of(before)
+    made = {**before, **({} if found is None else to_keys(found))}
+    for key, value in {**to_keys(ours.prompt), "split": ours.split}.items():
+        if made.get(key) != value:
+            raise InputError(
+                f"{key}: {value!r}, but the traces of {sft_run} were made with {made.get(key)!r}; use the same"
+            )
+
+
 def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draw the prompts' items and those kept apart: training rows only, without the rows of stage one.
 
@@ -298,7 +307,7 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
         raise InputError(f"{listed}: no such file; stage two must leave out the SFT rows, so run stage one again")
     used = set(listed.read_text(encoding="utf-8").split("\n"))
     left = corpus.train[~corpus.train["item_id"].isin(used)]
-    if ours.template == "direction":
+    if ours.prompt.template == "direction":
         left = left[left["label"] != str(LABELS[-1])]
     if left.empty:
         raise InputError("train_items: no training row is left after the SFT rows; use fewer traces in stage one")

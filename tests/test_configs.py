@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.config import parse_config, read_yaml
+from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.keys import to_keys
 from rewards import LABELS, Context, InputError
 from rl.rollouts import ENGINES
 from rl.study import check_stages, read_study
@@ -123,9 +125,10 @@ def test_a_study_after_the_paper_learns_from_a_teacher_that_is_not_given_the_lab
     assert made[:4] == ["traces", "generate", "--config", "configs/traces/teacher.yaml"]
     arguments, endpoint = parse_config(TEACHER, made[4:], (TraceArguments, EndpointArguments))
     assert endpoint.base_url is not None and endpoint.mode == "blind" and arguments.teacher != offline_teacher.NAME
-    shared = {"split": "official", "template": "three_class", "evidence": 5, "lemmas": False}
-    for key, default in shared.items():  # as the study's own prompts
-        assert getattr(arguments, key) == study.get(key, default), key
+    shared = {**to_keys(arguments.prompt), "split": arguments.split}
+    for key, value in shared.items():  # as the study's own prompts
+        default = to_keys(PromptConfig(evidence=5)).get(key, "official")
+        assert value == study.get(key, default), key
     assert kept[:3] == ["traces", "filter", "--config"]
     values = read_yaml(CONFIGS.parent / kept[3]) | dict(zip(kept[4::2], kept[5::2], strict=True))
     assert values.get("--input", values["input"]) == arguments.output
@@ -157,13 +160,13 @@ def test_every_stage_of_a_study_is_a_valid_configuration(name: str, monkeypatch:
         for stage in cell.stages:
             if stage.kind == "grpo":
                 ours, args, _ = read_grpo(stage.config, [*stage.options, *ON_CPU])
-                labels = LABELS[:-1] if ours.template == "direction" else LABELS
+                labels = LABELS[:-1] if ours.prompt.template == "direction" else LABELS
                 counts = {str(label): int(label in labels) for label in LABELS}
                 rewards = load_rewards(ours.rewards, Context(counts, CONTEXT.tables), args.scale_rewards)
                 assert args.reward_weights is None or len(args.reward_weights) == len(rewards)
-                for key in ("split", "template", "evidence", "lemmas"):  # as the traces were made
-                    made = {} if study.traces is None else study.traces.values
-                    assert getattr(ours, key) == made.get(key, getattr(ours, key)), key
+                made = {} if study.traces is None else study.traces.values
+                for key, value in {**to_keys(ours.prompt), "split": ours.split}.items():  # as the traces were made
+                    assert value == made.get(key, value), key
             if stage.kind == "sft":
                 ours, args, _ = read_sft(stage.config, [*stage.options, *ON_CPU])
                 n_traces = left_of_the_teacher_s()

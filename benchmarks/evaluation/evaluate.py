@@ -169,7 +169,7 @@ def _check_items(items: pd.DataFrame, messages: Sequence[Sequence[Message]], pro
         raise InputError(f"items: {items['item_id'][twice].iloc[0]} occurs twice; drop one")
     if chunk < 1:
         raise InputError(f"chunk: is {chunk}; it must be at least 1")
-    if protocol.template == "direction":
+    if protocol.prompt.template == "direction":
         undirected = items["label"].astype("str") == str(Label.NONE)
         if undirected.any():
             raise InputError(

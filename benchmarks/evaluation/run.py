@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ from benchmarks.evaluation.evaluate import evaluate
 from benchmarks.evaluation.predictions import read_facts, read_predictions
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
-from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts
+from benchmarks.evidence.prompts import build_prompts
+from benchmarks.keys import to_keys
 from benchmarks.models.engines import open_engine
 from benchmarks.models.folders import adapter_sha256, read_trained_items
 from benchmarks.progress import Progress
@@ -26,7 +27,7 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass
 class EvalArguments:
-    """The keys of an evaluation's configuration. `max_tokens` and what follows it make up the protocol."""
+    """The keys of an evaluation's configuration, the protocol's among them."""
 
     output_dir: str = field(metadata={"help": "run folder"})
     model: str = field(metadata={"help": "folder or hub id of the model; its name where a server runs it"})
@@ -46,19 +47,7 @@ class EvalArguments:
     chunk: int = field(default=64, metadata={"help": "items handed to the engine at once"})
     training_seed: int = field(default=0, metadata={"help": "tells training runs of one system apart"})
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
-    max_tokens: int = field(default=1024, metadata={"help": "longest completion in tokens"})
-    split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
-    items: int = field(default=0, metadata={"help": "test items per cell line; 0 takes all"})
-    item_seed: int = field(default=0, metadata={"help": "seed that draws those items"})
-    template: str = field(default="three_class", metadata={"help": "three_class or direction"})
-    evidence: int = field(default=0, metadata={"help": "similar knockdowns quoted in a prompt"})
-    lemmas: bool = field(default=False, metadata={"help": "list the eleven angles to consider"})
-    temperature: float = field(default=0.0, metadata={"help": "0 decodes greedily"})
-    top_p: float = field(default=1.0, metadata={"help": "nucleus"})
-    samples: int = field(default=1, metadata={"help": "completions per item"})
-    seed: int = field(default=0, metadata={"help": "seed of sampling"})
-    scores: str = field(default="logprobs", metadata={"help": "logprobs or votes"})
-    parser: str = field(default="strict", metadata={"help": "strict or lenient"})
+    protocol: Protocol = field(default=Protocol())
 
     def __post_init__(self) -> None:
         self.extra_body = read_extra_body(self.extra_body, "extra_body")
@@ -86,20 +75,20 @@ def run_evaluation(args: EvalArguments) -> Path:
 
 
 def _evaluate(args: EvalArguments, progress: Progress) -> Path:
-    corpus = open_corpus(args.data, args.split)
-    protocol = make_protocol(args, corpus.digest)
+    corpus = open_corpus(args.data, args.protocol.split)
+    protocol = replace(args.protocol, data=corpus.digest)
     if args.base_url is not None:
         check_base_url(args.base_url)  # before it is written anywhere
-        check_no_key(args.api_key_env, asdict(args))
+        check_no_key(args.api_key_env, to_keys(args))
     adapter = None if args.adapter is None else Path(args.adapter)
     trained = None if adapter is None else check_unseen(adapter, corpus)
     inputs = {} if adapter is None else {"adapter": adapter_sha256(adapter)}
     args = settle(args)
-    run = open_run(Path(args.output_dir), "eval", asdict(args), inputs)
+    run = open_run(Path(args.output_dir), "eval", to_keys(args), inputs)
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path
     items = select_test_items(corpus, protocol)
-    prompts = build_prompts(items, corpus, PromptConfig(args.template, args.evidence, args.lemmas))
+    prompts = build_prompts(items, corpus, protocol.prompt)
     engine = open_engine(
         args.engine, args.model, adapter, revision=args.revision, dtype=args.dtype, base_url=args.base_url,
         api_key_env=args.api_key_env, max_tokens_key=args.max_tokens_key,
@@ -166,24 +155,15 @@ def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
     return len(items)
 
 
-def make_protocol(args: EvalArguments, data: str) -> Protocol:
-    """Return the protocol of an evaluation's configuration on labels with the digest `data`."""
-    return Protocol(
-        data=data, max_tokens=args.max_tokens, template=args.template, template_version=VERSION, lemmas=args.lemmas,
-        evidence=args.evidence, temperature=args.temperature, top_p=args.top_p, samples=args.samples, split=args.split,
-        items=args.items, item_seed=args.item_seed, seed=args.seed, scores=args.scores, parser=args.parser,
-    )  # fmt: skip
-
-
 def select_test_items(corpus: Corpus, protocol: Protocol) -> pd.DataFrame:
     """Return the test items that a protocol names, in the order in which they are asked."""
     test = corpus.test
-    if protocol.template == "direction":
+    if protocol.prompt.template == "direction":
         test = test[test["label"] != str(LABELS[-1])]
     if protocol.items:
         lines = [test[test["cell_line"] == line] for line in CELL_LINES if (test["cell_line"] == line).any()]
         drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=False) for rows in lines]
         test = pd.concat(drawn).sort_index()
     if test.empty:
-        raise InputError(f"split: {protocol.split!r} has no test items for template {protocol.template!r}")
+        raise InputError(f"split: {protocol.split!r} has no test items for template {protocol.prompt.template!r}")
     return test

@@ -1,16 +1,17 @@
 """Prompts: what a model is asked about an item. Any change of wording here raises `VERSION`."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal
 
 import pandas as pd
 
 from benchmarks.chat import Message
 from benchmarks.evidence.corpus import Corpus
+from benchmarks.keys import check_values, from_keys, to_keys
 from rewards import InputError, Label
 
 VERSION: Final = 1
-TEMPLATES: Final = ("three_class", "direction")
 
 CELL_CONTEXT: Final = {
     "k562": "K562 (chronic myeloid leukaemia)",
@@ -50,7 +51,7 @@ LEMMAS: Final = (
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """What a prompt holds.
+    """What a prompt holds. Each field is a key of every configuration that makes prompts.
 
     Attributes:
         template: `three_class`, or `direction` (asked of differentially expressed items only).
@@ -58,15 +59,32 @@ class PromptConfig:
         lemmas: whether the eleven angles to consider are listed.
     """
 
-    template: str = "three_class"
-    evidence: int = 0
-    lemmas: bool = False
+    template: Literal["three_class", "direction"] = field(
+        default="three_class", metadata={"help": "three_class or direction"}
+    )
+    evidence: int = field(default=0, metadata={"help": "similar knockdowns quoted in a prompt"})
+    lemmas: bool = field(default=False, metadata={"help": "list the eleven angles to consider"})
 
     def __post_init__(self) -> None:
-        if self.template not in TEMPLATES:
-            raise InputError(f"template: {self.template!r} is unknown; use {' or '.join(TEMPLATES)}")
+        check_values(PromptConfig, vars(self), "prompt")
         if self.evidence < 0:
-            raise InputError(f"evidence: {self.evidence} similar knockdowns; use 0 or more")
+            raise InputError(f"prompt: evidence is {self.evidence}; it must be at least 0")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is kept of it beside what was asked: its fields, and the version of the wording."""
+        return {"template": self.template, "template_version": VERSION} | to_keys(self)
+
+
+def prompt_of(facts: Mapping[str, Any]) -> PromptConfig | None:
+    """Return the prompt that kept facts tell of; None where they tell of no prompt of ours."""
+    if "template" not in facts:
+        return None
+    own = {one.name: facts[one.name] for one in fields(PromptConfig) if one.name in facts}
+    try:
+        found: PromptConfig = from_keys(PromptConfig, own, "prompt")
+    except InputError:
+        return None
+    return found
 
 
 def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> list[list[Message]]:

@@ -4,15 +4,16 @@ import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
-from benchmarks.config import check_keys, read_yaml
+from benchmarks.config import read_yaml
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.keys import check_keys, from_keys, key_fields
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
 from benchmarks.screens.labels import data_dir
 from rewards import LABELS, InputError
@@ -34,11 +35,6 @@ SAMPLE_ONLY: Final = (
     "only; run `synthpert data fetch`, or give --data FOLDER"
 )
 _logger = logging.getLogger("synthpert.lab")
-_VALUES: Final[Mapping[str, tuple[type, str]]] = {
-    **dict.fromkeys(("data", "split", "template"), (str, "text")),
-    "evidence": (int, "a whole number"),
-    **dict.fromkeys(("lemmas", "balance"), (bool, "true or false")),
-}
 
 
 @dataclass(frozen=True)
@@ -46,25 +42,23 @@ class RewardConfig:
     """What a configuration says of its rewards; a file of stage two serves, and so does one with these keys alone.
 
     Attributes:
-        name: of the configuration, for pages and messages.
         rewards: the list; see `rewards/compose.py`.
         reward_weights: TRL's key: a weight each, instead of weights in the list.
         scale_rewards: TRL's key.
-        data, split, template, evidence, lemmas, balance: as in stage two.
+        data, split, prompt, balance: as in stage two.
+        name: of the configuration, for pages and messages.
         folder: where files that its rewards name are looked for before the current directory.
     """
 
-    name: str
     rewards: Any
     reward_weights: Any = None
     scale_rewards: Any = "group"
     data: str | None = None
     split: str = "official"
-    template: str = "three_class"
-    evidence: int = 0
-    lemmas: bool = False
+    prompt: PromptConfig = field(default=PromptConfig())
     balance: bool = False
-    folder: Path = field(default_factory=Path)
+    name: str = field(default="", metadata={"key": False})
+    folder: Path = field(default_factory=Path, metadata={"key": False})
 
     def compose(self, items: pd.DataFrame, corpus: Corpus, counts: Mapping[str, int] | None = None) -> Composition:
         """Make the rewards for a frame of items."""
@@ -87,7 +81,7 @@ def read_reward_config(source: str) -> RewardConfig:
     """
     path = Path(source)
     if source in REWARD_NAMES or (":" in source and not path.is_file()):
-        return RewardConfig(source, [source], scale_rewards="batch")
+        return RewardConfig([source], name=source, scale_rewards="batch")
     if not path.is_file():
         near = difflib.get_close_matches(source.lower(), REWARD_NAMES, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -102,7 +96,7 @@ def read_reward_config(source: str) -> RewardConfig:
         raise InputError(
             f"{source}: a study's file; give a file with the `rewards` of one of its conditions, or one reward's name"
         )
-    own = [one.name for one in fields(RewardConfig) if one.name not in ("name", "folder")]
+    own = list(key_fields(RewardConfig))
     if "sft_run" not in values:  # a file of its own: every key must be one of ours
         check_keys([str(key) for key in values], own, source)
     if "rewards" not in values:
@@ -110,11 +104,9 @@ def read_reward_config(source: str) -> RewardConfig:
     if values.get("multi_objective_aggregation") == "normalize_then_sum":  # TRL then scales each reward by group
         values["scale_rewards"] = "group"
     known = {key: value for key, value in values.items() if key in own and (key == "rewards" or value is not None)}
-    for key, (kind, wanted) in _VALUES.items():
-        if key in known and type(known[key]) is not kind:
-            raise InputError(f"{source}: {key} is {known[key]!r}; write {wanted}")
-    check_scaling(known.get("scale_rewards", "group"), source)
-    return RewardConfig(source, folder=path.parent, **known)
+    config: RewardConfig = from_keys(RewardConfig, known, source)
+    check_scaling(config.scale_rewards, source)
+    return replace(config, name=source, folder=path.parent)
 
 
 @dataclass(frozen=True)
@@ -142,19 +134,18 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
     """
     corpus = open_corpus(data or config.data or default_data(), config.split)
     train = corpus.train
-    if config.template == "direction":
+    if config.prompt.template == "direction":
         train = train[train["label"] != str(LABELS[-1])]
     drawn, weight = draw_checked(train, rows, balance=config.balance)
     counts = None
     if config.balance:  # stage two draws each label equally often
         counts = dict.fromkeys(map(str, LABELS), 1)
     composition = config.compose(train, corpus, counts)
-    prompt = PromptConfig(config.template, config.evidence, config.lemmas)
-    checked = check_rows(drawn, corpus, prompt, counts)
+    checked = check_rows(drawn, corpus, config.prompt, counts)
     check = check_rewards(
         composition,
         checked,
-        gold_rows=check_rows(train, corpus, prompt),
+        gold_rows=check_rows(train, corpus, config.prompt),
         weight=weight,
     )
     notes = [SAMPLE_ONLY] if corpus.is_sample and config.data != "sample" else []

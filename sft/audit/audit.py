@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.evidence.prompts import TEMPLATES, VERSION, PromptConfig, build_prompts
+from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts, prompt_of
 from rewards import CheckError, InputError, parse_answer
 from sft.audit.quotations import QuotationFinder
 from sft.traces import Trace, learnt_text
@@ -170,10 +170,7 @@ def _our_prompt(protocol: dict[str, Any], corpus: Corpus) -> PromptConfig | None
     """What a prompt was made with, if it is of our template and of these labels."""
     if protocol.get("template_version") != VERSION or protocol.get("data") != corpus.digest:
         return None
-    template, evidence, lemmas = (protocol.get(key) for key in ("template", "evidence", "lemmas"))
-    if template not in TEMPLATES or type(evidence) is not int or evidence < 0 or type(lemmas) is not bool:
-        return None
-    return PromptConfig(str(template), evidence, lemmas)
+    return prompt_of(protocol)
 
 
 def _differing(digests: dict[str, bytes], corpus: Corpus, config: PromptConfig) -> Iterator[tuple[str, bool]]:

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from benchmarks.config import check_keys, read_yaml
+from benchmarks.config import read_yaml
+from benchmarks.keys import check_keys
 from benchmarks.runs import disk_errors
 from rewards import CheckError, InputError
 from rewards.timeout import without_main

@@ -1,14 +1,15 @@
 """Making traces: draw training items and let a teacher write about them."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from benchmarks.evidence.corpus import draw_items, open_corpus
-from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts
+from benchmarks.evidence.prompts import PromptConfig, build_prompts
+from benchmarks.keys import to_keys
 from benchmarks.runs import disk_errors
 from rewards import InputError
 from sft.teacher import template as template_teacher
@@ -29,9 +30,7 @@ class TraceArguments:
     )
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
     split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
-    template: str = field(default="three_class", metadata={"help": "three_class or direction"})
-    evidence: int = field(default=5, metadata={"help": "similar knockdowns quoted in a prompt"})
-    lemmas: bool = field(default=False, metadata={"help": "list the eleven angles to consider"})
+    prompt: PromptConfig = field(default=PromptConfig(evidence=5))
     rows: int = field(default=0, metadata={"help": "training items drawn; 0 takes all"})
     balance: bool = field(default=True, metadata={"help": "draw each label equally often"})
     seed: int = field(default=0, metadata={"help": "of the draw and of the phrasing"})
@@ -69,29 +68,26 @@ def generate_traces(
         raise InputError(f"seed: {args.seed}; use 0 or more, below 2**32")
     corpus = open_corpus(args.data, args.split)
     train = corpus.train
-    if args.template == "direction":
+    if args.prompt.template == "direction":
         train = train[train["label"] != "not differentially expressed"]
     items = draw_items(train, args.rows, seed=args.seed, balance=args.balance)
-    prompt = PromptConfig(args.template, args.evidence, args.lemmas)
     if endpoint is not None and remote:
-        protocol = {
-            "template": args.template, "template_version": VERSION, "evidence": args.evidence, "lemmas": args.lemmas,
-            "split": corpus.split, "data": corpus.digest, "train_items": len(train),
-        }  # fmt: skip
-        work = Work(items, build_prompts(items, corpus, prompt), protocol, {**asdict(args), **asdict(endpoint)})
+        made = args.prompt.facts()
+        protocol = {**made, "split": corpus.split, "data": corpus.digest, "train_items": len(train)}
+        work = Work(items, build_prompts(items, corpus, args.prompt), protocol, made_with(args, endpoint))
         return path, ask_teacher(work, args.teacher, endpoint, path, progress=progress)  # keeps its configuration too
-    traces = template_teacher.generate(items, corpus, prompt, seed=args.seed)
+    traces = template_teacher.generate(items, corpus, args.prompt, seed=args.seed)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)  # traces never lie beside a configuration or manifest that is not theirs
         manifest_file(path).unlink(missing_ok=True)
-        config_file(path).write_text(yaml.safe_dump(asdict(args), sort_keys=False), encoding="utf-8")
+        config_file(path).write_text(yaml.safe_dump(to_keys(args), sort_keys=False), encoding="utf-8")
     return path, write_traces(traces, path)
 
 
 def made_with(args: TraceArguments, endpoint: EndpointArguments | None) -> dict[str, Any]:
     """Return the configuration that shapes the traces; that of the endpoint only where one is asked."""
-    return asdict(args) if endpoint is None or endpoint.base_url is None else {**asdict(args), **asdict(endpoint)}
+    return to_keys(args) if endpoint is None or endpoint.base_url is None else to_keys(args) | to_keys(endpoint)
 
 
 def config_of(traces: Path) -> dict[str, Any] | None:

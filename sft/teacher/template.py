@@ -13,7 +13,7 @@ from typing import Final
 import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts, rate_words
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, rate_words
 from rewards import InputError, Label
 from sft.traces import Trace
 
@@ -77,9 +77,7 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
     n_train = len(corpus.train)
     if prompt.template == "direction":
         n_train = int((corpus.train["label"].astype("str") != str(Label.NONE)).sum())
-    protocol = {"template": prompt.template, "template_version": VERSION, "evidence": prompt.evidence,
-                "lemmas": prompt.lemmas, "split": corpus.split, "data": corpus.digest,
-                "train_items": n_train}  # fmt: skip
+    protocol = {**prompt.facts(), "split": corpus.split, "data": corpus.digest, "train_items": n_train}
     traces = []
     for row, messages, rate in zip(items.itertuples(), prompts, rates, strict=True):
         label = Label(str(row.label))

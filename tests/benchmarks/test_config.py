@@ -221,7 +221,7 @@ def test_values_that_fit_are_taken(tmp_path: Path) -> None:
     text = "rows: '6'\ntemperature: 1\ncritics: [a]\ndata: null\nextra_body: {top_p: .9}\nlemmas: yes\nbalance: 'no'\n"
     path = write(tmp_path, "".join(f"{key}: {value}\n" for key, value in TRACES.items()) + text)
     traces, endpoint = parse_config(path, ("--critics", "b", "c"), (TraceArguments, EndpointArguments))
-    assert (traces.rows, traces.data, traces.lemmas, traces.balance) == (6, None, True, False)
+    assert (traces.rows, traces.data, traces.prompt.lemmas, traces.balance) == (6, None, True, False)
     assert (endpoint.temperature, endpoint.critics, endpoint.extra_body) == (1, ["b", "c"], {"top_p": 0.9})
     (evaluation,) = parse_config({"output_dir": "o", "model": "m", "engine": "openai"}, (), (EvalArguments,))
     assert evaluation.engine == "openai"

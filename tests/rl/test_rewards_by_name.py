@@ -11,6 +11,7 @@ import pytest
 from without_clock import PATIENCE
 
 from benchmarks.evidence.corpus import Corpus
+from benchmarks.evidence.prompts import PromptConfig
 from rewards import LABELS, BalancedAccuracy, Context, InputError, accuracy
 from rewards import format as format_reward
 from rl.train import GRPOArguments, TrainerReward, load_rewards, select_items
@@ -172,7 +173,10 @@ def test_too_many_items_kept_apart_are_refused(corpus: Corpus, sft_run: Path) ->
 
 
 def test_a_direction_prompt_is_about_changed_genes_only(corpus: Corpus, sft_run: Path) -> None:
-    assert set(select_items(corpus, replace(OURS, template="direction"), sft_run, seed=0)[0]["label"]) == {UP, DOWN}
+    assert set(select_items(corpus, replace(OURS, prompt=PromptConfig("direction")), sft_run, seed=0)[0]["label"]) == {
+        UP,
+        DOWN,
+    }
 
 
 def test_a_run_that_does_not_say_what_it_trained_on_is_refused(corpus: Corpus, tmp_path: Path) -> None:

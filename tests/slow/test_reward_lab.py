@@ -65,11 +65,14 @@ COMMON = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_model):
     """A folder with a tiny model, a finished stage one, and a reward file."""
+    from benchmarks.evidence.prompts import PromptConfig
     from sft.teacher.generate import TraceArguments, generate_traces
 
     folder = tmp_path_factory.mktemp("lab")
     (folder / "tiny").symlink_to(tiny_model)
-    traces, _ = generate_traces(TraceArguments(output=str(folder / "traces.jsonl"), data="sample", rows=24, evidence=3))
+    traces, _ = generate_traces(
+        TraceArguments(str(folder / "traces.jsonl"), data="sample", rows=24, prompt=PromptConfig(evidence=3))
+    )
     values = {
         "output_dir": str(folder / "sft"), "traces": str(traces), "model_name_or_path": str(folder / "tiny"),
         "use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": ["all-linear"],

@@ -52,9 +52,12 @@ def write(path, **values):
 @pytest.fixture(scope="module")
 def sft(folder, tiny_model):
     """A finished stage one, and what its driver saw."""
+    from benchmarks.evidence.prompts import PromptConfig
     from sft.teacher.generate import TraceArguments, generate_traces
 
-    traces, _ = generate_traces(TraceArguments(output=str(folder / "traces.jsonl"), data="sample", rows=24, evidence=3))
+    traces, _ = generate_traces(
+        TraceArguments(str(folder / "traces.jsonl"), data="sample", rows=24, prompt=PromptConfig(evidence=3))
+    )
     config = write(
         folder / "sft.yaml", output_dir=str(folder / "sft"), traces=str(traces), model_name_or_path=str(tiny_model),
         use_peft=True, lora_r=4, lora_alpha=8, lora_dropout=0.0, lora_target_modules=["all-linear"], max_length=512,

@@ -346,11 +346,16 @@ def test_tokens_beyond_reason_are_estimated_instead() -> None:
 def test_an_evaluation_that_a_server_s_missing_logprobs_stopped_goes_on_with_votes(tmp_path: Path) -> None:
     with Server(respond_well) as server:
         args = EvalArguments(
-            output_dir=str(tmp_path / "run"), model="m", engine="openai", base_url=server.url, data="sample", items=4
+            output_dir=str(tmp_path / "run"),
+            model="m",
+            engine="openai",
+            base_url=server.url,
+            data="sample",
+            protocol=Protocol(items=4),
         )
         with pytest.raises(InputError, match="gives no logprobs; set scores: votes"):
             run_evaluation(args)
-        run = run_evaluation(replace(args, scores="votes"))
+        run = run_evaluation(replace(args, protocol=replace(args.protocol, scores="votes")))
     assert read_manifest(run)["status"] == "done"
 
 

@@ -1,6 +1,7 @@
 """Evaluation keeps what is done, goes on where it stopped, and tells failures from wrong answers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import pytest
 from benchmarks.evaluation.evaluate import evaluate, read_generation, request_seed
 from benchmarks.evaluation.predictions import read_facts, read_predictions
 from benchmarks.evaluation.protocol import Protocol
+from benchmarks.keys import from_keys
 from benchmarks.models.engines import Decoding, Generation, Request
 from benchmarks.models.generation import Written
 from rewards import LABELS, InputError
@@ -38,7 +40,8 @@ def make_messages(items: pd.DataFrame) -> list[list[Mapping[str, str]]]:
 
 
 def make_protocol(**changed: Any) -> Protocol:
-    return Protocol(**{"data": "digest", "max_tokens": 16, "temperature": 1.0, "samples": 3, **changed})
+    keys = {"max_tokens": 16, "temperature": 1.0, "samples": 3, **changed}
+    return replace(from_keys(Protocol, keys, "protocol"), data="digest")
 
 
 class FakeEngine:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ import pytest
 
 from benchmarks.evaluation.imported import import_run
 from benchmarks.evaluation.predictions import COLUMNS, read_predictions, write_predictions
+from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evaluation.run import (
     PREDICTIONS,
     EvalArguments,
     check_unseen,
-    make_protocol,
     run_evaluation,
     select_test_items,
 )
 from benchmarks.evidence.corpus import Corpus, open_corpus
+from benchmarks.keys import from_keys, to_keys
 from benchmarks.models.folders import write_trained_items
 from benchmarks.report.collect import (
     data_funnel,
@@ -65,10 +66,9 @@ def write_run(
 ) -> Path:
     items = sample.test if items is None else items
     path = parent / (folder or f"{name}-{seed}")
-    arguments = EvalArguments(
-        str(path), model, name=name, data="sample", training_seed=seed, items=items_per_line, **keys
-    )
-    protocol = make_protocol(arguments, sample.digest)
+    of_run = {"output_dir": str(path), "model": model, "name": name, "data": "sample", "training_seed": seed}
+    arguments = from_keys(EvalArguments, {**of_run, "items": items_per_line, **keys}, "arguments")
+    protocol = replace(arguments.protocol, data=sample.digest)
     rng = np.random.default_rng([seed, len(name)])
     prob = rng.dirichlet([1, 1, 1], len(items))
     answer = np.array([str(label) for label in LABELS], dtype=object)[prob.argmax(axis=1)]
@@ -78,7 +78,7 @@ def write_run(
         status="answered", p_up=prob[:, 0], p_down=prob[:, 1], p_none=prob[:, 2], completion_tokens=9,
         finish_reason="stop",
     )  # fmt: skip
-    run = open_run(path, "eval", asdict(arguments))
+    run = open_run(path, "eval", to_keys(arguments))
     facts = {
         "protocol": json.loads(protocol.canonical_json()),
         "protocol_fingerprint": protocol.fingerprint,
@@ -185,8 +185,7 @@ def test_other_items_are_an_error_unless_the_common_ones_are_asked_for(
 
 def test_each_pair_on_its_own_items(make_run: MakeRun, sample: Corpus, tmp_path: Path) -> None:
     """The demo: the base model is asked the first items of the draw that the others are asked all of."""
-    arguments = EvalArguments("", "tiny", data="sample", items=6)
-    few = select_test_items(sample, make_protocol(arguments, sample.digest))
+    few = select_test_items(sample, Protocol(items=6, data=sample.digest))
     paths = [make_run("base", items=few, items_per_line=6), make_run("SFT"), make_run("SFT", 1)]
     report_runs(paths, tmp_path / "out", title="t", command="synthpert report --pairwise", pairwise=True)
     report = load(tmp_path / "out")

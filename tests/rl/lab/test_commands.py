@@ -350,7 +350,7 @@ def test_a_configuration_of_stage_two_and_one_reward_are_read_alike(tmp_path: Pa
     assert read_reward_config("think_format_reward").rewards == ["think_format_reward"]
     config = read_reward_config(str(REPO / "configs" / "qwen3-4b" / "grpo.yaml"))
     assert config.rewards == ["accuracy", "margin", "format"] and config.reward_weights == [1.0, 5.0, 0.2]
-    assert config.evidence == 5 and config.scale_rewards == "batch" and config.balance
+    assert config.prompt.evidence == 5 and config.scale_rewards == "batch" and config.balance
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_drawn_to_used_per_line_and_label(tmp_path: Path) -> None:
 
     path, used = tmp_path / "t.jsonl", tmp_path / "used.jsonl"
     with Server(handler) as server:
-        args = TraceArguments(str(path), teacher="m", data="sample", evidence=0, rows=150)
+        args = TraceArguments(str(path), teacher="m", data="sample", prompt=PromptConfig(), rows=150)
         generate_traces(args, EndpointArguments(base_url=server.url, critics=["c"]))
     filter_traces(path, used, read_steps(["label", {"critic": ["good"]}, {"fraction": 0.5}], 0))
     corpus = open_corpus("sample")
@@ -85,7 +85,7 @@ def test_a_teacher_that_was_given_labels_has_no_accuracy_and_no_critic_no_accept
 def test_a_manifest_of_other_traces_is_left_aside_and_told(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     with Server(respond_well) as server:
-        args = TraceArguments(str(path), teacher="m", data="sample", evidence=0, rows=30)
+        args = TraceArguments(str(path), teacher="m", data="sample", prompt=PromptConfig(), rows=30)
         generate_traces(args, EndpointArguments(base_url=server.url))
     corpus = open_corpus("sample")
     assert not any("other traces" in note for note in measure_funnel(path, corpus).notes)

@@ -20,6 +20,7 @@ from without_clock import PATIENCE, Limits, wait_for
 
 from benchmarks.evidence.corpus import draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
+from benchmarks.keys import from_keys
 from rewards import LABELS, CheckError, InputError
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.ask import ask_teacher
@@ -56,7 +57,7 @@ def generate(server: Server, path: Path, n: int = 30, **keys: Any) -> list[str]:
 def test_blind_traces_are_the_teacher_s_own_predictions(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     with Server(respond_well) as server:
-        args = TraceArguments(str(path), teacher="m", data="sample", evidence=3, rows=30)
+        args = TraceArguments(str(path), teacher="m", data="sample", prompt=PromptConfig(evidence=3), rows=30)
         assert generate_traces(args, EndpointArguments(base_url=server.url, critics=["c"])) == (path, 30)
         asked = [request for request in server.requests if not is_critic(request)]
         critics = [request for request in server.requests if is_critic(request)]
@@ -451,7 +452,7 @@ def test_reasoning_that_comes_apart_is_told_and_kept_without_asking_anew(tmp_pat
         def run(**keys: Any) -> tuple[list[str], int]:
             """What is said, and how many requests are made."""
             before, said = len(server.requests), []
-            args = TraceArguments(str(path), teacher="m", data="sample", evidence=0, rows=60)
+            args = TraceArguments(str(path), teacher="m", data="sample", prompt=PromptConfig(), rows=60)
             generate_traces(args, EndpointArguments(base_url=server.url, critics=["c"], **keys), said.append)
             return said, len(server.requests) - before
 
@@ -609,7 +610,11 @@ def test_more_rows_ask_about_the_new_ones_only(tmp_path: Path, balance: bool) ->
 
         def run(rows: int, **keys: Any) -> None:
             args = TraceArguments(
-                str(path), teacher="m", data="sample", evidence=0, **{"rows": rows, "balance": balance, **keys}
+                str(path),
+                teacher="m",
+                data="sample",
+                prompt=PromptConfig(),
+                **{"rows": rows, "balance": balance, **keys},
             )
             generate_traces(args, EndpointArguments(base_url=server.url))
 
@@ -627,7 +632,7 @@ def test_more_rows_ask_about_the_new_ones_only(tmp_path: Path, balance: bool) ->
 
 def test_the_offline_teacher_leaves_paid_traces_alone(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    args = TraceArguments(str(path), data="sample", evidence=3, rows=9)
+    args = TraceArguments(str(path), data="sample", prompt=PromptConfig(evidence=3), rows=9)
     with Server(respond_well) as server:
         remote = EndpointArguments(base_url=server.url)
         generate_traces(TraceArguments(str(path), teacher="m", data="sample", rows=30), remote)
@@ -652,9 +657,9 @@ def test_an_output_that_is_a_folder_is_refused(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(("key", "value"), [("seed", -1), ("seed", 2**32), ("rows", -3), ("evidence", -1)])
 def test_numbers_out_of_range_are_refused(tmp_path: Path, key: str, value: int) -> None:
-    keys: dict[str, Any] = {"rows": 9, key: value}
+    keys = {"output": str(tmp_path / "t.jsonl"), "data": "sample", "rows": 9, key: value}
     with pytest.raises(InputError, match=str(value)):
-        generate_traces(TraceArguments(str(tmp_path / "t.jsonl"), data="sample", **keys))
+        generate_traces(from_keys(TraceArguments, keys, "configuration"))
     assert not list(tmp_path.iterdir())
 
 
@@ -734,7 +739,7 @@ def test_further_keys_of_a_request_are_a_mapping_or_json(tmp_path: Path) -> None
     path = tmp_path / "t.jsonl"
     with Server(respond_well) as server:
         for body in ({"top_p": 0.9}, '{"top_p": 0.9}'):  # one configuration, written in two ways
-            args = TraceArguments(str(path), teacher="m", data="sample", evidence=0, rows=3)
+            args = TraceArguments(str(path), teacher="m", data="sample", prompt=PromptConfig(), rows=3)
             generate_traces(args, EndpointArguments(base_url=server.url, extra_body=body))
         assert [request["top_p"] for request in server.requests] == [0.9] * 3
 

@@ -1,0 +1,148 @@
+"""The keys of a configuration: a dataclass's fields, those of a dataclass within it standing flat among them.
+
+A key is written once, in the dataclass that it belongs to; whoever holds that dataclass takes the key. The default of
+a nested key is that of the value there, so that one holder's default may differ from another's. A field with the
+metadata `key: False` is none: the program sets it.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+from rewards import InputError
+
+_WORDS: Final = {
+    str: "text (in quotes, if YAML reads it as something else)", int: "a whole number", float: "a number",
+    bool: "true or false", NoneType: "null", dict: "a mapping",
+}  # fmt: skip
+
+
+def key_fields(cls: type, given: Any = None) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
+    """Return the keys of a dataclass, in order: the annotation of each, and its field with the default that holds.
+
+    Args:
+        cls: the dataclass.
+        given: an instance whose values are the defaults, where they are not the fields' own.
+    """
+    hints = get_type_hints(cls)
+    found: dict[str, tuple[Any, dataclasses.Field[Any]]] = {}
+    for entry in dataclasses.fields(cls):
+        if not entry.init or not entry.metadata.get("key", True):
+            continue
+        hint = hints[entry.name]
+        if dataclasses.is_dataclass(hint):
+            found |= key_fields(hint, entry.default if given is None else getattr(given, entry.name))  # type: ignore[arg-type]
+        elif given is None:
+            found[entry.name] = hint, entry
+        else:
+            found[entry.name] = hint, dataclasses.field(default=getattr(given, entry.name), metadata=entry.metadata)
+    return found
+
+
+def flat_class(cls: type) -> type:
+    """Return a dataclass whose fields are the keys of `cls`, for a parser that knows no nesting."""
+    fields = []
+    for name, (hint, entry) in key_fields(cls).items():
+        own = dataclasses.field(default=entry.default, default_factory=entry.default_factory, metadata=entry.metadata)  # type: ignore[call-overload]
+        fields.append((name, hint, own))
+    return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
+
+
+def from_keys(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """Make an instance from keys, each held against its annotation.
+
+    Args:
+        cls: a dataclass.
+        values: by key; those that are left out have their defaults.
+        where: what errors call them, such as a file.
+
+    Raises:
+        InputError: a key is unknown, is missing, or its value does not fit.
+    """
+    fields = key_fields(cls)
+    check_keys([str(key) for key in values], list(fields), where)
+    check_values(cls, values, where)
+    for name, (_, entry) in fields.items():
+        missing = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+        if missing and name not in values:
+            raise InputError(f"{where}: {name} is missing; set it")
+    return _nest(cls, values)
+
+
+def _nest(cls: type, values: Mapping[str, Any], given: Any = None) -> Any:
+    hints = get_type_hints(cls)
+    own: dict[str, Any] = {}
+    for entry in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[entry.name]):
+            inner = entry.default if given is None else getattr(given, entry.name)
+            own[entry.name] = _nest(hints[entry.name], values, inner)
+        elif entry.init and entry.metadata.get("key", True) and entry.name in values:
+            own[entry.name] = values[entry.name]
+    return cls(**own) if given is None else dataclasses.replace(given, **own)
+
+
+def to_keys(instance: Any) -> dict[str, Any]:
+    """Return the values of an instance by key, in order: what `from_keys` takes."""
+    values: dict[str, Any] = {}
+    for entry in dataclasses.fields(instance):
+        value = getattr(instance, entry.name)
+        if dataclasses.is_dataclass(value):
+            values |= to_keys(value)
+        elif entry.init and entry.metadata.get("key", True):
+            values[entry.name] = value
+    return values
+
+
+def check_keys(keys: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Refuse a key that is not known, with the nearest one that is."""
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise InputError(f"{where}: {key!r} is no key; did you mean {near[0]!r}?")
+
+
+def check_values(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Hold values against the annotations of a dataclass's keys: int, float, str, bool, Literal, list, dict, None.
+
+    Args:
+        cls: the dataclass.
+        values: by key; what is no key of `cls` is passed over.
+        where: what errors call them.
+
+    Raises:
+        InputError: a value is of another type, or none of those that its key takes.
+    """
+    for name, (hint, _) in key_fields(cls).items():
+        if name in values and not _fits(values[name], hint):
+            # What holds a URL or a key may hold a secret.
+            hidden = name.endswith(("base_url", "extra_body", "api_key_env"))
+            shown = f"of type {type(values[name]).__name__}" if hidden else repr(values[name])[:80]
+            raise InputError(f"{where}: {name} is {shown}; write {_allowed(hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint) or hint
+    if origin is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is list:  # a mapping in a list is for the list's own reader, such as that of rewards
+        return isinstance(value, list) and all(isinstance(one, dict) or _fits(one, get_args(hint)[0]) for one in value)
+    if origin in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if origin is float else origin)
+
+
+def _allowed(hint: Any) -> str:
+    origin = get_origin(hint) or hint
+    if origin in (Union, UnionType):
+        return " or ".join(_allowed(one) for one in get_args(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if origin is list:
+        return f"a list such as [a, b], each {_allowed(get_args(hint)[0])}"
+    return _WORDS[origin]
