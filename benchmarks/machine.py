@@ -167,7 +167,7 @@ def _quota(group: Path) -> float | None:
 def use_cpu_well() -> None:
     """Let torch compute with as many threads as there are granted cores, compile nothing, and keep freed memory.
 
-    It must come before vLLM starts in this process: on a CPU vLLM disables `torch.set_num_threads`.
+    It must come before vLLM starts in this process.
     """
     import torch
 
@@ -176,9 +176,7 @@ def use_cpu_well() -> None:
         torch.set_num_threads(cores)
     if torch.cuda.is_available():
         return
-    # vLLM 0.31 compiles its sampler. For AVX2 and two threads, the compiled one does not draw from the probabilities:
-    # likely tokens never come (tests/slow/test_old_cpu.py), and rollouts are not the policy's. It needs a C++ compiler
-    # besides.
+    # To compile takes a C++ compiler, and what is compiled may be wrong: see `benchmarks.models.vllm_engine`.
     torch.compiler.set_stance("force_eager")
     if sys.platform == "linux":
         # glibc gives a large block back to the system as soon as it is freed. Getting the blocks again took a third of

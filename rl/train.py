@@ -23,7 +23,7 @@ from benchmarks.models.folders import (
     read_trained_items,
     resolve_model,
 )
-from benchmarks.models.local import set_vllm_environment
+from benchmarks.models.vllm_engine import set_vllm_environment
 from benchmarks.progress import Progress
 from benchmarks.runs import disk_errors, is_main_process, open_run, require_done
 from rewards import (

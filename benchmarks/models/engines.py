@@ -7,8 +7,9 @@ from typing import Any, Final, Literal, TypeAlias
 from benchmarks.machine import check_dtype
 from benchmarks.models.folders import model_fingerprint
 from benchmarks.models.generation import Decoding, Engine, Generation, Request
-from benchmarks.models.local import TransformersEngine, VLLMEngine, has_vllm
 from benchmarks.models.server import OpenAIEngine
+from benchmarks.models.transformers_engine import TransformersEngine
+from benchmarks.models.vllm_engine import VLLMEngine, has_vllm
 from rewards import InputError
 
 __all__ = [
@@ -37,7 +38,6 @@ def open_engine(
     revision: str | None = None,
     dtype: str = "auto",
     max_model_len: int | None = None,
-    seed: int = 0,
     base_url: str | None = None,
     api_key_env: str = "OPENAI_API_KEY",
     max_tokens_key: str = "max_tokens",
@@ -52,7 +52,6 @@ def open_engine(
         revision: the model's revision on the hub.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for what is fast here; see `benchmarks.machine`.
         max_model_len: tokens that vLLM makes room for per sequence; None for the model's own context.
-        seed: engine seed of vLLM (requests bring their own).
         base_url: the OpenAI-compatible server's URL, with its `/v1`.
         api_key_env, max_tokens_key, extra_body: see `OpenAIEngine`.
 
@@ -77,4 +76,4 @@ def open_engine(
         raise InputError(f"base_url: is for engine: openai, not {name}; leave it out")
     if name == "transformers" or (name == "auto" and not has_vllm()):
         return TransformersEngine(model, adapter, revision=revision, dtype=dtype)
-    return VLLMEngine(model, adapter, revision=revision, dtype=dtype, max_model_len=max_model_len, seed=seed)
+    return VLLMEngine(model, adapter, revision=revision, dtype=dtype, max_model_len=max_model_len)

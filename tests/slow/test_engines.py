@@ -184,14 +184,15 @@ def test_generation_ends_at_the_model_s_own_stop_ids(name: EngineName, smollm2: 
 
 
 @pytest.mark.needs_vllm
-def test_vllm_with_the_adapter_beside_the_model(smollm2: Path, adapter: Path) -> None:
+def test_vllm_with_the_adapter_beside_the_model(smollm2: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: LoRA applied at run time says what the merged model says."""
     texts = ("Name a gene.", "What does the ribosome do?", "Is TP53 a gene?", "Write one sentence about cells.")
     requests = [Request([{"role": "user", "content": text}], 0) for text in texts]
     protocol = Protocol(data="digest", max_tokens=12)
     answers: list[list[str | None]] = []
     for merged in (False, True):
-        engine = VLLMEngine(smollm2, adapter, dtype="float32", max_model_len=256, merge_adapter=merged)
+        monkeypatch.setattr("benchmarks.models.vllm_engine.merges_adapter", lambda merged=merged: merged)
+        engine = VLLMEngine(smollm2, adapter, dtype="float32", max_model_len=256)
         assert engine.facts()["adapter_merged"] is merged
         answers.append([generation.text for generation in engine.generate(requests, protocol)])
         engine.close()

@@ -388,7 +388,7 @@ def test_arguments_that_do_not_fit(arguments: dict[str, Any], problem: str) -> N
 
 
 def test_vllm_that_is_not_installed_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.models.local.has_vllm", lambda: False)
+    monkeypatch.setattr("benchmarks.models.vllm_engine.has_vllm", lambda: False)
     with pytest.raises(InputError, match="vllm is not installed; set engine: transformers, or install vllm"):
         open_engine("vllm", "/no/such/model")
 

@@ -1,0 +1,268 @@
+"""The vLLM engine, and all that we know of vLLM: its environment, its CPU build, its private names."""
+
+import importlib.util
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.chat import Message, encode_prompt
+from benchmarks.machine import resolve_dtype, use_cpu_well
+from benchmarks.models.generation import TOP_LOGPROBS, Decoding, Generation, Request, Written, one_line
+from benchmarks.models.local import LocalModel, free_memory, load_peft
+from rewards import CheckError, InputError
+
+_TELL_EVERY: Final = 0.5  # seconds between reports of a batch that is being written
+_GPU_SHARE: Final = 0.9  # of a GPU's memory
+_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA, those that vLLM has kernels for
+# What we use of vLLM beside its documented interface, as `module:Class.attribute`, and the version it was read in.
+READ_IN: Final = "0.31.0"
+PRIVATE_NAMES: Final = (
+    "vllm.entrypoints.llm:LLM.llm_engine",
+    "vllm.v1.engine.llm_engine:LLMEngine.model_config",
+    "vllm.v1.engine.llm_engine:LLMEngine.has_unfinished_requests",
+    "vllm.v1.engine.llm_engine:LLMEngine.step",
+    "vllm.v1.engine.llm_engine:LLMEngine.engine_core",
+    "vllm.v1.engine.core_client:InprocClient.shutdown",
+    # for `reload_weights`
+    "vllm.v1.engine.llm_engine:LLMEngine.model_executor",
+    "vllm.v1.executor.uniproc_executor:UniProcExecutor.driver_worker",
+    "vllm.v1.worker.cpu_worker:CPUWorker.model_runner",
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner.reload_weights",
+)
+_TOKENS_WRITTEN: Final = "vllm:generation_tokens"  # the name of a metric
+ENVIRONMENT: Final = {
+    # In this process: a killed run leaves no engine process behind, and batches are formed the same way each time.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; read by the CPU build alone
+}
+
+
+def has_vllm() -> bool:
+    """Return whether vLLM is installed; it is not imported."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def set_vllm_environment() -> None:
+    """Set what vLLM reads from the environment when it starts in this process; what is set already stays."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def start_options(dtype: str) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM` that every vLLM in this process starts with.
+
+    Args:
+        dtype: `float32`, `bfloat16` or `float16`; vLLM's own `auto` makes bfloat16 of a float32 checkpoint, too.
+    """
+    import torch
+
+    # Without `enforce_eager` it compiles C++ when it starts on a CPU, for which a laptop would need a compiler.
+    return {"dtype": dtype, "enforce_eager": not torch.cuda.is_available(), "use_tqdm_on_load": False}
+
+
+def reload_weights(llm: Any, weights: Iterator[tuple[str, Any]]) -> None:
+    """Give a vLLM on a CPU other weights of the model that it runs.
+
+    The CPU backend repacks weights: loading them one by one, as TRL does, finds no weight loader.
+
+    Args:
+        llm: a `vllm.LLM` of this process.
+        weights: all of the model's tensors under the names of its checkpoint.
+    """
+    runner = llm.llm_engine.model_executor.driver_worker.model_runner
+    runner.reload_weights(weights_iterator=weights, is_checkpoint_format=True)
+    llm.reset_prefix_cache()
+
+
+class VLLMEngine:
+    """vLLM in this process, on a GPU or on the CPU build.
+
+    Args:
+        model, adapter, revision, dtype, max_model_len: see `open_engine`.
+
+    Raises:
+        InputError: vLLM is not installed, a folder is missing, or the adapter does not fit the model.
+        CheckError: vLLM does not start.
+    """
+
+    name: Final = "vllm"
+
+    def __init__(
+        self,
+        model: str | Path,
+        adapter: Path | None = None,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+    ) -> None:
+        if not has_vllm():
+            raise InputError("engine: vllm is not installed; set engine: transformers, or install vllm")
+        # An OpenMP thread that waits spins, by default long enough to starve whoever shares its core: on 2 cores with
+        # one busy neighbour, generation took 10 times as long, with this 5 times. It works before torch is loaded.
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+        self._model = LocalModel(model, adapter, revision)
+        self._merged: tempfile.TemporaryDirectory[str] | None = None
+        self._lora: Any = None
+        self._llm: Any = None
+        dtype = resolve_dtype(dtype)
+        set_vllm_environment()
+        # Before vLLM starts: on a CPU it disables `torch.set_num_threads`; and it compiles its sampler, which for AVX2
+        # and two threads does not draw from the probabilities then: likely tokens never come
+        # (tests/slow/test_old_cpu.py), and rollouts are not the policy's.
+        use_cpu_well()
+        path, options = self._model.folder.path, start_options(dtype)
+        if adapter is not None and merges_adapter():
+            self._merged = tempfile.TemporaryDirectory(prefix="synthpert-merged-")
+            path = Path(self._merged.name)
+            merge(self._model.folder.path, adapter, path, dtype)
+        elif adapter is not None:
+            from vllm.lora.request import LoRARequest
+
+            self._lora = LoRARequest("adapter", 1, str(adapter.resolve()))
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(self._model.adapter_config)}
+        self._start(path, max_model_len, options)
+
+    def _start(self, path: Path, max_model_len: int | None, options: Mapping[str, Any]) -> None:
+        """Start vLLM on the model in `path`."""
+        import torch
+        from vllm import LLM
+
+        try:
+            self._llm = LLM(
+                model=str(path),
+                tokenizer=str(self._model.folder.path),
+                max_model_len=max_model_len,
+                seed=0,  # requests bring their own
+                gpu_memory_utilization=_GPU_SHARE,
+                trust_remote_code=False,
+                load_format="safetensors",
+                disable_log_stats=False,  # they count the tokens while a batch is written
+                generation_config="vllm",  # decoding comes from the protocol alone, not from the model's defaults
+                **options,
+            )
+        except Exception as error:
+            self.close()
+            raise CheckError(
+                f"vllm: does not start ({type(error).__name__}: {one_line(error)}); set a smaller max_model_len, or "
+                "engine: transformers; on Linux it also needs libnuma (Debian: libnuma1)"
+            ) from error
+        config = self._llm.llm_engine.model_config
+        self.context: int | None = int(config.max_model_len)
+        self._dtype = str(config.dtype).removeprefix("torch.")
+        self._device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Return the length of a rendered prompt in tokens."""
+        return self._model.prompt_tokens(messages)
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
+    ) -> list[Generation]:
+        """Complete the requests; see `Engine.generate`."""
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                max_tokens=decoding.max_tokens,
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                seed=request.seed if decoding.temperature > 0 else None,
+                stop_token_ids=sorted(self._model.stop_ids),
+                logprobs=TOP_LOGPROBS if decoding.scores == "logprobs" else None,
+                flat_logprobs=True,
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        prompts = [{"prompt_token_ids": encode_prompt(self._model.tokenizer, r.messages)} for r in requests]
+        # A batch must not depend on what was cached before it: a resumed run has another past than an unbroken one.
+        self._llm.reset_prefix_cache()
+        self._llm.enqueue(prompts, params, use_tqdm=False, lora_request=self._lora)
+        outputs = self._finish(written)
+        return [self._generation(request, output.outputs[0]) for request, output in zip(requests, outputs, strict=True)]
+
+    def _finish(self, written: Written | None) -> list[Any]:
+        """Run the engine until nothing is left; return the outputs in the order in which they were asked for."""
+        engine = self._llm.llm_engine
+        outputs: list[Any] = []
+        before, told = self._tokens_written(), time.monotonic()
+        while engine.has_unfinished_requests():
+            outputs += [output for output in engine.step() if output.finished]
+            if written is not None and time.monotonic() - told >= _TELL_EVERY:
+                written(len(outputs), self._tokens_written() - before)
+                told = time.monotonic()
+        return sorted(outputs, key=lambda output: int(output.request_id))  # they count up
+
+    def _tokens_written(self) -> int:
+        counters = [metric for metric in self._llm.get_metrics() if metric.name == _TOKENS_WRITTEN]
+        return sum(int(counter.value) for counter in counters)
+
+    def _generation(self, request: Request, output: Any) -> Generation:
+        logprobs = output.logprobs
+
+        def candidates(index: int) -> list[tuple[int, float]]:
+            return [(token, entry.logprob) for token, entry in logprobs[index].items()]
+
+        return self._model.generation(
+            request.messages, list(output.token_ids), None if logprobs is None else candidates
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the engine's facts; see `Engine.facts`."""
+        return {
+            "name": self.name,
+            **self._model.facts(),
+            "adapter_merged": self._merged is not None,
+            "dtype": self._dtype,
+            "device": self._device,
+        }
+
+    def close(self) -> None:
+        """Give memory and the merged model's folder back."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+        if self._merged is not None:
+            self._merged.cleanup()
+        free_memory()
+
+
+def merges_adapter() -> bool:
+    """Return whether an adapter is merged into a temporary copy of the model instead of applied beside it.
+
+    Without a GPU, vLLM applies LoRA by gathering a copy of the adapter for every token: measured on 2 cores (135M
+    parameters, r 32, 64 prompts of 280 tokens, 64 new ones) 57 s against 5 s merged.
+    """
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def _lora_rank(config: Mapping[str, Any]) -> int:
+    """The smallest rank that vLLM knows and that holds the adapter's."""
+    rank = max([int(config["r"]), *(int(value) for value in (config.get("rank_pattern") or {}).values())])
+    if rank > _RANKS[-1]:
+        raise InputError(
+            f"adapter: rank {rank} is above {_RANKS[-1]}, the most that vLLM takes; use engine: transformers"
+        )
+    return next(value for value in _RANKS if value >= rank)
+
+
+def merge(base: Path, adapter: Path, out: Path, dtype: str) -> None:
+    """Write a copy of `base` with `adapter` merged into its weights, as safetensors.
+
+    Args:
+        base: the model's folder.
+        adapter: a LoRA adapter of it.
+        out: an existing, empty folder.
+        dtype: of the copy, `float32`, `bfloat16` or `float16`.
+
+    Raises:
+        InputError: the adapter does not fit the model.
+    """
+    model = load_peft(base, adapter, dtype)
+    model.merge_and_unload().save_pretrained(out)
