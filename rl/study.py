@@ -21,7 +21,7 @@ from benchmarks.runs import MANIFEST, open_run, read_manifest
 from rewards import CheckError, InputError
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments, config_of, made_with
-from sft.train import ADAPTER
+from sft.training import ADAPTER
 
 STAGES: Final = ("sft", "grpo", "eval")  # of a condition, in the order in which they run
 SHARED: Final = ("model", "data", "split", *key_fields(PromptConfig))

@@ -19,13 +19,11 @@ from benchmarks.models.folders import (
     TRAINED_ITEMS,
     adapter_sha256,
     check_adapter,
-    model_fingerprint,
     read_trained_items,
-    resolve_model,
 )
 from benchmarks.models.vllm_engine import set_vllm_environment
 from benchmarks.progress import Progress
-from benchmarks.runs import disk_errors, is_main_process, open_run, require_done
+from benchmarks.runs import is_main_process, open_run, require_done
 from rewards import (
     LABELS,
     CheckError,
@@ -45,18 +43,17 @@ from rl.reward_context import reward_context
 from rl.rollout_files import drop_rollouts_after
 from rl.rollouts import RolloutCost, choose_engine, grpo_trainer
 from rl.unlabelled import check_verifiers, read_unlabelled
-from sft.train import (
+from sft.training import (
     ADAPTER,
+    find_base,
     last_checkpoint,
+    learn,
     load_base,
     load_tokenizer,
     log_callback,
-    model_revision,
-    save_adapter,
     setting_errors,
     show_with,
     trainer_arguments,
-    write_items,
 )
 
 ITEM_COLUMNS = ["item_id", "cell_line", "pert", "gene", "label"]
@@ -141,9 +138,8 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     ours, args, model_args = read_arguments(config, overrides)
     sft_run = Path(ours.sft_run)
     sft = require_done(sft_run, "sft")
-    base = resolve_model(model_args.model_name_or_path, model_revision(model_args))
-    fingerprint = model_fingerprint(base.path)
-    inputs = {"sft_run": str(sft["adapter_sha256"]), "model_name_or_path": fingerprint}
+    base = find_base(model_args)
+    inputs = {"sft_run": str(sft["adapter_sha256"]), "model_name_or_path": base.fingerprint}
     run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args), inputs)
     if run.done:
         return run.path
@@ -216,18 +212,12 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
             callbacks=callbacks,
         )
     show_with(trainer, progress)
-    with disk_errors(run.path):
-        trainer.train(resume_from_checkpoint=checkpoint)
-        before = read_trained_items(sft_run / ADAPTER)
-        trained_on = None if before is None else [*before, *items["item_id"].astype(str)]
-        save_adapter(trainer, run.path / ADAPTER, base.path, trained_on)
-        write_items(run.path, [str(item_id) for item_id in items["item_id"]])
-    trainer.accelerator.wait_for_everyone()
+    learn(trainer, run.path, base.path, items["item_id"].astype(str).tolist(), read_trained_items(sft_run / ADAPTER))
     if not is_main_process():
         return run.path
     steps = [entry for entry in trainer.state.log_history if "reward" in entry]
     run.finish(
-        base={"name": base.name, "revision": base.revision, "fingerprint": fingerprint},
+        base=base.facts(),
         sft_adapter_sha256=sft["adapter_sha256"],
         sft_audit=sft.get("audit"),
         adapter_sha256=adapter_sha256(run.path / ADAPTER),

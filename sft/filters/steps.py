@@ -95,7 +95,8 @@ def tokens_within(model: str, longest: int) -> Check:
         longest: its `max_length`: tokens of prompt, completion and end of turn together.
     """
     from benchmarks.models.folders import resolve_model
-    from sft.train import load_tokenizer, tokenize_trace
+    from sft.examples import tokenize_trace
+    from sft.training import load_tokenizer
 
     tokenizer = load_tokenizer(resolve_model(model).path)
 

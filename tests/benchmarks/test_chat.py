@@ -12,7 +12,7 @@ from tokenizers.normalizers import Lowercase
 from benchmarks.chat import encode_prompt, open_tokenizer
 from benchmarks.models.engines import TransformersEngine
 from rewards import InputError
-from sft.train import load_tokenizer
+from sft.training import load_tokenizer
 
 MESSAGES = [{"role": "user", "content": "Does AARS  change\n\nCALR?"}]
 END = {"content": "<|im_end|>", "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}

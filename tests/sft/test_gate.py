@@ -11,7 +11,7 @@ from benchmarks.evidence.prompts import PromptConfig
 from rewards import CheckError
 from sft.gate import run_gate
 from sft.teacher.template import generate
-from sft.train import load_tokenizer
+from sft.training import load_tokenizer
 
 PREFILLED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -1,5 +1,6 @@
 """Runs one training stage and writes which weights moved; a process of its own, since vLLM keeps what it takes."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -7,8 +8,6 @@ from pathlib import Path
 import torch
 import yaml
 from safetensors.torch import load_file
-
-import rl.train  # noqa: F401 - loads both stages' modules
 
 
 def vowels(completions, **columns):
@@ -18,10 +17,12 @@ def vowels(completions, **columns):
 
 
 def main(stage: str, config: Path, out: Path) -> None:
-    module = sys.modules["sft.train" if stage == "sft" else "rl.train"]  # the packages' `train` is the function
+    # The packages' own `train` is the function.
+    module = importlib.import_module("sft.train" if stage == "sft" else "rl.train")
+    training = importlib.import_module("sft.training")
     before: dict[str, torch.Tensor] = {}
     report: dict[str, object] = {}
-    save = module.save_adapter
+    save = training.save_adapter
 
     def compare(trainer, path, base, item_ids):
         after = dict(trainer.model.named_parameters())
@@ -63,7 +64,7 @@ def main(stage: str, config: Path, out: Path) -> None:
             ]
         save(trainer, path, base, item_ids)
 
-    module.save_adapter = compare
+    training.save_adapter = compare
     if stage == "grpo":
         from rewards import Component
 

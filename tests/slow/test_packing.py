@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
+from sft.examples import IGNORE, check_labels, dataset_of, tokenize_trace
 from sft.teacher.template import generate
-from sft.train import IGNORE, _dataset, check_labels, load_tokenizer, tokenize_trace
+from sft.training import load_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ def token_losses(tiny: Any, out: Path, **keys: Any) -> tuple[float, int, int]:
         output_dir=str(out), max_length=512, completion_only_loss=True, use_cpu=True, bf16=False, report_to=[],
         per_device_train_batch_size=2, gradient_checkpointing=False, **keys,
     )  # fmt: skip
-    trainer = SFTTrainer(model=model, args=args, train_dataset=_dataset(examples), processing_class=tokenizer)
+    trainer = SFTTrainer(model=model, args=args, train_dataset=dataset_of(examples), processing_class=tokenizer)
     check_labels(trainer, tokenizer, examples)
     total, count, places = 0.0, 0, 0
     for batch in trainer.get_train_dataloader():

@@ -365,7 +365,8 @@ def test_a_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_the_trainer_would_refuse_for_its_tokens_is_dropped(smollm2: Path, tmp_path: Path) -> None:
-    from sft.train import load_tokenizer, tokenize_trace
+    from sft.examples import tokenize_trace
+    from sft.training import load_tokenizer
 
     traces = [trace(0, prose(0, 20)), trace(1, prose(1, 400)), trace(2, "a lone surrogate \ud800")]
     longest = len(tokenize_trace(load_tokenizer(smollm2), traces[0]).input_ids)

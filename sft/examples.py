@@ -1,0 +1,176 @@
+"""Traces as a student learns them: chosen, tokenised as generation would see them, and held against the batches."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Final
+
+from benchmarks.chat import prefilled_think, render_prompt
+from rewards import CheckError, InputError
+from rewards.answer import TAGS
+from sft.traces import Trace
+
+IGNORE: Final = -100  # the label of a token that is not learnt
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tokenised trace: T tokens, of which the last C are the completion with its end-of-turn token.
+
+    Attributes:
+        input_ids: (T,) token ids.
+        completion_mask: (T,) 1 where a token is learnt.
+    """
+
+    input_ids: list[int]
+    completion_mask: list[int]
+
+
+def check_answers(traces: Sequence[Trace], where: str, *, keep_wrong: bool) -> None:
+    """Refuse traces from which a student would learn to give no answer, or a wrong one.
+
+    Args:
+        traces: N traces.
+        where: their file, for the message.
+        keep_wrong: let wrong answers pass.
+
+    Raises:
+        InputError: some give no answer by the strict parser, or another one than the true label: how many of how many,
+            and the first of them.
+    """
+    silent = [trace.item_id for trace in traces if not trace.answer]
+    if silent:
+        raise InputError(
+            f"{where}: {len(silent)} of {len(traces)} traces give no answer, the first {silent[0]}; take them out by "
+            "the filter step `parse`"
+        )
+    wrong = [trace.item_id for trace in traces if trace.answer != trace.label]
+    if wrong and not keep_wrong:
+        raise InputError(
+            f"{where}: {len(wrong)} of {len(traces)} traces give a wrong answer, the first {wrong[0]}; take them out "
+            "by the filter step `label`, or set keep_wrong: true"
+        )
+
+
+def draw_traces(traces: Sequence[Trace], fraction: float, seed: int) -> list[Trace]:
+    """Draw a share of the traces at random, at least one; they stay in their order.
+
+    Args:
+        traces: N traces.
+        fraction: in (0, 1]; round(fraction × N) are drawn.
+        seed: of the draw; a larger share drawn with the same seed holds the smaller one.
+    """
+    order = random.Random(seed).sample(range(len(traces)), len(traces))
+    return [traces[row] for row in sorted(order[: max(1, round(fraction * len(traces)))])]
+
+
+def without_reasoning(trace: Trace) -> Trace:
+    """Return the trace with an empty think block and the true label: what the paper's ablation learns."""
+    return replace(trace, completion=f"<think></think><answer>{trace.label}</answer>", answer=trace.label)
+
+
+def tokenize_traces(tokenizer: Any, traces: Sequence[Trace], max_length: int) -> list[Example]:
+    """Tokenise traces; see `tokenize_trace`.
+
+    Raises:
+        InputError: a trace cannot be learnt, or some are longer than `max_length`: how many, and the first of them.
+    """
+    examples = [tokenize_trace(tokenizer, trace) for trace in traces]
+    too_long = [row for row, example in enumerate(examples) if len(example.input_ids) > max_length]
+    if too_long:
+        longest = max(len(examples[row].input_ids) for row in too_long)
+        raise InputError(
+            f"{traces[too_long[0]].item_id}: {len(too_long)} of {len(traces)} traces have more than max_length "
+            f"{max_length} tokens (the longest {longest}); their ends would not be learnt, so raise max_length or "
+            "filter by the step `tokens`"
+        )
+    return examples
+
+
+def tokenize_trace(tokenizer: Any, trace: Trace) -> Example:
+    """Tokenise a trace exactly as generation would see it: prompt ids, then the completion's, then end of turn.
+
+    The prompt comes from the chat template with its generation prompt; where that already opens the think block, the
+    completion goes on inside it. The template's rendering of past turns is not used: many drop the reasoning.
+
+    Raises:
+        InputError: the example has more or fewer than one pair of each tag, or does not read back as prompt +
+            completion.
+    """
+    prompt = render_prompt(tokenizer, trace.prompt)
+    prefill = prefilled_think(prompt)
+    completion = trace.completion
+    if prefill:
+        completion = completion.lstrip().removeprefix(prefill.strip()).lstrip()
+    for tag in TAGS:
+        if (found := (prefill + completion).count(tag)) != 1:
+            raise InputError(f"{trace.item_id}: {found} times {tag} in its example, not once; mend or remove the trace")
+    for text in (prompt, completion):
+        if not _is_unicode(text):
+            raise InputError(f"{trace.item_id}: holds a lone surrogate, which no tokenizer reads; remove the trace")
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    completion_ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    for name, text, ids in (("prompt", prompt, prompt_ids), ("completion", completion, completion_ids)):
+        if tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text:
+            raise InputError(f"{trace.item_id}: its {name} does not survive the tokenizer; mend or remove the trace")
+    return Example(
+        [*prompt_ids, *completion_ids, tokenizer.eos_token_id], [0] * len(prompt_ids) + [1] * (len(completion_ids) + 1)
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else True
+
+
+def check_labels(trainer: Any, tokenizer: Any, examples: Sequence[Example]) -> None:
+    """Stop before training unless the trainer's own batches learn each completion, its end of turn, and nothing else.
+
+    Raises:
+        CheckError: a batch has no label, learns a prompt token, or does not learn the end of turn.
+    """
+    dataset = trainer.train_dataset
+    if trainer.args.packing:
+        learnt_runs = Counter(run for row in dataset["labels"] for run in _learnt_runs(row))
+        wanted_runs = Counter(tuple(one.input_ids[one.completion_mask.index(1) :]) for one in examples)
+        if learnt_runs != wanted_runs:
+            missing = (wanted_runs - learnt_runs).total()
+            raise CheckError(
+                f"packing: {missing} of {len(examples)} completions are not learnt as they are; set packing: false"
+            )
+        return
+    if len(dataset) != len(examples):
+        raise CheckError(f"traces: {len(examples)} given, but the trainer kept {len(dataset)}; raise max_length")
+    for row, example in enumerate(examples):
+        batch = trainer.data_collator([dataset[row]])
+        labels = batch["labels"][0].tolist()
+        learnt = [token for token in labels if token != IGNORE]
+        start = example.completion_mask.index(1)
+        if not learnt:
+            raise CheckError(f"row {row + 1}: no token is learnt; the completion mask is empty")
+        if learnt[-1] != tokenizer.eos_token_id:
+            raise CheckError(f"row {row + 1}: the end of turn {tokenizer.eos_token!r} is not learnt; check eos_token")
+        if learnt != example.input_ids[start:]:
+            raise CheckError(
+                f"row {row + 1}: {len(learnt)} tokens are learnt, not the completion's {len(labels) - start}"
+            )
+        if batch["input_ids"][0].tolist() != example.input_ids:
+            raise CheckError(f"row {row + 1}: the trainer's tokens are not prompt + completion; do not shuffle_dataset")
+
+
+def _learnt_runs(labels: Sequence[int]) -> list[tuple[int, ...]]:
+    """The stretches of tokens that are learnt, between those that are not."""
+    return [tuple(run) for learnt, run in groupby(labels, lambda label: label != IGNORE) if learnt]
+
+
+def dataset_of(examples: Sequence[Example]) -> Any:
+    """Return examples as the data set that TRL's SFTTrainer takes."""
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "input_ids": [example.input_ids for example in examples],
+            "completion_mask": [example.completion_mask for example in examples],
+        }
+    )

@@ -1,0 +1,220 @@
+"""What both stages of training share: how a model is loaded, and how a run goes on, is shown, logged and saved."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.chat import open_tokenizer
+from benchmarks.machine import use_cpu_well
+from benchmarks.models.folders import (
+    TRAINED_ITEMS,
+    check_adapter,
+    model_fingerprint,
+    resolve_model,
+    write_trained_items,
+)
+from benchmarks.models.generation import one_line
+from benchmarks.progress import Progress
+from benchmarks.quiet import hide_loading_bars
+from benchmarks.runs import disk_errors, is_main_process
+from rewards import InputError
+from rewards.answer import TAGS
+
+ADAPTER: Final = "adapter"
+LOG: Final = "log.jsonl"
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Load a tokenizer to train with: `open_tokenizer`'s.
+
+    Raises:
+        InputError: as `open_tokenizer` does, or it has no end-of-turn token, or one of our tags is a special token.
+    """
+    tokenizer = open_tokenizer(path)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{path}: the tokenizer has no end-of-turn token (eos_token); set one in its config")
+    for tag in TAGS:
+        ids = tokenizer(tag, add_special_tokens=False)["input_ids"]
+        if tokenizer.decode(ids, skip_special_tokens=True) != tag:
+            raise InputError(
+                f"{path}: {tag} is a special token of the tokenizer, which TRL removes before a reward reads a "
+                "completion; make it an ordinary one (special: false in tokenizer_config.json)"
+            )
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that a stage trains an adapter of.
+
+    Attributes:
+        path: its folder.
+        name: a hub id, or the folder's name.
+        revision: the hub's commit; None for a plain folder.
+        fingerprint: of its files.
+    """
+
+    path: Path
+    name: str
+    revision: str | None
+    fingerprint: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest says of it."""
+        return {"name": self.name, "revision": self.revision, "fingerprint": self.fingerprint}
+
+
+def find_base(model_args: Any) -> Base:
+    """Return the base model of a configuration; an `InputError` where there is none (see `resolve_model`)."""
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    if Path(name).is_dir() and revision == "main":  # TRL's default, which a folder does not have
+        revision = None
+    folder = resolve_model(name, revision)
+    return Base(folder.path, folder.name, folder.revision, model_fingerprint(folder.path))
+
+
+def load_base(path: Path, model_args: Any, args: Any) -> Any:
+    """Load the base model that a stage trains an adapter on, in the number type that was settled for the run."""
+    from transformers import AutoModelForCausalLM
+    from trl import get_quantization_config
+
+    use_cpu_well()
+    hide_loading_bars()
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=get_quantization_config(model_args),
+        use_safetensors=True,
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+@contextmanager
+def setting_errors() -> Iterator[None]:
+    """Turn a setting that the libraries refuse while they make model and trainer into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise InputError(f"configuration: {one_line(error)}") from error
+
+
+def trainer_arguments(args: Any, run: Path) -> Any:
+    """Point the trainer at the run folder, without reports to services nobody asked for."""
+    args.output_dir = str(run / "checkpoints")
+    args.report_to = []
+    return args
+
+
+def last_checkpoint(run: Path) -> str | None:
+    """Return the newest whole checkpoint of an interrupted run, None where there is none to go on from."""
+    # The trainer's state is written last: a folder without it was cut off while it was saved.
+    whole = [state.parent for state in (run / "checkpoints").glob("checkpoint-*/trainer_state.json") if _reads(state)]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def _reads(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def save_adapter(trainer: Any, path: Path, base: Path, item_ids: Sequence[str] | None) -> None:
+    """Save the trained adapter as safetensors, with notes of its base model and of the items it learnt, where known."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.accelerator.is_main_process:
+        model.save_pretrained(path, selected_adapters=["default"], safe_serialization=True)
+        if item_ids is not None:
+            write_trained_items(path, item_ids)
+        (path / "synthpert.json").write_text(json.dumps({"base_fingerprint": model_fingerprint(base)}) + "\n")
+        check_adapter(path, base)
+
+
+def write_items(run: Path, item_ids: Sequence[str]) -> None:
+    """Write which items a stage was trained on, one id a line."""
+    if is_main_process():
+        (run / TRAINED_ITEMS).write_text("".join(f"{item_id}\n" for item_id in item_ids), encoding="utf-8")
+
+
+def learn(
+    trainer: Any, run: Path, base: Path, item_ids: Sequence[str], learnt_before: Iterable[str] | None = ()
+) -> None:
+    """Train, from the run's last checkpoint on if it has one; save the adapter, and which items it was trained on.
+
+    All processes return together.
+
+    Args:
+        trainer: one of TRL's.
+        run: the run folder.
+        base: the base model's folder.
+        item_ids: the items trained on.
+        learnt_before: those of the adapter that the stage starts from; None where that one does not say.
+
+    Raises:
+        CheckError: the disk is full.
+    """
+    with disk_errors(run):
+        trainer.train(resume_from_checkpoint=last_checkpoint(run))
+        save_adapter(trainer, run / ADAPTER, base, None if learnt_before is None else [*learnt_before, *item_ids])
+        write_items(run, item_ids)
+    trainer.accelerator.wait_for_everyone()
+
+
+def progress_callback(progress: Progress) -> Any:
+    """Return a trainer callback that shows the steps as a phase of `progress`, with the last loss or reward."""
+    from transformers import TrainerCallback
+
+    class Show(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            progress.phase("learning", state.max_steps, "steps", state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            logged = state.log_history[-1] if state.log_history else {}
+            notes = [f"{key} {float(logged[key]):.3g}" for key in ("loss", "reward") if key in logged]
+            progress.at(state.global_step, ", ".join(notes))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            progress.phase("saving")
+
+    return Show()
+
+
+def show_with(trainer: Any, progress: Progress) -> None:
+    """Let `progress` show a trainer's steps instead of the bar and the printed logs of transformers."""
+    from transformers import PrinterCallback
+    from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+
+    for callback in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(callback)
+    trainer.add_callback(progress_callback(progress))
+
+
+def log_callback(run: Path) -> Any:
+    """Return a trainer callback that writes `log.jsonl` as the run goes, one JSON object a logged step.
+
+    A run that ends early has the log of its steps; one that goes on begins with the entries up to its checkpoint.
+    """
+    from transformers import TrainerCallback
+
+    path = run / LOG
+
+    class Log(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._write("w", state, state.log_history)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            self._write("a", state, state.log_history[-1:])
+
+        def _write(self, mode: str, state: Any, entries: Sequence[Any]) -> None:
+            if state.is_world_process_zero:
+                with path.open(mode, encoding="utf-8") as file:
+                    file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+    return Log()
