@@ -12,18 +12,18 @@ rewards:
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
+from rewards import functions, text
 from rewards.composition import Component, Composition
 from rewards.errors import InputError
 from rewards.foreign import find_file, load_foreign, nearest, stated_range
-from rewards.functions import Accuracy, BalancedAccuracy, Confidence, Direction, Format, GradedFormat, Margin
-from rewards.text import EvidenceFaithfulness, GeneMention, Length, Pathways, Repetition
+from rewards.reward import Reward
 from rewards.timeout import TimeLimited
 from rewards.verifiers import (
     LabelTable,
@@ -38,19 +38,8 @@ from rewards.verifiers import (
     read_label_table,
 )
 
-BUILT_IN: Final[Mapping[str, Callable[..., Any]]] = {
-    "accuracy": Accuracy,
-    "balanced_accuracy": BalancedAccuracy,
-    "margin": Margin,
-    "direction": Direction,
-    "confidence": Confidence,
-    "format": Format,
-    "graded_format": GradedFormat,
-    "length": Length,
-    "gene_mention": GeneMention,
-    "repetition": Repetition,
-    "evidence_faithfulness": EvidenceFaithfulness,
-    "pathways": Pathways,
+BUILT_IN: Final[Mapping[str, type[Reward]]] = {
+    vars(made)["__name__"]: made for made in (*functions.REWARDS, *text.REWARDS)
 }
 # What TRL 1.16's trl.rewards offers: loading it takes seconds, so its names stand here.
 TRL_REWARDS: Final = (
@@ -64,8 +53,6 @@ TRL_REWARDS: Final = (
 REWARD_NAMES: Final = (*BUILT_IN, *TRL_REWARDS)
 KEYS: Final = ("name", "weight", "parameters", "schedule", "gate", "timeout")
 VERIFIERS: Final = ("hard", "soft", "mixed")
-SCALINGS: Final = ("group", "batch", "none")  # of TRL's `scale_rewards`
-NEVER_1: Final = ("balanced_accuracy", "margin")  # no gates: what they pay a right answer is not 1
 TIMEOUT: Final = 60.0
 LONGEST_TIMEOUT: Final = 86_400.0
 
@@ -75,11 +62,11 @@ class Context:
     """What rewards need to know of the data; a configuration names it.
 
     Attributes:
-        train_counts: rows per label among the prompts, for `balanced_accuracy`.
+        train_counts: rows per label among the prompts.
         tables: forecasts by name (`neighbours`, `gene_rate`): each makes a frame `item_id, p_up, p_down, p_none`.
         folder: of the configuration: files that it names are looked for there, then in the current directory.
-        prompt_rates: makes the same of the gene's rates among the prompts, the item's own label counted, which `margin`
-            takes off where a label decides; None for the table `gene_rate`.
+        prompt_rates: makes the same of the gene's rates among the prompts, the item's own label counted, which are a
+            reward's `rates` where a label decides; None for the table `gene_rate`.
     """
 
     train_counts: Mapping[Any, int] | None = None
@@ -113,43 +100,33 @@ def compose(
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{where}: {twice!r} is there twice; name each reward once")
     if weights is not None:
-        if not isinstance(weights, Sequence) or isinstance(weights, str):
-            raise InputError(f"reward_weights: {weights!r} is no list; give one number for each reward")
-        if len(weights) != len(components):
-            raise InputError(f"reward_weights: {len(weights)} weights for {len(components)} rewards; give one each")
-        if any(isinstance(entry, Mapping) and "weight" in entry for entry in entries):
-            raise InputError(f"{where}: has weights, and so has reward_weights; use one of the two")
-        for component, weight in zip(components, weights, strict=True):
-            component.weight = _number(weight, "reward_weights:")
+        _set_weights(components, weights, entries, where)
     if all(component.weight == 0 for component in components):
         raise InputError(f"{where}: every weight is 0, so that nothing is rewarded; give one another weight")
     return Composition(tuple(components))
 
 
+def _set_weights(components: Sequence[Component], weights: Any, entries: Sequence[Any], where: str) -> None:
+    """Give components TRL's `reward_weights`."""
+    if not isinstance(weights, Sequence) or isinstance(weights, str):
+        raise InputError(f"reward_weights: {weights!r} is no list; give one number for each reward")
+    if len(weights) != len(components):
+        raise InputError(f"reward_weights: {len(weights)} weights for {len(components)} rewards; give one each")
+    if any(isinstance(entry, Mapping) and "weight" in entry for entry in entries):
+        raise InputError(f"{where}: has weights, and so has reward_weights; use one of the two")
+    for component, weight in zip(components, weights, strict=True):
+        component.weight = _number(weight, "reward_weights:")
+
+
 def _component(entry: Any, context: Context, where: str) -> Component:
-    values: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
-    if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
-        raise InputError(f"{where}: {entry!r} is no reward; write a name, or a mapping with `name`")
-    for key in values:
-        if key not in KEYS:
-            raise InputError(f"{where}: {key!r} is no key; did you mean {nearest(str(key), KEYS)!r}?")
+    values = _entry(entry, where)
     name = values["name"]
     where = f"{where} ({name})"
-    parameters = {} if values.get("parameters") is None else values["parameters"]
-    if not isinstance(parameters, Mapping) or not all(isinstance(key, str) for key in parameters):
-        raise InputError(f"{where}: parameters {parameters!r} are no mapping of names; write `name: value` pairs")
+    parameters = _parameters(values.get("parameters"), where)
     weight = _number(values.get("weight", 1.0), f"{where}: weight")
-    gate = values.get("gate")
-    if gate is not None and not isinstance(gate, str):
-        raise InputError(f"{where}: gate {gate!r}; name one reward, as in `gate: format`")
-    if gate in NEVER_1:
-        raise InputError(f"{where}: gate {gate!r} pays a right answer other than 1 and would stay shut; use `format`")
-    timeout = values.get("timeout")
-    if timeout is not None and name in BUILT_IN and (gate is None or gate in BUILT_IN):
-        raise InputError(f"{where}: timeout has no effect on a built-in reward; remove it")
-    seconds = TIMEOUT if timeout is None else _number(timeout, f"{where}: timeout")
-    if not 0 <= seconds <= LONGEST_TIMEOUT:
-        raise InputError(f"{where}: timeout {timeout!r}; use seconds up to {LONGEST_TIMEOUT:.0f}, or 0 for no limit")
+    gate = _gate(values.get("gate"), where)
+    ours, gate_ours = name in BUILT_IN, gate is None or gate in BUILT_IN
+    seconds = _timeout(values.get("timeout"), ours and gate_ours, where)
     reward = make_reward(name, parameters, context, timeout=seconds, where=where)
     if gate is not None and stated_range(reward) is None:
         raise InputError(f"{where}: a shut gate pays the least that a reward can, which this one does not say; "
@@ -160,37 +137,46 @@ def _component(entry: Any, context: Context, where: str) -> Component:
         weight=weight,
         schedule=_schedule(values.get("schedule"), where),
         gate=None if gate is None else make_reward(gate, {}, context, timeout=seconds, where=f"{where}: gate"),
-        ours=name in BUILT_IN,
-        gate_ours=gate is None or gate in BUILT_IN,
+        ours=ours,
+        gate_ours=gate_ours,
     )
 
 
-def check_scaling(scale_rewards: Any, where: str) -> None:
-    """Refuse a `scale_rewards` that TRL would refuse at the first step; true and false are `group` and `none`."""
-    if not isinstance(scale_rewards, bool) and scale_rewards not in SCALINGS:
-        raise InputError(f"{where}: scale_rewards: {scale_rewards!r} is unknown; use {', '.join(SCALINGS)}")
+def _entry(entry: Any, where: str) -> Mapping[str, Any]:
+    """An entry of the list as a mapping that has a name and no unknown key."""
+    values: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
+        raise InputError(f"{where}: {entry!r} is no reward; write a name, or a mapping with `name`")
+    for key in values:
+        if key not in KEYS:
+            raise InputError(f"{where}: {key!r} is no key; did you mean {nearest(str(key), KEYS)!r}?")
+    return values
 
 
-def refuse_cancelled_weights(composition: Composition, scale_rewards: Any, where: str = "rewards") -> None:
-    """Refuse `balanced_accuracy` where TRL's `scale_rewards` divides its weights out of each group."""
-    names = [component.name for component in composition.components]
-    if "balanced_accuracy" in names and str(scale_rewards).lower() in ("group", "true"):
-        raise InputError(
-            f"{where}: balanced_accuracy has no effect with scale_rewards: group, which divides its weight out of "
-            "each group; set scale_rewards: batch or none"
-        )
+def _parameters(parameters: Any, where: str) -> Mapping[str, Any]:
+    parameters = {} if parameters is None else parameters
+    if not isinstance(parameters, Mapping) or not all(isinstance(key, str) for key in parameters):
+        raise InputError(f"{where}: parameters {parameters!r} are no mapping of names; write `name: value` pairs")
+    return parameters
 
 
-def confidence_notes(composition: Composition, prompt: str) -> list[str]:
-    """Say where a reward wants a confidence that a prompt, given as text, does not ask for."""
-    if "<confidence>" in prompt:
-        return []
-    return [
-        f"{component.name}: the prompts do not ask for a <confidence>, and an answer without one earns the least there "
-        "is; first train stage one on traces that state it (docs/rewards.md)"
-        for component in composition.components
-        if isinstance(component.reward, Confidence)
-    ]
+def _gate(gate: Any, where: str) -> str | None:
+    if gate is None:
+        return None
+    if not isinstance(gate, str):
+        raise InputError(f"{where}: gate {gate!r}; name one reward, as in `gate: format`")
+    if gate in BUILT_IN and not BUILT_IN[gate].may_gate:
+        raise InputError(f"{where}: gate {gate!r} pays a right answer other than 1 and would stay shut; use `format`")
+    return gate
+
+
+def _timeout(timeout: Any, ours: bool, where: str) -> float:
+    if timeout is not None and ours:
+        raise InputError(f"{where}: timeout has no effect on a built-in reward; remove it")
+    seconds = TIMEOUT if timeout is None else _number(timeout, f"{where}: timeout")
+    if not 0 <= seconds <= LONGEST_TIMEOUT:
+        raise InputError(f"{where}: timeout {timeout!r}; use seconds up to {LONGEST_TIMEOUT:.0f}, or 0 for no limit")
+    return seconds
 
 
 def make_reward(
@@ -225,36 +211,42 @@ def make_reward(
 
 
 def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where: str) -> Any:
-    made = BUILT_IN[name]
-    known = [one for one in inspect.signature(made).parameters if one != "train_counts"]
-    given = dict(parameters)
-    for key in given:
+    make: Callable[..., Any] = BUILT_IN[name]
+    takes = inspect.signature(make).parameters
+    known = [one for one in takes if one != "train_counts"]  # which nobody need count by hand
+    for key in parameters:
         if key not in known:
             hint = f"did you mean {nearest(key, known)!r}?" if known else "it takes none"
             raise InputError(f"{where}: {key!r} is no parameter; {hint}")
-    if name == "balanced_accuracy":
-        if context.train_counts is None:
-            raise InputError(f"{where}: the class counts are not known here; give the data (--data)")
-        given["train_counts"] = context.train_counts
-    if "verifier" in given:
-        given["verifier"] = make_verifier(given["verifier"], context, f"{where}: verifier")
-    if name == "margin":
-        given["rates"] = _margin_rates(given.get("rates"), given.get("verifier", hard), context, f"{where}: rates")
-    if "gene_sets" in given:
-        given["gene_sets"] = read_gene_sets(find_file(str(given["gene_sets"]), context.folder))
+    given = {**parameters, **_needs(takes, parameters, context, where)}
     try:
-        return made(**given)
+        return make(**given)
     except TypeError as error:
-        missing = [p.name for p in inspect.signature(made).parameters.values()
-                   if p.default is inspect.Parameter.empty and p.name not in given]  # fmt: skip
+        missing = [p.name for p in takes.values() if p.default is inspect.Parameter.empty and p.name not in given]
         said = f"needs the parameter {missing[0]!r}" if missing else " ".join(str(error).split())[:160]
         raise InputError(f"{where}: {said}") from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
 
-def _margin_rates(name: Any, verifier: Verifier, context: Context, where: str) -> LabelTable | MixedRates:
-    """What `margin` takes off: a named table, or the gene's rates; its means where a mixed verifier asks a table."""
+def _needs(takes: Collection[str], given: Mapping[str, Any], context: Context, where: str) -> dict[str, Any]:
+    """What a reward needs of the data, by the name of its parameter; see `rewards/reward.py`."""
+    made: dict[str, Any] = {}
+    if "train_counts" in takes:
+        if context.train_counts is None:
+            raise InputError(f"{where}: the class counts are not known here; give the data (--data)")
+        made["train_counts"] = context.train_counts
+    if "verifier" in given:
+        made["verifier"] = make_verifier(given["verifier"], context, f"{where}: verifier")
+    if "rates" in takes:
+        made["rates"] = _rates(given.get("rates"), made.get("verifier", hard), context, f"{where}: rates")
+    if "gene_sets" in given:
+        made["gene_sets"] = read_gene_sets(find_file(str(given["gene_sets"]), context.folder))
+    return made
+
+
+def _rates(name: Any, verifier: Verifier, context: Context, where: str) -> LabelTable | MixedRates:
+    """A named table, or the gene's rates; where a mixed verifier asks its table, that table's means for the gene."""
     if name not in (None, "gene_rate"):
         return _table(name, context, where)
     if verifier.soft or context.prompt_rates is None:

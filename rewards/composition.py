@@ -7,7 +7,9 @@ from typing import Any, Final
 
 from rewards.batch import Completion, Scores, completion_text, is_column
 from rewards.errors import CheckError, InputError
+from rewards.reward import Reward
 
+SCALINGS: Final = ("group", "batch", "none")  # of TRL's `scale_rewards`
 _LARGEST: Final = 3.4028234e38  # TRL keeps scores and their sum as 32-bit floats: more would become infinite there
 
 
@@ -35,6 +37,11 @@ class Component:
 
     def __post_init__(self) -> None:
         self.__name__ = self.name
+
+    @property
+    def traits(self) -> Reward:
+        """What the reward says of itself; nothing particular where it is not ours."""
+        return self.reward if isinstance(self.reward, Reward) else Reward()
 
     @property
     def cut_off(self) -> int:
@@ -238,7 +245,7 @@ def weight_notes(composition: Composition, *, scale_rewards: str) -> list[str]:
         composition: the rewards.
         scale_rewards: TRL's key.
     """
-    grouped = str(scale_rewards).lower() in ("group", "true")
+    grouped = _by_group(scale_rewards)
     said = []
     for component in composition.components:
         if component.weight == 0:
@@ -249,3 +256,31 @@ def weight_notes(composition: Composition, *, scale_rewards: str) -> list[str]:
     elif grouped and len(composition.components) > 1:
         said.append("scale_rewards: group divides each group by its spread, so that only ratios of weights count")
     return said
+
+
+def _by_group(scale_rewards: Any) -> bool:
+    """Whether TRL divides each group's advantages by their spread."""
+    return str(scale_rewards).lower() in ("group", "true")
+
+
+def check_scaling(scale_rewards: Any, where: str) -> None:
+    """Refuse a `scale_rewards` that TRL would refuse at the first step; true and false are `group` and `none`."""
+    if not isinstance(scale_rewards, bool) and scale_rewards not in SCALINGS:
+        raise InputError(f"{where}: scale_rewards: {scale_rewards!r} is unknown; use {', '.join(SCALINGS)}")
+
+
+def refuse_cancelled_weights(composition: Composition, scale_rewards: Any, where: str = "rewards") -> None:
+    """Refuse a reward that pays the same throughout a group where TRL's `scale_rewards` divides that out again."""
+    for component in composition.components:
+        if component.traits.weighs_groups and _by_group(scale_rewards):
+            raise InputError(
+                f"{where}: {component.name} has no effect with scale_rewards: group, which divides its weight out of "
+                "each group; set scale_rewards: batch or none"
+            )
+
+
+def prompt_notes(composition: Composition, prompt: str) -> list[str]:
+    """Say what rewards miss in prompts such as this one, given as text."""
+    return [
+        f"{component.name}: {note}" for component in composition.components for note in component.traits.notes(prompt)
+    ]

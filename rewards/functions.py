@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rewards.answer import TAGS, Answer, Status, split_confidence
-from rewards.batch import Completion, Scores, completion_text, read_answers, read_texts
+from rewards.batch import Completion, Scores, read_answers, read_texts
 from rewards.errors import InputError
 from rewards.labels import LABELS, Label, as_label
+from rewards.reward import Reward
 from rewards.verifiers import INDEX, LabelTable, MixedRates, Target, Verifier, hard
 
 __all__ = [
-    "OFFICIAL_TRAIN_COUNTS",
     "Accuracy",
     "BalancedAccuracy",
-    "Completion",
     "Confidence",
     "Direction",
     "Format",
@@ -29,7 +28,6 @@ __all__ = [
     "Margin",
     "accuracy",
     "balanced_accuracy",
-    "completion_text",
     "confidence",
     "direction",
     "format",
@@ -63,7 +61,7 @@ def _judge(
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Reward):
     """Score p(a): 1 for the right label and 0 for a wrong one or none; a probability under a soft verifier.
 
     Range: 0 to 1. Source: rbio's soft verification pays the world model's probability (Istrate et al., 2025); with
@@ -97,7 +95,7 @@ class Accuracy:
         return _judge(completions, targets, lambda answer, given, p: p[INDEX[given]], 0.0)
 
 
-class BalancedAccuracy:
+class BalancedAccuracy(Reward):
     """Score a right label by its inverse frequency in training, so that guessing the majority pays no more.
 
     The weight of class c is N / (3 n_c), and the score p(a) times the weight of a: over the training distribution a
@@ -116,6 +114,8 @@ class BalancedAccuracy:
     """
 
     __name__ = "balanced_accuracy"
+    may_gate = False
+    weighs_groups = True
 
     def __init__(self, train_counts: Mapping[Any, int], verifier: Verifier = hard) -> None:
         counts = {as_label(name, "train_counts"): int(count) for name, count in train_counts.items()}
@@ -140,7 +140,7 @@ class BalancedAccuracy:
 
 
 @dataclass(frozen=True)
-class Margin:
+class Margin(Reward):
     """Score p(a) - r(a), r being how often the gene shows each label: pays only for what r does not know.
 
     Whoever knows the gene's rates and nothing else earns 0 on average, whatever the answer: the mean of p(a) over the
@@ -161,6 +161,7 @@ class Margin:
     """
 
     __name__ = "margin"
+    may_gate = False
     rates: LabelTable | MixedRates
     verifier: Verifier = hard
     range = (-1.0, 1.0)
@@ -180,7 +181,7 @@ class Margin:
 
 
 @dataclass(frozen=True)
-class Direction:
+class Direction(Reward):
     """Score p(a) / (p_up + p_down) where a gene changes: credit for the direction alone.
 
     None where the label is `not differentially expressed`: there is no direction to judge. An answer of that label, or
@@ -211,7 +212,7 @@ _SCALE: Final = math.log((1 - _LEAST) / _LEAST)
 
 
 @dataclass(frozen=True)
-class Confidence:
+class Confidence(Reward):
     """Score a right answer and how well its stated confidence q fits, by a proper rule.
 
     `brier`: right - (right - q)^2. `log`: right + ln(q if right else 1 - q) / ln(99), q held within 0.01 and 0.99. The
@@ -235,6 +236,20 @@ class Confidence:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise InputError(f"confidence: rule {self.rule!r} is unknown; use {' or '.join(RULES)}")
+
+    @property
+    def wants_confidence(self) -> bool:
+        """An answer that states none earns the least there is."""
+        return True
+
+    def notes(self, prompt: str) -> list[str]:
+        """Say where a prompt does not ask for a confidence."""
+        if "<confidence>" in prompt:
+            return []
+        return [
+            "the prompts do not ask for a <confidence>, and an answer without one earns the least there is; first "
+            "train stage one on traces that state it (docs/rewards.md)"
+        ]
 
     @property
     def range(self) -> tuple[float, float]:
@@ -262,7 +277,7 @@ class Confidence:
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(Reward):
     """Score 1 for a completion that the strict parser reads a label from, right or wrong, and 0 for any other.
 
     Range: 0 to 1. Source: the format reward of DeepSeek-R1 (arXiv 2501.12948), read by our own parser.
@@ -279,7 +294,7 @@ class Format:
 
 
 @dataclass(frozen=True)
-class GradedFormat:
+class GradedFormat(Reward):
     """Score the share of four demands met: one think pair, then one answer pair, nothing outside them, a whole label.
 
     A tag that is there twice meets no demand that it is part of, so that repeating tags never pays. 1 exactly where
@@ -314,3 +329,5 @@ direction = Direction()
 confidence = Confidence()
 format = Format()
 graded_format = GradedFormat()
+
+REWARDS: Final = (Accuracy, BalancedAccuracy, Margin, Direction, Confidence, Format, GradedFormat)

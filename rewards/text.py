@@ -17,7 +17,19 @@ from rewards.answer import NEGATION, Answer
 from rewards.batch import Completion, Scores, column, read_answers, read_prompts, read_words
 from rewards.errors import InputError
 from rewards.labels import LABELS
+from rewards.reward import Reward
 from rewards.verifiers import GeneSets, sentences
+
+__all__ = [
+    "EvidenceFaithfulness",
+    "GeneMention",
+    "Length",
+    "Pathways",
+    "Repetition",
+    "evidence_faithfulness",
+    "gene_mention",
+    "repetition",
+]
 
 UNITS: Final = ("words", "tokens")
 _FEWEST_WORDS: Final = 5
@@ -47,7 +59,7 @@ def _is_whole(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Length:
+class Length(Reward):
     """Score 1 within a band of lengths, and less in proportion outside: n / low below it, high / n above it.
 
     Range: 0 to 1. Source: ours; a two-sided form of DAPO's soft overlong punishment (arXiv 2503.14476).
@@ -74,6 +86,11 @@ class Length:
         if self.unit not in UNITS:
             raise InputError(f"length: unit {self.unit!r} is unknown; use {' or '.join(UNITS)}")
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the unit is one of the tokenizer's."""
+        return self.unit == "tokens"
+
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions; None where the completion is None, or its number of tokens is missing."""
         lengths: Sequence[int | None]
@@ -92,7 +109,7 @@ class Length:
 
 
 @dataclass(frozen=True)
-class GeneMention:
+class GeneMention(Reward):
     """Score the share of the item's two genes that the reasoning uses: 0, 1/2 or 1.
 
     A gene is used where a sentence of the reasoning names it as a whole word ("AARS-mediated" does, "AARS2" does not),
@@ -186,7 +203,7 @@ def _stands_in(part: str, text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Repetition:
+class Repetition(Reward):
     """Score the share of a completion's n-grams of words that are no repeats of earlier ones.
 
     Unique n-grams / all n-grams; a text without words earns 0, one of fewer than n words its share of unique words.
@@ -243,7 +260,7 @@ _LABEL_WITHIN: Final = re.compile(rf"()({_LABELS})\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class EvidenceFaithfulness:
+class EvidenceFaithfulness(Reward):
     """Score the share of what the reasoning quotes from the prompt that is really there.
 
     Quotes are passages of three words or more in quotation marks, which must stand in the prompt as whole words, and
@@ -301,8 +318,12 @@ def _evidence(text: str) -> set[tuple[str, float, str]]:
     return found
 
 
+_FACTS: Final = 2  # pathways that an honest policy names for a gene
+_PHRASES: Final = 30  # that an exploit names
+
+
 @dataclass(frozen=True)
-class Pathways:
+class Pathways(Reward):
     """Score the share of (gene, pathway) pairs named in one sentence of the reasoning that hold in the gene sets.
 
     0 where no pair is named, or none of the item's own two genes. None where neither of these is in any set: then
@@ -316,6 +337,20 @@ class Pathways:
     __name__ = "pathways"
     gene_sets: GeneSets
     range = (0.0, 1.0)
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """Names of the first sets."""
+        return tuple(itertools.islice(self.gene_sets.sets, _PHRASES))
+
+    def honest_sentences(self, pert: str, gene: str) -> tuple[str, ...]:
+        """Return memberships that hold, of the two genes."""
+        sets = self.gene_sets.sets
+        return tuple(
+            f"{name} takes part in {phrase}."
+            for name in dict.fromkeys((pert, gene))
+            for phrase in itertools.islice((phrase for phrase, genes in sets.items() if name in genes), _FACTS)
+        )
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions; see above for None. Needs `pert` and `gene`."""
@@ -336,3 +371,5 @@ class Pathways:
 gene_mention = GeneMention()
 repetition = Repetition()
 evidence_faithfulness = EvidenceFaithfulness()
+
+REWARDS: Final = (Length, GeneMention, Repetition, EvidenceFaithfulness, Pathways)

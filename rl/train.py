@@ -35,8 +35,7 @@ from rewards import (
     compose,
 )
 from rewards.batch import prompt_text
-from rewards.compose import check_scaling, confidence_notes, refuse_cancelled_weights
-from rewards.composition import weight_notes
+from rewards.composition import check_scaling, prompt_notes, refuse_cancelled_weights, weight_notes
 from rl.alarms import MODES, alarm_callback, read_alarms
 from rl.recording import Recorder
 from rl.reward_context import reward_context
@@ -165,7 +164,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
         check_verifiers(components)
     args.reward_weights = [component.weight for component in components]
     composition = Composition(tuple(components))
-    unasked = confidence_notes(composition, prompt_text(prompts[0]))
+    unasked = prompt_notes(composition, prompt_text(prompts[0]))
     for note in unasked:
         _logger.warning("%s", note)
     prefix = prefilled_think(render_prompt(tokenizer, prompts[0]))

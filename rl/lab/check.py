@@ -12,10 +12,8 @@ import numpy as np
 from rewards.batch import Scores
 from rewards.composition import Component, Composition
 from rewards.errors import CheckError, InputError
-from rewards.functions import Confidence
 from rewards.labels import LABELS, Label
-from rewards.text import Length, Pathways
-from rewards.verifiers import GeneSets, HardVerifier, LabelTable, MixedVerifier
+from rewards.verifiers import HardVerifier, LabelTable, MixedVerifier
 from rl.lab.exploits import BLIND, EXPLOITS, honest_think, say
 from rl.lab.rows import Row
 
@@ -26,7 +24,6 @@ COVERED: Final = 0.5  # share of gold and of honest completions that must be jud
 TOLERANCE: Final = 1e-9
 _CHUNK: Final = 1000
 _TRIED: Final = 30  # rows, or a few more, on which it is found out how an honest policy writes
-_FACTS: Final = 2  # pathways that an honest policy names for a gene
 _PIECE: Final = re.compile(r"\s?\S{1,4}")
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -261,7 +258,7 @@ def _honest_writing(composition: Composition, score: Score, rows: Sequence[Row],
     """How many sentences, and which stated confidence, earn an honest policy most; the first of equals."""
     few = slice(None, None, max(1, len(rows) // _TRIED))
     stated: tuple[str, ...] = (str(HONEST),)
-    if not any(isinstance(component.reward, Confidence) for component in composition.components):
+    if not any(component.traits.wants_confidence for component in composition.components):
         stated = ("", *stated) if any(not component.ours for component in composition.components) else ("",)
     means = {}
     for confidence in stated:
@@ -288,23 +285,17 @@ def _verifier(component: Component) -> Any:
 
 
 def prepare(composition: Composition, rows: Sequence[Row]) -> list[Row]:
-    """Give rows the facts that an honest policy would take from the gene sets of these rewards."""
-    rewards = [component.reward for component in composition.components]
-    sets = next((one.gene_sets for one in rewards if isinstance(one, Pathways)), None)
-    prepared = []
-    for row in rows:
-        facts = () if sets is None else _facts(sets, row)
-        phrases = () if sets is None else tuple(list(sets.sets)[:30])
-        prepared.append(replace(row, facts=facts, pathways=phrases))
-    return prepared
-
-
-def _facts(sets: GeneSets, row: Row) -> tuple[str, ...]:
-    return tuple(
-        f"{gene} takes part in {phrase}."
-        for gene in dict.fromkeys((row.pert, row.gene))
-        for phrase in [phrase for phrase, genes in sets.sets.items() if gene in genes][:_FACTS]
-    )
+    """Give rows what an honest policy would say for these rewards, and the phrases that they look for."""
+    traits = [component.traits for component in composition.components]
+    phrases = tuple(phrase for one in traits for phrase in one.phrases)
+    return [
+        replace(
+            row,
+            facts=tuple(sentence for one in traits for sentence in one.honest_sentences(row.pert, row.gene)),
+            phrases=phrases,
+        )
+        for row in rows
+    ]
 
 
 def _honest(row: Row, answer: Label, sentences: int, confidence: str | None = None) -> str:
@@ -368,7 +359,7 @@ def _component_scores(
 def counts_tokens(composition: Composition) -> bool:
     """Whether a reward may look at tokens, which the check estimates: pieces of words, four characters at most."""
     parts = composition.components
-    return any(not one.ours or (isinstance(one.reward, Length) and one.reward.unit == "tokens") for one in parts)
+    return any(not one.ours or one.traits.counts_tokens for one in parts)
 
 
 def estimated_ids(text: str) -> list[int]:

@@ -17,8 +17,8 @@ from benchmarks.keys import check_keys, from_keys, key_fields
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
 from benchmarks.screens.labels import data_dir
 from rewards import LABELS, InputError
-from rewards.compose import REWARD_NAMES, check_scaling, compose, confidence_notes, refuse_cancelled_weights
-from rewards.composition import Composition, weight_notes
+from rewards.compose import REWARD_NAMES, compose
+from rewards.composition import Composition, check_scaling, prompt_notes, refuse_cancelled_weights, weight_notes
 from rl.lab.check import HONEST, Check, check_rewards, counts_tokens
 from rl.lab.informed import Informed, informed_policies
 from rl.lab.page import check_out, write_replay
@@ -150,7 +150,7 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
     )
     notes = [SAMPLE_ONLY] if corpus.is_sample and config.data != "sample" else []
     notes += weight_notes(composition, scale_rewards=str(config.scale_rewards))
-    notes += confidence_notes(composition, checked[0].prompt)
+    notes += prompt_notes(composition, checked[0].prompt)
     notes += [f"{name}: the same for every completion of an item, {SHIFT}" for name in check.constant]
     if check.soft and check.beaten:
         notes.append(f"a soft verifier decides: on {check.beaten} of {check.gold_rows} rows it pays another label more "

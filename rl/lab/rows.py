@@ -24,8 +24,8 @@ class Row:
         majority: the gene's most frequent label in training.
         rarest: its least frequent one.
         confidence: what an honest policy states, as text; empty where the reward does not ask for it.
-        facts: sentences that hold of the item's genes; empty without gene sets.
-        pathways: phrases of the gene sets; empty without them.
+        facts: what an honest policy says for the rewards that are checked, beside its reasoning.
+        phrases: that these rewards look for.
         other: the reasoning of another item.
         labelled: whether a reward is given the label; otherwise it gets an empty one, as for an unlabelled pair.
     """
@@ -40,7 +40,7 @@ class Row:
     rarest: Label
     confidence: str = ""
     facts: tuple[str, ...] = ()
-    pathways: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
     other: str = field(default="", repr=False)
     labelled: bool = True
 

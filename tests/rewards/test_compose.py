@@ -23,8 +23,8 @@ from without_clock import PATIENCE, wait_for
 
 from rewards import LABELS, CheckError, Context, InputError, compose
 from rewards.batch import is_column
-from rewards.compose import BUILT_IN, TRL_REWARDS, check_scaling, confidence_notes
-from rewards.composition import weight_notes
+from rewards.compose import BUILT_IN, TRL_REWARDS
+from rewards.composition import check_scaling, prompt_notes, weight_notes
 
 UP, DOWN, NONE = map(str, LABELS)
 FORECAST = pd.DataFrame({"item_id": ["k562|P|G"], "p_up": [0.6], "p_down": [0.1], "p_none": [0.3]})
@@ -602,6 +602,6 @@ def test_a_scaling_that_trl_would_refuse_at_the_first_step_is_refused_at_once(sc
 
 def test_a_confidence_is_noted_unless_the_prompt_asks_for_it() -> None:
     composition = compose(["confidence", "format"], CONTEXT)
-    (note,) = confidence_notes(composition, "Answer with a label.")
+    (note,) = prompt_notes(composition, "Answer with a label.")
     assert note.startswith("confidence: the prompts do not ask")
-    assert confidence_notes(composition, "Answer LABEL <confidence>P</confidence>.") == []
+    assert prompt_notes(composition, "Answer LABEL <confidence>P</confidence>.") == []

@@ -8,7 +8,8 @@ import pytest
 
 import rewards
 from rewards import LABELS, BalancedAccuracy, InputError, Label, accuracy, balanced_accuracy
-from rewards.functions import OFFICIAL_TRAIN_COUNTS, completion_text
+from rewards.batch import completion_text
+from rewards.functions import OFFICIAL_TRAIN_COUNTS
 
 UP, DOWN, NONE = map(str, LABELS)
 FUNCTIONS = [accuracy, balanced_accuracy, rewards.format]
