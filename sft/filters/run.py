@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ import yaml
 from benchmarks.config import read_yaml
 from benchmarks.keys import check_keys
 from benchmarks.runs import disk_errors
-from rewards import CheckError, InputError
+from rewards import Answer, CheckError, InputError
 from rewards.timeout import without_main
 from sft.filters.near_duplicates import HASHES, digest, mask, sketch
-from sft.filters.steps import Features, Rows, Step, read_step, read_steps
-from sft.traces import iter_traces, parse_trace, write_lines
+from sft.filters.steps import Check, Features, Rows, Step, read_step, read_steps
+from sft.traces import Trace, iter_traces, parse_trace, write_lines
 
 _PART_BYTES: Final = 32 * 1024 * 1024  # read by a process at a time
 _BATCH_BYTES: Final = 256 * 1024  # hashed at once: what fits into a processor's cache
@@ -53,6 +53,28 @@ def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, 
     if output.resolve() == path.resolve():
         raise InputError(f"{output}: is the input; give another output")
     features, refused = _scan(path, steps)
+    n = len(features.item_id)
+    rows, told = _apply(steps, features, refused)
+    if not len(rows):
+        worst = max(told, key=lambda one: int(one["dropped"]))
+        raise InputError(
+            f"{path}: none of {n} traces passes; step {worst['step']} dropped {worst['dropped']} "
+            f"({', '.join(list(worst['reasons'])[:3])})"
+        )
+    keep = np.zeros(n, dtype=bool)
+    keep[rows] = True
+    funnel = {"input": path.name, "rows": n, "steps": told, "kept": len(rows)}
+    with path.open("rb") as file:
+        write_lines((line for line, use in zip(file, keep, strict=True) if use), output)
+    with disk_errors(output):
+        filter_file(output).write_text(json.dumps(funnel, indent=2) + "\n", encoding="utf-8")
+    return funnel
+
+
+def _apply(
+    steps: Sequence[Step], features: Features, refused: dict[int, dict[int, str]]
+) -> tuple[Rows, list[dict[str, Any]]]:
+    """Return the rows that pass all steps, and what each step dropped; `refused` has what its check said, by row."""
     rows: Rows = np.arange(len(features.item_id))
     told: list[dict[str, Any]] = []
     for number, step in enumerate(steps):
@@ -70,20 +92,7 @@ def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, 
             {"step": step.name, "setting": step.value, "left": len(rows), "dropped": len(before) - len(rows),
              "reasons": dict(reasons.most_common(20))}
         )  # fmt: skip
-    funnel = {"input": path.name, "rows": len(features.item_id), "steps": told, "kept": len(rows)}
-    if not len(rows):
-        worst = max(told, key=lambda one: int(one["dropped"]))
-        raise InputError(
-            f"{path}: none of {funnel['rows']} traces passes; step {worst['step']} dropped {worst['dropped']} "
-            f"({', '.join(list(worst['reasons'])[:3])})"
-        )
-    keep = np.zeros(len(features.item_id), dtype=bool)
-    keep[rows] = True
-    with path.open("rb") as file:
-        write_lines((line for line, use in zip(file, keep, strict=True) if use), output)
-    with disk_errors(output):
-        filter_file(output).write_text(json.dumps(funnel, indent=2) + "\n", encoding="utf-8")
-    return funnel
+    return rows, told
 
 
 def filter_file(path: Path) -> Path:
@@ -166,20 +175,6 @@ def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[i
         for _ in iter_traces(path):  # says what is wrong in which row of the file
             pass
         raise
-    offsets = [0, *itertools.accumulate(length for part in parts for length in part.lengths)]
-    refused: dict[int, dict[int, str]] = {number: {} for number, step in enumerate(steps) if step.check is not None}
-    start = 0
-    for part in parts:
-        for number, found in part.refused.items():
-            refused[number].update((start + row, reason) for row, reason in found.items())
-        start += len(part.lengths)
-
-    def text_of(row: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(offsets[row])
-            trace, answer = parse_trace(file.readline(), path, row + 1)
-        return mask(answer.think or "", (trace.pert, trace.gene))
-
     signatures = [one for part in parts for one in part.signatures]
     features = Features(
         item_ids,
@@ -189,9 +184,33 @@ def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[i
         _codes(columns["gene"]),
         digests=np.array([one for part in parts for one in part.digests], dtype=np.uint64),
         signatures=np.concatenate(signatures) if signatures else np.empty((0, HASHES), dtype=np.uint32),
-        text_of=text_of,
+        text_of=_reasoning_reader(path, [length for part in parts for length in part.lengths]),
     )
-    return features, refused
+    return features, _refused_rows(parts, steps)
+
+
+def _reasoning_reader(path: Path, lengths: Sequence[int]) -> Callable[[int], bytes]:
+    """Return a function that reads the masked reasoning of a row from the file, whose lines have these lengths."""
+    offsets = [0, *itertools.accumulate(lengths)]
+
+    def text_of(row: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(offsets[row])
+            trace, answer = parse_trace(file.readline(), path, row + 1)
+        return mask(answer.think or "", (trace.pert, trace.gene))
+
+    return text_of
+
+
+def _refused_rows(parts: Sequence[_Part], steps: Sequence[Step]) -> dict[int, dict[int, str]]:
+    """Return, by step, the rows of the whole file that its check refused, with the reason."""
+    refused: dict[int, dict[int, str]] = {number: {} for number, step in enumerate(steps) if step.check is not None}
+    start = 0
+    for part in parts:
+        for number, found in part.refused.items():
+            refused[number].update((start + row, reason) for row, reason in found.items())
+        start += len(part.lengths)
+    return refused
 
 
 def _read_parts(path: Path, steps: Sequence[tuple[str, Any]]) -> list[_Part]:
@@ -231,22 +250,15 @@ def _bounds(path: Path) -> list[tuple[int, int]]:
 
 
 def _read_part(path: Path, steps: Sequence[tuple[str, Any]], start: int, stop: int) -> _Part:
+    """Read the lines between two offsets, and run the checks on each."""
     made = [read_step(name, value, "", name) for name, value in steps]  # functions do not reach another process
     checks = [(number, step.check) for number, step in enumerate(made) if step.check is not None]
     # The first: each later one compares a part of what reaches it.
     sketch_at = min((number for number, step in enumerate(made) if step.name == "duplicates"), default=-1)
     part = _Part({name: [] for name in _COLUMNS}, [], [], [], {number: {} for number, _ in checks})
     symbols: dict[str, str] = {}
-    waiting: list[bytes] = []
-    waiting_bytes = 0
-
-    def flush() -> None:
-        nonlocal waiting_bytes
-        if waiting:
-            part.signatures.append(sketch(waiting))
-            waiting.clear()
-            waiting_bytes = 0
-
+    batch: list[bytes] = []
+    batch_bytes = 0
     with path.open("rb") as file:
         file.seek(start)
         left, row = stop - start, 0
@@ -254,26 +266,34 @@ def _read_part(path: Path, steps: Sequence[tuple[str, Any]], start: int, stop: i
             line = file.readline()
             trace, answer = parse_trace(line, path, row + 1)
             part.lengths.append(len(line))
-            gone = len(made)
-            for number, check in checks:
-                if (reason := check(trace, answer)) is not None:
-                    part.refused[number][row] = symbols.setdefault(reason, reason)
-                    gone = number  # what an earlier step refuses never reaches a later one
-                    break
             for name, values in part.columns.items():
                 value = getattr(trace, name)
                 values.append(value if name == "item_id" else symbols.setdefault(value, value))
+            gone = len(made)
+            if (found := _first_refusal(checks, trace, answer)) is not None:
+                gone, reason = found  # what an earlier step refuses never reaches a later one
+                part.refused[gone][row] = symbols.setdefault(reason, reason)
             if sketch_at >= 0:
                 masked = mask(answer.think or "", (trace.pert, trace.gene)) if gone > sketch_at else b""
                 part.digests.append(digest(masked))
-                waiting.append(masked)
-                waiting_bytes += len(masked)
-                if waiting_bytes > _BATCH_BYTES:
-                    flush()
+                batch.append(masked)
+                batch_bytes += len(masked)
+                if batch_bytes > _BATCH_BYTES:
+                    part.signatures.append(sketch(batch))
+                    batch, batch_bytes = [], 0
             left -= len(line)
             row += 1
-    flush()
+    if batch:
+        part.signatures.append(sketch(batch))
     return part
+
+
+def _first_refusal(checks: Sequence[tuple[int, Check]], trace: Trace, answer: Answer) -> tuple[int, str] | None:
+    """Return the step whose check refuses a trace, and why; None where none does."""
+    for number, check in checks:
+        if (reason := check(trace, answer)) is not None:
+            return number, reason
+    return None
 
 
 def _codes(values: list[str]) -> npt.NDArray[np.int32]:
