@@ -16,7 +16,7 @@ from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.report.page import write_report
 from benchmarks.report.published import published_figures
 from benchmarks.report.strata import strata
-from benchmarks.report.summary import ITEM_KEYS, System
+from benchmarks.report.summarize import ITEM_KEYS, System
 from benchmarks.runs import CONFIG, read_manifest
 from benchmarks.screens.labels import data_dir
 from benchmarks.screens.schema import CELL_LINES

@@ -1,6 +1,7 @@
 """Items shown with their completions: some drawn at random, and those on which two systems differ most."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final
 
@@ -16,7 +17,52 @@ N_MOST_DIFFERENT: Final = 20
 SEED: Final = 0
 
 
-def random_items(models: Sequence[PredictionArrays]) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Item:
+    """A labelled pair that a report shows."""
+
+    item_id: str
+    cell_line: str
+    pert: str
+    gene: str
+    label: str
+
+
+@dataclass(frozen=True)
+class DifferingItem:
+    """An item on which two systems differ.
+
+    Attributes:
+        item: which.
+        right_a, right_b: share of training runs in which each is right.
+        p_a, p_b: probability of the true label, mean over runs; NaN where there is none.
+    """
+
+    item: Item
+    right_a: float
+    right_b: float
+    p_a: float
+    p_b: float
+
+
+@dataclass(frozen=True)
+class MostDifferent:
+    """Where two systems differ most.
+
+    Attributes:
+        a, b: their names.
+        n_a_only, n_b_only: items on which one is right more often than the other.
+        items: at most twenty, those that differ most first.
+    """
+
+    a: str
+    b: str
+    n_a_only: int
+    n_b_only: int
+    items: Sequence[DifferingItem]
+
+
+def random_items(models: Sequence[PredictionArrays]) -> list[Item]:
     """Draw five of the items that all models were asked: the same of the same items, whatever their order."""
     if not models:
         return []
@@ -26,7 +72,7 @@ def random_items(models: Sequence[PredictionArrays]) -> list[dict[str, str]]:
     return [_describe(runs, at) for at in by_id[np.random.default_rng(SEED).choice(len(by_id), size=n, replace=False)]]
 
 
-def most_different(a: tuple[str, PredictionArrays], b: tuple[str, PredictionArrays]) -> dict[str, Any]:
+def most_different(a: tuple[str, PredictionArrays], b: tuple[str, PredictionArrays]) -> MostDifferent:
     """Find the items on which two systems differ most, of those that both were asked.
 
     Right against wrong comes first (in the share of training runs), then the difference in the probability given to
@@ -35,11 +81,6 @@ def most_different(a: tuple[str, PredictionArrays], b: tuple[str, PredictionArra
     Args:
         a: name and predictions of the first system.
         b: of the second, aligned to it (see `align_all`).
-
-    Returns:
-        `a` and `b`, the names; `n_a_only` and `n_b_only`, items on which one is right more often than the other;
-        `items`, at most twenty, each with `right_a, right_b` (share of training runs) and `p_a, p_b` (probability of
-        the true label, mean over runs).
     """
     (name_a, runs_a), (name_b, runs_b) = a, b
     runs_a, runs_b, _ = common_items(runs_a, runs_b)
@@ -52,16 +93,11 @@ def most_different(a: tuple[str, PredictionArrays], b: tuple[str, PredictionArra
     rank = np.empty(len(usable), dtype=np.intp)
     rank[runs_a.item_id.argsort()] = np.arange(len(usable))
     order = np.lexsort((rank[differing], -np.abs(gap_p[differing]), -np.abs(gap_right[differing])))
-    return {
-        "a": name_a,
-        "b": name_b,
-        "n_a_only": int((gap_right > 0).sum()),
-        "n_b_only": int((gap_right < 0).sum()),
-        "items": [
-            _describe(runs_a, at) | {"right_a": right_a[at], "right_b": right_b[at], "p_a": p_a[at], "p_b": p_b[at]}
-            for at in differing[order[:N_MOST_DIFFERENT]]
-        ],
-    }
+    shown = [
+        DifferingItem(_describe(runs_a, at), *(float(values[at]) for values in (right_a, right_b, p_a, p_b)))
+        for at in differing[order[:N_MOST_DIFFERENT]]
+    ]
+    return MostDifferent(name_a, name_b, int((gap_right > 0).sum()), int((gap_right < 0).sum()), shown)
 
 
 def first_completions(predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -85,14 +121,9 @@ def first_completions(predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _describe(runs: PredictionArrays, at: int) -> dict[str, Any]:
-    return {
-        "item_id": str(runs.item_id[at]),
-        "cell_line": str(runs.line[at]),
-        "pert": str(runs.pert[at]),
-        "gene": str(runs.gene[at]),
-        "label": str(LABELS[runs.label[at]]),
-    }
+def _describe(runs: PredictionArrays, at: int) -> Item:
+    item_id, line, pert, gene = (str(column[at]) for column in (runs.item_id, runs.line, runs.pert, runs.gene))
+    return Item(item_id, line, pert, gene, str(LABELS[runs.label[at]]))
 
 
 def _share_right(runs: PredictionArrays) -> Floats:

@@ -8,6 +8,7 @@ import os
 import tempfile
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,10 +19,11 @@ import pandas as pd
 from benchmarks.evaluation.predictions import TASKS
 from benchmarks.report import figures as report_figures
 from benchmarks.report import wording
-from benchmarks.report.examples import SEED, first_completions
-from benchmarks.report.summary import System, summarize
+from benchmarks.report.examples import SEED, DifferingItem, Item, first_completions
+from benchmarks.report.summarize import System, summarize
+from benchmarks.report.summary import Summary, as_json
 from benchmarks.report.tables import COMPARISONS, SCORES, comparison_rows, csv_text, score_rows
-from benchmarks.report.wording import HEADLINE, count_of, find, format_interval, format_number, named, verdict
+from benchmarks.report.wording import HEADLINE, count_of, format_interval, format_number, known, verdict
 from benchmarks.statistics.metrics import compared_metrics, find_metric
 from rewards import LABELS
 
@@ -34,27 +36,37 @@ COMPLETION_LIMIT: Final = 4000
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
-def _with_completions(summary: Mapping[str, Any], systems: Sequence[System]) -> tuple[Any, list[Any]]:
-    """The example items of the summary with their completions: those most different, and those drawn at random."""
+@dataclass(frozen=True)
+class Shown:
+    """An item with completions of it; `differing` says how two systems differ on it, where that is why it is shown."""
+
+    item: Item
+    entries: Sequence[Mapping[str, Any]]
+    differing: DifferingItem | None = None
+
+
+def _examples(summary: Summary, systems: Sequence[System]) -> dict[str, Any]:
+    """The example items with their completions: those most different, and those drawn at random."""
     models = {
         one.name: one for one in systems if one.kind == "model" and (one.completions or "completion" in one.predictions)
     }
-    drawn, most = summary["examples"]["random"], summary["examples"]["most_different"]
-    if most and not {most["a"], most["b"]} <= set(models):
-        most = None
-    ids = {name: {item["item_id"] for item in drawn} for name in models}
-    for name in (most["a"], most["b"]) if most else ():
-        ids[name] |= {item["item_id"] for item in most["items"]}
+    drawn, most = summary.random_items if models else (), summary.most_different
+    pair = [most.a, most.b] if most and {most.a, most.b} <= set(models) else []
+    differing = most.items if most and pair else ()
+    ids = {name: {item.item_id for item in drawn} for name in models}
+    for name in pair:
+        ids[name] |= {one.item.item_id for one in differing}
     found = {name: _completions(models[name], sorted(wanted)) for name, wanted in ids.items()}
 
-    def filled(items: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-        return [
-            {**item, "entries": [_entry(name, item, found[name][item["item_id"]]) for name in names]} for item in items
-        ]
+    def entries(item: Item, names: Iterable[str]) -> list[dict[str, Any]]:
+        return [_entry(name, item, found[name][item.item_id]) for name in names]
 
-    if most:
-        most = most | {"items": filled(most["items"], [most["a"], most["b"]])}
-    return most, filled(drawn, list(models)) if models else []
+    return {
+        "most_different": most if pair else None,
+        "differing_items": [Shown(one.item, entries(one.item, pair), one) for one in differing],
+        "random_items": [Shown(item, entries(item, models)) for item in drawn],
+        "completion_seed": SEED,
+    }
 
 
 def _completions(system: System, item_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -64,13 +76,13 @@ def _completions(system: System, item_ids: Sequence[str]) -> dict[str, dict[str,
     return first_completions(system.predictions[wanted])
 
 
-def _entry(name: str, item: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(name: str, item: Item, found: Mapping[str, Any]) -> dict[str, Any]:
     text = found["completion"]
     return {
         "name": name,
         "status": found["status"],
         "answer": found["answer"],
-        "right": found["answer"] == item["label"],
+        "right": found["answer"] == item.label,
         "text": text if text is None else text[:COMPLETION_LIMIT],
         "n_hidden": 0 if text is None else max(len(text) - COMPLETION_LIMIT, 0),
     }
@@ -94,11 +106,9 @@ def _fact(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _facts(summary: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _facts(summary: Summary, kind: str) -> dict[str, Any]:
     """Facts of the systems of a kind that have any: those they share, and of the others a value per system."""
-    facts = {
-        name: _flat(one["facts"]) for name, one in summary["systems"].items() if one["facts"] and one["kind"] == kind
-    }
+    facts = {name: _flat(one.facts) for name, one in summary.systems.items() if one.facts and one.kind == kind}
     keys = list(dict.fromkeys(key for one in facts.values() for key in one if key != "command"))
     shared, differing = {}, {}
     for key in keys:
@@ -110,10 +120,10 @@ def _facts(summary: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {"names": list(facts), "shared": shared, "differing": differing}
 
 
-def _commands(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    recorded = [("protocol", summary["protocol"]), ("data", summary["data"])]
-    recorded += [(str(stage.get("stage", "stage")), stage) for stage in summary["stages"]]
-    recorded += [(name, one["facts"]) for name, one in summary["systems"].items()]
+def _commands(summary: Summary) -> list[tuple[str, str]]:
+    recorded = [("protocol", summary.protocol), ("data", summary.data)]
+    recorded += [(str(stage.get("stage", "stage")), stage) for stage in summary.stages]
+    recorded += [(name, one.facts) for name, one in summary.systems.items()]
     return [(name, str(values["command"])) for name, values in recorded if values.get("command")]
 
 
@@ -160,7 +170,7 @@ def write_report(
     )  # fmt: skip
     view = _view(summary, systems)
     pages = {
-        "report.json": json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.json": json.dumps(as_json(summary), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "report.csv": csv_text(score_rows(summary), SCORES),
         "comparisons.csv": csv_text(comparison_rows(summary), COMPARISONS),
         "report.md": _templates(markdown=True).get_template("report.md.j2").render(view),
@@ -177,11 +187,11 @@ def _published_value(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) and round(value, 2) == value else _fact(value)
 
 
-def _published(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _published(summary: Summary) -> list[dict[str, Any]]:
     """Published figures, a table per metric with a column per line, and the systems of this report below them."""
     tables = []
-    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in summary["published"]):
-        rows = [row for row in summary["published"] if (row["task"], row["metric"]) == (task, metric)]
+    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in summary.published):
+        rows = [row for row in summary.published if (row["task"], row["metric"]) == (task, metric)]
         lines = list(dict.fromkeys(row["cell_line"] for row in rows))
         theirs: dict[tuple[str, str], dict[str, Any]] = {}
         notes: dict[str, list[str]] = {}
@@ -190,70 +200,95 @@ def _published(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             if row["note"] and row["system"] not in notes.setdefault(row["note"], []):
                 notes[row["note"]].append(row["system"])
         ours = {
-            name: {line: cells[metric]["value"] for line, cells in one["metrics"][task].items() if line in lines}
-            for name, one in summary["systems"].items()
+            name: {line: cells[metric].value for line, cells in one.metrics[task].items() if line in lines}
+            for name, one in summary.systems.items()
         }
         tables.append({"task": task, "metric": metric, "lines": lines, "theirs": theirs, "ours": ours, "notes": notes})
     return tables
 
 
-def _view(summary: Mapping[str, Any], systems: Sequence[System]) -> dict[str, Any]:
+def _view(summary: Summary, systems: Sequence[System]) -> dict[str, Any]:
     """What the templates show, by name."""
-    stages = [_flat(stage) for stage in summary["stages"]]
-    models = named(summary, "model")
-    pairs = list(dict.fromkeys((one["a"], one["b"]) for one in summary["comparisons"]))
-    data, shown_apart = summary["data"], ("notes", "warnings", "command", "funnel")
-    most_different, random_items = _with_completions(summary, systems)
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    bins = [(name, one) for name, system in summary["systems"].items() for one in system["reliability"] if one["n"]]
     return {
         "report": summary,
+        "wording": wording,
+        "metric_of": find_metric,
+        "compared": compared_metrics(),
+        "task_tables": {task: wording.metric_groups(task) for task in TASKS},
+        "styles": {name: report_figures.style(summary, name) for name in summary.systems},
+        "strata": list(next(iter(summary.systems.values())).strata["three_class"]),
+        "labels": [str(label) for label in LABELS],
+        "statuses": {str(status): meaning for status, meaning in wording.STATUS_NAMES.items()},
+        "published": _published(summary),
+        "fact_groups": [_facts(summary, kind) for kind in ("model", "baseline")],
+        "commands": _commands(summary),
+        **_assets(),
+        **_sentences(summary),
+        **_pairs(summary),
+        **_figures(summary),
+        **_examples(summary, systems),
+        **_recorded(summary),
+    }
+
+
+def _assets() -> dict[str, str]:
+    """Style, script, and the script's hash for the page's policy."""
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return {
         "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
         "script": script,
         "script_hash": b64encode(sha256(script.encode()).digest()).decode(),
-        "wording": wording,
+    }
+
+
+def _sentences(summary: Summary) -> dict[str, Any]:
+    return {
         "what": wording.what_was_compared(summary),
         "findings": wording.findings(summary),
         "shortcuts": wording.strongest_shortcuts(summary),
         "cautions": wording.cautions(summary),
         "declared": wording.declared(summary),
-        "fewer_items": wording.fewer_items(summary),
         "aa_sentence": wording.aa_sentence(summary),
-        "has_models": bool(models),
+        "notes": summary.data.get("notes") or [],
+    }
+
+
+def _pairs(summary: Summary) -> dict[str, Any]:
+    """Which systems and comparisons there are, and how they were tested."""
+    models, results = summary.named("model"), [one.result for one in summary.comparisons]
+    return {
         "n_models": len(models),
-        "several_runs": any(len(one["seeds"]) > 1 for one in summary["systems"].values()),
-        "verdicts": [[find(summary, a, b, metric) for metric in HEADLINE] for a, b in wording.main_pairs(summary)],
-        "n_pairs": len(pairs),
-        "n_model_pairs": sum(b in models for _, b in pairs),
-        "tests": list(dict.fromkeys(one["test"] for one in summary["comparisons"] if one["p_value"] is not None)),
-        "n_untested": sum(one["p_value"] is None for one in summary["comparisons"]),
-        "styles": {name: report_figures.style(summary, name) for name in summary["systems"]},
+        "several_runs": any(len(one.seeds) > 1 for one in summary.systems.values()),
+        "verdicts": [[summary.find(a, b, name) for name in HEADLINE] for a, b in wording.main_pairs(summary)],
+        "n_model_pairs": sum(b in models for _, b in summary.pairs),
+        "tests": list(dict.fromkeys(one.test for one in results if known(one.p_value))),
+        "n_untested": sum(not known(one.p_value) for one in results),
+    }
+
+
+def _figures(summary: Summary) -> dict[str, Any]:
+    return {
         "score_figure": report_figures.score_figure(summary),
         "difference_figure": report_figures.difference_figure(summary),
         "part_figures": report_figures.part_figures(summary),
         "roc_figure": report_figures.roc_figure(summary),
         "reliability_figure": report_figures.reliability_figure(summary),
         "seed_figures": report_figures.seed_figures(summary),
-        "bins": bins,
-        "most_different": most_different,
-        "random_items": random_items,
-        "completion_seed": SEED,
-        "notes": data.get("notes") or [],
-        "published": _published(summary),
+        "bins": [(name, row) for name, one in summary.systems.items() for row in one.reliability if row.n],
+    }
+
+
+def _recorded(summary: Summary) -> dict[str, Any]:
+    """What was given with the predictions: data, protocol and training stages."""
+    data, shown_apart = summary.data, ("notes", "warnings", "command", "funnel")
+    stages = [_flat(stage) for stage in summary.stages]
+    return {
         "funnel": data.get("funnel") or [],
         "data_facts": _flat({k: v for k, v in data.items() if k not in shown_apart and not _is_table(v)}),
         "data_tables": {key: value for key, value in data.items() if key not in shown_apart and _is_table(value)},
-        "protocol_facts": {key: value for key, value in _flat(summary["protocol"]).items() if key != "command"},
+        "protocol_facts": {key: value for key, value in _flat(summary.protocol).items() if key != "command"},
         "stages": stages,
         "stage_keys": list(dict.fromkeys(k for stage in stages for k in stage if k not in ("stage", "command"))),
-        "fact_groups": [_facts(summary, kind) for kind in ("model", "baseline")],
-        "commands": _commands(summary),
-        "compared": compared_metrics(),
-        "metric_of": find_metric,
-        "task_tables": {task: wording.metric_groups(task) for task in TASKS},
-        "strata": list(next(iter(summary["systems"].values()))["strata"]["three_class"]),
-        "labels": [str(label) for label in LABELS],
-        "statuses": {str(status): meaning for status, meaning in wording.STATUS_NAMES.items()},
     }
 
 
@@ -270,6 +305,7 @@ def _templates(*, markdown: bool) -> "Environment":
         autoescape=not markdown,
         finalize=markdown_text if markdown else None,
     )
+    environment.tests["known"] = known
     environment.globals |= {
         "number": format_number,
         "interval": format_interval,

@@ -1,344 +1,316 @@
-"""Everything a report says, as numbers: metrics with intervals, paired comparisons, statuses and denominators."""
+"""Everything a report says, as numbers: what page, tables, words and figures share, and report.json holds.
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+What cannot be told is NaN, and null in report.json.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isnan
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
-import pandas as pd
 
-from benchmarks.evaluation.predictions import TASKS, changed_keys
-from benchmarks.report.examples import most_different, random_items
-from benchmarks.statistics.arrays import Bools, PredictionArrays, prediction_arrays
-from benchmarks.statistics.curves import reliability, roc_points
-from benchmarks.statistics.metrics import Metric, compared_metrics, estimate, find_metric, metrics_of
-from benchmarks.statistics.power import perturbations_needed
-from benchmarks.statistics.significance import (
-    Comparison,
-    aa_checks,
-    adjust,
-    align_all,
-    compare_pairs,
-    confidence_interval,
-)
-from rewards import LABELS, InputError, Status
+from benchmarks.report.examples import DifferingItem, Item, MostDifferent
+from benchmarks.statistics.metrics import find_metric
+from benchmarks.statistics.reliability import Bin
+from benchmarks.statistics.significance import Comparison
 
 # The metric declared before any number is seen: a claim rests on it, the others put it in context.
 PRIMARY: Final = "de_per_gene_auroc"
 # For how many perturbations would show it, "a difference that matters": the same for all metrics, on their 0 to 1.
 WANTED: Final = 0.02
-# Of a protocol: which items were asked, not how. Systems that differ in these alone compare on their common items.
-ITEM_KEYS: Final = ("items", "item_seed")
 
 
 @dataclass(frozen=True)
-class System:
-    """One system of a report.
+class Score:
+    """A metric of one system on some items, with its 95 % interval.
 
     Attributes:
-        name: how the report calls it; unique.
-        kind: `model`, or `baseline` for a shortcut without a language model.
-        predictions: a predictions frame (see `prediction_arrays` for its columns); `completion` is shown.
-        facts: run facts. `protocol_fingerprint` (or `fingerprint`) is compared between models, `command` goes under
-            "how to reproduce"; all others are shown as they are. No secrets.
-        completions: returns the rows `item_id, seed, sample, completion, status, answer` of the given items; None
-            where `predictions` holds the completions itself.
+        n: items it is computed on.
+        n_perturbations: their perturbations; of a mean over perturbations, those averaged over.
+        n_perturbations_left_out: perturbations with one class only, where it is such a mean.
+        n_genes, n_genes_left_out: genes averaged over and left out, where it is a mean over genes.
+        per_seed: the value in each training run, where there are several.
+        reason: why there is no value or no interval.
     """
 
-    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    n_perturbations: int
+    n_perturbations_left_out: int | None = None
+    n_genes: int | None = None
+    n_genes_left_out: int | None = None
+    per_seed: tuple[float, ...] = ()
+    reason: str = ""
+
+
+# By task, by where ("all", a line, a stratum), by metric.
+Scores: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Score]]]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens per completion, failed requests left out, and of all; NaN where nobody counted them."""
+
+    mean: float = float("nan")
+    median: float = float("nan")
+    p95: float = float("nan")
+    total: float = float("nan")
+
+
+@dataclass(frozen=True)
+class SystemSummary:
+    """What is told of one system, on its own items.
+
+    Attributes:
+        kind: as `benchmarks.report.summarize.System` has it, and `facts`.
+        n_items: how many items it was asked, where it was not asked all.
+        fingerprint: of its protocol, where known.
+        status, status_counts: share and number of its rows by `rewards.Status`; `n_rows`, all of them.
+        n_unscorable: items with nothing but errors.
+        seeds: its training runs.
+        metrics, strata: scores over all items and by line, and by stratum.
+        reliability: see `benchmarks.statistics.curves`, and `roc`, by task.
+    """
+
     kind: Literal["model", "baseline"]
-    predictions: pd.DataFrame
+    n_items: int | None
+    fingerprint: str | None
+    status: Mapping[str, float]
+    status_counts: Mapping[str, int]
+    n_rows: int
+    tokens: Tokens
+    n_unscorable: int
+    seeds: tuple[int, ...]
+    metrics: Scores
+    strata: Scores
+    reliability: Sequence[Bin]
+    roc: Mapping[str, Sequence[tuple[float, float]]]
     facts: Mapping[str, Any]
-    completions: Callable[[Sequence[str]], pd.DataFrame] | None = None
 
 
-def summarize(
-    systems: Sequence[System],
-    *,
-    title: str,
-    protocol: Mapping[str, Any],
-    data: Mapping[str, Any],
-    stages: Sequence[Mapping[str, Any]] = (),
-    strata: "Mapping[str, pd.Series[bool]] | None" = None,
-    published: Sequence[Mapping[str, Any]] = (),
-    pairwise: bool = False,
-) -> dict[str, Any]:
-    """Compute everything a report says, as plain JSON values; see `write_report` for the arguments.
+@dataclass(frozen=True)
+class Compared:
+    """Two systems compared, a minus b.
 
-    Where systems were asked other items (`pairwise`), what is told of one system is on its own items, what is told of
-    two (comparisons, also by line, and where they differ most) on those that both have, and what is told of the data
-    (`evaluated`, lines and strata) on all items, those that one system or more has. Examples are drawn at random among
-    the items that every model has.
-
-    Returns:
-        `{"systems": {NAME: {"kind", "status", "tokens", "metrics": {TASK: {LINE or "all": {METRIC: {"value", "low",
-        "high", "n", …}}}}, "strata": {TASK: {STRATUM: {METRIC: {…}}}}, "reliability", "roc", …}}, "comparisons": […],
-        "exploratory": […], "protocol": {…}, "evaluated": […], "warnings": […], …}`. What cannot be told is null with
-        a `reason` beside it. A system that was not asked all items has their number as `n_items`.
-
-    Raises:
-        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items (without
-            `pairwise`), or a stratum does not say of each item whether it belongs.
+    Attributes:
+        a, b: their names.
+        result: the comparison.
+        perturbations_needed: for a difference of `WANTED`; NaN where the comparison has no error.
+        cell_line: "all", or the one line whose items are compared.
+        p_fdr: of one line's comparison, p adjusted over all lines' (Benjamini & Hochberg); NaN otherwise.
     """
-    items, runs = _read_systems(systems, pairwise=pairwise)
-    in_stratum = {name: _stratum(name, mask, items) for name, mask in (strata or {}).items()}
-    in_line = {str(line): np.asarray(items.line == line) for line in items.line.categories}
-    everywhere: dict[str, Bools | None] = {"all": None}
-    models = [system.name for system in systems if system.kind == "model"]
-    last_two = [(name, runs[name]) for name in models if "three_class" in runs[name].tasks][-2:]
-    baselines = [system.name for system in systems if system.kind == "baseline"]
-    pairs = [(later, earlier) for at, later in enumerate(models) for earlier in models[:at]]
-    pairs += [(model, baseline) for model in models for baseline in baselines]
-    comparisons = [_comparison(a, b, result) for a, b, result in compare_pairs(runs, pairs, compared_metrics())]
-    summary = {
-        "title": title,
-        "warnings": [*_fewer_items(items, runs), *_warnings(systems, pairwise=pairwise), *data.get("warnings", ())],
-        "primary": PRIMARY,
-        "systems": {
-            system.name: {
-                "kind": system.kind,
-                **_n_items(items, runs[system.name]),
-                "fingerprint": _fingerprint(system),
-                **_statuses(system.predictions),
-                "tokens": _tokens(system),
-                "n_unscorable": int((~runs[system.name].scorable).sum()),
-                "seeds": list(runs[system.name].seeds),
-                "metrics": _cells(runs[system.name], _own(everywhere | in_line, items, runs[system.name])),
-                "strata": _cells(runs[system.name], _own(in_stratum, items, runs[system.name])),
-                "reliability": reliability(runs[system.name]),
-                "roc": {task: roc_points(runs[system.name], task) for task in ("de", "dir")},
-                "facts": dict(system.facts),
-            }
-            for system in systems
-        },
-        "comparisons": comparisons,
-        "wanted_difference": WANTED,
-        "exploratory": _by_line(items, runs, pairs),
-        "aa_checks": _aa_checks(systems),
-        "protocol": dict(protocol),
-        "data": dict(data),
-        "evaluated": _evaluated(items, in_line),
-        "published": [dict(row) for row in published],
-        "stages": [dict(stage) for stage in stages],
+
+    a: str
+    b: str
+    result: Comparison
+    perturbations_needed: float
+    cell_line: str = "all"
+    p_fdr: float = float("nan")
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """A system compared with itself, half of each item's samples against the other half."""
+
+    system: str
+    result: Comparison
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How many items, perturbations, genes and items of each label a cell line has, or all lines together."""
+
+    cell_line: str
+    items: int
+    perturbations: int
+    genes: int
+    labels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything a report says.
+
+    Attributes:
+        title: of the page; `protocol`, `data`, `stages` and `published` as they were given, as plain JSON values.
+        warnings: what stands above all numbers.
+        primary: the metric declared in advance.
+        systems: by name, in the order given.
+        comparisons: metric by metric, all lines together.
+        wanted_difference: for which perturbations needed are told.
+        exploratory: comparisons on the primary metric, line by line.
+        aa_checks: each model with several samples an item against itself.
+        evaluated: denominators of each line and, last, of all.
+        random_items: items drawn to be shown.
+        most_different: items on which the last two models differ most; None with fewer than two.
+    """
+
+    title: str
+    warnings: Sequence[str]
+    primary: str
+    systems: Mapping[str, SystemSummary]
+    comparisons: Sequence[Compared]
+    wanted_difference: float
+    exploratory: Sequence[Compared]
+    aa_checks: Sequence[SelfCheck]
+    protocol: Mapping[str, Any]
+    data: Mapping[str, Any]
+    evaluated: Sequence[Evaluated]
+    published: Sequence[Mapping[str, Any]]
+    stages: Sequence[Mapping[str, Any]]
+    random_items: Sequence[Item]
+    most_different: MostDifferent | None
+
+    @property
+    def total(self) -> Evaluated:
+        """Denominators of all lines together."""
+        return self.evaluated[-1]
+
+    @property
+    def lines(self) -> list[str]:
+        """The cell lines evaluated."""
+        return [row.cell_line for row in self.evaluated[:-1]]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs of systems compared."""
+        return list(dict.fromkeys((one.a, one.b) for one in self.comparisons))
+
+    @property
+    def fewer_items(self) -> list[str]:
+        """Names of the systems that were not asked all items."""
+        return [name for name, one in self.systems.items() if one.n_items is not None]
+
+    def named(self, kind: str) -> list[str]:
+        """Return the names of the systems of a kind."""
+        return [name for name, one in self.systems.items() if one.kind == kind]
+
+    def find(self, a: str, b: str, metric: str) -> Compared:
+        """Return the comparison of `a` with `b` on `metric`."""
+        return next(one for one in self.comparisons if (one.a, one.b, one.result.metric) == (a, b, metric))
+
+    def score(self, system: str, metric: str) -> Score:
+        """Return a system's score over all its items."""
+        return self.systems[system].metrics[find_metric(metric).task]["all"][metric]
+
+    def best(self, metric: str, kind: str) -> tuple[str, float] | None:
+        """Return the best system of a kind over all lines, and its value; None where none has one.
+
+        Where some were asked all items, it is one of them: a value on fewer does not compare.
+        """
+        values = [(name, self.score(name, metric).value) for name in self.named(kind)]
+        known = [pair for pair in values if not isnan(pair[1])]
+        of_all = [pair for pair in known if pair[0] not in self.fewer_items]
+        sign = 1 if find_metric(metric).higher_is_better else -1
+        return max(of_all or known, key=lambda pair: sign * pair[1]) if known else None
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """Return what report.json holds, as plain JSON values.
+
+    `{"systems": {NAME: {"kind", "status", "tokens", "metrics": {TASK: {LINE or "all": {METRIC: {"value", "low", "high",
+    "n", …}}}}, "strata": {TASK: {STRATUM: {METRIC: {…}}}}, "reliability", "roc", …}}, "comparisons": […],
+    "exploratory": […], "protocol": {…}, "evaluated": […], "warnings": […], …}`. What cannot be told is null, with a
+    `reason` beside a score. A system that was not asked all items has their number as `n_items`.
+    """
+    most = summary.most_different
+    shown: dict[str, Any] = {
+        "title": summary.title,
+        "warnings": summary.warnings,
+        "primary": summary.primary,
+        "systems": {name: _system_json(one) for name, one in summary.systems.items()},
+        "comparisons": [comparison_json(one) for one in summary.comparisons],
+        "wanted_difference": summary.wanted_difference,
+        "exploratory": [comparison_json(one) for one in summary.exploratory],
+        "aa_checks": [_check_json(one) for one in summary.aa_checks],
+        "protocol": summary.protocol,
+        "data": summary.data,
+        "evaluated": [_evaluated_json(one) for one in summary.evaluated],
+        "published": summary.published,
+        "stages": summary.stages,
         "examples": {
-            "random": random_items([runs[name] for name in models]),
-            "most_different": most_different(*last_two) if len(last_two) == 2 else None,
+            "random": [asdict(one) for one in summary.random_items],
+            "most_different": most and asdict(most) | {"items": [_differing_json(one) for one in most.items]},
         },
     }
-    plain: dict[str, Any] = _plain(summary)
+    plain: dict[str, Any] = plain_json(shown)
     return plain
 
 
-def _read_systems(systems: Sequence[System], *, pairwise: bool) -> tuple[PredictionArrays, dict[str, PredictionArrays]]:
-    """All items, and each system on its own; see `align_all`."""
-    if not systems:
-        raise InputError("report: no systems; pass at least one run")
-    runs: dict[str, PredictionArrays] = {}
-    for system in systems:
-        if system.name in runs:
-            raise InputError(f"report: two systems are called {system.name!r}; name them apart")
-        if system.kind not in ("model", "baseline"):
-            raise InputError(f"report: {system.name!r} is of kind {system.kind!r}; use 'model' or 'baseline'")
-        read = prediction_arrays(system.predictions, system.name)
-        runs[system.name] = replace(read, tasks=tuple(system.facts.get("tasks", TASKS)))
-    return align_all(runs, "drop" if pairwise else "error")
-
-
-def _n_items(items: PredictionArrays, runs: PredictionArrays) -> dict[str, int]:
-    """How many items a system was asked, where it was not asked all."""
-    return {} if len(runs.item_id) == len(items.item_id) else {"n_items": len(runs.item_id)}
-
-
-def _fewer_items(items: PredictionArrays, runs: Mapping[str, PredictionArrays]) -> list[str]:
-    """Which scores do not compare, because they are on other items."""
-    fewer = [f"{name}: {len(one.item_id):,}" for name, one in runs.items() if _n_items(items, one)]
-    if not fewer:
-        return []
-    return [
-        f"Not every system was asked all {len(items.item_id):,} items ({', '.join(fewer)}). Scores on fewer items do "
-        "not compare with the others; each paired difference is on the items that both systems were asked."
-    ]
-
-
-def _own(
-    masks: Mapping[str, Bools | None], items: PredictionArrays, runs: PredictionArrays
-) -> Mapping[str, Bools | None]:
-    """Masks over all items, on those of one system."""
-    if not _n_items(items, runs):
-        return masks
-    at = items.item_id.get_indexer(runs.item_id)
-    return {name: None if mask is None else mask[at] for name, mask in masks.items()}
-
-
-def _warnings(systems: Sequence[System], *, pairwise: bool) -> list[str]:
-    """What makes the models' numbers not comparable; `pairwise`, that they were asked other items does not."""
-    found: dict[str | None, list[str]] = {}
-    for system in systems:
-        if system.kind == "model":
-            found.setdefault(_fingerprint(system), []).append(system.name)
-    warnings = []
-    differing = _differing([one for one in systems if one.kind == "model" and _fingerprint(one)]) if pairwise else None
-    if len([fingerprint for fingerprint in found if fingerprint]) > 1 and differing != []:
-        groups = "; ".join(
-            f"{', '.join(names)}: {str(fingerprint)[:12]}" for fingerprint, names in found.items() if fingerprint
-        )
-        keys = f" ({', '.join(differing)})" if differing else ""
-        warnings.append(
-            f"The models were evaluated under different protocols{keys}, so differences between them may come from the "
-            f"protocol. Fingerprints: {groups}."
-        )
-    if found.get(None):
-        warnings.append(
-            f"No protocol fingerprint is known for {', '.join(found[None])}: whether the protocol was the same "
-            "cannot be checked."
-        )
-    if len({_extra_body(system) for system in systems if system.kind == "model"}) > 1:
-        told = "; ".join(f"{one.name}: {_extra_body(one)}" for one in systems if one.kind == "model")
-        warnings.append(
-            "The models' servers were sent different further keys (extra_body), which may change decoding under the "
-            f"same protocol. {told}."
-        )
-    return warnings
-
-
-def _differing(models: Sequence[System]) -> list[str] | None:
-    """Keys of the models' protocols that differ, but for which items were asked; None where one is not recorded."""
-    protocols = [one.facts["protocol"] for one in models if isinstance(one.facts.get("protocol"), Mapping)]
-    if len(protocols) < len(models):
-        return None
-    return sorted({key for one in protocols for key in changed_keys(protocols[0], one)} - set(ITEM_KEYS))
-
-
-def _extra_body(system: System) -> str:
-    found = (system.facts.get("engine") or {}).get("extra_body")
-    return json.dumps(found, sort_keys=True) if found else "none"
-
-
-def _fingerprint(system: System) -> str | None:
-    found = system.facts.get("protocol_fingerprint", system.facts.get("fingerprint"))
-    return None if found is None else str(found)
-
-
-def _statuses(predictions: pd.DataFrame) -> dict[str, Any]:
-    found = {str(status): int(count) for status, count in predictions["status"].value_counts().items()}
-    counts = {str(status): found.get(str(status), 0) for status in Status}
-    n = len(predictions)
-    return {"status": {status: count / n for status, count in counts.items()}, "status_counts": counts, "n_rows": n}
-
-
-def _tokens(system: System) -> dict[str, Any]:
-    """Tokens per completion, failed requests left out; null where nobody counted them."""
-    nothing = {"mean": None, "median": None, "p95": None, "total": None}
-    frame = system.predictions
-    if system.kind == "baseline" or "completion_tokens" not in frame:
-        return nothing
-    tokens = frame["completion_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
-    tokens = tokens[~np.isnan(tokens) & (frame["status"] != str(Status.ERROR)).to_numpy()]
-    if not tokens.any():
-        return nothing
-    median, p95 = np.quantile(tokens, [0.5, 0.95])
-    return {"mean": tokens.mean(), "median": median, "p95": p95, "total": int(tokens.sum())}
-
-
-def _stratum(name: str, mask: "pd.Series[bool]", items: PredictionArrays) -> Bools:
-    at = pd.Index(mask.index).get_indexer(items.item_id)
-    if (at < 0).any():
-        raise InputError(f"stratum {name!r} says nothing of item {items.item_id[at < 0][0]!r}; give it every item")
-    return np.asarray(mask.to_numpy(dtype=np.bool_)[at])
-
-
-def _cells(runs: PredictionArrays, masks: Mapping[str, Bools | None]) -> dict[str, dict[str, dict[str, Any]]]:
-    """`{TASK: {name of a mask: {METRIC: cell}}}`."""
+def _system_json(one: SystemSummary) -> dict[str, Any]:
+    fewer = {} if one.n_items is None else {"n_items": one.n_items}
     return {
-        task: {where: {one.name: _cell(runs, one, use) for one in metrics_of(task)} for where, use in masks.items()}
-        for task in TASKS
+        "kind": one.kind,
+        **fewer,
+        "fingerprint": one.fingerprint,
+        "status": one.status,
+        "status_counts": one.status_counts,
+        "n_rows": one.n_rows,
+        "tokens": asdict(one.tokens),
+        "n_unscorable": one.n_unscorable,
+        "seeds": one.seeds,
+        "metrics": _scores_json(one.metrics),
+        "strata": _scores_json(one.strata),
+        "reliability": [asdict(row) for row in one.reliability],
+        "roc": one.roc,
+        "facts": one.facts,
     }
 
 
-def _cell(runs: PredictionArrays, metric: Metric, use: Bools | None) -> dict[str, Any]:
-    estimated = estimate(runs, metric.task, metric.name, use)
-    interval = confidence_interval(runs, estimated, metric.name)
-    cell: dict[str, Any] = {
-        "value": estimated.value,
-        "low": interval.low,
-        "high": interval.high,
-        "n": len(estimated.rows),
-        "n_perturbations": interval.n_perturbations,
+def _scores_json(scores: Scores) -> dict[str, Any]:
+    return {
+        task: {where: {name: score_json(one) for name, one in cells.items()} for where, cells in places.items()}
+        for task, places in scores.items()
     }
-    if estimated.unit is not None and estimated.n_units is not None:
-        units = {"gene": "n_genes", "pert": "n_perturbations"}[estimated.unit]
-        cell |= {units: estimated.n_units, f"{units}_left_out": estimated.n_units_left_out}
-    if len(estimated.values) > 1:
-        cell["per_seed"] = list(estimated.values)
-    if interval.reason:
-        cell["reason"] = interval.reason
-    return cell
 
 
-def _comparison(a: str, b: str, result: Comparison) -> dict[str, Any]:
-    needed = perturbations_needed(result, WANTED) if result.se > 0 else None
-    return {"a": a, "b": b, "task": find_metric(result.metric).task, **asdict(result), "perturbations_needed": needed}
+def score_json(score: Score) -> dict[str, Any]:
+    """Return a score as report.json has it: what does not go with the metric or the runs is left out."""
+    return {name: value for name, value in asdict(score).items() if value not in (None, (), "")}
 
 
-def _aa_checks(systems: Sequence[System]) -> list[dict[str, Any]]:
-    """Each model against itself, half of its samples against the other half; none with one sample an item."""
-    return [
-        {
-            "system": system.name,
-            "task": find_metric(result.metric).task,
-            "metric": result.metric,
-            **{key: getattr(result, key) for key in ("difference", "low", "high", "p_value", "p_holm", "n_items")},
-            "note": result.test,
-        }
-        for system in systems
-        if system.kind == "model"
-        for result in aa_checks(system.predictions, compared_metrics())
-    ]
+def comparison_json(one: Compared) -> dict[str, Any]:
+    """Return a comparison as report.json has it: over all lines with Holm's p, in one line with its name and FDR's."""
+    row = {"a": one.a, "b": one.b, "task": find_metric(one.result.metric).task, **asdict(one.result)}
+    row["perturbations_needed"] = one.perturbations_needed
+    if one.cell_line == "all":
+        return row
+    del row["p_holm"]
+    return {"cell_line": one.cell_line, **row, "p_fdr": one.p_fdr}
 
 
-def _by_line(
-    items: PredictionArrays, runs: Mapping[str, PredictionArrays], pairs: Sequence[tuple[str, str]]
-) -> list[dict[str, Any]]:
-    """Every comparison on the primary metric again within each line, adjusted together (Benjamini & Hochberg)."""
-    if len(items.line.categories) < 2 or not pairs:
-        return []
-    rows = []
-    for line in items.line.categories:
-        here = {name: one.take(np.flatnonzero(np.asarray(one.line == line))) for name, one in runs.items()}
-        for a, b, result in compare_pairs(here, pairs, (PRIMARY,)):
-            rows.append({"cell_line": str(line), **_comparison(a, b, result)})
-    for row, p in zip(rows, adjust([row["p_value"] for row in rows], method="fdr_bh"), strict=True):
-        del row["p_holm"]
-        row["p_fdr"] = p
-    return rows
+def _check_json(one: SelfCheck) -> dict[str, Any]:
+    kept = ("difference", "low", "high", "p_value", "p_holm", "n_items")
+    return {
+        "system": one.system,
+        "task": find_metric(one.result.metric).task,
+        "metric": one.result.metric,
+        **{name: getattr(one.result, name) for name in kept},
+        "note": one.result.test,
+    }
 
 
-def _evaluated(items: PredictionArrays, in_line: Mapping[str, Bools]) -> list[dict[str, Any]]:
-    """Denominators: items, perturbations, genes and labels of each line and of all."""
-    rows = []
-    for line, mask in [*in_line.items(), ("all", np.ones(len(items.label), dtype=np.bool_))]:
-        labels = np.bincount(items.label[mask], minlength=len(LABELS))
-        rows.append(
-            {
-                "cell_line": line,
-                "items": int(mask.sum()),
-                "perturbations": len(np.unique(items.pert.codes[mask])),
-                "genes": len(np.unique(items.gene.codes[mask])),
-                **{str(label): int(count) for label, count in zip(LABELS, labels, strict=True)},
-            }
-        )
-    return rows
+def _evaluated_json(one: Evaluated) -> dict[str, Any]:
+    row = {name: value for name, value in asdict(one).items() if name != "labels"}
+    return row | dict(one.labels)
 
 
-def _plain(value: Any) -> Any:
+def _differing_json(one: DifferingItem) -> dict[str, Any]:
+    row = {name: value for name, value in asdict(one).items() if name != "item"}
+    return asdict(one.item) | row
+
+
+def plain_json(value: Any) -> Any:
     """JSON values only: NaN and infinity become null, numpy scalars numbers, what JSON has no type for its text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain_json(value.item())
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if value is None or isinstance(value, bool | int):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
+from benchmarks.report.summary import Summary, comparison_json, plain_json, score_json
 from benchmarks.statistics.significance import Comparison
 
 SCORES: Final = (
@@ -24,31 +25,31 @@ COMPARISONS: Final = (
 )
 
 
-def score_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def score_rows(summary: Summary) -> list[dict[str, Any]]:
     """Return a row per system, task, place and metric.
 
     `scope` is `all`, `line` or `stratum`, and `where` names which. What the metric does not have is None.
     """
     rows = []
-    for name, system in summary["systems"].items():
-        for block in ("metrics", "strata"):
-            for task, by_where in system[block].items():
+    for name, system in summary.systems.items():
+        for by_stratum, scores in ((False, system.metrics), (True, system.strata)):
+            for task, by_where in scores.items():
                 for where, cells in by_where.items():
-                    scope = "stratum" if block == "strata" else "all" if where == "all" else "line"
-                    place = {"system": name, "kind": system["kind"], "task": task, "scope": scope, "where": where}
-                    for metric, cell in cells.items():
-                        row = place | {"metric": metric, "n_seeds": len(system["seeds"])} | cell
-                        rows.append({column: row.get(column) for column in SCORES})
+                    scope = "stratum" if by_stratum else "all" if where == "all" else "line"
+                    place = {"system": name, "kind": system.kind, "task": task, "scope": scope, "where": where}
+                    for metric, score in cells.items():
+                        row = place | {"metric": metric, "n_seeds": len(system.seeds)} | score_json(score)
+                        rows.append({column: plain_json(row.get(column)) for column in SCORES})
     return rows
 
 
-def comparison_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def comparison_rows(summary: Summary) -> list[dict[str, Any]]:
     """Return a row per comparison: those over all lines, adjusted by Holm's method within a metric, then each line's.
 
     `cell_line` is `all` or the line; lines are exploratory and have `p_fdr` (Benjamini & Hochberg) for `p_holm`.
     """
-    rows = [{"cell_line": "all", **one} for one in summary["comparisons"]] + list(summary["exploratory"])
-    return [{column: row.get(column) for column in COMPARISONS} for row in rows]
+    rows = [{"cell_line": "all"} | comparison_json(one) for one in (*summary.comparisons, *summary.exploratory)]
+    return [{column: plain_json(row.get(column)) for column in COMPARISONS} for row in rows]
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -1,15 +1,17 @@
 """The report's words: names, definitions, formatted numbers, and sentences made from the numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Final
+from math import isfinite, isnan
+from typing import Any, Final, TypeGuard
 
+from benchmarks.report.summary import PRIMARY, Summary
 from benchmarks.statistics.metrics import find_metric, metrics_of
-from benchmarks.statistics.significance import FEW_CLUSTERS
+from benchmarks.statistics.significance import FEW_CLUSTERS, Comparison
 from rewards import LABELS, Status
 
 # What the summary and the figures show; every metric is in the tables.
-HEADLINE: Final = ("de_per_gene_auroc", "accuracy", "balanced_accuracy")
+HEADLINE: Final = (PRIMARY, "accuracy", "balanced_accuracy")
 ALPHA: Final = 0.05
 MANY_PAIRS: Final = 6
 UNTESTED: Final = "not tested: "
@@ -72,9 +74,14 @@ def metric_groups(task: str) -> list[dict[str, Any]]:
     return groups
 
 
+def known(value: float | None) -> TypeGuard[float]:
+    """Is it a number, neither None nor NaN nor infinite?"""
+    return value is not None and isfinite(value)
+
+
 def format_number(value: float | None, *, signed: bool = False) -> str:
-    """Three decimals and a true minus sign; a dash for None."""
-    if value is None:
+    """Three decimals and a true minus sign; a dash for what is not known."""
+    if not known(value):
         return DASH
     # Adding 0 turns a rounded -0.0 into 0.0.
     rounded = round(value, 3) + 0.0
@@ -83,14 +90,14 @@ def format_number(value: float | None, *, signed: bool = False) -> str:
 
 def format_interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
     """`low to high`, or a dash where there is none."""
-    if low is None or high is None:
+    if not (known(low) and known(high)):
         return DASH
     return f"{format_number(low, signed=signed)} to {format_number(high, signed=signed)}"
 
 
 def format_p(value: float | None) -> str:
     """A p value to three decimals."""
-    if value is None:
+    if not known(value):
         return DASH
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -110,13 +117,13 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def verdict(comparison: Mapping[str, Any]) -> str:
+def verdict(comparison: Comparison) -> str:
     """`higher`, `lower` (both real: Holm-adjusted p < 0.05), `not shown` or `not tested`."""
-    if comparison["p_holm"] is None:
+    if isnan(comparison.p_holm):
         return "not tested"
-    if comparison["p_holm"] >= ALPHA:
+    if comparison.p_holm >= ALPHA:
         return "not shown"
-    return "higher" if comparison["difference"] > 0 else "lower"
+    return "higher" if comparison.difference > 0 else "lower"
 
 
 def reason_in_words(test: str, a: str, b: str) -> str:
@@ -126,11 +133,10 @@ def reason_in_words(test: str, a: str, b: str) -> str:
     return "; ".join(names[part[:3]] + part[3:] if part[:3] in names else part for part in parts)
 
 
-def what_was_compared(summary: Mapping[str, Any]) -> list[str]:
+def what_was_compared(summary: Summary) -> list[str]:
     """Systems, items and denominators, in sentences."""
-    models, baselines = named(summary, "model"), named(summary, "baseline")
-    total = summary["evaluated"][-1]
-    lines = [row["cell_line"] for row in summary["evaluated"][:-1]]
+    models, baselines = summary.named("model"), summary.named("baseline")
+    total = summary.total
     sentences = []
     if models:
         sentences.append(f"{count_of(len(models), 'model')}: {_listed(models)}.")
@@ -139,34 +145,34 @@ def what_was_compared(summary: Mapping[str, Any]) -> list[str]:
             f"{count_of(len(baselines), 'shortcut')}, computed from training labels without a language model: "
             f"{_listed(baselines)}."
         )
-    changed = 1 - total[str(LABELS[-1])] / total["items"]
-    asked = "Together they were asked" if fewer_items(summary) else "All were asked the same"
+    changed = 1 - total.labels[str(LABELS[-1])] / total.items
+    asked = "Together they were asked" if summary.fewer_items else "All were asked the same"
     sentences.append(
-        f"{asked} {count_of(total['items'], 'item')}: does knocking down one gene (CRISPRi) raise, "
-        f"lower or not change the expression of another? They cover {count_of(len(lines), 'cell line')} "
-        f"({_listed(lines)}), {count_of(total['perturbations'], 'perturbation')} and "
-        f"{count_of(total['genes'], 'gene')} read out; expression changed (is “DE”) in "
+        f"{asked} {count_of(total.items, 'item')}: does knocking down one gene (CRISPRi) raise, "
+        f"lower or not change the expression of another? They cover {count_of(len(summary.lines), 'cell line')} "
+        f"({_listed(summary.lines)}), {count_of(total.perturbations, 'perturbation')} and "
+        f"{count_of(total.genes, 'gene')} read out; expression changed (is “DE”) in "
         f"{format_share(changed)} of the items."
     )
-    if summary["data"].get("is_sample"):
+    if summary.data.get("is_sample"):
         sentences.append("The items are a sample of the test split: scores are not comparable with published ones.")
     return sentences
 
 
-def main_pairs(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def main_pairs(summary: Summary) -> list[tuple[str, str]]:
     """Pairs of models to tell of first: all, or where they are many, each model with the one before it."""
-    models = named(summary, "model")
-    pairs = list(dict.fromkeys((one["a"], one["b"]) for one in summary["comparisons"] if one["b"] in models))
+    models = summary.named("model")
+    pairs = [pair for pair in summary.pairs if pair[1] in models]
     return pairs if len(pairs) <= MANY_PAIRS else [(later, earlier) for earlier, later in pairwise(models)]
 
 
-def findings(summary: Mapping[str, Any]) -> list[str]:
+def findings(summary: Summary) -> list[str]:
     """Which differences between models are real, a sentence per pair."""
     sentences = []
     for a, b in main_pairs(summary):
         said: dict[str, list[str]] = {}
         for metric in HEADLINE:
-            said.setdefault(verdict(find(summary, a, b, metric)), []).append(_spoken(metric))
+            said.setdefault(verdict(summary.find(a, b, metric).result), []).append(_spoken(metric))
         parts = [f"{way} on {_listed(said[way])}" for way in ("higher", "lower") if way in said]
         if "not shown" in said:
             parts.append(f"no real difference shown on {_listed(said['not shown'])}")
@@ -177,13 +183,13 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def strongest_shortcuts(summary: Mapping[str, Any]) -> list[str]:
+def strongest_shortcuts(summary: Summary) -> list[str]:
     """Per headline metric: the best baseline, and whether the best model differs from it."""
     sentences = []
-    fewer = fewer_items(summary)
-    all_asked = " that was asked all items" if set(named(summary, "model")) & set(fewer) else ""
+    fewer = summary.fewer_items
+    all_asked = " that was asked all items" if set(summary.named("model")) & set(fewer) else ""
     for metric in HEADLINE:
-        best_baseline, best_model = (best(summary, metric, kind) for kind in ("baseline", "model"))
+        best_baseline, best_model = (summary.best(metric, kind) for kind in ("baseline", "model"))
         if best_baseline is None:
             continue
         name, value = best_baseline
@@ -195,90 +201,95 @@ def strongest_shortcuts(summary: Mapping[str, Any]) -> list[str]:
                 "lower": "lower, and the difference is real",
                 "not shown": "no real difference is shown",
                 "not tested": "the difference cannot be tested",
-            }[verdict(find(summary, model, name, metric))]
+            }[verdict(summary.find(model, name, metric).result)]
             best_of = "" if model in fewer else all_asked
             sentence += f" The best model{best_of}, {shown_as(summary, model)}, scores {format_number(score)}: {said}."
         sentences.append(sentence)
     return sentences
 
 
-def cautions(summary: Mapping[str, Any]) -> list[str]:
+def cautions(summary: Summary) -> list[str]:
     """What a reader must know before believing the numbers."""
-    models = {name: summary["systems"][name] for name in named(summary, "model")}
+    failed = [one for one in summary.aa_checks if one.result.p_holm < ALPHA]
+    return [
+        *_of_completions(summary),
+        *([f"The A/A check failed. {aa_sentence(summary)}"] if failed else ()),
+        *_few_clusters(summary),
+    ]
+
+
+def _of_completions(summary: Summary) -> list[str]:
+    """Single training runs, completions without an answer, and failed requests."""
+    models = {name: summary.systems[name] for name in summary.named("model")}
     sentences = []
-    single = [name for name, one in models.items() if len(one["seeds"]) == 1]
+    single = [name for name, one in models.items() if len(one.seeds) == 1]
     if single:
         sentences.append(
             f"One training run each for {_listed(single)}: how far another run with a new seed would land is "
             "unknown, and no interval here includes it."
         )
-    answered = [f"{shown_as(summary, name)} {format_share(one['status']['answered'])}" for name, one in models.items()]
+    answered = [f"{shown_as(summary, name)} {format_share(one.status['answered'])}" for name, one in models.items()]
     if answered:
         sentences.append(f"Completions that hold an answer: {', '.join(answered)}. One without counts as wrong.")
-    for name, one in summary["systems"].items():
-        if one["status_counts"]["error"]:
+    for name, one in summary.systems.items():
+        if one.status_counts["error"]:
             sentences.append(
-                f"{name}: {one['status_counts']['error']:,} of {count_of(one['n_rows'], 'request')} failed; "
-                f"{count_of(one['n_unscorable'], 'item')} cannot be scored and stay out of its scores and comparisons."
+                f"{name}: {one.status_counts['error']:,} of {count_of(one.n_rows, 'request')} failed; "
+                f"{count_of(one.n_unscorable, 'item')} cannot be scored and stay out of its scores and comparisons."
             )
-    if any(row["p_holm"] is not None and row["p_holm"] < ALPHA for row in summary["aa_checks"]):
-        sentences.append(f"The A/A check failed. {aa_sentence(summary)}")
-    total = summary["evaluated"][-1]
-    few = [one for one in summary["comparisons"] if one["n_missing"] and one["p_value"] is not None]
-    few = [one for one in few if min(one["n_perturbations"], one["n_genes"]) < FEW_CLUSTERS]
-    if min(total["perturbations"], total["genes"]) < FEW_CLUSTERS:
-        sentences.append(
-            f"Only {count_of(total['perturbations'], 'perturbation')} and {count_of(total['genes'], 'gene')}: with "
-            f"fewer than {FEW_CLUSTERS} of either, intervals are themselves uncertain."
-        )
-    elif few:
-        compared = {one[side] for one in few for side in ("a", "b")}
-        names = [name for name in fewer_items(summary) if name in compared]
-        sentences.append(
-            f"{count_of(len(few), 'comparison')} with {_listed(names)} share items of fewer than {FEW_CLUSTERS} "
-            "perturbations or genes: their intervals are themselves uncertain."
-        )
     return sentences
 
 
-def declared(summary: Mapping[str, Any]) -> list[str]:
+def _few_clusters(summary: Summary) -> list[str]:
+    """Where perturbations or genes are too few for an interval to be trusted: everywhere, or in some pairs."""
+    total = summary.total
+    if min(total.perturbations, total.genes) < FEW_CLUSTERS:
+        return [
+            f"Only {count_of(total.perturbations, 'perturbation')} and {count_of(total.genes, 'gene')}: with "
+            f"fewer than {FEW_CLUSTERS} of either, intervals are themselves uncertain."
+        ]
+    tested = [one for one in summary.comparisons if one.result.n_missing and known(one.result.p_value)]
+    few = [one for one in tested if min(one.result.n_perturbations, one.result.n_genes) < FEW_CLUSTERS]
+    if not few:
+        return []
+    compared = {name for one in few for name in (one.a, one.b)}
+    names = [name for name in summary.fewer_items if name in compared]
+    return [
+        f"{count_of(len(few), 'comparison')} with {_listed(names)} share items of fewer than {FEW_CLUSTERS} "
+        "perturbations or genes: their intervals are themselves uncertain."
+    ]
+
+
+def declared(summary: Summary) -> list[str]:
     """How the tests were declared: who is compared, the primary metric, the families, the variance."""
-    n_pairs = len({(one["a"], one["b"]) for one in summary["comparisons"]})
-    paired = "the items that both were asked" if fewer_items(summary) else "the same items"
+    n_pairs = len(summary.pairs)
+    paired = "the items that both were asked" if summary.fewer_items else "the same items"
     sentences = [
         f"Every model against each earlier model and each shortcut, paired on {paired}. The variance counts that items "
         "share perturbations and genes (Cameron, Gelbach and Miller’s two-way cluster-robust variance; the "
         "interval is a t interval). With several training runs, the variance between them is added.",
-        f"Declared before any number: {find_metric(summary['primary']).long_label} is the primary metric, and claims "
+        f"Declared before any number: {find_metric(summary.primary).long_label} is the primary metric, and claims "
         f"rest on it; the other metrics are secondary. Within each metric, the {count_of(n_pairs, 'comparison')} of "
         "two systems are one family, adjusted by Holm’s method. There is no adjustment across metrics.",
     ]
     return sentences
 
 
-def aa_sentence(summary: Mapping[str, Any]) -> str:
+def aa_sentence(summary: Summary) -> str:
     """What came of comparing each system with itself."""
-    rows = summary["aa_checks"]
+    rows = summary.aa_checks
     if not rows:
         return "Not run. With one sample an item, the same system cannot be compared with itself."
-    systems = list(dict.fromkeys(row["system"] for row in rows))
-    found = [row for row in rows if row["p_holm"] is not None and row["p_holm"] < ALPHA]
+    systems = list(dict.fromkeys(row.system for row in rows))
+    found = [row for row in rows if row.result.p_holm < ALPHA]
     how = f"Each half of the samples of {_listed(systems)} against the other half, {count_of(len(rows), 'test')}: "
     if not found:
         return f"{how}no difference is found, as it should be."
-    named_here = "; ".join(f"{row['system']}, {_spoken(row['metric'])}" for row in found)
+    named_here = "; ".join(f"{row.system}, {_spoken(row.result.metric)}" for row in found)
     return (
         f"{how}{count_of(len(found), 'difference')} found where there is none to find ({named_here}). Check how the "
         "answers were sampled before believing differences on these metrics."
     )
-
-
-def find(summary: Mapping[str, Any], a: str, b: str, metric: str) -> Mapping[str, Any]:
-    """Return the comparison of `a` with `b` on `metric`."""
-    found: Mapping[str, Any] = next(
-        one for one in summary["comparisons"] if (one["a"], one["b"], one["metric"]) == (a, b, metric)
-    )
-    return found
 
 
 def _spoken(metric: str) -> str:
@@ -287,48 +298,21 @@ def _spoken(metric: str) -> str:
     return name if name[:2].isupper() else name[0].lower() + name[1:]
 
 
-def named(summary: Mapping[str, Any], kind: str) -> list[str]:
-    """Names of the systems of a kind."""
-    return [name for name, one in summary["systems"].items() if one["kind"] == kind]
-
-
-def fewer_items(summary: Mapping[str, Any]) -> list[str]:
-    """Names of the systems that were not asked all items."""
-    return [name for name, one in summary["systems"].items() if "n_items" in one]
-
-
-def shown_as(summary: Mapping[str, Any], name: str) -> str:
+def shown_as(summary: Summary, name: str) -> str:
     """A system's name, and how many items it was asked where that is not all: its scores do not compare."""
-    if name not in fewer_items(summary):
-        return name
-    n, total = summary["systems"][name]["n_items"], summary["evaluated"][-1]["items"]
-    return f"{name} ({n:,} of {count_of(total, 'item')})"
+    n_items = summary.systems[name].n_items
+    return name if n_items is None else f"{name} ({n_items:,} of {count_of(summary.total.items, 'item')})"
 
 
-def shared_items(summary: Mapping[str, Any], a: str, b: str) -> str:
+def shared_items(summary: Summary, a: str, b: str) -> str:
     """How many items two compared systems share, in words; nothing where that is all that either was asked."""
-    n_missing = next(one["n_missing"] for one in summary["comparisons"] if {one["a"], one["b"]} == {a, b})
+    n_missing = next(one.result.n_missing for one in summary.comparisons if {one.a, one.b} == {a, b})
     if not n_missing:
         return ""
-    total = summary["evaluated"][-1]["items"]
-    n_a, n_b = (summary["systems"][name].get("n_items", total) for name in (a, b))
-    n_shared = (n_a + n_b - n_missing) // 2  # what one of them lacks, the other was asked alone
+    asked = [summary.systems[name].n_items for name in (a, b)]
+    n_asked = sum(summary.total.items if n is None else n for n in asked)
+    n_shared = (n_asked - n_missing) // 2  # what one of them lacks, the other was asked alone
     return count_of(n_shared, "shared item") if n_shared else "no shared item"
-
-
-def best(summary: Mapping[str, Any], metric: str, kind: str) -> tuple[str, float] | None:
-    """Return the system of a kind with the highest value over all lines, and the value; None where none has one.
-
-    Where some were asked all items, it is one of them: a value on fewer does not compare.
-    """
-    values = {
-        name: summary["systems"][name]["metrics"][find_metric(metric).task]["all"][metric]["value"]
-        for name in named(summary, kind)
-    }
-    known = [(name, float(value)) for name, value in values.items() if value is not None]
-    of_all = [pair for pair in known if pair[0] not in fewer_items(summary)]
-    sign = 1 if find_metric(metric).higher_is_better else -1
-    return max(of_all or known, key=lambda pair: sign * pair[1]) if known else None
 
 
 def _listed(parts: Sequence[str]) -> str:

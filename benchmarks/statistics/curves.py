@@ -6,13 +6,13 @@ import numpy as np
 
 from benchmarks.statistics.arrays import NONE, UP, Bools, Floats, PredictionArrays
 from benchmarks.statistics.estimates import positives, task_score, top_label
-from benchmarks.statistics.reliability import reliability_bins
+from benchmarks.statistics.reliability import Bin, reliability_bins
 from rewards import LABELS
 
 MAX_ROC_POINTS: Final = 200
 
 
-def reliability(runs: PredictionArrays, use: Bools | None = None) -> list[dict[str, float]]:
+def reliability(runs: PredictionArrays, use: Bools | None = None) -> list[Bin]:
     """Reliability of the likeliest label's probability, forecasts of all training runs together.
 
     Args:

@@ -22,11 +22,11 @@ from benchmarks.report.drawing import axis_ticks
 from benchmarks.report.examples import N_MOST_DIFFERENT, most_different
 from benchmarks.report.page import COMPLETION_LIMIT, System, markdown_text, write_report
 from benchmarks.report.published import published_figures
-from benchmarks.report.summary import PRIMARY, summarize
+from benchmarks.report.summarize import summarize
+from benchmarks.report.summary import PRIMARY, as_json
 from benchmarks.report.wording import (
     HEADLINE,
     aa_sentence,
-    best,
     format_number,
     format_p,
     format_share,
@@ -116,6 +116,11 @@ def report(out: Path, given: list[System] | None = None, **changes: Any) -> Path
         "strata": strata(),
     }
     return write_report(systems() if given is None else given, out, **(arguments | changes))
+
+
+def summarized(given: list[System], **changes: Any) -> dict[str, Any]:
+    """What report.json would hold."""
+    return as_json(summarize(given, **{"title": "t", "protocol": {}, "data": {}} | changes))
 
 
 class Page(HTMLParser):
@@ -227,7 +232,7 @@ class TestNumbers:
             System("zero", "model", predict(1.0, 2).assign(completion_tokens=0), {}),
             System("b", "baseline", predict(1.0, 3), {}),
         ]
-        found = summarize(given, title="t", protocol={}, data={})["systems"]
+        found = summarized(given)["systems"]
         expected = {"mean": heard.mean(), "median": heard.median(), "p95": heard.quantile(0.95), "total": heard.sum()}
         assert found["m"]["tokens"] == pytest.approx(expected)
         unknown = dict.fromkeys(expected)
@@ -236,7 +241,7 @@ class TestNumbers:
     def test_values_of_each_training_run(self) -> None:
         frame = runs(1.0, 1)
         given = [System("a", "model", runs(0.5, 5), FACTS), System("b", "model", frame, FACTS)]
-        found = summarize(given, title="t", protocol={}, data={})
+        found = summarized(given)
         cell = found["systems"]["b"]["metrics"]["three_class"]["all"]["accuracy"]
         each = [(one["answer"] == one["label"]).mean() for _, one in frame.groupby("seed")]
         assert cell["per_seed"] == pytest.approx(each)
@@ -259,12 +264,17 @@ class TestNumbers:
     def test_a_system_with_several_samples_is_compared_with_itself(self) -> None:
         two = pd.concat([predict(1.0, 1), predict(1.0, 2).assign(sample=1)], ignore_index=True)
         given = [System("m", "model", two, FACTS), System("one", "model", predict(1.0, 3), FACTS)]
-        found = summarize(given, title="t", protocol={}, data={})
-        assert {row["system"] for row in found["aa_checks"]} == {"m"}
-        assert {row["metric"] for row in found["aa_checks"]} == set(compared_metrics())
-        assert "no difference is found" in aa_sentence(found)
-        failed = [row | {"p_holm": 0.001} if row["metric"] == "mcc" else row for row in found["aa_checks"]]
-        assert "1 difference found where there is none to find (m, MCC)" in aa_sentence(found | {"aa_checks": failed})
+        summary = summarize(given, title="t", protocol={}, data={})
+        found = as_json(summary)["aa_checks"]
+        assert {row["system"] for row in found} == {"m"}
+        assert [row["metric"] for row in found] == compared_metrics()
+        assert "no difference is found" in aa_sentence(summary)
+        failed = [
+            replace(row, result=replace(row.result, p_holm=0.001)) if row.result.metric == "mcc" else row
+            for row in summary.aa_checks
+        ]
+        said = aa_sentence(replace(summary, aa_checks=failed))
+        assert "1 difference found where there is none to find (m, MCC)" in said
 
     def test_values_lie_within_their_intervals_and_lines_add_up(self, summary: dict[str, Any]) -> None:
         for one in summary["systems"].values():
@@ -305,7 +315,7 @@ class TestNumbers:
 
     def test_system_without_scores_has_null_and_a_reason(self, tmp_path: Path) -> None:
         frame = predict(1.0, 1).drop(columns=["p_up", "p_down", "p_none"])
-        found = summarize([System("m", "model", frame, {})], title="t", protocol={}, data={})
+        found = summarized([System("m", "model", frame, {})])
         cell = found["systems"]["m"]["metrics"]["de"]["all"]["de_auroc"]
         assert (cell["value"], cell["low"], cell["reason"]) == (None, None, "no probabilities")
         assert found["systems"]["m"]["metrics"]["three_class"]["all"]["accuracy"]["value"] > 0
@@ -314,7 +324,7 @@ class TestNumbers:
 
     def test_values_json_has_no_type_for(self) -> None:
         facts = {"path": Path("a/b"), "nan": float("nan"), "count": np.int64(3), "nested": {"x": (1, 2)}}
-        found = summarize([System("m", "model", predict(1.0, 1), facts)], title="t", protocol={}, data={})
+        found = summarized([System("m", "model", predict(1.0, 1), facts)])
         assert found["systems"]["m"]["facts"] == {"path": "a/b", "nan": None, "count": 3, "nested": {"x": [1, 2]}}
 
     def test_same_input_same_bytes(self, written: Path, tmp_path: Path) -> None:
@@ -409,7 +419,7 @@ class TestWords:
 
     def test_equal_systems_differ_nowhere(self) -> None:
         same = prediction_arrays(predict(1.0, 1))
-        assert most_different(("a", same), ("b", same))["items"] == []
+        assert most_different(("a", same), ("b", same)).items == []
 
     def test_completions_come_from_the_reader_and_only_for_the_items_shown(self, tmp_path: Path) -> None:
         asked: list[str] = []
@@ -819,15 +829,13 @@ class TestPairwise:
         given = with_few_for_base()
         perfect = given[0].predictions.assign(answer=given[0].predictions["label"], status="answered")
         perfect[["p_up", "p_down", "p_none"]] = np.eye(3)[perfect["label"].map(NAMES.index)]
-        found = summarize(
-            [replace(given[0], predictions=perfect), *given[1:3]], title="t", protocol={}, data={}, pairwise=True
-        )
-        assert found["systems"]["base"]["metrics"]["three_class"]["all"]["accuracy"]["value"] == 1
-        assert best(found, "accuracy", "model") != ("base", 1.0)
-        only = summarize(
-            [replace(given[0], predictions=perfect), *given[3:]], title="t", protocol={}, data={}, pairwise=True
-        )
-        assert best(only, "accuracy", "model") == ("base", 1.0)
+        best_of = [replace(given[0], predictions=perfect), *given[1:3]]
+        found = summarize(best_of, title="t", protocol={}, data={}, pairwise=True)
+        assert found.score("base", "accuracy").value == 1
+        assert found.best("accuracy", "model") != ("base", 1.0)
+        alone = [replace(given[0], predictions=perfect), *given[3:]]
+        only = summarize(alone, title="t", protocol={}, data={}, pairwise=True)
+        assert only.best("accuracy", "model") == ("base", 1.0)
         assert "The best model, base (40 of 192 items), scores 1.000" in " ".join(strongest_shortcuts(only))
 
     def test_a_line_and_a_stratum_that_a_system_was_not_asked(self, tmp_path: Path) -> None:
@@ -845,7 +853,7 @@ class TestPairwise:
     def test_examples_are_items_that_all_models_were_asked(self, found: dict[str, Any]) -> None:
         assert {one["item_id"] for one in found["examples"]["random"]} <= set(first(FEW))
         two = with_few_for_base()[:2]
-        pair = summarize(two, title="t", protocol={}, data={}, pairwise=True)["examples"]["most_different"]
+        pair = summarized(two, pairwise=True)["examples"]["most_different"]
         assert {one["item_id"] for one in pair["items"]} <= set(first(FEW))
         a, b = (one.predictions.set_index("item_id") for one in two)
         b = b.loc[a.index]
@@ -868,7 +876,7 @@ class TestPairwise:
     def test_training_runs(self) -> None:
         several = runs(1.5, 2)
         given = [with_few_for_base()[0], System("SFT", "model", several, FACTS), *systems()[3:]]
-        found = summarize(given, title="t", protocol={}, data={}, pairwise=True)
+        found = summarized(given, pairwise=True)
         alone = compare(several, given[0].predictions, missing="drop")
         one = next(one for one in found["comparisons"] if (one["a"], one["metric"]) == ("SFT", "accuracy"))
         assert (one["n_seeds"], one["n_missing"]) == (3, 192 - FEW)
@@ -877,22 +885,21 @@ class TestPairwise:
 
     def test_which_items_were_asked_is_no_other_protocol_and_all_else_is_named(self) -> None:
         given = with_few_for_base()[:2]
-        told = {"title": "t", "protocol": {}, "data": {}}
-        with_items = summarize(given, **told, pairwise=True)["warnings"]
+        with_items = summarized(given, pairwise=True)["warnings"]
         assert not any("protocol" in warning for warning in with_items)
         shorter = PROTOCOL | {"max_tokens": 48, "temperature": 1.0}
         given[1] = replace(given[1], facts={**given[1].facts, "protocol": shorter, "protocol_fingerprint": "ef" * 32})
-        warning = next(one for one in summarize(given, **told, pairwise=True)["warnings"] if "protocol" in one)
+        warning = next(one for one in summarized(given, pairwise=True)["warnings"] if "protocol" in one)
         assert "different protocols (max_tokens, temperature), so" in warning
         assert "SFT: efefefefefef" in warning
         # Where a protocol is not recorded, its fingerprint is all there is to compare.
         given[1] = replace(given[1], facts={"protocol_fingerprint": "ef" * 32})
-        assert any("different protocols, so" in one for one in summarize(given, **told, pairwise=True)["warnings"])
+        assert any("different protocols, so" in one for one in summarized(given, pairwise=True)["warnings"])
 
     def test_without_it_fingerprints_are_compared_as_they_are(self) -> None:
         given = systems()[:2]
         given[0] = replace(given[0], facts=with_few_for_base()[0].facts)
-        warnings = summarize(given, title="t", protocol={}, data={})["warnings"]
+        warnings = summarized(given)["warnings"]
         assert len(warnings) == 1 and "under different protocols, so" in warnings[0]
 
 

@@ -382,9 +382,9 @@ class TestCalibration:
     def test_decimal_edges_belong_to_the_lower_bin(self) -> None:
         # 1 - 0.2 and 0.1 + 0.2 lie a rounding error off 0.8 and 0.3.
         bins = reliability_bins([1 - 0.2, 0.1 + 0.2, 0.8, 0.3, 0.80001, 1.0, 0.0], [1, 0, 1, 0, 1, 1, 0])
-        assert [one["n"] for one in bins] == [1, 0, 2, 0, 0, 0, 0, 2, 1, 1]
-        assert [(one["low"], one["high"]) for one in bins[:2]] == [(0.0, 0.1), (0.1, 0.2)]
-        assert np.isnan(bins[1]["accuracy"])
+        assert [one.n for one in bins] == [1, 0, 2, 0, 0, 0, 0, 2, 1, 1]
+        assert [(one.low, one.high) for one in bins[:2]] == [(0.0, 0.1), (0.1, 0.2)]
+        assert np.isnan(bins[1].accuracy)
 
     def test_ece_of_a_system_by_hand(self) -> None:
         frame = answers([(0, 0), (0, 0), (1, 0), (2, 2)])
@@ -401,13 +401,13 @@ class TestCalibration:
     def test_items_without_score_are_left_out(self) -> None:
         arrays = prediction_arrays(scored([2, 2, 2, 0], [1.0, 0.8, None, None]))
         assert estimate(arrays, "three_class", "ece").value == pytest.approx(0.1, abs=1e-12)
-        assert sum(one["n"] for one in reliability(arrays)) == 2
+        assert sum(one.n for one in reliability(arrays)) == 2
 
     def test_runs_are_pooled_in_the_bins_and_averaged_in_the_value(self) -> None:
         one, other = scored([2, 2], [1.0, 1.0]), scored([2, 2], [1.0, 0.75])
         arrays = prediction_arrays(pd.concat([one.assign(seed=1), other.assign(seed=2)]))
         assert list(estimate(arrays, "three_class", "ece").values) == pytest.approx([0, 0.125])
-        assert [one["n"] for one in reliability(arrays)] == [0, 0, 0, 0, 0, 0, 0, 1, 0, 3]
+        assert [one.n for one in reliability(arrays)] == [0, 0, 0, 0, 0, 0, 0, 1, 0, 3]
 
     def test_calibrated_forecasts_approach_0_and_wrong_ones_do_not(self) -> None:
         rng = np.random.default_rng(0)

@@ -133,7 +133,7 @@ class TestWorkedCases:
         confidence, correct = case["inputs"]["conf"], case["inputs"]["correct"]
         bins = reliability_bins(confidence, correct)
         assert expected_calibration_error(bins) == close(case["expected"]["ece10_right_closed"])
-        worst = max(abs(one["accuracy"] - one["confidence"]) for one in bins if one["n"])
+        worst = max(abs(one.accuracy - one.confidence) for one in bins if one.n)
         assert worst == close(case["expected"]["mce10_right_closed"])
         five = reliability_bins(confidence, correct, 5)
         assert expected_calibration_error(five) == close(case["expected"]["ece5_right_closed"])
