@@ -13,7 +13,7 @@ from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
 from benchmarks.config import ConfigSource, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts, prompt_of
+from benchmarks.evidence.prompts import PromptConfig, asked_of, build_prompts, prompt_of
 from benchmarks.keys import to_keys
 from benchmarks.models.folders import (
     TRAINED_ITEMS,
@@ -295,9 +295,7 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
     if not listed.is_file():
         raise InputError(f"{listed}: no such file; stage two must leave out the SFT rows, so run stage one again")
     used = set(listed.read_text(encoding="utf-8").split("\n"))
-    left = corpus.train[~corpus.train["item_id"].isin(used)]
-    if ours.prompt.template == "direction":
-        left = left[left["label"] != str(LABELS[-1])]
+    left = asked_of(corpus.train[~corpus.train["item_id"].isin(used)], ours.prompt)
     if left.empty:
         raise InputError("train_items: no training row is left after the SFT rows; use fewer traces in stage one")
     if ours.held_out_items == 0:

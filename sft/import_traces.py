@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -18,14 +18,14 @@ import pandas as pd
 
 from benchmarks.chat import Message
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts
+from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.runs import disk_errors, file_sha256
 from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError, parse_answer
 from sft.teacher.critic import VERDICTS
 from sft.teacher.outcomes import Outcomes, write_manifest
 from sft.teacher.replies import assemble_completion
-from sft.traces import MODES, Trace, write_traces
+from sft.traces import MODES, Trace, prompt_protocol, write_traces
 
 # Ours, and what else a column is called; the first one that a row has is taken.
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -184,9 +184,7 @@ def _check_columns(
 def _with_our_prompts(traces: Iterator[Trace], corpus: Corpus, config: PromptConfig) -> Iterator[Trace]:
     """Replace prompts by those of our template, and say so in the protocol with the keys that generated traces have."""
     index = pd.Index(corpus.labels["item_id"])
-    train = corpus.train["label"].astype("str")
-    train_items = int((train != LABELS[-1]).sum()) if config.template == "direction" else len(train)
-    made = {**asdict(config), "template_version": VERSION, "train_items": train_items}
+    made = prompt_protocol(config, corpus)
     while batch := list(islice(traces, _BATCH)):
         items = corpus.labels.iloc[index.get_indexer(pd.Index([trace.item_id for trace in batch]))]
         for trace, prompt in zip(batch, build_prompts(items, corpus, config), strict=True):

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from benchmarks.chat import Message
+from benchmarks.evidence.corpus import Corpus
+from benchmarks.evidence.prompts import PromptConfig, asked_of
 from benchmarks.runs import disk_errors
 from rewards import LABELS, Answer, InputError, as_label, parse_answer
 
@@ -45,6 +47,12 @@ class Trace:
     critic: dict[str, str] | None
     created: str
     protocol: dict[str, Any]
+
+
+def prompt_protocol(prompt: PromptConfig, corpus: Corpus) -> dict[str, Any]:
+    """Return what a trace with a prompt of ours keeps of how that was made, and how many training items there are."""
+    n = len(asked_of(corpus.train, prompt))
+    return {**prompt.facts(), "split": corpus.split, "data": corpus.digest, "train_items": n}
 
 
 _NAMES: Final = {field.name: None for field in fields(Trace)}.keys()  # a set that keeps the order

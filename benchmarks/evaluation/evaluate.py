@@ -13,10 +13,11 @@ import pandas as pd
 from benchmarks.chat import Message
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, PredictionLog
 from benchmarks.evaluation.protocol import Protocol
+from benchmarks.evidence.prompts import asked_of
 from benchmarks.models.engines import Engine, Generation, Request
 from benchmarks.models.generation import Written
 from benchmarks.runs import package_versions
-from rewards import LABELS, Answer, InputError, Label, Status, parse_answer
+from rewards import LABELS, Answer, InputError, Status, parse_answer
 
 _ITEM_COLUMNS: Final = ("item_id", "cell_line", "pert", "gene", "label")
 
@@ -169,13 +170,12 @@ def _check_items(items: pd.DataFrame, messages: Sequence[Sequence[Message]], pro
         raise InputError(f"items: {items['item_id'][twice].iloc[0]} occurs twice; drop one")
     if chunk < 1:
         raise InputError(f"chunk: is {chunk}; it must be at least 1")
-    if protocol.prompt.template == "direction":
-        undirected = items["label"].astype("str") == str(Label.NONE)
-        if undirected.any():
-            raise InputError(
-                f"items: {items['item_id'][undirected].iloc[0]} is {Label.NONE}, which template: direction does not "
-                "ask; pass the differentially expressed items only"
-            )
+    unasked = items[~items["item_id"].isin(asked_of(items, protocol.prompt)["item_id"])]
+    if len(unasked):
+        raise InputError(
+            f"items: {unasked['item_id'].iloc[0]} is {unasked['label'].iloc[0]}, which template: "
+            f"{protocol.prompt.template} does not ask; pass the differentially expressed items only"
+        )
 
 
 def _check_context(

@@ -13,14 +13,14 @@ from benchmarks.evaluation.evaluate import evaluate
 from benchmarks.evaluation.predictions import read_facts, read_predictions
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
-from benchmarks.evidence.prompts import build_prompts
+from benchmarks.evidence.prompts import asked_of, build_prompts
 from benchmarks.keys import to_keys
 from benchmarks.models.engines import open_engine
 from benchmarks.models.folders import adapter_sha256, read_trained_items
 from benchmarks.progress import Progress
 from benchmarks.runs import open_run, settle_dtype
 from benchmarks.screens.schema import CELL_LINES
-from rewards import LABELS, InputError
+from rewards import InputError
 
 PREDICTIONS = "predictions.parquet"
 
@@ -157,9 +157,7 @@ def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
 
 def select_test_items(corpus: Corpus, protocol: Protocol) -> pd.DataFrame:
     """Return the test items that a protocol names, in the order in which they are asked."""
-    test = corpus.test
-    if protocol.prompt.template == "direction":
-        test = test[test["label"] != str(LABELS[-1])]
+    test = asked_of(corpus.test, protocol.prompt)
     if protocol.items:
         lines = [test[test["cell_line"] == line] for line in CELL_LINES if (test["cell_line"] == line).any()]
         drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=False) for rows in lines]

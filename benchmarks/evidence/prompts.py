@@ -87,6 +87,11 @@ def prompt_of(facts: Mapping[str, Any]) -> PromptConfig | None:
     return found
 
 
+def asked_of(items: pd.DataFrame, config: PromptConfig) -> pd.DataFrame:
+    """Return the items that a prompt can be asked about: `direction` offers no answer for those that do not change."""
+    return items if config.template != "direction" else items[items["label"].astype("str") != str(Label.NONE)]
+
+
 def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> list[list[Message]]:
     """Write one prompt per item.
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks.config import read_yaml
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
-from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.evidence.prompts import PromptConfig, asked_of
 from benchmarks.keys import check_keys, from_keys, key_fields
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
 from benchmarks.screens.labels import data_dir
@@ -133,9 +133,7 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
         CheckError: a reward raised an error.
     """
     corpus = open_corpus(data or config.data or default_data(), config.split)
-    train = corpus.train
-    if config.prompt.template == "direction":
-        train = train[train["label"] != str(LABELS[-1])]
+    train = asked_of(corpus.train, config.prompt)
     drawn, weight = draw_checked(train, rows, balance=config.balance)
     counts = None
     if config.balance:  # stage two draws each label equally often

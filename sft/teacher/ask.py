@@ -71,7 +71,7 @@ def ask_teacher(
             there is kept, and written as far as it goes.
     """
     say = progress or (lambda line: None)
-    check_items(work)
+    check_items(work.items)
     settings = args.teacher_settings(teacher)
     critics = [args.critic_settings(model) for model in args.critics]
     if args.max_in_flight < 1:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from benchmarks.evidence.corpus import draw_items, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts
+from benchmarks.evidence.prompts import PromptConfig, asked_of, build_prompts
 from benchmarks.keys import to_keys
 from benchmarks.runs import disk_errors
 from rewards import InputError
@@ -17,7 +17,7 @@ from sft.teacher.arguments import EndpointArguments
 from sft.teacher.ask import ask_teacher, log_file
 from sft.teacher.outcomes import config_file, manifest_file
 from sft.teacher.questions import Work
-from sft.traces import write_traces
+from sft.traces import prompt_protocol, write_traces
 
 
 @dataclass
@@ -67,14 +67,10 @@ def generate_traces(
     if not 0 <= args.seed < 2**32:
         raise InputError(f"seed: {args.seed}; use 0 or more, below 2**32")
     corpus = open_corpus(args.data, args.split)
-    train = corpus.train
-    if args.prompt.template == "direction":
-        train = train[train["label"] != "not differentially expressed"]
-    items = draw_items(train, args.rows, seed=args.seed, balance=args.balance)
+    items = draw_items(asked_of(corpus.train, args.prompt), args.rows, seed=args.seed, balance=args.balance)
     if endpoint is not None and remote:
-        made = args.prompt.facts()
-        protocol = {**made, "split": corpus.split, "data": corpus.digest, "train_items": len(train)}
-        work = Work(items, build_prompts(items, corpus, args.prompt), protocol, made_with(args, endpoint))
+        prompts, protocol = build_prompts(items, corpus, args.prompt), prompt_protocol(args.prompt, corpus)
+        work = Work(items, prompts, protocol, made_with(args, endpoint))
         return path, ask_teacher(work, args.teacher, endpoint, path, progress=progress)  # keeps its configuration too
     traces = template_teacher.generate(items, corpus, args.prompt, seed=args.seed)
     with disk_errors(path):

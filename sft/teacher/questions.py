@@ -37,9 +37,8 @@ class Work:
     config: dict[str, Any]
 
 
-def check_items(work: Work) -> None:
+def check_items(items: pd.DataFrame) -> None:
     """Refuse items of the test split, and items drawn twice."""
-    items = work.items
     if (items["split"] != "train").any():
         found = items["item_id"][items["split"] != "train"].iloc[0]
         raise InputError(f"{found}: a test item; traces are written for training items only")

@@ -13,9 +13,10 @@ from typing import Final
 import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts, rate_words
+from benchmarks.evidence.prompts import PromptConfig, asked_of, build_prompts, rate_words
 from rewards import InputError, Label
-from sft.traces import Trace
+from sft.teacher.questions import check_items
+from sft.traces import Trace, prompt_protocol
 
 NAME: Final = "evidence-template"
 
@@ -60,37 +61,24 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
     Raises:
         InputError: the prompt quotes no evidence, or an item is not a training item.
     """
-    if prompt.evidence < 1:
-        raise InputError("evidence: the evidence-template teacher needs at least 1 similar knockdown in the prompt")
-    if "split" in items and (items["split"] != "train").any():
-        found_id = items["item_id"][items["split"] != "train"].iloc[0]
-        raise InputError(f"{found_id}: a test item; traces are written for training items only")
-    if prompt.template == "direction" and (items["label"] == str(Label.NONE)).any():
-        wrong = items["item_id"][items["label"] == str(Label.NONE)].iloc[0]
-        raise InputError(
-            f"{wrong}: does not change, which a direction prompt does not offer as an answer; leave it out"
-        )
-    prompts = build_prompts(items, corpus, prompt)
+    check_items(items)
+    _check_prompt(items, prompt)
+    protocol, prompts = prompt_protocol(prompt, corpus), build_prompts(items, corpus, prompt)
     found = {str(item_id): rows for item_id, rows in corpus.evidence(items, prompt.evidence).groupby("item_id")}
     rates = 1.0 - corpus.rates(items)["p_none"].to_numpy()
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    n_train = len(corpus.train)
-    if prompt.template == "direction":
-        n_train = int((corpus.train["label"].astype("str") != str(Label.NONE)).sum())
-    protocol = {**prompt.facts(), "split": corpus.split, "data": corpus.digest, "train_items": n_train}
     traces = []
     for row, messages, rate in zip(items.itertuples(), prompts, rates, strict=True):
-        label = Label(str(row.label))
-        pick = random.Random(f"{seed}|{row.item_id}")
+        pert, gene, line, label = str(row.pert), str(row.gene), str(row.cell_line), Label(str(row.label))
         evidence = found.get(str(row.item_id))
         pairs = [] if evidence is None else list(zip(evidence["pert"], evidence["label"], strict=True))
-        think = _think(str(row.pert), str(row.gene), str(row.cell_line), label, pairs, float(rate), pick)
+        think = _think(pert, gene, line, label, pairs, float(rate), random.Random(f"{seed}|{row.item_id}"))
         traces.append(
             Trace(
                 item_id=str(row.item_id),
-                cell_line=str(row.cell_line),
-                pert=str(row.pert),
-                gene=str(row.gene),
+                cell_line=line,
+                pert=pert,
+                gene=gene,
                 label=str(label),
                 prompt=messages,
                 completion=f"<think>{think}</think><answer>{label}</answer>",
@@ -103,6 +91,18 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
             )
         )
     return traces
+
+
+def _check_prompt(items: pd.DataFrame, prompt: PromptConfig) -> None:
+    """Refuse a prompt without evidence, of which this teacher writes, and one that does not offer an item's label."""
+    if prompt.evidence < 1:
+        raise InputError("evidence: the evidence-template teacher needs at least 1 similar knockdown in the prompt")
+    unasked = items[~items["item_id"].isin(asked_of(items, prompt)["item_id"])]
+    if len(unasked):
+        raise InputError(
+            f"{unasked['item_id'].iloc[0]}: does not change, which a direction prompt does not offer as an answer; "
+            "leave it out"
+        )
 
 
 def _think(
