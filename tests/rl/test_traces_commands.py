@@ -69,8 +69,8 @@ def test_the_audit_names_every_trace_to_remove(folder: Path) -> None:
         (("--map", "gene"), "--map 'gene': give LEFT=RIGHT"),
         (("--label", "a=b"), "--label a=b: means no label"),
         (("--prompts", "mine"), "--prompts 'mine': use ours or theirs"),
-        (("--evidence", "2"), "go with --prompts ours"),
-        (("--prompts", "ours", "--template", "four"), "template: 'four' is unknown"),
+        (("--evidence", "2"), "goes with --prompts ours"),
+        (("--prompts", "ours", "--template", "four"), "--template: invalid choice: 'four'"),
         (("--prompts", "ours", "--evidence", "9"), "evidence: 9 asked for, but the sample carries 5"),
     ],
 )
