@@ -188,7 +188,7 @@ def _check_context(
         if tokens is not None and tokens + protocol.max_tokens > engine.context:
             raise InputError(
                 f"item {item_id}: {tokens} prompt tokens and max_tokens {protocol.max_tokens} exceed the model's "
-                f"context of {engine.context}; lower max_tokens or evidence, or raise max_model_len"
+                f"context of {engine.context}; lower max_tokens or evidence, or raise max_model_len where it is set"
             )
 
 

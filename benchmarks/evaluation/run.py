@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +15,7 @@ from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import asked_of, build_prompts
 from benchmarks.keys import to_keys
-from benchmarks.models.engines import open_engine
+from benchmarks.models.engines import check_engine, engine_names, open_engine
 from benchmarks.models.folders import adapter_sha256, read_trained_items
 from benchmarks.progress import Progress
 from benchmarks.runs import open_run, settle_dtype
@@ -34,9 +34,7 @@ class EvalArguments:
     name: str | None = field(default=None, metadata={"help": "what reports call the system; the folder by default"})
     adapter: str | None = field(default=None, metadata={"help": "folder of a LoRA adapter"})
     revision: str | None = field(default=None, metadata={"help": "hub revision of the model"})
-    engine: Literal["auto", "vllm", "transformers", "openai"] = field(
-        default="auto", metadata={"help": "auto, vllm, transformers or openai"}
-    )
+    engine: str = field(default="auto", metadata={"help": ", ".join(engine_names())})
     base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible server, for engine: openai"})
     api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "environment variable with the server's key"})
     max_tokens_key: str = field(default="max_tokens", metadata={"help": "or max_completion_tokens, for such a server"})
@@ -44,12 +42,16 @@ class EvalArguments:
         default=None, metadata={"help": "further keys of the server's request: a mapping, or JSON"}
     )
     dtype: str = field(default="auto", metadata={"help": "auto (what is fast here), bfloat16, float16 or float32"})
+    max_model_len: int | None = field(
+        default=None, metadata={"help": "most tokens of prompt and completion together; the model's context by default"}
+    )
     chunk: int = field(default=64, metadata={"help": "items handed to the engine at once"})
     training_seed: int = field(default=0, metadata={"help": "tells training runs of one system apart"})
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
     protocol: Protocol = field(default=Protocol())
 
     def __post_init__(self) -> None:
+        check_engine(self.engine)
         self.extra_body = read_extra_body(self.extra_body, "extra_body")
         if not self.api_key_env.isidentifier():  # a key put here by mistake would be written to the run folder
             raise InputError("api_key_env: is no variable's name; put the key in the environment and its name here")
@@ -90,8 +92,8 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
     items = select_test_items(corpus, protocol)
     prompts = build_prompts(items, corpus, protocol.prompt)
     engine = open_engine(
-        args.engine, args.model, adapter, revision=args.revision, dtype=args.dtype, base_url=args.base_url,
-        api_key_env=args.api_key_env, max_tokens_key=args.max_tokens_key,
+        args.engine, args.model, adapter, revision=args.revision, dtype=args.dtype, max_model_len=args.max_model_len,
+        base_url=args.base_url, api_key_env=args.api_key_env, max_tokens_key=args.max_tokens_key,
         extra_body=read_extra_body(args.extra_body),
     )  # fmt: skip
     try:

@@ -1,8 +1,12 @@
-"""Generation engines: one interface over vLLM, transformers and any OpenAI-compatible server."""
+"""The generation engines, in one table: vLLM, transformers, any OpenAI-compatible server.
 
-from collections.abc import Mapping
+To add one, write it in a file of its own and give it a line in `ENGINES`.
+"""
+
+from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from benchmarks.machine import check_dtype
 from benchmarks.models.folders import model_fingerprint
@@ -13,25 +17,42 @@ from benchmarks.models.vllm_engine import VLLMEngine, has_vllm
 from rewards import InputError
 
 __all__ = [
+    "ENGINES",
     "Decoding",
     "Engine",
-    "EngineName",
     "Generation",
     "OpenAIEngine",
     "Request",
     "TransformersEngine",
     "VLLMEngine",
+    "check_engine",
+    "engine_names",
     "has_vllm",
     "model_fingerprint",
     "open_engine",
 ]
 
-EngineName: TypeAlias = Literal["auto", "vllm", "transformers", "openai"]
-ENGINES: Final = ("auto", "vllm", "transformers", "openai")
+# By the name that the key `engine` knows. What an engine's parameters name of `open_engine`'s arguments, it takes.
+ENGINES: Final[dict[str, Callable[..., Engine]]] = {
+    "vllm": VLLMEngine,
+    "transformers": TransformersEngine,
+    "openai": OpenAIEngine,
+}
+
+
+def engine_names() -> tuple[str, ...]:
+    """Return what the key `engine` may be: `auto`, or one of the table."""
+    return "auto", *ENGINES
+
+
+def check_engine(name: str) -> None:
+    """Raise an `InputError` where there is no engine of that name."""
+    if name not in engine_names():
+        raise InputError(f"engine: {name!r} is unknown; use one of {', '.join(engine_names())}")
 
 
 def open_engine(
-    name: EngineName,
+    name: str,
     model: str | Path,
     adapter: Path | None = None,
     *,
@@ -51,7 +72,8 @@ def open_engine(
         adapter: a PEFT LoRA adapter of that model.
         revision: the model's revision on the hub.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for what is fast here; see `benchmarks.machine`.
-        max_model_len: tokens that vLLM makes room for per sequence; None for the model's own context.
+        max_model_len: most tokens that prompt and completion may have together, for which vLLM makes room; None for
+            the model's own context.
         base_url: the OpenAI-compatible server's URL, with its `/v1`.
         api_key_env, max_tokens_key, extra_body: see `OpenAIEngine`.
 
@@ -59,21 +81,20 @@ def open_engine(
         InputError: an argument is unknown, does not fit the engine, or names something that is not there.
         CheckError: vLLM does not start.
     """
-    if name not in ENGINES:
-        raise InputError(f"engine: {name!r} is unknown; use one of {', '.join(ENGINES)}")
+    check_engine(name)
     check_dtype(dtype)
-    if name == "openai":
-        if base_url is None:
-            raise InputError("engine: openai needs base_url, such as http://localhost:8000/v1")
-        if adapter is not None or revision is not None:
-            raise InputError("engine: openai takes no adapter or revision; let the server load it and give its name")
-        return OpenAIEngine(
-            base_url, str(model), api_key_env=api_key_env, max_tokens_key=max_tokens_key, extra_body=extra_body
-        )
-    if extra_body:
-        raise InputError(f"extra_body: is for engine: openai, not {name}; leave it out")
-    if base_url is not None:
-        raise InputError(f"base_url: is for engine: openai, not {name}; leave it out")
-    if name == "transformers" or (name == "auto" and not has_vllm()):
-        return TransformersEngine(model, adapter, revision=revision, dtype=dtype)
-    return VLLMEngine(model, adapter, revision=revision, dtype=dtype, max_model_len=max_model_len)
+    if name == "auto":
+        name = "vllm" if has_vllm() else "transformers"
+    if max_model_len is not None and max_model_len < 1:
+        raise InputError(f"max_model_len: is {max_model_len}; it must be at least 1")
+    given = {
+        "adapter": adapter, "revision": revision, "max_model_len": max_model_len, "base_url": base_url,
+        "extra_body": extra_body or None,
+    }  # fmt: skip
+    always = {"model": model, "dtype": dtype, "api_key_env": api_key_env, "max_tokens_key": max_tokens_key}
+    taken = signature(ENGINES[name]).parameters
+    for key, value in given.items():
+        if value is not None and key not in taken:
+            others = " or ".join(other for other, kind in ENGINES.items() if key in signature(kind).parameters)
+            raise InputError(f"engine: {name} takes no {key}; leave it out, or use engine: {others}")
+    return ENGINES[name](**{key: value for key, value in (given | always).items() if key in taken})

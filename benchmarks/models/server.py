@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import THINK, Message, join_think, without_surrogates
@@ -29,6 +30,8 @@ _OWN: Final = frozenset(
         "logprobs", "top_logprobs",
     )
 )  # fmt: skip
+_IN_FLIGHT: Final = 32  # requests open at a time
+_ATTEMPTS: Final = 7  # tries per request
 _MAX_REPLY_BYTES: Final = 64 * 1024 * 1024  # twenty logprobs a token make a long reply longer
 
 
@@ -59,14 +62,12 @@ class OpenAIEngine:
         model: the model's name there.
         api_key_env: environment variable that holds the key; servers without keys need none.
         max_tokens_key: what the server calls the longest completion, `max_tokens` or `max_completion_tokens`.
-        max_in_flight: requests open at a time.
-        attempts: tries per request.
-        timeout: seconds per attempt.
         extra_body: further keys of each request, such as `{"chat_template_kwargs": {"enable_thinking": False}}`; none
             that the protocol sets.
 
     Raises:
-        InputError: an argument is out of range, `base_url` is no http(s) URL, or it or `extra_body` may hold a secret.
+        InputError: an argument is out of range, `base_url` is missing or no http(s) URL, or it or `extra_body` may hold
+            a secret.
     """
 
     name: Final = "openai"
@@ -74,23 +75,21 @@ class OpenAIEngine:
 
     def __init__(
         self,
-        base_url: str,
-        model: str,
+        base_url: str | None,
+        model: str | Path,
         *,
         api_key_env: str = "OPENAI_API_KEY",
         max_tokens_key: str = "max_tokens",
-        max_in_flight: int = 32,
-        attempts: int = 7,
-        timeout: float = 600.0,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         self._extra_body = read_extra_body(extra_body)
         if own := sorted(_OWN & set(self._extra_body)):
             raise InputError(f"extra_body: {own[0]!r} is set by the protocol; leave it out and use the protocol's key")
+        if base_url is None:
+            raise InputError("engine: openai needs base_url, such as http://localhost:8000/v1")
         self._settings = EndpointSettings(
-            base_url, model, api_key_env, max_tokens_key=max_tokens_key, timeout=timeout, attempts=attempts
-        )  # fmt: skip
-        self._max_in_flight = max_in_flight
+            base_url, str(model), api_key_env, max_tokens_key=max_tokens_key, attempts=_ATTEMPTS
+        )
 
     def prompt_tokens(self, messages: Sequence[Message]) -> None:
         """Return None: the server has the tokenizer."""
@@ -119,8 +118,8 @@ class OpenAIEngine:
             temperature=decoding.temperature,
             extra_body={"top_p": decoding.top_p, **logprobs, **self._extra_body},
         )
-        endpoint = Endpoint(settings, connections=self._max_in_flight)
-        gate = asyncio.Semaphore(self._max_in_flight)
+        endpoint = Endpoint(settings, connections=_IN_FLIGHT)
+        gate = asyncio.Semaphore(_IN_FLIGHT)
         finished = tokens = 0
 
         async def one(request: Request) -> Generation:

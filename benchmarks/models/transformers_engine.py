@@ -17,7 +17,7 @@ class TransformersEngine:
     """transformers' own generation: slower, and everywhere.
 
     Args:
-        model, adapter, revision, dtype: see `open_engine`.
+        model, adapter, revision, dtype, max_model_len: see `open_engine`.
 
     Raises:
         InputError: a folder is missing, or the adapter does not fit the model.
@@ -32,6 +32,7 @@ class TransformersEngine:
         *,
         revision: str | None = None,
         dtype: str = "auto",
+        max_model_len: int | None = None,
     ) -> None:
         self._model = LocalModel(model, adapter, revision)
 
@@ -44,8 +45,8 @@ class TransformersEngine:
         lm = load_causal_lm(path, dtype) if adapter is None else load_peft(path, adapter, dtype).merge_and_unload()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._lm: Any = lm.to(self._device).eval()
-        limit = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
-        self.context: int | None = None if limit is None else int(limit)
+        limits = (getattr(lm.config.get_text_config(), "max_position_embeddings", None), max_model_len)
+        self.context: int | None = min((int(limit) for limit in limits if limit is not None), default=None)
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Return the length of a rendered prompt in tokens."""

@@ -225,7 +225,7 @@ def test_values_that_fit_are_taken(tmp_path: Path) -> None:
     assert (endpoint.temperature, endpoint.critics, endpoint.extra_body) == (1, ["b", "c"], {"top_p": 0.9})
     (evaluation,) = parse_config({"output_dir": "o", "model": "m", "engine": "openai"}, (), (EvalArguments,))
     assert evaluation.engine == "openai"
-    with pytest.raises(InputError, match="engine is 'OpenAI'; write one of auto, vllm"):
+    with pytest.raises(InputError, match="engine: 'OpenAI' is unknown; use one of auto, vllm"):
         parse_config({"output_dir": "o", "model": "m", "engine": "OpenAI"}, (), (EvalArguments,))
 
 

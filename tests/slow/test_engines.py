@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.evaluation.protocol import Protocol
-from benchmarks.models.engines import Engine, EngineName, Request, VLLMEngine, open_engine
+from benchmarks.models.engines import Engine, Request, VLLMEngine, open_engine
 from benchmarks.models.folders import adapter_sha256, model_fingerprint
 from rewards import CheckError
 
@@ -53,8 +53,8 @@ def adapter(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest, smollm2: Path, adapter: Path) -> Iterator[Engine]:
-    name: EngineName = request.param
-    opened = open_engine(name, smollm2, adapter, dtype="float32", max_model_len=1024 if name == "vllm" else None)
+    name: str = request.param
+    opened = open_engine(name, smollm2, adapter, dtype="float32", max_model_len=1024)
     yield opened
     opened.close()
 
@@ -100,7 +100,7 @@ def test_facts_name_model_and_adapter(engine: Engine, smollm2: Path, adapter: Pa
     assert facts["model_fingerprint"] == model_fingerprint(smollm2)
     assert facts["adapter_sha256"] == adapter_sha256(adapter)
     assert facts["dtype"] == "float32"
-    assert engine.context == (1024 if engine.name == "vllm" else 8192)
+    assert engine.context == 1024
 
 
 def test_a_batch_repeats_itself_whatever_came_before(engine: Engine) -> None:
@@ -152,7 +152,7 @@ def test_probabilities_are_the_model_s(engine: Engine, smollm2: Path, adapter: P
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_generation_ends_at_the_model_s_own_stop_ids(name: EngineName, smollm2: Path, tmp_path: Path) -> None:
+def test_generation_ends_at_the_model_s_own_stop_ids(name: str, smollm2: Path, tmp_path: Path) -> None:
     """A second end-of-sequence id stands in generation_config.json only."""
     from transformers import AutoTokenizer
 
@@ -165,7 +165,7 @@ def test_generation_ends_at_the_model_s_own_stop_ids(name: EngineName, smollm2: 
     (comma,) = tokenizer(",", add_special_tokens=False)["input_ids"]
     config = {"eos_token_id": [tokenizer.eos_token_id, comma], "temperature": 1.9, "do_sample": True, "top_k": 3}
     (model / "generation_config.json").write_text(json.dumps(config))
-    opened = open_engine(name, model, max_model_len=512 if name == "vllm" else None)
+    opened = open_engine(name, model, max_model_len=512)
     try:
         requests = [
             Request(

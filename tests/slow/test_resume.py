@@ -40,7 +40,7 @@ def main() -> None:
     )
     messages = [[{"role": "user", "content": text + f"What happens to {gene}?"}] for gene in genes]
     protocol = Protocol(data="digest", max_tokens=32, temperature=0.8, top_p=0.95, samples=2, parser="lenient")
-    engine = open_engine(name, model, max_model_len=512 if name == "vllm" else None)
+    engine = open_engine(name, model, max_model_len=512)
 
     def progress(done: float, total: int, tokens: int) -> None:
         print(done, flush=True)

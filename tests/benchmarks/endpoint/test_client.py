@@ -471,7 +471,7 @@ def test_an_evaluation_s_further_keys_are_sent_and_recorded_but_for_the_protocol
     for keys, words in (({"top_p": 0.9}, "'top_p' is set by the protocol"), ({"api_key": KEY}, "like a secret")):
         with pytest.raises(InputError, match=words):
             open_engine("openai", "m", base_url="http://localhost/v1", extra_body=keys)
-    with pytest.raises(InputError, match="extra_body: is for engine: openai"):
+    with pytest.raises(InputError, match="transformers takes no extra_body; leave it out, or use engine: openai"):
         open_engine("transformers", "m", extra_body=body)
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import pandas as pd
 import pytest
 from without_clock import PATIENCE
 
+from benchmarks.chat import Message
+from benchmarks.config import parse_config
 from benchmarks.evaluation.evaluate import evaluate
 from benchmarks.evaluation.predictions import read_facts, read_predictions
 from benchmarks.evaluation.protocol import Protocol
+from benchmarks.evaluation.run import PREDICTIONS, EvalArguments, run_evaluation
 from benchmarks.models import engines
-from benchmarks.models.engines import OpenAIEngine, Request, open_engine
-from benchmarks.models.generation import answer_start, label_probabilities
+from benchmarks.models.engines import Decoding, Generation, OpenAIEngine, Request, open_engine
+from benchmarks.models.generation import Written, answer_start, label_probabilities
 from benchmarks.models.server import restore_think
 from rewards import CheckError, InputError
 
@@ -213,6 +216,7 @@ def pieces_of(text: str) -> list[str]:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr("benchmarks.models.server._ATTEMPTS", 2)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -253,9 +257,10 @@ def test_a_busy_server_is_asked_again(server: Server) -> None:
     assert len(server.requests) == 2
 
 
-def test_no_more_requests_in_flight_than_allowed(server: Server) -> None:
+def test_no_more_requests_in_flight_than_allowed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = ["one of many"] * 12
-    OpenAIEngine(server.url, "m", max_in_flight=3).generate(ask(*contents), PROTOCOL)
+    monkeypatch.setattr("benchmarks.models.server._IN_FLIGHT", 3)
+    OpenAIEngine(server.url, "m").generate(ask(*contents), PROTOCOL)
     assert len(server.requests) == 12
     assert server.most_busy == 3
 
@@ -271,7 +276,7 @@ def test_a_request_that_fails_for_good_is_an_error_status(server: Server, tmp_pa
         }
     )
     messages = [[{"role": "user", "content": content}] for content in ("fine", "status 500", "status 400")]
-    engine = OpenAIEngine(server.url, "m", attempts=2)
+    engine = OpenAIEngine(server.url, "m")
     path = evaluate(engine, items, messages, PROTOCOL, tmp_path)
     frame = read_predictions(path)
     assert list(frame["status"]) == ["answered", "error", "error"]
@@ -282,7 +287,7 @@ def test_a_request_that_fails_for_good_is_an_error_status(server: Server, tmp_pa
 
 
 def test_a_reply_without_choices_is_an_error(server: Server) -> None:
-    (generation,) = OpenAIEngine(server.url, "m", attempts=2).generate(ask("garbage"), PROTOCOL)
+    (generation,) = OpenAIEngine(server.url, "m").generate(ask("garbage"), PROTOCOL)
     assert (generation.text, generation.finish_reason) == (None, "error")
     assert generation.error == "the reply has no choice"
 
@@ -322,7 +327,7 @@ def test_trouble_that_is_no_item_s_stops_the_run(server: Server, content: str, p
 
 def test_a_server_that_stays_busy_stops_the_run(server: Server) -> None:
     with pytest.raises(CheckError, match="too many requests after 2 attempts"):
-        OpenAIEngine(server.url, "m", attempts=2).generate(ask("status 429"), PROTOCOL)
+        OpenAIEngine(server.url, "m").generate(ask("status 429"), PROTOCOL)
     assert len(server.requests) == 2
 
 
@@ -343,10 +348,11 @@ def test_votes_need_no_logprobs(server: Server) -> None:
 
 def test_a_server_out_of_reach_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr("benchmarks.models.server._ATTEMPTS", 1)
     with socket.socket() as taken, pytest.raises(CheckError, match="cannot be reached") as caught:
         taken.bind(("127.0.0.1", 0))  # and does not listen: it refuses
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        OpenAIEngine(url, "m", attempts=1).generate(ask("fine"), PROTOCOL)
+        OpenAIEngine(url, "m").generate(ask("fine"), PROTOCOL)
     assert KEY not in str(caught.value)
 
 
@@ -376,8 +382,14 @@ def test_generate_works_within_a_running_loop(server: Server) -> None:
         ({"name": "transformers", "dtype": "int4"}, "dtype: 'int4' is unknown"),
         ({"name": "openai"}, "needs base_url"),
         ({"name": "openai", "base_url": "localhost:8000"}, r"base_url: is no http\(s\) URL"),
-        ({"name": "openai", "base_url": "http://h/v1", "adapter": Path("a")}, "takes no adapter"),
-        ({"name": "transformers", "base_url": "http://h/v1"}, "base_url: is for engine: openai"),
+        (
+            {"name": "openai", "base_url": "http://h/v1", "adapter": Path("a")},
+            "openai takes no adapter; leave it out, or use engine: vllm or transformers",
+        ),
+        ({"name": "openai", "base_url": "http://h/v1", "revision": "main"}, "openai takes no revision"),
+        ({"name": "openai", "base_url": "http://h/v1", "max_model_len": 512}, "openai takes no max_model_len"),
+        ({"name": "transformers", "base_url": "http://h/v1"}, "takes no base_url; leave it out, or use engine: openai"),
+        ({"name": "transformers", "max_model_len": 0}, "max_model_len: is 0; it must be at least 1"),
         ({"name": "transformers"}, "no such model folder"),
         ({"name": "auto"}, "no such model folder"),
     ],
@@ -395,9 +407,74 @@ def test_vllm_that_is_not_installed_names_the_remedy(monkeypatch: pytest.MonkeyP
 
 def test_auto_takes_transformers_where_there_is_no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    for name in ("VLLMEngine", "TransformersEngine"):
-        monkeypatch.setattr(engines, name, lambda *args, _name=name, **kwargs: opened.append(_name))
+    for name in ("vllm", "transformers"):
+        monkeypatch.setitem(engines.ENGINES, name, lambda model, _name=name: opened.append(_name))
     for installed in (True, False):
         monkeypatch.setattr(engines, "has_vllm", lambda installed=installed: installed)
         open_engine("auto", "model")
-    assert opened == ["VLLMEngine", "TransformersEngine"]
+    assert opened == ["vllm", "transformers"]
+
+
+class Parrot:
+    """An engine as CONTRIBUTING.md says to add one: nothing else of the package knows of it."""
+
+    name = "parrot"
+    context = 4096
+
+    def __init__(self, model: str, *, dtype: str = "auto", max_model_len: int | None = None) -> None:
+        self.model, self.dtype = model, dtype
+        self.context = max_model_len or self.context
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        return sum(len(message["content"].split()) for message in messages)
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
+    ) -> list[Generation]:
+        text = "<think>as ever</think><answer>downregulated</answer>"
+        return [Generation(text, "stop", 7, (0.0, 1.0, 0.0)) for _ in requests]
+
+    def facts(self) -> dict[str, Any]:
+        return {"name": self.name, "model": self.model, "dtype": self.dtype}
+
+    def close(self) -> None:
+        pass
+
+
+def evaluation(folder: Path, **keys: Any) -> Path:
+    config = {"output_dir": str(folder), "model": "polly", "data": "sample", "items": 2, "engine": "parrot", **keys}
+    (args,) = parse_config(config, (), (EvalArguments,))
+    return run_evaluation(args)
+
+
+def test_an_engine_is_a_file_and_a_line_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="engine: 'parrot' is unknown; use one of auto, vllm, transformers, openai"):
+        evaluation(tmp_path / "run")
+    monkeypatch.setitem(engines.ENGINES, "parrot", Parrot)
+    run = evaluation(tmp_path / "run", dtype="float32")
+    assert set(read_predictions(run / PREDICTIONS)["answer"]) == {"downregulated"}
+    assert read_facts(run / PREDICTIONS)["engine"] == {"name": "parrot", "model": "polly", "dtype": "float32"}
+    with pytest.raises(InputError, match="parrot takes no adapter; leave it out, or use engine: vllm or transformers"):
+        open_engine("parrot", "polly", tmp_path)
+
+
+def test_the_context_is_a_key_of_the_evaluation_and_no_part_of_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(engines.ENGINES, "parrot", Parrot)
+    with pytest.raises(InputError, match="context of 1030; lower max_tokens .* or raise max_model_len where it is set"):
+        evaluation(tmp_path / "short", max_model_len=1030)
+    long = evaluation(tmp_path / "short", max_model_len=2000)  # it had written nothing yet
+    whole = evaluation(tmp_path / "whole")
+    assert (
+        read_facts(long / PREDICTIONS)["protocol_fingerprint"]
+        == (read_facts(whole / PREDICTIONS)["protocol_fingerprint"])
+    )
+
+
+def test_a_run_from_before_the_key_was_there_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(engines.ENGINES, "parrot", Parrot)
+    run = evaluation(tmp_path / "run")
+    stored = run / "config.yaml"
+    stored.write_text(stored.read_text().replace("max_model_len: null\n", ""))
+    assert evaluation(tmp_path / "run") == run
