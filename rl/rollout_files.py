@@ -5,7 +5,6 @@ batches after its checkpoint and writes them anew.
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.runs import disk_errors
+from benchmarks.files import whole_file
 from rewards import LABELS, InputError, Status
 
 FOLDER: Final = "rollouts"
@@ -60,11 +59,8 @@ def write_rollouts(
     folder = run / FOLDER
     path = folder / f"step-{step:07d}-{batch}-rank{rank}.parquet"
     table = pa.table(dict(columns), schema=rollout_schema(components))
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
+    with whole_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
     return path
 
 

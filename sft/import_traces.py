@@ -19,7 +19,7 @@ import pandas as pd
 from benchmarks.chat import Message
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
-from benchmarks.runs import disk_errors, file_sha256
+from benchmarks.files import disk_errors, file_sha256
 from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError, parse_answer
 from sft.teacher.critic import VERDICTS

@@ -1,7 +1,6 @@
 """Reasoning traces: one JSON object a line, each a prompt, a completion and where it came from."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -11,7 +10,7 @@ from typing import Any, Final, Literal
 from benchmarks.chat import Message
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, asked_of
-from benchmarks.runs import disk_errors
+from benchmarks.files import whole_file
 from rewards import LABELS, Answer, InputError, as_label, parse_answer
 
 MODES: Final = ("blind", "rationalize")
@@ -68,17 +67,11 @@ def write_traces(traces: Iterable[Trace], path: Path) -> int:
 
 def write_lines(lines: Iterable[bytes], path: Path) -> int:
     """Write lines, each with its line end, under a temporary name, then give the file its name; return their number."""
-    partial = path.with_name(path.name + ".partial")
     count = 0
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            for line in lines:
-                count += 1
-                file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+    with whole_file(path) as file:
+        for line in lines:
+            count += 1
+            file.write(line)
     return count
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import ConfigSource, parse_stage, resolved
+from benchmarks.files import file_sha256, write_text
 from benchmarks.models.folders import adapter_sha256
 from benchmarks.progress import Progress
-from benchmarks.runs import MANIFEST, file_sha256, is_main_process, open_run
+from benchmarks.runs import MANIFEST, is_main_process, open_run
 from rewards import LABELS, CheckError, InputError
 from sft.audit.audit import Audit, audit_traces, corpus_of
 from sft.examples import (
@@ -183,7 +184,7 @@ def pass_gate(
         max_new_tokens=longest + longest // 4 + 16,
         seed=trainer.args.seed,
     )
-    (run / "gate.json").write_text(json.dumps(asdict(gate), indent=2) + "\n", encoding="utf-8")
+    write_text(run / "gate.json", json.dumps(asdict(gate), indent=2) + "\n")
     gate.require(ours.gate_share)
     return gate
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import open_tokenizer
+from benchmarks.files import disk_errors, write_text
 from benchmarks.machine import use_cpu_well
 from benchmarks.models.folders import (
     TRAINED_ITEMS,
@@ -19,7 +20,7 @@ from benchmarks.models.folders import (
 from benchmarks.models.generation import one_line
 from benchmarks.progress import Progress
 from benchmarks.quiet import hide_loading_bars
-from benchmarks.runs import disk_errors, is_main_process
+from benchmarks.runs import is_main_process
 from rewards import InputError
 from rewards.answer import TAGS
 
@@ -140,7 +141,7 @@ def save_adapter(trainer: Any, path: Path, base: Path, item_ids: Sequence[str] |
 def write_items(run: Path, item_ids: Sequence[str]) -> None:
     """Write which items a stage was trained on, one id a line."""
     if is_main_process():
-        (run / TRAINED_ITEMS).write_text("".join(f"{item_id}\n" for item_id in item_ids), encoding="utf-8")
+        write_text(run / TRAINED_ITEMS, "".join(f"{item_id}\n" for item_id in item_ids))
 
 
 def learn(

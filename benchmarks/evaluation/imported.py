@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, TASKS, readable, write_predictions
 from benchmarks.evaluation.run import PREDICTIONS
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.runs import disk_errors, file_sha256, open_run
+from benchmarks.files import file_sha256, write_text
+from benchmarks.runs import open_run
 from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError, Label, Status
 
@@ -86,9 +87,7 @@ def import_run(
     imported = read_imported(files, corpus, columns=columns, labels=labels, training_seed=training_seed)
     if len(imported.unmatched) and not allow_unmatched:
         first = imported.unmatched.iloc[0]
-        with disk_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-            imported.unmatched.to_csv(out / UNMATCHED, index=False)
+        write_text(out / UNMATCHED, imported.unmatched.to_csv(index=False))
         raise InputError(
             f"{first['file']}, row {first['row']}: {first['reason']}; {len(imported.unmatched):,} rows do not match, "
             f"all listed in {out / UNMATCHED}; mend them, or leave them out with --allow-unmatched"
@@ -114,8 +113,7 @@ def import_run(
         facts["note"] = f"no direction is told: the answer {Label.UP} stands for {CHANGES!r}"
     write_predictions(frame, run.path / PREDICTIONS, facts)
     if len(imported.unmatched):
-        with disk_errors(run.path):
-            imported.unmatched.to_csv(run.path / UNMATCHED, index=False)
+        write_text(run.path / UNMATCHED, imported.unmatched.to_csv(index=False))
     run.finish(
         name=name,
         imported=[path.name for _, path in _sources(files)],

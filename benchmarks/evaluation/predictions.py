@@ -1,6 +1,5 @@
 """Predictions on disk: one Parquet row per item and sample, appended durably, with the run's facts beside them."""
 
-import errno
 import fcntl
 import json
 import os
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks.files import PARTIAL, disk_errors, whole_file
 from rewards import LABELS, CheckError, InputError, Status
 
 TASKS: Final = ("three_class", "de", "dir")
@@ -43,7 +43,6 @@ COLUMNS: Final[list[str]] = list(SCHEMA.names)
 _FACTS_KEY: Final = b"synthpert"
 _ERRORS_KEY: Final = b"synthpert_errors"
 _GROUP_ROWS: Final = 16_384  # a report reads the groups of the few items whose completions it shows
-_FULL: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def check_predictions(frame: pd.DataFrame, where: str = "predictions") -> None:
@@ -217,7 +216,7 @@ class PredictionLog:
         self._lock: int | None = None
         if self.path.exists():
             self._refuse_other(read_facts(self.path), self.path)
-        with _writable(self._parts_dir):
+        with disk_errors(self._parts_dir):
             self._parts_dir.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self._parts_dir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -226,7 +225,7 @@ class PredictionLog:
             self.close()
             raise InputError(f"{run_dir}: another process is writing predictions here; wait for it") from None
         try:
-            for torn in self._parts_dir.glob("*.partial"):
+            for torn in self._parts_dir.glob(f"*{PARTIAL}"):
                 torn.unlink()
             for part in self._parts_dir.glob("part-*.parquet"):
                 self._refuse_other(read_facts(part), part)
@@ -336,24 +335,8 @@ def _to_table(frame: pd.DataFrame, where: str) -> pa.Table:
 
 def _write_table(table: pa.Table, path: Path, facts: Mapping[str, Any], errors: Mapping[str, int]) -> None:
     metadata = {_FACTS_KEY: _facts_json(facts), _ERRORS_KEY: _facts_json(errors)}
-    partial = path.with_name(path.name + ".partial")
-    with _writable(path):
-        try:
-            with partial.open("wb") as file:
-                pq.write_table(
-                    table.replace_schema_metadata(metadata), file, compression="zstd", row_group_size=_GROUP_ROWS
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name is on disk too
-        finally:
-            os.close(folder)
+    with whole_file(path) as file:
+        pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd", row_group_size=_GROUP_ROWS)
 
 
 def _read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -380,18 +363,6 @@ def readable(path: Path) -> Iterator[None]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read ({_one_line(error)}); remove it and make it again") from None
-
-
-@contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            remedy = "free some space and run again: finished parts are kept"
-        else:
-            remedy = "make the folder writable and run again"
-        raise CheckError(f"{path}: cannot be written ({error.strerror or _one_line(error)}); {remedy}") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -4,8 +4,6 @@ One HTML page that needs nothing but itself, with Markdown, JSON and CSV beside 
 """
 
 import json
-import os
-import tempfile
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from benchmarks.evaluation.predictions import TASKS
+from benchmarks.files import write_text
 from benchmarks.report import figures as report_figures
 from benchmarks.report import wording
 from benchmarks.report.examples import SEED, DifferingItem, Item, first_completions
@@ -176,9 +175,8 @@ def write_report(
         "report.md": _templates(markdown=True).get_template("report.md.j2").render(view),
         "report.html": _templates(markdown=False).get_template("report.html.j2").render(view),
     }
-    out.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
-        _write(out / name, text)
+        write_text(out / name, text)
     return out / "report.html"
 
 
@@ -329,18 +327,3 @@ def markdown_text(value: Any) -> str:
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once: a reader sees the old text or the new."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as partial:
-        try:
-            partial.write(text)
-            partial.flush()
-            os.chmod(partial.name, 0o644)
-            os.replace(partial.name, path)
-        except BaseException:
-            Path(partial.name).unlink(missing_ok=True)
-            raise

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from benchmarks.files import whole_file
 from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, SPLITS
-from rewards import LABELS, CheckError, InputError, Label
+from rewards import LABELS, InputError, Label
 
 COLUMNS: Final = ("pert", "gene", "label", "split")
 
@@ -57,20 +58,14 @@ def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout:
     """
     target = data_dir() if out is None else out
     base = OFFICIAL_URL if source is None else str(source)
-    target.mkdir(parents=True, exist_ok=True)
     for name, digest in SHA256.items():
         path = target / name
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
             continue
         content = _read_source(base, name, timeout)
         _check_digest(f"{base}/{name}", name, content)
-        partial = path.with_name(f"{name}.partial")
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise CheckError(f"{path}: cannot be written ({error.strerror}); make room or choose --out") from error
+        with whole_file(path) as file:
+            file.write(content)
     return target
 
 

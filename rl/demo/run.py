@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.files import write_text
 from benchmarks.progress import Progress, in_words
-from benchmarks.runs import MANIFEST, disk_errors, read_manifest
+from benchmarks.runs import MANIFEST, read_manifest
 from rewards import InputError
 from rl.demo.model import prepare_smollm2
 from rl.demo.plan import FLOOR, STAGES, Size, describe_plan, fit, predict, scaled
@@ -149,9 +150,7 @@ class Planner:
             "seed": self._seed, "model": str(self._model), "minutes": self._minutes, "size": asdict(self._size),
             "rates": self._rates_before if self._rates is None else asdict(self._rates), "took": self._took,
         }  # fmt: skip
-        with disk_errors(self._out):
-            self._out.mkdir(parents=True, exist_ok=True)
-            (self._out / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+        write_text(self._out / PLAN, json.dumps(plan, indent=2) + "\n")
 
 
 def _run_stage(stage: str, out: Path, model: Path, seed: int, size: Size) -> None:

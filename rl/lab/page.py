@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.files import write_text
 from benchmarks.report.page import TEMPLATES as STYLE
 from rewards import InputError
 from rl.lab.replay import FACTORS
@@ -48,14 +49,11 @@ def write_replay(summary: Mapping[str, Any], out: Path) -> Path:
         histogram=_histogram(summary),
         lines=_lines(summary),
     )
-    out.mkdir(parents=True, exist_ok=True)
     for name, text in (
         ("replay.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"),
         ("replay.html", page),
     ):
-        partial = out / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        partial.replace(out / name)
+        write_text(out / name, text, errors="replace")
     return out / "replay.html"
 
 

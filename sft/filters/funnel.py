@@ -9,7 +9,7 @@ from typing import Any, Final
 import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.runs import file_sha256
+from benchmarks.files import file_sha256
 from benchmarks.screens.schema import CELL_LINES
 from benchmarks.statistics.arrays import prediction_arrays
 from rewards import LABELS, InputError, Status

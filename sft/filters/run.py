@@ -21,8 +21,8 @@ import numpy.typing as npt
 import yaml
 
 from benchmarks.config import read_yaml
+from benchmarks.files import write_text
 from benchmarks.keys import check_keys
-from benchmarks.runs import disk_errors
 from rewards import Answer, CheckError, InputError
 from rewards.timeout import without_main
 from sft.filters.near_duplicates import HASHES, digest, mask, sketch
@@ -66,8 +66,7 @@ def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, 
     funnel = {"input": path.name, "rows": n, "steps": told, "kept": len(rows)}
     with path.open("rb") as file:
         write_lines((line for line, use in zip(file, keep, strict=True) if use), output)
-    with disk_errors(output):
-        filter_file(output).write_text(json.dumps(funnel, indent=2) + "\n", encoding="utf-8")
+    write_text(filter_file(output), json.dumps(funnel, indent=2) + "\n")
     return funnel
 
 

@@ -9,8 +9,8 @@ import yaml
 
 from benchmarks.evidence.corpus import draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, asked_of, build_prompts
+from benchmarks.files import disk_errors, write_text
 from benchmarks.keys import to_keys
-from benchmarks.runs import disk_errors
 from rewards import InputError
 from sft.teacher import template as template_teacher
 from sft.teacher.arguments import EndpointArguments
@@ -77,7 +77,7 @@ def generate_traces(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)  # traces never lie beside a configuration or manifest that is not theirs
         manifest_file(path).unlink(missing_ok=True)
-        config_file(path).write_text(yaml.safe_dump(to_keys(args), sort_keys=False), encoding="utf-8")
+    write_text(config_file(path), yaml.safe_dump(to_keys(args), sort_keys=False))
     return path, write_traces(traces, path)
 
 

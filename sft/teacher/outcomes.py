@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.runs import file_sha256
+from benchmarks.files import file_sha256
 from rewards import InputError
 from sft.traces import write_lines
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import disk_errors
+from benchmarks.files import disk_errors
 from rewards import InputError
 
 

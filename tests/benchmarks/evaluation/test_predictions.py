@@ -201,7 +201,7 @@ def test_a_full_disk_names_file_and_remedy_and_keeps_finished_parts(tmp_path: Pa
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(folder), str(rows)], capture_output=True, text=True, check=True
     )
-    assert re.fullmatch(r".*part-000001\.parquet: cannot be written \(.*\); free some space.*", done.stdout)
+    assert re.fullmatch(r".*part-000001\.parquet: cannot be written \(.*\); make room.*", done.stdout)
     assert len(read_predictions(folder / "predictions.parts" / "part-000000.parquet")) == 0
     assert not list(folder.rglob("*.partial"))
 

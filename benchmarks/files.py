@@ -1,0 +1,82 @@
+"""Files: written whole or not at all, with one line where the disk refuses; and their digest."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from rewards import CheckError
+
+PARTIAL: Final = ".partial"
+_WRITE_ERRORS: Final = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write below `path` into one line with the remedy; other errors of the system pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _WRITE_ERRORS:
+            raise
+        named = str(error.filename or path).removesuffix(PARTIAL)
+        raise CheckError(
+            f"{named}: cannot be written ({error.strerror}); make room or choose another folder, and run the same "
+            "command again"
+        ) from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be written under a temporary name; it takes its own once all of it is on the disk.
+
+    A reader sees the file that was there before, or the whole new one, after a kill or a power cut too. Where writing
+    fails nothing is left of it. Folders are made.
+
+    Args:
+        path: the file; one that is there is replaced.
+
+    Raises:
+        CheckError: the disk is full or refuses the file.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Write a text file in UTF-8, whole or not at all; see `whole_file`. `errors` as in `str.encode`."""
+    content = text.encode("utf-8", errors)
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name on the disk, too."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
