@@ -31,7 +31,7 @@ from sft.traces import Trace, iter_traces, parse_trace, write_lines
 
 _PART_BYTES: Final = 32 * 1024 * 1024  # read by a process at a time
 _BATCH_BYTES: Final = 256 * 1024  # hashed at once: what fits into a processor's cache
-_COLUMNS: Final = ("item_id", "label", "cell_line", "pert", "gene")
+_COLUMNS: Final = ("item_id", "label", "pert", "gene")
 
 
 def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, Any]:
@@ -178,7 +178,6 @@ def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[i
     features = Features(
         item_ids,
         _codes(columns["label"]),
-        _codes(columns["cell_line"]),
         _codes(columns["pert"]),
         _codes(columns["gene"]),
         digests=np.array([one for part in parts for one in part.digests], dtype=np.uint64),

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rewards import Answer, InputError
+from sft.filters.leaks import find_leak
 from sft.filters.near_duplicates import find_duplicates
-from sft.filters.visible import find_foreign, find_leak
+from sft.filters.visible import find_foreign
 from sft.teacher.critic import VERDICTS
 from sft.traces import Trace, learnt_text
 
@@ -28,14 +29,13 @@ class Features:
     """What selections look at, of N traces.
 
     Attributes:
-        item_id, label, cell_line, pert, gene: of each trace.
+        item_id, label, pert, gene: of each trace.
         digests, signatures: of its reasoning, see `sft.filters.near_duplicates`; empty where no step needs them.
         text_of: masked reasoning of the trace at a position.
     """
 
     item_id: list[str]
     label: npt.NDArray[Any]
-    cell_line: npt.NDArray[Any]
     pert: npt.NDArray[Any]
     gene: npt.NDArray[Any]
     digests: npt.NDArray[np.uint64]
@@ -62,7 +62,7 @@ def plain_text(trace: Trace, answer: Answer) -> str | None:
 
 
 def no_leak(trace: Trace, answer: Answer) -> str | None:
-    """Refuse reasoning that treats its label as given; see `sft.filters.visible.find_leak`."""
+    """Refuse reasoning that treats its label as given; see `sft.filters.leaks.find_leak`."""
     found = find_leak(learnt_text(trace, answer), trace.pert, trace.gene)
     return None if found is None else f"leak: {found[:40]}"
 

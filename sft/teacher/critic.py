@@ -9,7 +9,6 @@ from typing import Final
 
 from benchmarks.chat import Message
 
-VERSION: Final = 1
 VERDICTS: Final = ("excellent", "good", "average", "bad", "terrible")  # best first
 
 _SYSTEM: Final = (
