@@ -232,28 +232,9 @@ def same_items(systems: Sequence[System], *, common: bool) -> tuple[list[System]
         InputError: the systems have other items (without `common`), or none in common.
     """
     if not common:
-        first = systems[0]
-        wanted = pd.Index(first.predictions["item_id"].astype("str").unique())
-        for system in systems[1:]:
-            here = pd.Index(system.predictions["item_id"].astype("str").unique())
-            for lacks, having, difference in (
-                (system.name, first.name, wanted.difference(here)),
-                (first.name, system.name, here.difference(wanted)),
-            ):
-                if len(difference):
-                    raise InputError(
-                        f"report: {lacks!r} lacks {len(difference):,} items that {having!r} has (first: "
-                        f"{difference[0]}); evaluate both on the same items, or report the common ones with --common, "
-                        "or each pair on those that both have with --pairwise"
-                    )
+        _refuse_other_items(systems)
         return list(systems), []
-    shared: pd.Index[Any] | None = None
-    for system in systems:
-        for _, rows in system.predictions.groupby("seed")["item_id"]:
-            ids = pd.Index(rows.astype("str").unique())
-            shared = ids if shared is None else shared.intersection(ids, sort=False)
-    if shared is None or shared.empty:
-        raise InputError("report: the systems have no item in common; check their splits and item subsets")
+    shared = _shared_items(systems)
     kept, lost = [], []
     for system in systems:
         ids = system.predictions["item_id"].astype("str")
@@ -264,6 +245,36 @@ def same_items(systems: Sequence[System], *, common: bool) -> tuple[list[System]
         kept.append(system)
     scored = f"Only the {len(shared):,} items that every system has are scored. Items left out: {', '.join(lost)}."
     return kept, [scored] if lost else []
+
+
+def _refuse_other_items(systems: Sequence[System]) -> None:
+    """Raise where a system lacks an item of the first one, or has one more."""
+    first = systems[0]
+    wanted = pd.Index(first.predictions["item_id"].astype("str").unique())
+    for system in systems[1:]:
+        here = pd.Index(system.predictions["item_id"].astype("str").unique())
+        for lacks, having, difference in (
+            (system.name, first.name, wanted.difference(here)),
+            (first.name, system.name, here.difference(wanted)),
+        ):
+            if len(difference):
+                raise InputError(
+                    f"report: {lacks!r} lacks {len(difference):,} items that {having!r} has (first: "
+                    f"{difference[0]}); evaluate both on the same items, or report the common ones with --common, "
+                    "or each pair on those that both have with --pairwise"
+                )
+
+
+def _shared_items(systems: Sequence[System]) -> "pd.Index[Any]":
+    """The items that every training run of every system has; at least one."""
+    shared: pd.Index[Any] | None = None
+    for system in systems:
+        for _, rows in system.predictions.groupby("seed")["item_id"]:
+            ids = pd.Index(rows.astype("str").unique())
+            shared = ids if shared is None else shared.intersection(ids, sort=False)
+    if shared is None or shared.empty:
+        raise InputError("report: the systems have no item in common; check their splits and item subsets")
+    return shared
 
 
 def data_funnel(corpus: Corpus, n_evaluated: int, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -284,19 +295,7 @@ def data_funnel(corpus: Corpus, n_evaluated: int, stages: Sequence[Mapping[str, 
         ("test items evaluated", n_evaluated, n_test, "test items"): [],
     }
     for stage in stages:
-        found = []
-        if stage["stage"] == "sft":
-            there, used = stage["traces"]["rows"], stage["traces"].get("used", stage["traces"]["rows"])
-            found = [
-                ("traces in the file", there, n_train, "training items"),
-                ("traces used for SFT", used, there, "traces in the file"),
-                ("traces used for SFT", used, n_train, "training items"),
-            ]
-            if (wrong := stage["traces"].get("wrong_answers")) is not None:
-                found.append(("traces used for SFT with a wrong answer", wrong, used, "traces used for SFT"))
-        elif stage["stage"] == "grpo":
-            found = [("prompts of GRPO", stage["prompts"]["items"], n_train, "training items")]
-        for step in found:
+        for step in _steps_of(stage, n_train):
             steps.setdefault(step, []).append(str(stage["run"]))
     return [
         {
@@ -308,6 +307,23 @@ def data_funnel(corpus: Corpus, n_evaluated: int, stages: Sequence[Mapping[str, 
         }
         for (step, rows, of, what), runs in steps.items()
     ]
+
+
+def _steps_of(stage: Mapping[str, Any], n_train: int) -> list[tuple[str, int, int, str]]:
+    """What a training stage took: the step, its rows, of how many, of what."""
+    if stage["stage"] == "grpo":
+        return [("prompts of GRPO", stage["prompts"]["items"], n_train, "training items")]
+    if stage["stage"] != "sft":
+        return []
+    there, used = stage["traces"]["rows"], stage["traces"].get("used", stage["traces"]["rows"])
+    found = [
+        ("traces in the file", there, n_train, "training items"),
+        ("traces used for SFT", used, there, "traces in the file"),
+        ("traces used for SFT", used, n_train, "training items"),
+    ]
+    if (wrong := stage["traces"].get("wrong_answers")) is not None:
+        found.append(("traces used for SFT with a wrong answer", wrong, used, "traces used for SFT"))
+    return found
 
 
 def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Path | None = None) -> Path:

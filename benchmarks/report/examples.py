@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from benchmarks.statistics.alignment import common_items
 from benchmarks.statistics.arrays import Floats, PredictionArrays
-from benchmarks.statistics.significance import common_items
 from rewards import LABELS
 
 N_RANDOM: Final = 5

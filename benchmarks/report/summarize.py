@@ -23,6 +23,7 @@ from benchmarks.report.summary import (
     Tokens,
     plain_json,
 )
+from benchmarks.statistics.alignment import align_all
 from benchmarks.statistics.arrays import Bools, PredictionArrays, prediction_arrays
 from benchmarks.statistics.curves import reliability, roc_points
 from benchmarks.statistics.metrics import Metric, compared_metrics, estimate, metrics_of
@@ -31,7 +32,6 @@ from benchmarks.statistics.significance import (
     Comparison,
     aa_checks,
     adjust,
-    align_all,
     compare_pairs,
     confidence_interval,
 )

@@ -29,22 +29,13 @@ def placements(positive: Bools, score: Floats, group: Ints, n_groups: int) -> tu
         (n,) placement of each item: of a positive, the share of negatives below it, ties half; of a negative, the
         share of positives above it. And (n_groups,) AUROC of each group, the mean placement of its positives.
     """
-    n = len(score)
-    known = ~np.isnan(score)
-    order = np.argsort(score[known])
-    if not known.all():
-        order = np.flatnonzero(known)[order]
-    # A stable sort by group keeps the order of scores within it; numpy sorts 16-bit integers in linear time.
-    by_score = group[order]
-    order = order[np.argsort(by_score.astype(np.uint16) if n_groups <= 2**16 else by_score, kind="stable")]
+    order = _by_group_and_score(score, group, n_groups)
     sorted_group, sorted_score, sorted_positive = group[order], score[order], positive[order]
-
     new_group = np.ones(len(order), dtype=np.bool_)
     new_group[1:] = sorted_group[1:] != sorted_group[:-1]
     new_tie = new_group.copy()
     new_tie[1:] |= sorted_score[1:] != sorted_score[:-1]
-    tie_start = np.flatnonzero(new_tie)
-    tie_of_row = np.cumsum(new_tie) - 1
+    tie_start, tie_of_row = np.flatnonzero(new_tie), np.cumsum(new_tie) - 1
     group_of_tie = sorted_group[tie_start]
 
     def below_and_level(among: Bools) -> tuple[Floats, Floats]:
@@ -56,12 +47,10 @@ def placements(positive: Bools, score: Floats, group: Ints, n_groups: int) -> tu
         at_group_start[sorted_group[new_group]] = total[np.flatnonzero(new_group)]
         return before - at_group_start[group_of_tie], level
 
-    n_of_group = np.bincount(group, minlength=n_groups)
     n_positive = np.bincount(group[positive], minlength=n_groups)
-    n_negative = n_of_group - n_positive
+    n_negative = np.bincount(group, minlength=n_groups) - n_positive
     known_positive = np.bincount(sorted_group[sorted_positive], minlength=n_groups)
     known_negative = np.bincount(sorted_group, minlength=n_groups) - known_positive
-
     negatives_below, negatives_level = below_and_level(~sorted_positive)
     positives_below, positives_level = below_and_level(sorted_positive)
     positives_above = known_positive[group_of_tie] - positives_below - positives_level
@@ -70,10 +59,22 @@ def placements(positive: Bools, score: Floats, group: Ints, n_groups: int) -> tu
     of_positive = (negatives_below + 0.5 * (negatives_level + unknown_negative)) / n_negative[group_of_tie]
     of_negative = (positives_above + 0.5 * (positives_level + unknown_positive)) / n_positive[group_of_tie]
 
-    placement = np.full(n, 0.5)
+    placement = np.full(len(score), 0.5)
     placement[order] = np.where(sorted_positive, of_positive[tie_of_row], of_negative[tie_of_row])
     auroc = np.bincount(group[positive], weights=placement[positive], minlength=n_groups) / n_positive
     return placement, auroc
+
+
+def _by_group_and_score(score: Floats, group: Ints, n_groups: int) -> Ints:
+    """Positions of the items that have a score, sorted by group and by score within it."""
+    known = ~np.isnan(score)
+    order = np.argsort(score[known])
+    if not known.all():
+        order = np.flatnonzero(known)[order]
+    # A stable sort by group keeps the order of scores within it; numpy sorts 16-bit integers in linear time.
+    by_score = group[order]
+    by_group = np.argsort(by_score.astype(np.uint16) if n_groups <= 2**16 else by_score, kind="stable")
+    return np.asarray(order[by_group])
 
 
 def per_gene_auroc(label: npt.ArrayLike, score: npt.ArrayLike, gene: npt.ArrayLike | "pd.Series[Any]") -> float:

@@ -97,51 +97,93 @@ def prediction_arrays(predictions: pd.DataFrame, name: str = "predictions") -> P
     if predictions.empty:
         raise InputError(f"{name}: no rows; evaluate at least one item")
 
-    codes, ids = pd.factorize(predictions["item_id"])
-    _refuse(codes < 0, predictions, name, "item_id is missing")
-    item, item_id = codes.astype(np.intp), pd.Index(np.asarray(ids))
-    n = len(item_id)
-    seeds, run = np.unique(_integers(predictions, "seed", name), return_inverse=True)
-    cell, n_cells = run * n + item, len(seeds) * n
-    sample = _integers(predictions, "sample", name)
-    twice = pd.DataFrame({"cell": cell, "sample": sample}).duplicated().to_numpy()
-    _refuse(twice, predictions, name, "the item occurs twice in one sample of one run (seed)")
-    absent = np.flatnonzero(np.bincount(cell, minlength=n_cells) == 0)
-    if absent.size:
-        at_run, at_item = divmod(int(absent[0]), n)
-        raise InputError(f"{name}: seed {seeds[at_run]} lacks item {item_id[at_item]!r}; every run needs every item")
-
-    label = _positions(predictions, "label", LABELS, name)
-    _refuse(label < 0, predictions, name, "label is missing")
-    status = _positions(predictions, "status", tuple(Status), name)
-    _refuse(status < 0, predictions, name, "status is missing")
-    answer = _positions(predictions, "answer", LABELS, name)
-    answered = status == tuple(Status).index(Status.ANSWERED)
-    _refuse((answer >= 0) != answered, predictions, name, "answer must be set exactly where status is 'answered'")
-
-    first = np.empty(n, dtype=np.intp)
-    first[item[::-1]] = np.arange(len(item) - 1, -1, -1)
-    _refuse(label != label[first][item], predictions, name, "the item has another label in an earlier row")
-    described = {}
-    for column in ("cell_line", "pert", "gene"):
-        value, names = pd.factorize(predictions[column])
-        _refuse(value < 0, predictions, name, f"{column} is missing")
-        _refuse(value != value[first][item], predictions, name, f"the item has another {column} in an earlier row")
-        described[column] = pd.Categorical.from_codes(value[first], categories=pd.Index(np.asarray(names)))
-
-    prob = _mean_probabilities(predictions, name, answered, cell, n_cells)
-    heard = np.bincount(cell[status != tuple(Status).index(Status.ERROR)], minlength=n_cells) > 0
+    rows = _Rows.of(predictions, name)
+    label, answer, answered, heard = _answers(predictions, name)
+    first = rows.first
+    _refuse(label != label[first][rows.item], predictions, name, "the item has another label in an earlier row")
+    described = {column: _described(predictions, column, rows, name) for column in ("cell_line", "pert", "gene")}
+    prob = _mean_probabilities(predictions, name, answered, rows.cell, rows.n_cells)
+    shape = (len(rows.seeds), len(rows.item_id))
     return PredictionArrays(
-        item_id=item_id,
+        item_id=rows.item_id,
         line=described["cell_line"],
         pert=described["pert"],
         gene=described["gene"],
         label=label[first],
-        seeds=tuple(int(seed) for seed in seeds),
-        answer=_vote(cell[answered], answer[answered], prob).reshape(len(seeds), n),
-        prob=prob.reshape(len(seeds), n, len(LABELS)),
-        scorable=np.asarray(heard.reshape(len(seeds), n).all(axis=0)),
+        seeds=rows.seeds,
+        answer=_vote(rows.cell[answered], answer[answered], prob).reshape(shape),
+        prob=prob.reshape(*shape, len(LABELS)),
+        scorable=np.asarray((np.bincount(rows.cell[heard], minlength=rows.n_cells) > 0).reshape(shape).all(axis=0)),
     )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Which item and which training run each row is of.
+
+    Attributes:
+        item_id: (N,) the items, in the order of their first row.
+        seeds: the K training runs.
+        item: (R,) position of each row's item.
+        cell: (R,) position of its run and item together, out of `n_cells` = K N.
+    """
+
+    item_id: "pd.Index[Any]"
+    seeds: tuple[int, ...]
+    item: Ints
+    cell: Ints
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, name: str) -> "_Rows":
+        """Check that no item occurs twice in one sample of one run, and that every run has every item."""
+        codes, ids = pd.factorize(frame["item_id"])
+        _refuse(codes < 0, frame, name, "item_id is missing")
+        item, item_id = codes.astype(np.intp), pd.Index(np.asarray(ids))
+        n = len(item_id)
+        seeds, run = np.unique(_integers(frame, "seed", name), return_inverse=True)
+        rows = cls(item_id, tuple(int(seed) for seed in seeds), item, run * n + item)
+        twice = pd.DataFrame({"cell": rows.cell, "sample": _integers(frame, "sample", name)}).duplicated().to_numpy()
+        _refuse(twice, frame, name, "the item occurs twice in one sample of one run (seed)")
+        absent = np.flatnonzero(np.bincount(rows.cell, minlength=rows.n_cells) == 0)
+        if absent.size:
+            at_run, at_item = divmod(int(absent[0]), n)
+            raise InputError(
+                f"{name}: seed {seeds[at_run]} lacks item {item_id[at_item]!r}; every run needs every item"
+            )
+        return rows
+
+    @property
+    def n_cells(self) -> int:
+        """How many pairs of a run and an item there are."""
+        return len(self.seeds) * len(self.item_id)
+
+    @cached_property
+    def first(self) -> Ints:
+        """(N,) position of each item's first row."""
+        first = np.empty(len(self.item_id), dtype=np.intp)
+        first[self.item[::-1]] = np.arange(len(self.item) - 1, -1, -1)
+        return first
+
+
+def _answers(frame: pd.DataFrame, name: str) -> tuple[Ints, Ints, Bools, Bools]:
+    """Label and answer of each row as positions in `LABELS`, whether it is answered, and whether it is no error."""
+    label = _positions(frame, "label", LABELS, name)
+    _refuse(label < 0, frame, name, "label is missing")
+    status = _positions(frame, "status", tuple(Status), name)
+    _refuse(status < 0, frame, name, "status is missing")
+    answer = _positions(frame, "answer", LABELS, name)
+    answered = status == tuple(Status).index(Status.ANSWERED)
+    _refuse((answer >= 0) != answered, frame, name, "answer must be set exactly where status is 'answered'")
+    return label, answer, answered, status != tuple(Status).index(Status.ERROR)
+
+
+def _described(frame: pd.DataFrame, column: str, rows: _Rows, name: str) -> pd.Categorical:
+    """What a column says of each item, the same in all of its rows."""
+    value, names = pd.factorize(frame[column])
+    _refuse(value < 0, frame, name, f"{column} is missing")
+    first = value[rows.first]
+    _refuse(value != first[rows.item], frame, name, f"the item has another {column} in an earlier row")
+    return pd.Categorical.from_codes(first, categories=pd.Index(np.asarray(names)))
 
 
 def _refuse(wrong: Bools, frame: pd.DataFrame, name: str, problem: str) -> None:

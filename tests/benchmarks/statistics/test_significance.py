@@ -14,13 +14,13 @@ from scipy import stats
 from sklearn import metrics
 from without_clock import UNHURRIED
 
+from benchmarks.statistics.alignment import common_items
 from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.metrics import estimate
 from benchmarks.statistics.power import equivalence, perturbations_needed
 from benchmarks.statistics.significance import (
     aa_checks,
     adjust,
-    common_items,
     compare,
     compare_pairs,
     compare_systems,
