@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Each may import those to its left. Within `benchmarks`, what is not named stands below all that is.
+# Each may import those to its left. Within a folder, what is not named stands below all that is.
 ORDER = ("rewards", "benchmarks", "sft", "rl", "tools")
-WITHIN = {"benchmarks": ("screens", "evidence", "endpoint", "models", "evaluation", "statistics", "report")}
+WITHIN = {
+    "benchmarks": ("screens", "evidence", "endpoint", "models", "evaluation", "statistics", "report"),
+    "sft": ("traces", "examples", "training", "teacher", "import_traces", "filters", "audit", "gate", "train"),
+}
 HEAVY = {"torch", "transformers", "trl", "vllm", "peft", "datasets", "accelerate", "sklearn", "matplotlib"}
 FILES = sorted(path.relative_to(ROOT) for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 NAMES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}

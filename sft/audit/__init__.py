@@ -1,1 +1,1 @@
-"""The check that nothing of the test split is in the traces. Imports `sft.traces` and `sft.filters`."""
+"""The check that nothing of the test split is in the traces. Imports `sft.filters` and what it may."""

@@ -1,1 +1,1 @@
-"""Steps that decide which traces are kept, and the funnel that counts them. Imports `sft.traces`, `sft.teacher`."""
+"""Steps that decide which traces are kept, and the funnel that counts them. Imports `sft.teacher` and what it may."""

@@ -51,27 +51,15 @@ def generate_traces(
             teacher would write over another teacher's traces.
         CheckError: see `sft.teacher.ask.ask_teacher`.
     """
-    remote = endpoint is not None and endpoint.base_url is not None
-    if remote == (args.teacher == template_teacher.NAME):
-        raise InputError(
-            f"teacher: {args.teacher!r} goes with {'no' if remote else 'a'} base_url; see configs/traces/teacher.yaml"
-        )
+    remote = endpoint if endpoint is not None and endpoint.base_url is not None else None
     path = Path(args.output)
-    if path.is_dir():
-        raise InputError(f"output: {args.output!r} is a folder; give a file, such as runs/traces/t.jsonl")
-    if not remote and log_file(path).is_file() and log_file(path).stat().st_size:
-        raise InputError(
-            f"output: {path} is another teacher's, whose paid replies lie beside it; choose another output, or remove "
-            f"{log_file(path).name} to give them up"
-        )
-    if not 0 <= args.seed < 2**32:
-        raise InputError(f"seed: {args.seed}; use 0 or more, below 2**32")
+    _check(args, path, offline=remote is None)
     corpus = open_corpus(args.data, args.split)
     items = draw_items(asked_of(corpus.train, args.prompt), args.rows, seed=args.seed, balance=args.balance)
-    if endpoint is not None and remote:
+    if remote is not None:
         prompts, protocol = build_prompts(items, corpus, args.prompt), prompt_protocol(args.prompt, corpus)
-        work = Work(items, prompts, protocol, made_with(args, endpoint))
-        return path, ask_teacher(work, args.teacher, endpoint, path, progress=progress)  # keeps its configuration too
+        work = Work(items, prompts, protocol, made_with(args, remote))
+        return path, ask_teacher(work, args.teacher, remote, path, progress=progress)  # keeps its configuration too
     traces = template_teacher.generate(items, corpus, args.prompt, seed=args.seed)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +67,23 @@ def generate_traces(
         manifest_file(path).unlink(missing_ok=True)
     write_text(config_file(path), yaml.safe_dump(to_keys(args), sort_keys=False))
     return path, write_traces(traces, path)
+
+
+def _check(args: TraceArguments, path: Path, *, offline: bool) -> None:
+    """Refuse a teacher that does not go with its server, and an output that is a folder or another teacher's."""
+    if offline != (args.teacher == template_teacher.NAME):
+        raise InputError(
+            f"teacher: {args.teacher!r} goes with {'a' if offline else 'no'} base_url; see configs/traces/teacher.yaml"
+        )
+    if path.is_dir():
+        raise InputError(f"output: {args.output!r} is a folder; give a file, such as runs/traces/t.jsonl")
+    if offline and log_file(path).is_file() and log_file(path).stat().st_size:
+        raise InputError(
+            f"output: {path} is another teacher's, whose paid replies lie beside it; choose another output, or remove "
+            f"{log_file(path).name} to give them up"
+        )
+    if not 0 <= args.seed < 2**32:
+        raise InputError(f"seed: {args.seed}; use 0 or more, below 2**32")
 
 
 def made_with(args: TraceArguments, endpoint: EndpointArguments | None) -> dict[str, Any]:
