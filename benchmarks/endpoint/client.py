@@ -269,7 +269,8 @@ class Endpoint:
     def _wait_for(self, seconds: float) -> None:
         if seconds > self.settings.max_wait:
             raise StoppedError(
-                f"{self.settings.base_url}: asks to wait {seconds:g} s, more than max_wait {self.settings.max_wait:g}"
+                f"{self.settings.base_url}: asks to wait {seconds:g} s, and a run waits {self.settings.max_wait:g} s; "
+                "run the same command again then"
             ) from None
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 

@@ -46,7 +46,7 @@ def resolve_model(model: str | Path, revision: str | None = None) -> ModelFolder
     path = Path(model)
     if path.is_dir():
         if revision is not None:
-            raise InputError(f"{model}: is a folder and has no revision {revision!r}; leave model_revision out")
+            raise InputError(f"{model}: is a folder and has no revision {revision!r}; leave the revision out")
         folder = ModelFolder(path, path.resolve().name, None)
     elif isinstance(model, Path) or not _HUB_ID.fullmatch(model) or path.parent.is_dir():
         raise InputError(
