@@ -10,19 +10,24 @@ import pandas as pd
 import pytest
 
 from benchmarks.config import parse_config, read_yaml
+from benchmarks.evaluation.run import EvalArguments
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import to_keys
+from benchmarks.models.folders import resolve_model
 from rewards import LABELS, Context, InputError
 from rl.rollouts import ENGINES
 from rl.study import check_stages, read_study
 from rl.train import GRPOArguments, load_rewards
 from rl.train import read_arguments as read_grpo
+from sft.examples import tokenize_traces
 from sft.filters.steps import read_steps
 from sft.teacher import template as offline_teacher
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments
 from sft.train import SFTArguments
 from sft.train import read_arguments as read_sft
+from sft.training import load_tokenizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
@@ -87,6 +92,25 @@ def test_both_stages_train_the_same_model(model: str) -> None:
         assert getattr(sft_model, key) == getattr(grpo_model, key), key
     assert ours.sft_run == sft_args.output_dir
     assert grpo_args.output_dir != sft_args.output_dir
+
+
+def test_a_model_is_added_by_its_configurations_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """CONTRIBUTING's recipe, with a model that no other configuration names."""
+    for stage in ("sft", "grpo", "eval"):
+        text = (CONFIGS / "smollm2-135m" / f"{stage}.yaml").read_text(encoding="utf-8")
+        text = text.replace("models/smollm2-135m-instruct", str(tiny_model)).replace("runs/smollm2-135m", "runs/new")
+        (tmp_path / f"{stage}.yaml").write_text(text, encoding="utf-8")
+    sft, sft_args, model = parse_sft(tmp_path / "sft.yaml")
+    grpo, _, policy = parse_grpo(tmp_path / "grpo.yaml")
+    (evaluation,) = parse_config(tmp_path / "eval.yaml", (), (EvalArguments,))
+    named = {model.model_name_or_path, policy.model_name_or_path, evaluation.model}
+    assert (named, grpo.sft_run) == ({str(tiny_model)}, sft_args.output_dir)
+    corpus = open_corpus("sample")
+    traces = offline_teacher.generate(corpus.train.head(4), corpus, grpo.prompt, seed=0)
+    tokenizer = load_tokenizer(resolve_model(model.model_name_or_path).path)
+    examples = tokenize_traces(tokenizer, traces, sft_args.max_length)
+    assert all(example.input_ids[-1] == tokenizer.eos_token_id for example in examples)
+    assert sft.traces == "runs/new/traces.jsonl"
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
