@@ -1,7 +1,9 @@
 """A hard time limit for rewards that we did not write: they run in a process of their own, which can be ended.
 
 A thread cannot be ended, and a signal does not interrupt a loop in C; a process always can. It leads a session of its
-own, so that what it has started ends with it.
+own, so that what it has started ends with it. Process pools promise less: `concurrent.futures` ends no process at a
+time limit; pebble 5.2 does, but leaves behind what that has started, and the process itself where the trainer is
+killed, counts loading again after a cut-off as part of the call, and serves no fork.
 """
 
 import contextlib

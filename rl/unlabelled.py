@@ -1,6 +1,6 @@
 """Pairs without a label as prompts: what soft and mixed verifiers let GRPO train on beyond the labelled ones."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,14 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
         InputError: the file or a column is missing, a value is empty or has a `|` in it, a line is unknown, or a pair
             is there twice or among PerturbQA's items; names file and row.
     """
+    frame = _read_pairs(path)
+    frame.insert(0, "item_id", frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"])
+    _check_pairs(path, frame, set(corpus.labels["item_id"].astype(str).str.casefold()))
+    return frame.assign(label="")
+
+
+def _read_pairs(path: Path) -> pd.DataFrame:
+    """The three columns of a file as text, without white space around it."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; unlabelled names a CSV or Parquet file of {', '.join(COLUMNS)}")
     try:
@@ -49,17 +57,23 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
     frame = frame[list(COLUMNS)].fillna("").astype(str).reset_index(drop=True)
     for name in COLUMNS:
         frame[name] = frame[name].str.strip()
-    frame.insert(0, "item_id", frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"])
-    known = set(corpus.labels["item_id"].astype(str).str.casefold())
+    return frame
+
+
+def _check_pairs(path: Path, frame: pd.DataFrame, known: Collection[str]) -> None:
+    """Refuse the first pair that cannot be a prompt.
+
+    Args:
+        path: of the file.
+        frame: `item_id` and the three columns.
+        known: item ids of the corpus in lower case.
+    """
     same = frame["item_id"].str.casefold()
     parts = frame[list(COLUMNS)]
+    barred = parts.apply(lambda values: values.str.contains("|", regex=False)).any(axis=1)
     for wrong, problem, remedy in (
         ((parts == "").any(axis=1), "has an empty value", "fill it in"),
-        (
-            parts.apply(lambda values: values.str.contains("|", regex=False)).any(axis=1),
-            "has a | in a name",
-            "take it out",
-        ),
+        (barred, "has a | in a name", "take it out"),
         (~frame["cell_line"].isin(CELL_LINES), "has an unknown cell line", f"use {', '.join(CELL_LINES)}"),
         (same.duplicated(), "is there twice", "give each pair once"),
         (same.isin(known), "is an item of PerturbQA", "leave labelled pairs out, test pairs above all"),
@@ -67,7 +81,6 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
         if wrong.any():
             row = int(wrong.to_numpy().argmax())
             raise InputError(f"{path}, row {row + 1}: {frame['item_id'].iloc[row]} {problem}; {remedy}")
-    return frame.assign(label="")
 
 
 def check_verifiers(components: Sequence[Component]) -> None:

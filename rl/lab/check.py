@@ -181,21 +181,29 @@ def check_rewards(
     weight_N = weight_N / weight_N.sum()
     rows = prepare(composition, rows)
     gold_rows = prepare(composition, gold_rows) if len(gold_rows) else rows
-    steps = composition.steps or (None,)
-    checks = [_check_at(composition, rows, gold_rows, weight_N, step) for step in steps]
-    hidden = None
-    if (tables := _mixed_tables(composition)) is not None:
-        known = [at for at, row in enumerate(rows) if all(row.item_id in table.rows for table in tables)]
-        hidden = len(known) if len(known) >= 2 else 0
-        if hidden:
-            rows = [replace(rows[at], labelled=False) for at in known]
-            rows = [replace(row, label=label) for row, label in zip(rows, _best_paid(composition, rows), strict=True)]
-            weight_N = weight_N[known] / weight_N[known].sum()
-            checks += [_check_at(composition, rows, rows, weight_N, step) for step in steps]
+    checks = [_check_at(composition, rows, gold_rows, weight_N, step) for step in composition.steps or (None,)]
+    emptied, hidden = _with_labels_emptied(composition, rows, weight_N)
+    checks += emptied
     paying = [check for check in checks if len(check.constant) < len(composition.components)] or checks
     constant = tuple(name for name in checks[0].constant if all(name in check.constant for check in checks))
     worst = max(paying, key=_badness)
     return replace(worst, constant=constant, unlabelled_rows=hidden)
+
+
+def _with_labels_emptied(
+    composition: Composition, rows: Sequence[Row], weight_N: Floats
+) -> tuple[list[Check], int | None]:
+    """Check where a mixed verifier asks its table: on the rows that it knows, and their number; None where none is."""
+    tables = _mixed_tables(composition)
+    if tables is None:
+        return [], None
+    known = [at for at, row in enumerate(rows) if all(row.item_id in table.rows for table in tables)]
+    if len(known) < 2:
+        return [], 0
+    rows = [replace(rows[at], labelled=False) for at in known]
+    rows = [replace(row, label=label) for row, label in zip(rows, _best_paid(composition, rows), strict=True)]
+    weight_N = weight_N[known] / weight_N[known].sum()
+    return [_check_at(composition, rows, rows, weight_N, step) for step in composition.steps or (None,)], len(known)
 
 
 def _badness(check: Check) -> tuple[int, float, int]:

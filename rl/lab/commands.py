@@ -11,7 +11,7 @@ from typing import Any, Final
 import pandas as pd
 
 from benchmarks.config import read_yaml
-from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
+from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, asked_of
 from benchmarks.keys import check_keys, from_keys, key_fields
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest
@@ -22,17 +22,19 @@ from rewards.composition import Composition, check_scaling, prompt_notes, refuse
 from rl.lab.check import HONEST, Check, check_rewards, counts_tokens
 from rl.lab.informed import Informed, informed_policies
 from rl.lab.page import check_out, write_replay
-from rl.lab.replay import SHIFT, as_trained, replay, summarize_replay
-from rl.lab.rows import check_rows
+from rl.lab.replay import SHIFT, Replayed, as_trained, replay, summarize_replay
+from rl.lab.rows import check_rows, draw_checked
 from rl.reward_context import reward_context
 from rl.rollout_files import read_rollouts
 from rl.unlabelled import check_verifiers
 
 CHECKED_ROWS: Final = 300
-SEED: Final = 0
 SAMPLE_ONLY: Final = (
     "the rows are those of the sample that ships, not the ones that a run draws from: the verdict holds for the sample "
     "only; run `synthpert data fetch`, or give --data FOLDER"
+)
+ESTIMATED_TOKENS: Final = (
+    "tokens, where a reward looks at them, are estimated: pieces of words of four characters at most"
 )
 _logger = logging.getLogger("synthpert.lab")
 
@@ -134,22 +136,26 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
     """
     corpus = open_corpus(data or config.data or default_data(), config.split)
     train = asked_of(corpus.train, config.prompt)
+    counts = dict.fromkeys(map(str, LABELS), 1) if config.balance else None  # stage two draws each label equally often
     drawn, weight = draw_checked(train, rows, balance=config.balance)
-    counts = None
-    if config.balance:  # stage two draws each label equally often
-        counts = dict.fromkeys(map(str, LABELS), 1)
     composition = config.compose(train, corpus, counts)
     checked = check_rows(drawn, corpus, config.prompt, counts)
-    check = check_rewards(
-        composition,
-        checked,
-        gold_rows=check_rows(train, corpus, config.prompt),
-        weight=weight,
-    )
-    notes = [SAMPLE_ONLY] if corpus.is_sample and config.data != "sample" else []
-    notes += weight_notes(composition, scale_rewards=str(config.scale_rewards))
-    notes += prompt_notes(composition, checked[0].prompt)
-    notes += [f"{name}: the same for every completion of an item, {SHIFT}" for name in check.constant]
+    check = check_rewards(composition, checked, gold_rows=check_rows(train, corpus, config.prompt), weight=weight)
+    informed = informed_policies(composition, check, checked, corpus, weight=weight, counts=counts)
+    notes = [
+        *([SAMPLE_ONLY] if corpus.is_sample and config.data != "sample" else []),
+        *weight_notes(composition, scale_rewards=str(config.scale_rewards)),
+        *prompt_notes(composition, checked[0].prompt),
+        *_check_notes(check),
+        *([ESTIMATED_TOKENS] if counts_tokens(composition) else []),
+        *_informed_notes(*informed),
+    ]
+    return Checked(config, corpus.source, check, tuple(notes), informed)
+
+
+def _check_notes(check: Check) -> list[str]:
+    """Say what a check found beside its verdict, and what its figures are those of."""
+    notes = [f"{name}: the same for every completion of an item, {SHIFT}" for name in check.constant]
     if check.soft and check.beaten:
         notes.append(f"a soft verifier decides: on {check.beaten} of {check.gold_rows} rows it pays another label more "
                      "than the gold one")  # fmt: skip
@@ -172,46 +178,23 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
         notes.append(
             f"every step that schedules name is checked; the figures are those of step {check.step}, the worst"
         )
-    if counts_tokens(composition):
-        notes.append("tokens, where a reward looks at them, are estimated: pieces of words of four characters at most")
-    informed = informed_policies(composition, check, checked, corpus, weight=weight, counts=counts)
-    likeliest, surprising = informed
-    if surprising.mean > likeliest.mean and surprising.accuracy < likeliest.accuracy:
-        notes.append(
-            f"{surprising.name} earns more than {likeliest.name} and is right less often ({surprising.accuracy:.0%} "
-            f"against {likeliest.accuracy:.0%}): training towards this reward costs accuracy; give `accuracy` more "
-            "weight"
-        )
-    return Checked(config, corpus.source, check, tuple(notes), informed)
+    return notes
+
+
+def _informed_notes(likeliest: Informed, surprising: Informed) -> list[str]:
+    """Say where the reward would draw a policy away from the likeliest label."""
+    if surprising.mean <= likeliest.mean or surprising.accuracy >= likeliest.accuracy:
+        return []
+    return [
+        f"{surprising.name} earns more than {likeliest.name} and is right less often ({surprising.accuracy:.0%} "
+        f"against {likeliest.accuracy:.0%}): training towards this reward costs accuracy; give `accuracy` more "
+        "weight"
+    ]
 
 
 def default_data() -> str | None:
     """Return None where the full labels have a folder (see `benchmarks.screens.labels.data_dir`), else `sample`."""
     return None if os.environ.get("SYNTHPERT_DATA") or data_dir().is_dir() else "sample"
-
-
-def draw_checked(train: pd.DataFrame, rows: int, *, balance: bool) -> tuple[pd.DataFrame, list[float]]:
-    """Draw rows for the exploits, as many of each label as there are, and weigh them as the prompts will be.
-
-    Args:
-        train: training rows.
-        rows: how many to draw at most.
-        balance: whether the prompts have each label equally often, or as often as the rows.
-
-    Returns:
-        The rows and a weight each: rare labels are drawn more often than they occur and count accordingly less.
-    """
-    labels = [str(label) for label in LABELS if (train["label"] == str(label)).any()]
-    available = train["label"].astype(str).value_counts()
-    drawn = [
-        draw_items(train[train["label"] == label], min(-(-rows // len(labels)), int(available[label])), seed=SEED,
-                   balance=False)
-        for label in labels
-    ]  # fmt: skip
-    frame = pd.concat(drawn)
-    share = {label: 1.0 if balance else float(available[label]) for label in labels}
-    weight = [share[label] / len(part) for label, part in zip(labels, drawn, strict=True) for _ in range(len(part))]
-    return frame, weight
 
 
 def replay_configs(
@@ -239,16 +222,8 @@ def replay_configs(
     of_run = read_yaml(rollouts / CONFIG) if (rollouts / CONFIG).is_file() else {}
     named = data or of_run.get("data") or (None if of_run else configs[0].data)
     corpus = open_corpus(named or default_data(), of_run.get("split") or configs[0].split)
-    counts = None
-    if (rollouts / MANIFEST).is_file():  # the prompts that the run drew, not only those it came to
-        counts = (read_manifest(rollouts).get("prompts") or {}).get("labels")
-    replayed = []
-    for config in configs:
-        composition = config.compose(frame, corpus, counts)
-        if (frame["label"] == "").any():
-            check_verifiers(composition.components)
-        notes = weight_notes(composition, scale_rewards=str(config.scale_rewards))
-        replayed.append(replay(frame, composition, config.name, notes))
+    counts = _drawn_labels(rollouts)
+    replayed = [_replay_config(config, frame, corpus, counts) for config in configs]
     stored = as_trained(frame, _trained_weights(of_run))
     if len(replayed) == 1 and stored is not None:
         replayed.append(stored)
@@ -259,6 +234,24 @@ def replay_configs(
         notes.append(f"The correlation with the gene's rate is left out: {error}")
     summary = summarize_replay(frame, replayed, rates, source=str(rollouts), command=command, notes=notes)
     return write_replay(summary, out)
+
+
+def _drawn_labels(rollouts: Path) -> Mapping[str, int] | None:
+    """Labels of the prompts that a run drew, not only of those it came to; None where no run says."""
+    if not (rollouts / MANIFEST).is_file():
+        return None
+    labels: Mapping[str, int] | None = (read_manifest(rollouts).get("prompts") or {}).get("labels")
+    return labels
+
+
+def _replay_config(
+    config: RewardConfig, frame: pd.DataFrame, corpus: Corpus, counts: Mapping[str, int] | None
+) -> Replayed:
+    composition = config.compose(frame, corpus, counts)
+    if (frame["label"] == "").any():
+        check_verifiers(composition.components)
+    notes = weight_notes(composition, scale_rewards=str(config.scale_rewards))
+    return replay(frame, composition, config.name, notes)
 
 
 def _trained_weights(config: Mapping[str, Any]) -> dict[str, float]:

@@ -142,66 +142,116 @@ def summarize_replay(
         command: that made the page.
         notes: sentences about the data.
     """
-    answers = [parse_answer(text) for text in frame["completion"]]
-    failed_N = np.asarray([one.status is Status.ERROR for one in answers])
-    label = frame["label"].astype(str).to_numpy()
-    answer = np.asarray(["" if one.label is None else str(one.label) for one in answers], dtype=object)
-    right_N = np.where((label == "") | failed_N, np.nan, (answer == label).astype(float))
-    length_N = np.where(failed_N, np.nan, _lengths(frame))
-    if failed_N.any():
-        notes = [f"Failed generations: {failed_N.sum():,}; unscorable, neither right nor wrong", *notes]
-    group_N: Ints = pd.factorize(frame["group"])[0]
-    factors = {
-        "correctness": right_N,
-        "length": length_N,
-        "gene's rate": _rate_of_answer(frame, answer, rates),
-    }
-    steps = frame["step"].to_numpy()
-    status = pd.Series([str(one.status) for one in answers])
-    low = min((float(np.nanmin(one.total_N)) for one in replayed if not np.isnan(one.total_N).all()), default=0.0)
-    high = max((float(np.nanmax(one.total_N)) for one in replayed if not np.isnan(one.total_N).all()), default=1.0)
-    edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
-    summary: dict[str, Any] = {
-        "rollouts": {
-            "source": source,
-            "completions": len(frame),
-            "groups": int(group_N.max()) + 1,
-            "items": int(frame["item_id"].nunique()),
-            "steps": len(np.unique(steps)),
-            "accuracy": _number(_mean_of(right_N, True)),
-            "failed": int(failed_N.sum()),
-            "status": {str(one): float((status == str(one)).mean()) for one in Status},
-            "mean_length": _number(_mean_of(length_N, True)),
-        },
+    read = _read(frame, rates)
+    if read.failed_N.any():
+        notes = [f"Failed generations: {read.failed_N.sum():,}; unscorable, neither right nor wrong", *notes]
+    edges = _edges(replayed)
+    if len(replayed) == 2:
+        comparison, chosen = _compare(replayed[0], replayed[1], read.group_N)
+    else:
+        comparison, chosen = None, _surprising(replayed[0].total_N, read.right_N)
+    return {
+        "rollouts": _counted(read, source),
         "notes": list(notes),
         "command": command,
         "edges": edges.tolist(),
-        "configs": [_one(one, frame, group_N, steps, factors, right_N, edges) for one in replayed],
-        "accuracy_by_step": _by_step(right_N, steps),
-        "comparison": None,
-        "examples": [],
+        "configs": [_one(one, read, edges) for one in replayed],
+        "accuracy_by_step": _by_step(read.right_N, read.step_N),
+        "comparison": comparison,
+        "examples": [_example(read, replayed, at, why) for at, why in chosen],
     }
-    if len(replayed) == 2:
-        summary["comparison"], chosen = _compare(replayed[0], replayed[1], group_N)
-    else:
-        chosen = _surprising(replayed[0].total_N, right_N)
-    summary["examples"] = [
-        {
-            **{key: str(frame[key].iloc[at]) for key in ("item_id", "step")},
-            "label": str(label[at]) or "none",
-            "answer": str(answer[at]) or None,
-            "status": str(answers[at].status),
-            "rewards": [
-                {"name": one.name, "total": _number(one.total_N[at]),
-                 "parts": {key: _number(part[at]) for key, part in one.parts.items()}}
-                for one in replayed
-            ],
-            "text": _cut(frame["completion"].iloc[at] or ""),
-            "why": why,
-        }
-        for at, why in chosen
-    ]  # fmt: skip
-    return summary
+
+
+@dataclass(frozen=True)
+class _Rollouts:
+    """N stored rollouts with what their texts say.
+
+    Attributes:
+        frame: the rollouts.
+        status: of each answer.
+        answer_N: label answered, as text; empty where there is none.
+        failed_N: whether there is no completion.
+        right_N: 1 where the answer is the label, else 0; NaN where it has none or generation failed.
+        length_N: of the completion; NaN where generation failed.
+        group_N: number of the group.
+        step_N: of training.
+        factors: by the names of `FACTORS`, what rewards are correlated with.
+    """
+
+    frame: pd.DataFrame
+    status: Sequence[Status]
+    answer_N: Any
+    failed_N: Any
+    right_N: Floats
+    length_N: Floats
+    group_N: Ints
+    step_N: Any
+    factors: Mapping[str, Floats]
+
+
+def _read(frame: pd.DataFrame, rates: pd.DataFrame | None) -> _Rollouts:
+    answers = [parse_answer(text) for text in frame["completion"]]
+    failed_N = np.asarray([one.status is Status.ERROR for one in answers])
+    label_N = frame["label"].astype(str).to_numpy()
+    answer_N = np.asarray(["" if one.label is None else str(one.label) for one in answers], dtype=object)
+    right_N = np.where((label_N == "") | failed_N, np.nan, (answer_N == label_N).astype(float))
+    length_N = np.where(failed_N, np.nan, _lengths(frame))
+    return _Rollouts(
+        frame=frame,
+        status=[one.status for one in answers],
+        answer_N=answer_N,
+        failed_N=failed_N,
+        right_N=right_N,
+        length_N=length_N,
+        group_N=pd.factorize(frame["group"])[0],
+        step_N=frame["step"].to_numpy(),
+        factors={
+            "correctness": right_N,
+            "length": length_N,
+            "gene's rate": _rate_of_answer(frame, answer_N, rates),
+        },
+    )
+
+
+def _edges(replayed: Sequence[Replayed]) -> Floats:
+    """Bounds of the histograms' bars, the same for all."""
+    known = [one.total_N[~np.isnan(one.total_N)] for one in replayed]
+    low = min((float(total.min()) for total in known if len(total)), default=0.0)
+    high = max((float(total.max()) for total in known if len(total)), default=1.0)
+    return np.linspace(low, high if high > low else low + 1.0, BINS + 1)
+
+
+def _counted(read: _Rollouts, source: str) -> dict[str, Any]:
+    status = pd.Series([str(one) for one in read.status])
+    return {
+        "source": source,
+        "completions": len(read.frame),
+        "groups": int(read.group_N.max()) + 1,
+        "items": int(read.frame["item_id"].nunique()),
+        "steps": len(np.unique(read.step_N)),
+        "accuracy": _number(_mean_of(read.right_N, True)),
+        "failed": int(read.failed_N.sum()),
+        "status": {str(one): float((status == str(one)).mean()) for one in Status},
+        "mean_length": _number(_mean_of(read.length_N, True)),
+    }
+
+
+def _example(read: _Rollouts, replayed: Sequence[Replayed], at: int, why: str) -> dict[str, Any]:
+    row = read.frame.iloc[at]
+    return {
+        "item_id": str(row["item_id"]),
+        "step": str(row["step"]),
+        "label": str(row["label"]) or "none",
+        "answer": str(read.answer_N[at]) or None,
+        "status": str(read.status[at]),
+        "rewards": [
+            {"name": one.name, "total": _number(one.total_N[at]),
+             "parts": {key: _number(part[at]) for key, part in one.parts.items()}}
+            for one in replayed
+        ],
+        "text": _cut(row["completion"] or ""),
+        "why": why,
+    }  # fmt: skip
 
 
 def _cut(text: str) -> str:
@@ -228,10 +278,8 @@ def _rate_of_answer(frame: pd.DataFrame, answer: Any, rates: pd.DataFrame | None
     return np.where(at_N >= 0, rate_NL[np.arange(len(frame)), at_N], np.nan)
 
 
-def _one(
-    one: Replayed, frame: pd.DataFrame, group_N: Ints, steps: Any, factors: Mapping[str, Floats], right_N: Floats,
-    edges: Floats,
-) -> dict[str, Any]:  # fmt: skip
+def _one(one: Replayed, read: _Rollouts, edges: Floats) -> dict[str, Any]:
+    group_N = read.group_N
     flat, n_groups = zero_variance(one.total_N, group_N)
     constant = [key for key, part in one.parts.items() if zero_variance(part, group_N)[0] == 1.0]
     return {
@@ -249,12 +297,15 @@ def _one(
                 "overall": correlation(one.total_N, factor),
                 "within": within_correlation(one.total_N, factor, group_N),
             }
-            for key, factor in factors.items()
+            for key, factor in read.factors.items()
         },
-        "by_class": _by(one.total_N, factors, group_N, frame["label"]),
-        "by_line": _by(one.total_N, factors, group_N, frame["cell_line"]),
-        "by_step": _by_step(one.total_N, steps),
-        "paid_for_right": [_number(_mean_of(one.total_N, right_N == 1)), _number(_mean_of(one.total_N, right_N == 0))],
+        "by_class": _by(one.total_N, read, "label"),
+        "by_line": _by(one.total_N, read, "cell_line"),
+        "by_step": _by_step(one.total_N, read.step_N),
+        "paid_for_right": [
+            _number(_mean_of(one.total_N, read.right_N == 1)),
+            _number(_mean_of(one.total_N, read.right_N == 0)),
+        ],
     }
 
 
@@ -317,26 +368,26 @@ def _shares(one: Replayed, group_N: Ints) -> list[float | None]:
     return [value / total if total else 0.0 for value in spread]
 
 
-def _by(total_N: Floats, factors: Mapping[str, Floats], group_N: Ints, key: pd.Series) -> list[dict[str, Any]]:
-    names = key.astype(object).where(key.notna(), "").astype(str).to_numpy()
-    rows = []
-    for name in [*[str(label) for label in LABELS if str(label) in names],
-                 *sorted(set(names) - {str(label) for label in LABELS})]:  # fmt: skip
-        mask = names == name
-        rows.append(
-            {
-                "name": name or "no label",
-                "n": int(mask.sum()),
-                "mean": _number(_mean_of(total_N, mask)),
-                "accuracy": _number(_mean_of(factors["correctness"], mask)),
-                "unscorable": float(np.isnan(total_N[mask]).mean()),
-                "within": {
-                    factor: within_correlation(total_N[mask], values[mask], group_N[mask])
-                    for factor, values in factors.items()
-                },
-            }
-        )
-    return rows
+def _by(total_N: Floats, read: _Rollouts, column: str) -> list[dict[str, Any]]:
+    """What is paid by the values of a column; labels in their order, others by name."""
+    key = read.frame[column]
+    name_N = key.astype(object).where(key.notna(), "").astype(str).to_numpy()
+    labels = [str(label) for label in LABELS]
+    names = [*(label for label in labels if label in name_N), *sorted(set(name_N) - set(labels))]
+    return [{"name": name or "no label", **_of_some(total_N, read, name_N == name)} for name in names]
+
+
+def _of_some(total_N: Floats, read: _Rollouts, mask: Any) -> dict[str, Any]:
+    return {
+        "n": int(mask.sum()),
+        "mean": _number(_mean_of(total_N, mask)),
+        "accuracy": _number(_mean_of(read.right_N, mask)),
+        "unscorable": float(np.isnan(total_N[mask]).mean()),
+        "within": {
+            factor: within_correlation(total_N[mask], values[mask], read.group_N[mask])
+            for factor, values in read.factors.items()
+        },
+    }
 
 
 def _by_step(value_N: Floats, steps: Any) -> list[tuple[int, float | None]]:

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import pandas as pd
 
-from benchmarks.evidence.corpus import Corpus
+from benchmarks.evidence.corpus import Corpus, draw_items
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from rewards import LABELS, Label
 from rewards.batch import prompt_text
 from rewards.verifiers import PROBABILITIES
 from rl.reward_context import prompt_rates
+
+SEED: Final = 0
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,27 @@ def check_rows(
             )
         )
     return rows
+
+
+def draw_checked(train: pd.DataFrame, rows: int, *, balance: bool) -> tuple[pd.DataFrame, list[float]]:
+    """Draw rows for the exploits, as many of each label as there are, and weigh them as the prompts will be.
+
+    Args:
+        train: training rows.
+        rows: how many to draw at most.
+        balance: whether the prompts have each label equally often, or as often as the rows.
+
+    Returns:
+        The rows and a weight each: rare labels are drawn more often than they occur and count accordingly less.
+    """
+    labels = [str(label) for label in LABELS if (train["label"] == str(label)).any()]
+    available = train["label"].astype(str).value_counts()
+    drawn = [
+        draw_items(train[train["label"] == label], min(-(-rows // len(labels)), int(available[label])), seed=SEED,
+                   balance=False)
+        for label in labels
+    ]  # fmt: skip
+    frame = pd.concat(drawn)
+    share = {label: 1.0 if balance else float(available[label]) for label in labels}
+    weight = [share[label] / len(part) for label, part in zip(labels, drawn, strict=True) for _ in range(len(part))]
+    return frame, weight

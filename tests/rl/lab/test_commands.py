@@ -28,12 +28,11 @@ from rl.lab.commands import (
     SAMPLE_ONLY,
     check_config,
     describe_check,
-    draw_checked,
     read_reward_config,
     replay_configs,
 )
 from rl.lab.exploits import EXPLOITS, honest_think, say
-from rl.lab.rows import check_rows
+from rl.lab.rows import check_rows, draw_checked
 from rl.rollout_files import ITEM, read_rollouts, write_rollouts
 
 REPO = Path(__file__).resolve().parents[3]
