@@ -8,6 +8,7 @@ import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.screens.schema import CELL_LINES
+from benchmarks.tables import Table, read_table
 from rewards import InputError
 from rewards.composition import Component
 from rewards.verifiers import HardVerifier
@@ -19,7 +20,7 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
     """Read pairs to prompt with.
 
     Args:
-        path: a CSV or Parquet file with `cell_line`, `pert`, `gene`, white space around which is dropped; other
+        path: a table (`benchmarks.tables`) with `cell_line`, `pert`, `gene`, white space around which is dropped; other
             columns are left.
         corpus: none of whose items may be among them, in whatever case: a labelled pair has its label, and a test pair
             is no prompt.
@@ -31,24 +32,16 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
         InputError: the file or a column is missing, a value is empty or has a `|` in it, a line is unknown, or a pair
             is there twice or among PerturbQA's items; names file and row.
     """
-    frame = _read_pairs(path)
+    table = read_table(path, COLUMNS)
+    frame = _pairs_of(table)
     frame.insert(0, "item_id", frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"])
-    _check_pairs(path, frame, set(corpus.labels["item_id"].astype(str).str.casefold()))
+    _check_pairs(table, frame, set(corpus.labels["item_id"].astype(str).str.casefold()))
     return frame.assign(label="")
 
 
-def _read_pairs(path: Path) -> pd.DataFrame:
+def _pairs_of(table: Table) -> pd.DataFrame:
     """The three columns of a file as text, without white space around it."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; unlabelled names a CSV or Parquet file of {', '.join(COLUMNS)}")
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except Exception as error:
-        said = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: not a CSV or Parquet file ({said}); write it again") from None
+    frame, path = table.frame, table.path
     for name in COLUMNS:
         if name not in frame:
             raise InputError(f"{path}: no column {name!r}; unlabelled pairs have {', '.join(COLUMNS)}")
@@ -60,7 +53,7 @@ def _read_pairs(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _check_pairs(path: Path, frame: pd.DataFrame, known: Collection[str]) -> None:
+def _check_pairs(table: Table, frame: pd.DataFrame, known: Collection[str]) -> None:
     """Refuse the first pair that cannot be a prompt.
 
     Args:
@@ -79,8 +72,7 @@ def _check_pairs(path: Path, frame: pd.DataFrame, known: Collection[str]) -> Non
         (same.isin(known), "is an item of PerturbQA", "leave labelled pairs out, test pairs above all"),
     ):
         if wrong.any():
-            row = int(wrong.to_numpy().argmax())
-            raise InputError(f"{path}, row {row + 1}: {frame['item_id'].iloc[row]} {problem}; {remedy}")
+            table.refuse(wrong, f"{frame['item_id'][wrong].iloc[0]} {problem}; {remedy}")
 
 
 def check_verifiers(components: Sequence[Component]) -> None:

@@ -3,7 +3,6 @@
 A row that is refused goes to a rejects file with its reason; none is dropped in silence.
 """
 
-import csv
 import json
 import re
 from collections import Counter
@@ -21,6 +20,7 @@ from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.files import disk_errors, file_sha256
 from benchmarks.screens.schema import CELL_LINES
+from benchmarks.tables import KINDS, BrokenRow, Row, check_kind, iter_rows
 from rewards import LABELS, InputError, parse_answer
 from sft.teacher.critic import VERDICTS
 from sft.teacher.outcomes import Outcomes, write_manifest
@@ -47,10 +47,9 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "created": ("created",),
     "protocol": ("protocol",),
 }
-_SUFFIXES: Final = (".csv", ".jsonl", ".parquet")
 # What is a file, not a data set's id, though none that is read.
 _OTHER_SUFFIXES: Final = (
-    ".tsv", ".txt", ".json", ".ndjson", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst", ".zip", ".arrow", ".feather",
+    ".txt", ".json", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst", ".zip", ".arrow", ".feather",
     ".pkl", ".pickle",
 )  # fmt: skip
 _MISSING: Final = ("", "nan")
@@ -81,17 +80,6 @@ class Imported:
 
 class _RefusedError(ValueError):
     """Why a row becomes no trace."""
-
-
-@dataclass(frozen=True)
-class _Broken:
-    """A row that cannot be read: why, and what stands there."""
-
-    reason: str
-    text: Any
-
-
-_Row = tuple[int, dict[str, Any] | _Broken]
 
 
 def import_traces(
@@ -204,16 +192,16 @@ class _Sorter:
         self.rows = 0
         self.reasons: Counter[str] = Counter()
 
-    def accepted(self, records: Iterable[_Row]) -> Iterator[Trace]:
+    def accepted(self, records: Iterable[Row]) -> Iterator[Trace]:
         """Yield the trace of each row that makes one."""
         for row, record in records:
             self.rows += 1
             try:
-                if isinstance(record, _Broken):
+                if isinstance(record, BrokenRow):
                     raise _RefusedError(record.reason)
                 yield self._reader.trace(row, record)
             except _RefusedError as error:
-                self._refuse(row, record.text if isinstance(record, _Broken) else record, str(error))
+                self._refuse(row, record.content if isinstance(record, BrokenRow) else record, str(error))
 
     def _refuse(self, row: int, record: Any, reason: str) -> None:
         self.reasons[reason.partition(": ")[0]] += 1
@@ -441,80 +429,15 @@ def _content(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _open(source: str, path: Path, dataset_split: str) -> tuple[dict[str, Any], Iterator[_Row]]:
+def _open(source: str, path: Path, dataset_split: str) -> tuple[dict[str, Any], Iterator[Row]]:
     """Return what the source is, and an iterator over each row's number, as an editor counts lines, and its values."""
-    suffix = path.suffix.lower()
-    if suffix in _SUFFIXES:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-        read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[suffix]
-        return {"source": path.name, "source_sha256": file_sha256(path)}, read(path)
-    if suffix in _OTHER_SUFFIXES or path.is_file():
-        raise InputError(
-            f"{path}: {suffix or 'a file without suffix'} is not read; save it as {', '.join(_SUFFIXES)}, or give "
-            "the id of a data set"
-        )
+    if path.suffix.lower() in (*KINDS, *_OTHER_SUFFIXES) or path.is_file():
+        check_kind(path)
+        return {"source": path.name, "source_sha256": file_sha256(path)}, iter_rows(path)
     return _read_dataset(source, path, dataset_split)
 
 
-def _read_csv(path: Path) -> Iterator[_Row]:
-    row = 1
-    csv.field_size_limit(2**31 - 1)  # reasoning can be longer than the module's default of 128 kB
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            reader = csv.DictReader(file, strict=True, delimiter=max(",;\t", key=header.count))
-            if not reader.fieldnames:
-                raise InputError(f"{path}: the file is empty")
-            twice = [name for name, count in Counter(reader.fieldnames).items() if count > 1]
-            if twice:
-                raise InputError(f"{path}: column {twice[0]!r} occurs twice; rename one")
-            row = 2
-            for record in reader:
-                broken = None in record or None in record.values()
-                if broken:
-                    reason = f"row has {'more' if None in record else 'fewer'} values than the header"
-                    yield row, _Broken(reason, {str(key): value for key, value in record.items() if value is not None})
-                else:
-                    yield row, {str(key): value for key, value in record.items()}
-                row = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, row {row}: not CSV ({error}); close the quote that opens there, and write quotes within it twice"
-        ) from None
-
-
-def _read_jsonl(path: Path) -> Iterator[_Row]:
-    with path.open("rb") as file:
-        for row, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"))
-            except UnicodeDecodeError:
-                yield row, _Broken("not UTF-8 text", line.decode("utf-8", "backslashreplace"))
-            except (ValueError, RecursionError):
-                yield row, _Broken("not JSON", line.decode("utf-8"))
-            else:
-                yield row, record if isinstance(record, dict) else _Broken("not an object", record)
-
-
-def _read_parquet(path: Path) -> Iterator[_Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            batches = (record for batch in file.iter_batches(1024) for record in batch.to_pylist())
-            yield from enumerate(batches, start=1)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: no Parquet file ({str(error)[:120]})") from None
-
-
-def _read_dataset(source: str, path: Path, split: str) -> tuple[dict[str, Any], Iterator[_Row]]:
+def _read_dataset(source: str, path: Path, split: str) -> tuple[dict[str, Any], Iterator[Row]]:
     from datasets import load_dataset
 
     try:

@@ -7,19 +7,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from benchmarks.evaluation.predictions import PROBABILITIES
 from benchmarks.evidence.corpus import Corpus
+from benchmarks.tables import check_kind, numbers, read_table
 from rewards import LABELS, InputError
 
 Floats = npt.NDArray[np.float32]
 
 GENE_COLUMN: Final = "gene"
 COMPONENTS: Final = 32
-_PICKLES: Final = (".pkl", ".pickle", ".p", ".joblib", ".npy", ".npz", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -48,56 +45,23 @@ def read_embeddings(path: Path) -> Embeddings:
         InputError: the file is missing, of another kind (a pickle can run code as it is read, and is refused),
             unreadable, or a column or value is missing, not a number, infinite or doubled.
     """
-    if path.suffix.lower() in _PICKLES:
-        raise InputError(
-            f"{path}: pickles and arrays are refused; store a Parquet or CSV file, a column 'gene' and numeric columns"
-        )
-    if path.suffix.lower() not in (".parquet", ".csv"):
-        raise InputError(f"{path}: of an unknown kind; embeddings are a .parquet or .csv file")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a Parquet or CSV file of gene embeddings")
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path)
-        else:
-            text = pyarrow.csv.ConvertOptions(
-                column_types={GENE_COLUMN: pa.string()}, strings_can_be_null=False, null_values=[""]
-            )
-            table = pyarrow.csv.read_csv(path, convert_options=text)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error)[:160]}); write the file again") from error
-    return _check(path, table)
-
-
-def _check(path: Path, table: pa.Table) -> Embeddings:
-    names = list(table.column_names)
-    if names.count(GENE_COLUMN) != 1:
-        raise InputError(f"{path}: needs one column {GENE_COLUMN!r}, has {names[:5]}…; name the symbols' column so")
-    if not pa.types.is_string(table.schema.field(GENE_COLUMN).type) and not pa.types.is_large_string(
-        table.schema.field(GENE_COLUMN).type
-    ):
-        raise InputError(f"{path}: column {GENE_COLUMN!r} is {table.schema.field(GENE_COLUMN).type}, not text")
-    values = [name for name in names if name != GENE_COLUMN]
-    if not values or table.num_rows == 0:
-        raise InputError(
-            f"{path}: {table.num_rows} rows, {len(values)} numeric columns; at least one of each is needed"
-        )
-    for name in values:
-        kind = table.schema.field(name).type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            raise InputError(f"{path}: column {name!r} is {kind}, not a number; keep 'gene' and numeric columns only")
-    genes = pd.Index(table[GENE_COLUMN].to_pandas())
-    missing = np.asarray(genes.isna()) | np.asarray(genes == "")
-    for wrong, problem in ((missing, "no symbol"), (np.asarray(genes.duplicated()), "a symbol that is there twice")):
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise InputError(f"{path}: row {row} has {problem} ({genes[row]!r}); each symbol has one row")
-    vectors = np.column_stack([table[name].to_numpy().astype(np.float32) for name in values])
-    finite = np.isfinite(vectors)
-    if not finite.all():
-        row, column = (int(at[0]) for at in np.nonzero(~finite))
-        raise InputError(f"{path}: row {row} ({genes[row]}), column {values[column]!r}: not a finite number; mend it")
-    return Embeddings(path, genes, np.asarray(vectors, dtype=np.float32))
+    check_kind(path, (".parquet", ".csv"))
+    table = read_table(path)
+    if GENE_COLUMN not in table.names:
+        raise InputError(f"{path}: no column {GENE_COLUMN!r}, but {table.names[:5]}…; name the symbols' column so")
+    genes = table.frame[GENE_COLUMN]
+    names = [name for name in table.names if name != GENE_COLUMN]
+    if not names or not len(genes):
+        raise InputError(f"{path}: {len(genes)} rows, {len(names)} numeric columns; at least one of each is needed")
+    if not pd.api.types.is_string_dtype(genes.dtype):
+        raise InputError(f"{path}: column {GENE_COLUMN!r} is {genes.dtype}, not text")
+    table.refuse(genes.isna() | (genes == ""), "no symbol; each row has one")
+    table.refuse(genes.duplicated(), "a symbol that is there twice; each has one row", GENE_COLUMN)
+    vectors = np.empty((len(genes), len(names)), dtype=np.float32)
+    for at, name in enumerate(names):
+        vectors[:, at] = numbers(table.frame[name])
+        table.refuse(~np.isfinite(vectors[:, at]), "not a finite number; mend it, or leave the column out", name)
+    return Embeddings(path, pd.Index(genes), vectors)
 
 
 def embedding_regression(embeddings: Embeddings, corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:

@@ -9,17 +9,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
-from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, TASKS, readable, write_predictions
+from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, TASKS, write_predictions
 from benchmarks.evaluation.run import PREDICTIONS
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.files import file_sha256, write_text
 from benchmarks.runs import open_run
 from benchmarks.screens.schema import CELL_LINES
+from benchmarks.tables import numbers, read_table
 from rewards import LABELS, InputError, Label, Status
 
 UNMATCHED: Final = "unmatched.csv"
@@ -163,7 +160,7 @@ def read_imported(
     Raises:
         InputError: a file does not read or is of another format (pickles are never opened), a column is missing, a row
             has an unknown answer, a bad score or the same item, sample and seed as another, or no row matches. Rows are
-            counted as lines, the header being 1 (CSV), from 1 (JSONL), or from 0 (Parquet).
+            counted as in `benchmarks.tables`.
     """
     table = pd.concat([_read_file(line, path, columns or {}) for line, path in _sources(files)], ignore_index=True)
     if table.empty:
@@ -214,10 +211,11 @@ def _read_file(line: str | None, path: Path, columns: Mapping[str, str]) -> pd.D
     unknown = [key for key in columns if key not in MAPPED]
     if unknown:
         raise InputError(f"columns: {unknown[0]!r} is none of ours; map one of {', '.join(MAPPED)}")
-    table, first = _read_table(path)
+    read = read_table(path, {columns.get(key, key) for key in MAPPED})
+    table = read.frame
     for ours, theirs in columns.items():
         if theirs not in table:
-            raise InputError(f"{path}: no column {theirs!r} (for {ours}); it has {', '.join(map(str, table.columns))}")
+            raise InputError(f"{path}: no column {theirs!r} (for {ours}); it has {', '.join(read.names)}")
     kept = {key: table[columns.get(key, key)] for key in MAPPED if columns.get(key, key) in table}
     # A column that is mapped to another name does not also count under its own.
     kept = {key: column for key, column in kept.items() if key in columns or key not in columns.values()}
@@ -228,7 +226,7 @@ def _read_file(line: str | None, path: Path, columns: Mapping[str, str]) -> pd.D
     for key in KEYS:
         if key not in kept:
             hint = f"or give LINE={path}" if key == "cell_line" else f"--map {key}=THEIRS"
-            raise InputError(f"{path}: no column {key!r}; map it, {hint} (it has {', '.join(map(str, table.columns))})")
+            raise InputError(f"{path}: no column {key!r}; map it, {hint} (it has {', '.join(read.names)})")
     scores = SCORES & set(kept)
     if not scores | {"answer", "completion"} & set(kept):
         raise InputError(
@@ -239,32 +237,7 @@ def _read_file(line: str | None, path: Path, columns: Mapping[str, str]) -> pd.D
         raise InputError(f"{path}: some of {', '.join(PROBABILITIES)}, but not all; map all three")
     if scores & set(PROBABILITIES) and scores - set(PROBABILITIES):
         raise InputError(f"{path}: {', '.join(PROBABILITIES)} and p_de or p_dir; map one kind")
-    return pd.DataFrame(kept).assign(file=str(path), row=np.arange(len(table)) + first)
-
-
-def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
-    """A file's rows and the number of its first one."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a CSV, JSONL or Parquet file of predictions")
-    suffix = path.suffix.lower()
-    with readable(path):
-        if suffix == ".csv":
-            # Text columns stay text: the gene NA is a gene, not a missing value.
-            convert = pa.csv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True)
-            with pa.csv.open_csv(path) as reader:
-                convert.column_types = {name: pa.string() for name in reader.schema.names}
-            parse = pa.csv.ParseOptions(newlines_in_values=True)
-            table, first = pa.csv.read_csv(path, parse_options=parse, convert_options=convert), 2
-        elif suffix in (".jsonl", ".ndjson"):
-            table, first = pa.json.read_json(path, pa.json.ReadOptions(block_size=1 << 26)), 1
-        elif suffix == ".parquet":
-            table, first = pq.read_table(path), 0
-        else:
-            raise InputError(
-                f"{path}: {suffix or 'no suffix'} is not read; use .csv, .jsonl or .parquet (never pickles)"
-            )
-        frame: pd.DataFrame = table.to_pandas()
-    return frame, first
+    return pd.DataFrame(kept).assign(file=str(path), row=read.rows)
 
 
 def _item_ids(table: pd.DataFrame) -> pd.Series:
@@ -375,7 +348,7 @@ def _scores(
 
 def _probability(table: pd.DataFrame, key: str) -> npt.NDArray[np.float64]:
     """(N,) a column of probabilities, NaN where empty."""
-    values = pd.to_numeric(table[key], errors="coerce").to_numpy(dtype=np.float64)
+    values = numbers(table[key])
     _refuse(table, np.isnan(values) & table[key].notna().to_numpy(), f"{key} is not a number; mend it")
     with np.errstate(invalid="ignore"):
         _refuse(table, (values < 0) | (values > 1), f"{key} is not within 0 and 1; rescale the column")
@@ -385,9 +358,9 @@ def _probability(table: pd.DataFrame, key: str) -> npt.NDArray[np.float64]:
 def _whole_numbers(table: pd.DataFrame, key: str, default: int) -> npt.NDArray[np.int64]:
     if key not in table:
         return np.full(len(table), default, dtype=np.int64)
-    numbers = pd.to_numeric(table[key], errors="coerce").to_numpy(dtype=np.float64)
-    _refuse(table, np.isnan(numbers) | (numbers % 1 != 0) | (numbers < 0), f"{key} is not a whole number; mend it")
-    return numbers.astype(np.int64)
+    values = numbers(table[key])
+    _refuse(table, np.isnan(values) | (values % 1 != 0) | (values < 0), f"{key} is not a whole number; mend it")
+    return values.astype(np.int64)
 
 
 def _refuse(table: pd.DataFrame, wrong: Any, problem: str) -> None:

@@ -286,14 +286,14 @@ def test_what_was_there_stays_where_nothing_is_imported(corpus: Corpus, tmp_path
         import_traces(str(path), tmp_path, corpus)
 
 
-@pytest.mark.parametrize("name", ["s.tsv", "s.json", "s.xlsx", "s.csv.gz", "s"])
+@pytest.mark.parametrize("name", ["s.txt", "s.json", "s.xlsx", "s.csv.gz", "s"])
 def test_other_files_are_not_taken_for_a_data_set_s_id(
     name: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))
     path = tmp_path / name
     path.write_text("x")
-    with pytest.raises(InputError, match=r"is not read; save it as \.csv, \.jsonl, \.parquet"):
+    with pytest.raises(InputError, match=r"is not read; save it as \.csv or \.tsv or \.jsonl"):
         import_traces(str(path), tmp_path / "t.jsonl", corpus)
     path.unlink()
     if path.suffix:

@@ -199,7 +199,7 @@ def test_scores_from_jsonl_and_parquet(tmp_path: Path) -> None:
         ("AARS,1-Mar,rpe1,up", "row 3: answer 'up' is no label; .*--label 'up=LABEL'"),
         ("AARS,1-Mar,rpe1,not upregulated", "row 3: answer 'not upregulated' is no label"),
         ("AARS,NA,rpe1,upregulated", "row 3: the item, sample and seed are in an earlier row"),
-        ("AARS,1-Mar,rpe1", "cannot be read"),
+        ("AARS,1-Mar,rpe1", "row 3: row has fewer values than the header"),
     ],
 )
 def test_a_row_that_does_not_fit_is_named(tmp_path: Path, row: str, problem: str) -> None:
@@ -262,13 +262,13 @@ def test_files_that_are_not_read(tmp_path: Path) -> None:
         read_imported([str(tmp_path / "none.csv")], CORPUS)
     empty = tmp_path / "empty.csv"
     empty.touch()
-    with pytest.raises(InputError, match=r"empty\.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"empty\.csv: the file is empty"):
         read_imported([str(empty)], CORPUS)
     with pytest.raises(InputError, match="holds no rows"):
         read_imported([write_csv(tmp_path / "f.csv", "pert,gene,cell_line,answer")], CORPUS)
     pickled = tmp_path / "p.pkl"
     pickled.write_bytes(pickle.dumps(CORPUS.labels))
-    with pytest.raises(InputError, match="never pickles"):
+    with pytest.raises(InputError, match="pickles can run code and are never opened"):
         read_imported([str(pickled)], CORPUS)
 
 

@@ -1,0 +1,267 @@
+"""Tables from elsewhere: CSV, TSV, JSON lines and Parquet, read row by row or whole, each row under one number.
+
+A row's number is the line where it begins in the file, as an editor counts, of Parquet its number from 1. Text stays
+text: the gene NA is a gene, and 1-Mar is no date. Pickles, which can run code, are never opened.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rewards import InputError
+
+_CSV: Final = (".csv", ".tsv")
+_JSON: Final = (".jsonl", ".ndjson")
+_PARQUET: Final = (".parquet",)
+KINDS: Final = (*_CSV, *_JSON, *_PARQUET)
+_INDEX: Final = re.compile(r"__index_level_\d+__")  # where pandas keeps the numbers of its rows
+_BATCH: Final = 4096  # rows at a time, of which Python's own objects are made
+
+
+@dataclass(frozen=True)
+class BrokenRow:
+    """A row that cannot be read: why, and what stands there."""
+
+    reason: str
+    content: Any
+
+
+Row = tuple[int, dict[str, Any] | BrokenRow]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A whole file.
+
+    Attributes:
+        path: the file.
+        names: of all its columns.
+        frame: N rows of the columns that are used. Text of a CSV, missing where empty; the file's own types otherwise.
+        rows: (N,) their numbers.
+    """
+
+    path: Path
+    names: list[str]
+    frame: pd.DataFrame
+    rows: npt.NDArray[np.int64]
+
+    def refuse(self, wrong: Any, problem: str, column: str | None = None) -> None:
+        """Raise an `InputError` that names the first of the rows that are wrong, (N,), if there is one.
+
+        Args:
+            wrong: which rows are.
+            problem: what is wrong with them, and the remedy.
+            column: whose value there is shown.
+        """
+        found = np.flatnonzero(np.asarray(wrong, dtype=bool))
+        if found.size:
+            values = self.frame.iloc[found[0]].to_dict()  # as Python shows them
+            shown = "" if column is None else f"{column} is {values[column]!r}: "
+            raise InputError(f"{self.path}, row {self.rows[found[0]]}: {shown}{problem}")
+
+
+def iter_rows(path: Path) -> Iterator[Row]:
+    """Yield the number of each row and its values by column; a row that cannot be read is handed on as such.
+
+    Values are text where the file is a CSV (`,`, `;` or tabs between them), empty ones too; else they are as stored.
+
+    Raises:
+        InputError: the file is missing, of another kind, unreadable as a whole, or a column is there twice.
+    """
+    kind = check_kind(path)
+    read = _iter_csv if kind in _CSV else _iter_json if kind in _JSON else _iter_parquet
+    with _readable(path):
+        yield from read(path)
+
+
+def read_table(path: Path, used: Collection[str] | None = None) -> Table:
+    """Read a file as a whole.
+
+    Args:
+        path: the file.
+        used: columns that are read where they are there; None for all. What else the file holds can be anything.
+
+    Raises:
+        InputError: see `iter_rows`; or a row cannot be read, which is named.
+    """
+    kind = check_kind(path)
+    read = _read_csv if kind in _CSV else _read_json if kind in _JSON else _read_parquet
+    with _readable(path):
+        return read(path, used)
+
+
+def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> str:
+    """Return what kind of table a file is, by its suffix.
+
+    Raises:
+        InputError: it is of another kind than `kinds`, or there is no such file.
+    """
+    kind = path.suffix.lower()
+    if kind not in kinds:
+        raise InputError(
+            f"{path}: {kind or 'a file without suffix'} is not read; save it as {' or '.join(kinds)} (pickles can run "
+            "code and are never opened)"
+        )
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a table, {' or '.join(kinds)}")
+    return kind
+
+
+def numbers(column: pd.Series) -> npt.NDArray[np.float64]:
+    """Return a column as numbers, (N,); NaN where a value is missing or no number."""
+    return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: cannot be read ({said}); write the file again") from None
+
+
+def _each_once(path: Path, names: Sequence[str]) -> list[str]:
+    twice = [name for at, name in enumerate(names) if name in names[:at]]
+    if twice:
+        raise InputError(f"{path}: column {twice[0]!r} occurs twice; rename one")
+    return list(names)
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def _iter_lists(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the values of each row of a CSV, the header first, which has one value at least."""
+    csv.field_size_limit(2**31 - 1)  # reasoning can be longer than the module's default of 128 kB
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        reader = csv.reader(file, strict=True, delimiter=max(",;\t", key=header.count))
+        row = 1
+        try:
+            for values in reader:
+                if values:  # an empty line is no row
+                    yield row, values
+                elif row == 1:
+                    raise InputError(f"{path}: the first line is empty; write the columns' names there")
+                row = reader.line_num + 1
+        except csv.Error as error:
+            raise InputError(
+                f"{path}, row {row}: not CSV ({error}); close the quote that opens there, and write quotes within it "
+                "twice"
+            ) from None
+    if row == 1:
+        raise InputError(f"{path}: the file is empty; write the columns' names in its first line")
+
+
+def _csv_names(path: Path) -> list[str]:
+    return _each_once(path, next(_iter_lists(path))[1])
+
+
+def _iter_csv(path: Path) -> Iterator[Row]:
+    names = _csv_names(path)
+    for row, values in islice(_iter_lists(path), 1, None):
+        if len(values) == len(names):
+            yield row, dict(zip(names, values, strict=True))
+        else:
+            many = len(values) > len(names)
+            content = values if many else dict(zip(names, values, strict=False))
+            yield row, BrokenRow(f"row has {'more' if many else 'fewer'} values than the header", content)
+
+
+def _read_csv(path: Path, used: Collection[str] | None) -> Table:
+    names = _csv_names(path)
+    kept = [name for name in names if used is None or name in used]
+    rows: list[int] = []
+    batches = [pa.table({name: pa.array([], pa.string()) for name in kept})]
+    records = _unbroken(path, _iter_csv(path))
+    while batch := list(islice(records, _BATCH)):  # as Python's own objects, a large file would be many times its size
+        rows += [row for row, _ in batch]
+        columns = {name: [record[name] or None for _, record in batch] for name in kept}
+        batches.append(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}))
+    return Table(path, names, pa.concat_tables(batches).to_pandas(), np.array(rows, dtype=np.int64))
+
+
+# --- JSON lines -------------------------------------------------------------------------------------------------------
+
+
+def _iter_json(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for row, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"), object_pairs_hook=_keys_once)
+            except UnicodeDecodeError:
+                yield row, BrokenRow("not UTF-8 text", line.decode("utf-8", "backslashreplace"))
+            except _RepeatedKeyError as error:
+                yield row, BrokenRow(f"key {error.args[0]!r} is there twice", line.decode("utf-8"))
+            except (ValueError, RecursionError):
+                yield row, BrokenRow("not JSON", line.decode("utf-8"))
+            else:
+                yield row, record if isinstance(record, dict) else BrokenRow("not an object", record)
+
+
+class _RepeatedKeyError(Exception):
+    """An object has a key twice, of which Python's reader would take the last."""
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKeyError(next(name for at, name in enumerate(names) if name in names[:at]))
+    return record
+
+
+def _read_json(path: Path, used: Collection[str] | None) -> Table:
+    names: dict[str, None] = {}  # a set that keeps the order
+    rows, records = [], []
+    for row, record in _unbroken(path, _iter_json(path)):
+        names.update(dict.fromkeys(record))
+        rows.append(row)
+        records.append({name: value for name, value in record.items() if used is None or name in used})
+    kept = [name for name in names if used is None or name in used]
+    columns = {name: pd.Series([record.get(name) for record in records], dtype=object) for name in kept}
+    return Table(path, list(names), pd.DataFrame(columns), np.array(rows, dtype=np.int64))
+
+
+def _unbroken(path: Path, rows: Iterator[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield rows, or raise at the first that cannot be read."""
+    for row, record in rows:
+        if isinstance(record, BrokenRow):
+            raise InputError(f"{path}, row {row}: {record.reason}; mend the row")
+        yield row, record
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def _iter_parquet(path: Path) -> Iterator[Row]:
+    with pq.ParquetFile(path) as file:
+        _each_once(path, file.schema_arrow.names)
+        batches = (record for batch in file.iter_batches(1024) for record in batch.to_pylist())
+        yield from enumerate(batches, start=1)
+
+
+def _read_parquet(path: Path, used: Collection[str] | None) -> Table:
+    with pq.ParquetFile(path) as file:
+        names = [name for name in _each_once(path, file.schema_arrow.names) if not _INDEX.fullmatch(name)]
+        table = file.read([name for name in names if used is None or name in used])
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    return Table(path, names, frame, np.arange(1, len(frame) + 1))
