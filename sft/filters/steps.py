@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -206,45 +206,70 @@ def read_step(name: str, value: Any, salt: str, at: str) -> Step:
     Raises:
         InputError: the step is unknown or its setting out of range.
     """
-    checks = {"parse": parsed, "label": label_correct, "plain": plain_text, "leak": no_leak}
-    if name in checks or name == "balance":
-        if value is not None:
-            raise InputError(f"{at}: {name} takes no setting")
-        if name == "balance":
-            return Step(name, None, None, lambda features, rows: balanced(features, rows, salt))
-        return Step(name, None, checks[name], None)
-    if name == "critic":
-        if not isinstance(value, list) or not value or any(verdict not in VERDICTS for verdict in value):
-            raise InputError(f"{at}: critic is {value!r}; give a list out of {', '.join(VERDICTS)}")
-        return Step(name, value, verdict_in(value), None)
-    if name == "length":
-        shortest, longest = _pair(value, "min", "max", at)
-        if shortest is not None and longest is not None and shortest > longest:
-            raise InputError(f"{at}: length is {value!r}; min must be at most max")
-        return Step(name, value, length_within(shortest or 0, longest or 2**62), None)
-    if name == "tokens":
-        valid = isinstance(value, Mapping) and set(value) == {"max", "model"} and isinstance(value["model"], str)
-        if not valid or type(value["max"]) is not int or value["max"] < 1:
-            raise InputError(f"{at}: tokens is {value!r}; give max, a whole number, and model, a folder or hub id")
-        return Step(name, dict(value), tokens_within(value["model"], value["max"]), None)
-    if name == "duplicates":
-        similarity = 1.0 if value is None else _share(value, name, at)
-        return Step(name, similarity, None, lambda features, rows: distinct(features, rows, similarity))
-    if name == "cap":
-        gene, pert = _pair(value, "gene", "pert", at)
+    if name not in STEPS:
+        raise InputError(f"{at}: {name!r} is no step; use {', '.join(STEPS)}")
+    if value is not None and name in _WITHOUT_SETTING:
+        raise InputError(f"{at}: {name} takes no setting")
+    return STEPS[name](value, salt, at)
 
-        def cap(features: Features, rows: Rows) -> Rows:
-            for column, most in (("gene", gene), ("pert", pert)):
-                if most is not None and len(rows):
-                    rows = capped(features, rows, column, most, f"{salt}|{column}")
-            return rows
 
-        return Step(name, value, None, cap)
-    if name == "fraction":
-        share = _share(value, name, at)
-        return Step(name, share, None, lambda features, rows: fraction_of(features, rows, share, salt))
-    known = "parse, label, plain, leak, critic, length, tokens, duplicates, balance, cap, fraction"
-    raise InputError(f"{at}: {name!r} is no step; use {known}")
+def _critic(value: Any, salt: str, at: str) -> Step:
+    if not isinstance(value, list) or not value or any(verdict not in VERDICTS for verdict in value):
+        raise InputError(f"{at}: critic is {value!r}; give a list out of {', '.join(VERDICTS)}")
+    return Step("critic", value, verdict_in(value), None)
+
+
+def _length(value: Any, salt: str, at: str) -> Step:
+    shortest, longest = _pair(value, "min", "max", at)
+    if shortest is not None and longest is not None and shortest > longest:
+        raise InputError(f"{at}: length is {value!r}; min must be at most max")
+    return Step("length", value, length_within(shortest or 0, longest or 2**62), None)
+
+
+def _tokens(value: Any, salt: str, at: str) -> Step:
+    valid = isinstance(value, Mapping) and set(value) == {"max", "model"} and isinstance(value["model"], str)
+    if not valid or type(value["max"]) is not int or value["max"] < 1:
+        raise InputError(f"{at}: tokens is {value!r}; give max, a whole number, and model, a folder or hub id")
+    return Step("tokens", dict(value), tokens_within(value["model"], value["max"]), None)
+
+
+def _duplicates(value: Any, salt: str, at: str) -> Step:
+    similarity = 1.0 if value is None else _share(value, "duplicates", at)
+    return Step("duplicates", similarity, None, lambda features, rows: distinct(features, rows, similarity))
+
+
+def _cap(value: Any, salt: str, at: str) -> Step:
+    gene, pert = _pair(value, "gene", "pert", at)
+
+    def cap(features: Features, rows: Rows) -> Rows:
+        for column, most in (("gene", gene), ("pert", pert)):
+            if most is not None and len(rows):
+                rows = capped(features, rows, column, most, f"{salt}|{column}")
+        return rows
+
+    return Step("cap", value, None, cap)
+
+
+def _fraction(value: Any, salt: str, at: str) -> Step:
+    share = _share(value, "fraction", at)
+    return Step("fraction", share, None, lambda features, rows: fraction_of(features, rows, share, salt))
+
+
+# How each step is made of its setting, the salt of what it draws, and what errors call it.
+STEPS: Final[Mapping[str, Callable[[Any, str, str], Step]]] = {
+    "parse": lambda value, salt, at: Step("parse", None, parsed, None),
+    "label": lambda value, salt, at: Step("label", None, label_correct, None),
+    "plain": lambda value, salt, at: Step("plain", None, plain_text, None),
+    "leak": lambda value, salt, at: Step("leak", None, no_leak, None),
+    "critic": _critic,
+    "length": _length,
+    "tokens": _tokens,
+    "duplicates": _duplicates,
+    "balance": lambda value, salt, at: Step("balance", None, None, lambda of, rows: balanced(of, rows, salt)),
+    "cap": _cap,
+    "fraction": _fraction,
+}
+_WITHOUT_SETTING: Final = ("parse", "label", "plain", "leak", "balance")
 
 
 def _pair(value: Any, first: str, second: str, at: str) -> tuple[int | None, int | None]:
