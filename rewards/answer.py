@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from rewards.labels import LABELS, Label
 
@@ -40,6 +41,7 @@ _THINK, _END_THINK, _ANSWER, _END_ANSWER = (re.compile(tag, re.IGNORECASE) for t
 # A label may be followed by how sure the model is of it: `LABEL <confidence>0.8</confidence>`.
 _CONFIDENCE_TAGS = ("<confidence>", "</confidence>")
 _PROBABILITY = re.compile(r"[01](?:\.[0-9]+)?")
+_BY_TEXT = {str(label): label for label in LABELS}
 # Longest label first: "not differentially expressed" is consumed whole, so no part of it is read again.
 _WHOLE_LABEL = re.compile(
     r"(?<![\w-])(?a:"  # ASCII: else case folding takes the long s for an s
@@ -63,18 +65,38 @@ def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
 
     Args:
         completion: the model's text; None, or pandas' NaN, where there is none because the request failed.
-        strict: True asks for exactly one pair of each tag, nothing outside them, and the label exactly as spelt
-            in `LABELS` (white space around it is allowed), with `<confidence>P</confidence>` after it, P in [0, 1],
-            or nothing. False also reads other letter case, a label within a sentence that has no negation before it,
-            a missing think block, and text without answer tags that names one label after the reasoning.
+        strict: True asks for exactly one pair of each tag, nothing outside them, and one of `LABELS` alone, with
+            `<confidence>P</confidence>` after it, P in [0, 1], or nothing; letter case and white space around it do
+            not matter. False also reads a label in brackets or within a sentence that has no negation before it, a
+            missing think block, and text without answer tags that names one label after the reasoning.
 
     Returns:
         An `Answer`. `error` for None; `incomplete` where the text stops before its answer is closed;
         `malformed` for any other text without one label.
     """
-    if completion is None or completion != completion:
+    if is_missing(completion):
         return Answer(None, Status.ERROR, None)
+    assert completion is not None
     return _parse_strict(completion) if strict else _parse_lenient(completion)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None or one of pandas' marks for none: NaN, NaT, NA."""
+    if value is None or isinstance(value, str):
+        return value is None
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):  # NA compares as neither; an array compares one by one
+        return type(value).__name__ == "NAType"
+
+
+def exact_label(text: str) -> Label | None:
+    """Return the label that a text is, letter case and white space around it aside; None where it is more or less."""
+    text = text.strip()
+    found = _BY_TEXT.get(text)
+    if found is None and text.isascii():  # else lower case would take the Kelvin sign for a k
+        found = _BY_TEXT.get(text.lower())
+    return found
 
 
 def _parse_strict(text: str) -> Answer:
@@ -86,13 +108,13 @@ def _parse_strict(text: str) -> Answer:
         if think_end < answer_start and (not between or between.isspace()):
             think = whole[len(TAGS[0]) : think_end].strip()
             answer, confidence = split_confidence(whole[answer_start + len(TAGS[2]) : -len(TAGS[3])])
-            if answer.strip() in LABELS:
-                return Answer(Label(answer.strip()), Status.ANSWERED, think, confidence)
+            if (label := exact_label(answer)) is not None:
+                return Answer(label, Status.ANSWERED, think, confidence)
     return Answer(None, _failure(text), _think(text))
 
 
 def _parse_lenient(text: str) -> Answer:
-    answers = list(_between(_ANSWER, _END_ANSWER, text))
+    answers = tagged_answers(text)
     if answers:
         found = {label for answer in answers for label in _whole_labels(answer)}
     elif _failure(text) is Status.INCOMPLETE:
@@ -105,6 +127,11 @@ def _parse_lenient(text: str) -> Answer:
             confidence = split_confidence(answers[0])[1] if len(answers) == 1 else None
             return Answer(label, Status.ANSWERED, _think(text), confidence)
     return Answer(None, _failure(text), _think(text))
+
+
+def tagged_answers(text: str) -> list[str]:
+    """Return what stands between each opening answer tag and the next closing one."""
+    return list(_between(_ANSWER, _END_ANSWER, text))
 
 
 def split_confidence(answer: str) -> tuple[str, float | None]:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
-from rewards.answer import Answer, parse_answer
-from rewards.errors import InputError
+from rewards.answer import Answer, is_missing, parse_answer
+from rewards.errors import CheckError, InputError
 from rewards.labels import Label, as_label
 
 # A completion as TRL hands it over: plain text, a list of messages, or None where generation failed.
@@ -19,15 +19,24 @@ _KEPT: Final = 4096  # completions of a batch that is kept for the next reward; 
 def completion_text(completion: Completion) -> str | None:
     """Return the text of a completion, plain or as messages (the last message's content).
 
+    None, or one of pandas' marks for a missing value, stands for a completion that failed.
+
     Raises:
         InputError: there is no message, or the last one has no content or none of text.
     """
-    if completion is None or isinstance(completion, str):
+    if isinstance(completion, str):
         return completion
-    if not completion or "content" not in completion[-1]:
-        raise InputError("completion: no message with content; pass text, a list of messages, or None where it failed")
-    content = completion[-1]["content"]
-    if content is not None and not isinstance(content, str):
+    if is_missing(completion):
+        return None
+    try:
+        content = completion[-1]["content"]  # type: ignore[index]
+    except (TypeError, LookupError):  # no list of messages; none in it; one without content
+        raise InputError(
+            "completion: no message with content; pass text, a list of messages, or None where it failed"
+        ) from None
+    if is_missing(content):
+        return None
+    if not isinstance(content, str):
         raise InputError(f"completion: content must be text, not {type(content).__name__}; pass text-only messages")
     return content
 
@@ -111,6 +120,21 @@ def read_prompts(columns: Mapping[str, Any], n: int, reward: str) -> list[str]:
     """Return n prompts as text, from TRL's `prompts` or a column `prompt`."""
     name = "prompts" if columns.get("prompts") is not None else "prompt"
     return [prompt_text(prompt) for prompt in column(columns, name, n, reward)]
+
+
+def returned_scores(found: Any, n: int, name: str) -> list[Any]:
+    """Return what a reward returned for n completions as a list.
+
+    Raises:
+        CheckError: it is no list, tuple or array of n scores; a mapping, a set or a text is none.
+    """
+    listed: Any = found
+    if getattr(found, "ndim", None) == 1:  # of NumPy, pandas or torch
+        listed = found.tolist()
+    if not isinstance(listed, list | tuple) or len(listed) != n:
+        what = f"{len(listed)} scores" if isinstance(listed, list | tuple) else type(found).__name__
+        raise CheckError(f"reward {name}: returned {what} for {n} completions; return a list, one each")
+    return list(listed)
 
 
 def is_column(value: Any, n: int) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rewards.batch import Completion, Scores, completion_text, is_column
+from rewards.batch import Completion, Scores, completion_text, is_column, returned_scores
 from rewards.errors import CheckError, InputError
 from rewards.reward import Reward
 
@@ -180,10 +180,7 @@ def checked_scores(reward: Any, name: str, completions: Sequence[Completion], co
         raise CheckError(
             f"reward {name}: raised {type(error).__name__}: {said}; an error is no score, mend the function"
         ) from error
-    if not isinstance(found, list | tuple) or len(found) != len(completions):
-        what = f"{len(found)} scores" if isinstance(found, list | tuple) else type(found).__name__
-        raise CheckError(f"reward {name}: returned {what} for {len(completions)} completions; return a list, one each")
-    return [_checked(score, row, name) for row, score in enumerate(found)]
+    return [_checked(score, row, name) for row, score in enumerate(returned_scores(found, len(completions), name))]
 
 
 def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Scores:

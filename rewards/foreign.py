@@ -99,8 +99,15 @@ def _module(name: str, folder: Path, source: str) -> Any:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{source}: cannot be loaded ({type(error).__name__}: {said}); mend the module") from None
+        raise InputError(f"{source}: cannot be loaded ({said_of(error)}); mend the module") from None
+
+
+def said_of(error: BaseException) -> str:
+    """Return an error's kind and message on one line, with what helps where it is about processes."""
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if isinstance(error, AssertionError) and "daemonic" in said:  # as Python says it to what ends with its parent
+        said += " - a reward with a time limit starts none: set timeout: 0, which runs it in the trainer's own process"
+    return said
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rewards.answer import TAGS, Answer, Status, split_confidence
+from rewards.answer import TAGS, Answer, Status, exact_label, split_confidence
 from rewards.batch import Completion, Scores, read_answers, read_texts
 from rewards.errors import InputError
 from rewards.labels import LABELS, Label, as_label
@@ -319,7 +319,7 @@ def _grade(text: str) -> float:
     in_order = think and answer and at[1] < at[2]
     outside = in_order and text[: at[0]] + text[at[1] + len(TAGS[1]) : at[2]] + text[at[3] + len(TAGS[3]) :]
     clean = in_order and not str(outside).strip()
-    label = answer and split_confidence(text[at[2] + len(TAGS[2]) : at[3]])[0].strip() in LABELS
+    label = answer and exact_label(split_confidence(text[at[2] + len(TAGS[2]) : at[3]])[0]) is not None
     return min((think + in_order + clean + label) / 4, 0.75)
 
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from rewards.batch import Completion, Scores, is_column
+from rewards.batch import Completion, Scores, is_column, returned_scores
 from rewards.errors import CheckError, InputError
-from rewards.foreign import stated_range
+from rewards.foreign import said_of, stated_range
 
 _STARTING: Final = 120.0  # seconds for the process to start and to import the reward's module
 _logger = logging.getLogger("synthpert.rewards")
@@ -124,6 +124,8 @@ class TimeLimited:
                 raise CheckError(f"reward {self.__name__}: a column cannot be sent to its process ({error}); set "
                                  "timeout: 0 to run it in the trainer's own") from error  # fmt: skip
             raise
+        if kind == "returned":
+            raise CheckError(found)
         if kind == "error":
             raise CheckError(f"reward {self.__name__}: raised {found}; an error is no score, mend the function")
         return found  # type: ignore[no-any-return]
@@ -189,7 +191,7 @@ def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Seq
     try:
         reward = make(*arguments)
     except BaseException as error:
-        said = str(error) if isinstance(error, InputError) else f"{name}: loading it raised {_said(error)}"
+        said = str(error) if isinstance(error, InputError) else f"{name}: loading it raised {said_of(error)}"
         pipe.send(("error", said))
         return
     pipe.send(("ready", (getattr(reward, "__name__", name), stated_range(reward))))
@@ -199,10 +201,21 @@ def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Seq
         except (EOFError, OSError):
             return
         try:
-            scores = [_plain(score) for score in reward(completions=completions, **columns)]
-            pipe.send(("scores", scores))
-        except Exception as error:
-            pipe.send(("error", _said(error)))
+            pipe.send(_scored(reward, name, completions, columns))
+        except Exception as error:  # a score that no pipe takes
+            pipe.send(("error", said_of(error)))
+
+
+def _scored(reward: Any, name: str, completions: list[Completion], columns: dict[str, Any]) -> tuple[str, Any]:
+    """Return what to tell the trainer: `scores`, what it `returned` against the contract, or the `error` it raised."""
+    try:
+        found = reward(completions=completions, **columns)
+    except Exception as error:
+        return "error", said_of(error)
+    try:
+        return "scores", [_plain(score) for score in returned_scores(found, len(completions), name)]
+    except CheckError as error:
+        return "returned", str(error)
 
 
 def _end_with_parent() -> subprocess.Popen[bytes]:
@@ -222,7 +235,3 @@ def _end_with_parent() -> subprocess.Popen[bytes]:
 def _plain(score: Any) -> Any:
     """A score without its package: NumPy's and torch's numbers as Python's."""
     return score.item() if hasattr(score, "item") else score
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -280,13 +280,33 @@ def auprc(task: str) -> Estimator:
 
 
 def task_score(prob: Floats, task: str) -> Floats:
-    """`de`: 1 - p_none; `dir`: p_up / (p_up + p_down), NaN where both are 0.
+    """(N,) what items are ranked by: the odds of a change (`de`), or of up against down (`dir`); NaN where unknown.
 
-    Rounded to what arithmetic keeps: .1/(.1 + .2) and .3/(.3 + .6), votes perhaps, are a tie, which their last binary
-    digits would break.
+    Odds keep apart what is nearly certain or nearly impossible, at any scale. They are rounded to 12 significant
+    digits, which is what arithmetic keeps: .1/.2 and .3/.6, votes perhaps, are a tie, which their last binary digits
+    would break.
+
+    Args:
+        prob: (N, 3) probabilities of the labels; of p_none alone the odds of a change are known, too.
+        task: `de` or `dir`.
     """
-    if task == "de":
-        return np.asarray(np.round(1 - prob[:, NONE], _SCORE_DIGITS))
-    either = prob[:, UP] + prob[:, DOWN]
-    share = np.divide(prob[:, UP], either, out=np.full(len(prob), np.nan), where=either > 0)
-    return np.asarray(np.round(share, _SCORE_DIGITS))
+    if task == "dir":
+        return _odds(prob[:, UP], prob[:, DOWN])
+    change = prob[:, UP] + prob[:, DOWN]
+    return _odds(np.where(np.isnan(change), 1 - prob[:, NONE], change), prob[:, NONE])
+
+
+def _odds(for_it: Floats, against: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        mantissa, exponent = np.frexp(_without_remainder(for_it) / _without_remainder(against))
+    return np.asarray(np.ldexp(np.round(mantissa, _SCORE_DIGITS), exponent))
+
+
+def _without_remainder(prob: Floats) -> Floats:
+    """0 for what subtracting leaves where nothing should be left: 1 - .3 - .7 is 2^-54.
+
+    Such a remainder is a whole number of last digits of the numbers subtracted, at least 2^-60; a probability that is
+    really so small is none, but by a chance of 2^-40.
+    """
+    step = 2.0**-8  # whose last digit is 2^-60
+    return np.where((prob < 2.0**-50) & ((prob + step) - step == prob), 0.0, prob)

@@ -78,8 +78,8 @@ CASES = [
     (wrap("upregulated") + "<answer>downregulated</answer>", "malformed", "malformed"),
     # what only the lenient parser forgives
     (wrap("upregulated."), "malformed", UP),
-    (wrap("Upregulated"), "malformed", UP),
-    (wrap("NOT DIFFERENTIALLY EXPRESSED"), "malformed", NONE),
+    (wrap("Upregulated"), UP, UP),
+    (wrap("NOT DIFFERENTIALLY EXPRESSED"), NONE, NONE),
     (wrap("not  differentially\nexpressed"), "malformed", NONE),
     (wrap("The gene is downregulated here."), "malformed", DOWN),
     (wrap("**upregulated**"), "malformed", UP),
