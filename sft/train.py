@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.config import ConfigSource, parse_stage, resolved
 from benchmarks.files import file_sha256, write_text
-from benchmarks.models.folders import adapter_sha256
+from benchmarks.models.folders import ModelFolder, adapter_sha256
 from benchmarks.progress import Progress
 from benchmarks.runs import MANIFEST, is_main_process, open_run
 from rewards import LABELS, CheckError, InputError
@@ -27,7 +27,6 @@ from sft.gate import GateResult, run_gate
 from sft.traces import Trace, read_traces
 from sft.training import (
     ADAPTER,
-    Base,
     find_base,
     learn,
     load_base,
@@ -139,7 +138,9 @@ def choose_traces(found: Sequence[Trace], ours: SFTArguments, seed: int) -> list
     return [without_reasoning(trace) for trace in traces] if ours.answer_only else traces
 
 
-def make_trainer(base: Base, examples: Sequence[Example], tokenizer: Any, args: Any, model_args: Any, run: Path) -> Any:
+def make_trainer(
+    base: ModelFolder, examples: Sequence[Example], tokenizer: Any, args: Any, model_args: Any, run: Path
+) -> Any:
     """Make TRL's SFTTrainer of a new adapter on the base model.
 
     Raises:

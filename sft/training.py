@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +11,9 @@ from benchmarks.files import disk_errors, write_text
 from benchmarks.machine import use_cpu_well
 from benchmarks.models.folders import (
     TRAINED_ITEMS,
+    ModelFolder,
     check_adapter,
-    model_fingerprint,
+    mark_adapter,
     resolve_model,
     write_trained_items,
 )
@@ -47,34 +47,12 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-@dataclass(frozen=True)
-class Base:
-    """The model that a stage trains an adapter of.
-
-    Attributes:
-        path: its folder.
-        name: a hub id, or the folder's name.
-        revision: the hub's commit; None for a plain folder.
-        fingerprint: of its files.
-    """
-
-    path: Path
-    name: str
-    revision: str | None
-    fingerprint: str
-
-    def facts(self) -> dict[str, Any]:
-        """Return what a manifest says of it."""
-        return {"name": self.name, "revision": self.revision, "fingerprint": self.fingerprint}
-
-
-def find_base(model_args: Any) -> Base:
+def find_base(model_args: Any) -> ModelFolder:
     """Return the base model of a configuration; an `InputError` where there is none (see `resolve_model`)."""
     name, revision = model_args.model_name_or_path, model_args.model_revision
     if Path(name).is_dir() and revision == "main":  # TRL's default, which a folder does not have
         revision = None
-    folder = resolve_model(name, revision)
-    return Base(folder.path, folder.name, folder.revision, model_fingerprint(folder.path))
+    return resolve_model(name, revision)
 
 
 def load_base(path: Path, model_args: Any, args: Any) -> Any:
@@ -134,7 +112,7 @@ def save_adapter(trainer: Any, path: Path, base: Path, item_ids: Sequence[str] |
         model.save_pretrained(path, selected_adapters=["default"], safe_serialization=True)
         if item_ids is not None:
             write_trained_items(path, item_ids)
-        (path / "synthpert.json").write_text(json.dumps({"base_fingerprint": model_fingerprint(base)}) + "\n")
+        mark_adapter(path, base)
         check_adapter(path, base)
 
 

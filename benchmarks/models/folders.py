@@ -1,4 +1,4 @@
-"""Model and adapter folders: find them, fingerprint them, and refuse what does not fit together before it is loaded."""
+"""Model and adapter folders: find them, tell them apart, and refuse what does not fit together before it is loaded."""
 
 import hashlib
 import json
@@ -6,12 +6,16 @@ import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from rewards import InputError
 
 TRAINED_ITEMS: Final = "items.txt"
+_MARKS: Final = "synthpert.json"
+_TOKENIZER: Final = "tokenizer_config.json"
+_VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 _TAIL: Final = 1 << 20
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 # Keys of config.json that change when the same weights are saved again.
@@ -20,7 +24,7 @@ _VOLATILE: Final = ("_name_or_path", "_model_name_or_path", "transformers_versio
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on disk.
+    """A model on disk, and what tells it apart from others in every stage.
 
     Attributes:
         path: the folder with `config.json`, the tokenizer and `*.safetensors`.
@@ -31,6 +35,20 @@ class ModelFolder:
     path: Path
     name: str
     revision: str | None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of configuration and weights; see `model_fingerprint`."""
+        return model_fingerprint(self.path)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest of a training run says of its base model."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "tokenizer_sha256": tokenizer_sha256(self.path),
+        }
 
 
 def resolve_model(model: str | Path, revision: str | None = None) -> ModelFolder:
@@ -100,6 +118,35 @@ def model_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+def tokenizer_sha256(path: Path) -> str:
+    """Return the SHA-256 of how a model reads text and how a chat is rendered for it.
+
+    It covers the tokenizer's vocabulary files (of `tokenizer.json` not how the last batch was padded or cut, which is
+    saved with it), the chat template, and the token that ends a turn.
+
+    Args:
+        path: a model folder.
+
+    Raises:
+        InputError: a file does not read.
+    """
+    digest = hashlib.sha256()
+    for name in _VOCABULARIES:
+        if (file := path / name).is_file():
+            digest.update(f"\n{name}\n".encode())
+            if name == "tokenizer.json":
+                read = {key: value for key, value in read_json(file).items() if key not in ("padding", "truncation")}
+                digest.update(json.dumps(read, sort_keys=True).encode())
+            else:
+                digest.update(file.read_bytes())
+    config = read_json(path / _TOKENIZER) if (path / _TOKENIZER).is_file() else {}
+    file = path / "chat_template.jinja"
+    template = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    end = config.get("eos_token")
+    digest.update(json.dumps([template, end["content"] if isinstance(end, dict) else end], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def adapter_sha256(path: Path) -> str:
     """Return the SHA-256 of an adapter's configuration and weights (`adapter_config.json`, `*.safetensors`).
 
@@ -117,6 +164,12 @@ def adapter_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def mark_adapter(adapter: Path, base: Path) -> None:
+    """Write beside an adapter's weights which model it belongs to, for `check_adapter`."""
+    marks = {"base_fingerprint": model_fingerprint(base), "tokenizer_sha256": tokenizer_sha256(base)}
+    (adapter / _MARKS).write_text(json.dumps(marks) + "\n", encoding="utf-8")
+
+
 def write_trained_items(adapter: Path, item_ids: Iterable[str]) -> None:
     """Write beside an adapter's weights which items it was trained on in all its stages, one id a line."""
     (adapter / TRAINED_ITEMS).write_text("".join(f"{item}\n" for item in sorted(set(item_ids))), encoding="utf-8")
@@ -131,14 +184,15 @@ def read_trained_items(adapter: Path) -> frozenset[str] | None:
 def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
     """Refuse an adapter folder that is not a LoRA adapter of `base`; only headers are read.
 
-    Where the adapter carries a `synthpert.json`, its `base_fingerprint` must be that of `base`. Shapes are compared
-    module by module, except for quantised bases and fused experts, whose files are laid out otherwise.
+    What its `synthpert.json` says of the base, where it has one (see `mark_adapter`), must be so of `base`. Shapes are
+    compared module by module, except for quantised bases and fused experts, whose files are laid out otherwise.
 
     Returns:
         The adapter's configuration.
 
     Raises:
-        InputError: a file is missing or does not read, or the adapter was trained on another base model.
+        InputError: a file is missing or does not read, or the adapter was trained on another base model, or on
+            another tokenizer or chat template.
     """
     if not (adapter / "adapter_config.json").is_file():
         raise InputError(f"{adapter}: holds no adapter_config.json; give the folder of a PEFT adapter")
@@ -148,18 +202,25 @@ def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
     config = read_json(adapter / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise InputError(f"{adapter}: is a {config.get('peft_type')} adapter; only LORA is supported")
-    marks = adapter / "synthpert.json"
-    if marks.is_file():
-        wanted = read_json(marks).get("base_fingerprint")
-        found = model_fingerprint(base)
-        if wanted is not None and wanted != found:
-            raise InputError(
-                f"{adapter}: is an adapter of another base model (fingerprint {str(wanted)[:12]}…, {base} has "
-                f"{found[:12]}…); give the base it was trained on"
-            )
+    if (adapter / _MARKS).is_file():
+        _check_marks(adapter, base)
     if "quantization_config" not in read_json(base / "config.json"):
         _check_shapes(adapter, weights, base)
     return config
+
+
+def _check_marks(adapter: Path, base: Path) -> None:
+    marks = read_json(adapter / _MARKS)
+    for what, wanted, found in (
+        ("base model", marks.get("base_fingerprint"), model_fingerprint(base)),
+        # Adapters from before it was written have none.
+        ("tokenizer or chat template", marks.get("tokenizer_sha256"), tokenizer_sha256(base)),
+    ):
+        if wanted is not None and wanted != found:
+            raise InputError(
+                f"{adapter}: is an adapter of another {what} (fingerprint {str(wanted)[:12]}…, {base} has "
+                f"{found[:12]}…); give the base it was trained on"
+            )
 
 
 def _check_shapes(adapter: Path, weights: Path, base: Path) -> None:

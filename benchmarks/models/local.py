@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import Message, encode_prompt, open_tokenizer, prefilled_think, render_prompt
-from benchmarks.models.folders import ModelFolder, adapter_sha256, check_adapter, model_fingerprint, resolve_model
+from benchmarks.models.folders import ModelFolder, adapter_sha256, check_adapter, resolve_model
 from benchmarks.models.generation import Generation, names_label, one_line, probabilities_of
 from benchmarks.quiet import hide_loading_bars
 from rewards import InputError
@@ -73,7 +73,7 @@ class LocalModel:
         return {
             "model": self.folder.name,
             "revision": self.folder.revision,
-            "model_fingerprint": model_fingerprint(self.folder.path),
+            "model_fingerprint": self.folder.fingerprint,
             "adapter": None if self.adapter is None else self.adapter.resolve().name,
             "adapter_sha256": None if self.adapter is None else adapter_sha256(self.adapter),
         }

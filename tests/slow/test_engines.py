@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.models.engines import Engine, Request, VLLMEngine, open_engine
-from benchmarks.models.folders import adapter_sha256, model_fingerprint
+from benchmarks.models.folders import adapter_sha256, mark_adapter, model_fingerprint
 from rewards import CheckError
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def adapter(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.008)
     adapted.save_pretrained(str(path))
-    (path / "synthpert.json").write_text(json.dumps({"base_fingerprint": model_fingerprint(smollm2)}))
+    mark_adapter(path, smollm2)
     return path
 
 

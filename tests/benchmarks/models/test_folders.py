@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from benchmarks.models.folders import adapter_sha256, check_adapter, model_fingerprint, resolve_model
+from benchmarks.models import folders
+from benchmarks.models.folders import (
+    adapter_sha256,
+    check_adapter,
+    mark_adapter,
+    model_fingerprint,
+    resolve_model,
+    tokenizer_sha256,
+)
 from rewards import InputError
 
 Q_PROJ = "layers.0.self_attn.q_proj"
@@ -115,14 +123,50 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
         check_adapter(make_adapter(tmp_path / "deep", module="model.layers.7.self_attn.q_proj"), base)
 
 
-def test_an_adapter_of_a_base_of_the_same_shape_is_told_by_its_fingerprint(tmp_path: Path) -> None:
+def test_an_adapter_of_a_base_of_the_same_shape_is_told_by_its_marks(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base")
     adapter = make_adapter(tmp_path / "adapter")
+    mark_adapter(adapter, base)
+    check_adapter(adapter, base)
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(InputError, match="adapter of another tokenizer or chat template .*; give the base it was"):
+        check_adapter(adapter, base)
+    # As adapters were marked before the tokenizer was.
     (adapter / "synthpert.json").write_text(json.dumps({"base_fingerprint": model_fingerprint(base)}))
     check_adapter(adapter, base)
     (adapter / "synthpert.json").write_text(json.dumps({"base_fingerprint": "0" * 64}))
     with pytest.raises(InputError, match="adapter of another base model .fingerprint 000000000000"):
         check_adapter(adapter, base)
+
+
+def test_a_tokenizer_is_told_by_its_words_its_template_and_its_end_of_turn(tmp_path: Path) -> None:
+    def digest(tokenizer: dict[str, object], config: dict[str, object], template: str | None = None) -> str:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+        if template is not None:
+            (tmp_path / "chat_template.jinja").write_text(template)
+        return tokenizer_sha256(tmp_path)
+
+    words, config = {"model": {"vocab": {"a": 0}}}, {"eos_token": "<end>", "chat_template": "t"}
+    first = digest(words, config)
+    # What saving again may change.
+    assert digest({**words, "padding": {"strategy": "BatchLongest"}}, {**config, "tokenizer_class": "Other"}) == first
+    assert digest(words, {"eos_token": {"content": "<end>"}}, "t") == first
+    others = [
+        digest({"model": {"vocab": {"b": 0}}}, config),
+        digest(words, {**config, "eos_token": "<stop>"}),
+        digest(words, config, "another"),
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_the_fingerprint_of_a_model_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = resolve_model(make_model(tmp_path / "a"))
+    facts = folder.facts()
+    assert facts["fingerprint"] == model_fingerprint(folder.path)
+    monkeypatch.setattr(folders, "model_fingerprint", lambda path: "again")
+    assert folder.fingerprint == facts["fingerprint"]
 
 
 def test_what_is_no_adapter_folder(tmp_path: Path) -> None:
