@@ -101,17 +101,7 @@ def find_duplicates(
     if similarity >= 1 or n < 2:
         return duplicate
     rows = np.flatnonzero(~duplicate)
-    width = next(width for limit, width in _ROWS if similarity >= limit)
-    keys = np.empty((len(rows), HASHES // width), dtype=np.uint64)
-    shared = np.empty((len(rows), HASHES // width), dtype=bool)
-    with np.errstate(over="ignore"):
-        for band in range(HASHES // width):
-            key = np.full(len(rows), band, dtype=np.uint64)
-            for column in range(band * width, (band + 1) * width):
-                key = (key ^ signatures[rows, column]) * _MIX
-                key ^= key >> np.uint64(32)
-            _, code, counts = np.unique(key, return_inverse=True, return_counts=True)
-            keys[:, band], shared[:, band] = key, counts[code] > 1
+    keys, shared = _band_keys(signatures, rows, next(width for limit, width in _ROWS if similarity >= limit))
     windows = lru_cache(maxsize=4096)(lambda row: window_set(text_of(row)))
     # Five standard errors of a signature's estimate below the limit, no candidate is one.
     least = similarity - 5 * (similarity * (1 - similarity) / HASHES) ** 0.5
@@ -131,3 +121,20 @@ def find_duplicates(
             if len(bucket) < _BUCKET:
                 bucket.append(row)
     return duplicate
+
+
+def _band_keys(
+    signatures: Signatures, rows: npt.NDArray[np.intp], width: int
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """Return the keys of N rows' signatures in their B bands of `width` hashes, (N, B), and which of them recur."""
+    shape = (len(rows), HASHES // width)
+    keys, shared = np.empty(shape, dtype=np.uint64), np.empty(shape, dtype=bool)
+    with np.errstate(over="ignore"):
+        for band in range(HASHES // width):
+            key = np.full(len(rows), band, dtype=np.uint64)
+            for column in range(band * width, (band + 1) * width):
+                key = (key ^ signatures[rows, column]) * _MIX
+                key ^= key >> np.uint64(32)
+            _, code, counts = np.unique(key, return_inverse=True, return_counts=True)
+            keys[:, band], shared[:, band] = key, counts[code] > 1
+    return keys, shared
