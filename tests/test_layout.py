@@ -15,6 +15,7 @@ ORDER = ("rewards", "benchmarks", "sft", "rl", "tools")
 WITHIN = {
     "benchmarks": ("screens", "evidence", "endpoint", "models", "evaluation", "statistics", "report"),
     "sft": ("traces", "examples", "training", "teacher", "import_traces", "filters", "audit", "gate", "train"),
+    "rl": ("lab", "train", "study", "demo", "doctor", "cli"),
 }
 HEAVY = {"torch", "transformers", "trl", "vllm", "peft", "datasets", "accelerate", "sklearn", "matplotlib"}
 FILES = sorted(path.relative_to(ROOT) for folder in ORDER for path in (ROOT / folder).rglob("*.py"))

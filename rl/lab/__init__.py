@@ -1,1 +1,4 @@
-"""The reward lab: whether a reward can be gamed, and what it would have paid stored rollouts. Imports `benchmarks`."""
+"""The reward lab: whether a reward can be gamed, and what it would have paid stored rollouts.
+
+It imports `rewards`, `benchmarks` and what rewards and rollouts share with training, but not training.
+"""

@@ -93,6 +93,10 @@ def read_reward_config(source: str) -> RewardConfig:
         )
     if path.suffix == ".py":
         raise InputError(f"{source}: a Python file; say which function of it is the reward: {source}:function")
+    return _read_file(path, source)
+
+
+def _read_file(path: Path, source: str) -> RewardConfig:
     values = read_yaml(path)
     if "conditions" in values:
         raise InputError(

@@ -1,5 +1,6 @@
 """Every built-in reward passes the same tests: kinds of completion, batches, columns, threads, processes, any text."""
 
+import inspect
 import itertools
 import math
 import multiprocessing
@@ -36,6 +37,7 @@ from rewards import (
     label_table,
 )
 from rewards.compose import BUILT_IN
+from rewards.reward import Reward
 from rl.lab.exploits import EXPLOITS
 from rl.lab.rows import Row
 
@@ -101,6 +103,12 @@ TEXTS: list[str | None] = [
 
 def test_the_list_here_holds_every_built_in_reward() -> None:
     assert {reward.__name__ for reward in REWARDS} == set(BUILT_IN)
+
+
+@pytest.mark.parametrize("made", BUILT_IN.values(), ids=list(BUILT_IN))
+def test_a_reward_says_of_itself_only_what_somebody_asks(made: type[Reward]) -> None:
+    said = {name for name in vars(made) if not name.startswith("_")} - set(inspect.signature(made).parameters)
+    assert said - {"range"} <= set(vars(Reward))  # a misspelt one would be heard by nobody
 
 
 @EVERY
