@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import pandas as pd
 
-from benchmarks.chat import Message
+from benchmarks.chat import Message, read_messages
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.files import disk_errors, file_sha256
@@ -24,7 +24,6 @@ from benchmarks.tables import KINDS, BrokenRow, Row, check_kind, iter_rows
 from rewards import LABELS, InputError, parse_answer
 from sft.teacher.critic import VERDICTS
 from sft.teacher.outcomes import Outcomes, write_manifest
-from sft.teacher.replies import assemble_completion
 from sft.traces import MODES, Trace, prompt_protocol, write_traces
 
 # Ours, and what else a column is called; the first one that a row has is taken.
@@ -54,7 +53,6 @@ _OTHER_SUFFIXES: Final = (
 )  # fmt: skip
 _MISSING: Final = ("", "nan")
 _NO_VERDICT: Final = ("none", "n/a", "na", "null")
-_ROLES: Final = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 _COMMIT: Final = re.compile(r"@([0-9a-f]{40})/")
 _MESSAGES: Final = re.compile(r"\s*\[\s*\{")
 _BATCH: Final = 2000  # traces whose prompts are built at once
@@ -397,36 +395,10 @@ class _Reader:
 
 
 def _read_messages(value: Any) -> list[Message]:
-    """Read messages of `role` and `content`, or `from` and `value`; a reply's own thinking becomes its think block."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise _RefusedError("messages are no JSON list") from None
-    if not isinstance(value, list) or not value:
-        raise _RefusedError("messages are no list")
-    found: list[Message] = []
-    for message in value:
-        if not isinstance(message, dict):
-            raise _RefusedError("a message has no role or no text")
-        role = _ROLES.get(str(message.get("role") or message.get("from")))
-        content = _content(message.get("value") if message.get("content") is None else message.get("content"))
-        thinking = message.get("reasoning_content")
-        if role == "assistant" and isinstance(thinking, str) and thinking.strip():
-            content = assemble_completion(content or "", thinking, "keep")
-        if role is None or content is None:
-            raise _RefusedError("a message has no role or no text")
-        found.append({"role": role, "content": content})
-    return found
-
-
-def _content(value: Any) -> str | None:
-    """The text of a message, given as such or as parts; None where it is neither."""
-    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
-        value = "".join(str(part.get("text")) for part in value)
-    return value if isinstance(value, str) else None
+    try:
+        return read_messages(value)
+    except ValueError as error:
+        raise _RefusedError(str(error)) from None
 
 
 def _open(source: str, path: Path, dataset_split: str) -> tuple[dict[str, Any], Iterator[Row]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NoReturn, TypeVar
 
-from benchmarks.chat import Message, without_surrogates
+from benchmarks.chat import Message, read_message, without_surrogates
 from benchmarks.endpoint.budget import Budget
 from benchmarks.endpoint.settings import SHORTEST_KEY, EndpointSettings
 from rewards import CheckError, InputError
@@ -359,30 +359,19 @@ class Endpoint:
         raise _Again(said[:300], final=True) from None
 
     def _read(self, body: bytes, estimate: int) -> Reply:
-        try:
-            reply = json.loads(body.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise _Again("the reply is no UTF-8 text", charged=True) from None
-        except (ValueError, RecursionError):
-            raise _Again("the reply is no JSON", charged=True) from None
-        choices = reply.get("choices") if isinstance(reply, dict) else None
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        message = choice.get("message") if isinstance(choice, dict) else None
-        if not isinstance(choice, dict) or not isinstance(message, dict):
-            raise _Again("the reply has no choice", charged=True)
-        usage = reply.get("usage")
+        """Read the body of a reply; `estimate` are the prompt's tokens where the server does not count them."""
+        choice, message, usage = _first_choice(body)
+        said = read_message(message)
+        finish = self.redact(str(choice.get("finish_reason") or "unknown"))[:_LONGEST_REASON]
+        text = self.redact(said.text or "")
+        reasoning = None if said.reasoning is None else self.redact(said.reasoning)
         tokens_in, tokens_out = (_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
-        content, finish = _text(message.get("content")), str(choice.get("finish_reason") or "unknown")
-        finish = self.redact(finish)[:_LONGEST_REASON]
-        reasoning = message.get("reasoning") or message.get("reasoning_content")
-        text = self.redact(content) if isinstance(content, str) else ""
-        reasoning = self.redact(reasoning) if isinstance(reasoning, str) else None
         if tokens_in is None or tokens_out is None:
             tokens_in = estimate
             tokens_out = int((len(text) + len(reasoning or "")) * _TOKENS_PER_CHARACTER)
         if finish == "content_filter" or message.get("refusal"):
             return Reply(None, None, "content_filter", tokens_in, tokens_out, 1, "the server filtered the content")
-        if not isinstance(content, str) and not reasoning:
+        if said.text is None and not reasoning:
             raise _Again("the reply has no content", charged=True)
         logprobs = choice.get("logprobs")
         entries = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -391,16 +380,24 @@ class Endpoint:
         )
 
 
+def _first_choice(body: bytes) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """Return a reply's first choice, the choice's message, and what the server says it used."""
+    try:
+        reply = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise _Again("the reply is no UTF-8 text", charged=True) from None
+    except (ValueError, RecursionError):
+        raise _Again("the reply is no JSON", charged=True) from None
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise _Again("the reply has no choice", charged=True)
+    return choice, message, reply.get("usage")
+
+
 def _failed(reason: str, estimate: int, endpoint: Endpoint) -> Reply:
     return Reply(None, None, "error", estimate, endpoint.settings.max_tokens, 1, reason)
-
-
-def _text(content: Any) -> Any:
-    """A message's content as one text where a server gives it as a list of parts."""
-    if not isinstance(content, list):
-        return content
-    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-    return "".join(part for part in parts if isinstance(part, str))
 
 
 def _count(usage: Any, key: str) -> int | None:
