@@ -14,10 +14,12 @@ from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, TASKS, wri
 from benchmarks.evaluation.run import PREDICTIONS
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.files import file_sha256, write_text
+from benchmarks.messages import MessageError, read_messages
 from benchmarks.runs import open_run
 from benchmarks.screens.schema import CELL_LINES
 from benchmarks.tables import numbers, read_table
-from rewards import LABELS, InputError, Label, Status
+from rewards import LABELS, InputError, Label, Status, parse_answer
+from rewards.answer import is_missing, split_confidence, tagged_answers
 
 UNMATCHED: Final = "unmatched.csv"
 KEYS: Final = ("cell_line", "pert", "gene")
@@ -29,8 +31,10 @@ CHANGES: Final = "differentially expressed"
 NO_ANSWER: Final = "no answer"
 MEANINGS: Final = (*(str(label) for label in LABELS), CHANGES, NO_ANSWER)
 # Where the direction is known too, the least probability of a change that is kept: at 0 it would be lost.
-_LEAST_CHANGE: Final = 1e-9
-_ANSWER: Final = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_LEAST_CHANGE: Final = 1e-200
+_TOLERANCE: Final = 0.01 + 1e-9  # of a sum of decimals, which binary numbers miss by a little
+_FALSE: Final = ("", "0", "0.0", "false", "no", "none", "null", "nan", "n/a")  # an `error` that is none
+_MESSAGES: Final = re.compile(r"\s*\[\s*\{")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ def import_run(
     }
     if imported.tasks == ("de",):
         facts["note"] = f"no direction is told: the answer {Label.UP} stands for {CHANGES!r}"
+    elif imported.tasks == ("de", "dir"):
+        facts["note"] = f"of some changes no direction is told: the answer {Label.UP} stands for {CHANGES!r} there"
     write_predictions(frame, run.path / PREDICTIONS, facts)
     if len(imported.unmatched):
         write_text(run.path / UNMATCHED, imported.unmatched.to_csv(index=False))
@@ -162,38 +168,130 @@ def read_imported(
             has an unknown answer, a bad score or the same item, sample and seed as another, or no row matches. Rows are
             counted as in `benchmarks.tables`.
     """
-    table = pd.concat([_read_file(line, path, columns or {}) for line, path in _sources(files)], ignore_index=True)
-    if table.empty:
+    read = [_read_file(line, path, columns or {}) for line, path in _sources(files)]
+    if not sum(map(len, read)):
         raise InputError(f"{files[0]}: holds no rows; give a file of predictions")
+    if labels and not any({"answer", "completion"} & set(table) for table in read):
+        raise InputError(f"labels: {next(iter(labels))!r} can be no answer here: the files have scores alone")
+    if training_seed and any("seed" in table for table in read):
+        raise InputError(f"training_seed: {training_seed}, but the files have seeds of their own; leave it out")
+    parts = [_match(table, corpus) for table in read]
+    told = [_tell(part.rows, labels or {}) for part in parts]
+    if not any(len(part.rows) for part in parts):
+        first = next(part.unmatched["reason"].iloc[0] for part in parts if len(part.unmatched))
+        raise InputError(f"{files[0]}: no row matches a test item ({first}); check the columns and the split")
+    _refuse_other_kinds(files, told)
+    frames = [_frame(part, one, training_seed) for part, one in zip(parts, told, strict=True)]
+    frame = pd.concat(frames, ignore_index=True)
+    rows = pd.concat([part.rows[["file", "row"]] for part in parts], ignore_index=True)
+    _refuse(rows, frame.duplicated(["item_id", "sample", "seed"]), "the item, sample and seed are in an earlier row")
+    tasks = tuple(task for task in TASKS if all(task in one.tasks for one in told))
+    unmatched = pd.concat([part.unmatched for part in parts], ignore_index=True)
+    return Imported(frame[COLUMNS], tasks, unmatched, parts[0].n_asked - frame["item_id"].nunique())
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """The rows of a file that are of items asked for.
+
+    Attributes:
+        rows: N rows under our names.
+        items: (N,) the items.
+        unmatched: the other rows, with reasons.
+        n_asked: how many items are asked for.
+    """
+
+    rows: pd.DataFrame
+    items: pd.DataFrame
+    unmatched: pd.DataFrame
+    n_asked: int
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the rows of a file tell.
+
+    Attributes:
+        kind: what the file holds: the tasks that are answered, None where its answers leave that open, and whether by
+            scores.
+        tasks: the tasks answered; not three classes where a change has no direction.
+        prob: (N, 3) probabilities of the labels, NaN where unknown.
+        answer: (N,) labels, None for no answer.
+        status: (N,) one of `Status` each.
+        texts: (N,) completions, None where there are none.
+    """
+
+    kind: tuple[tuple[str, ...] | None, bool]
+    tasks: tuple[str, ...]
+    prob: npt.NDArray[np.float64]
+    answer: npt.NDArray[Any]
+    status: npt.NDArray[Any]
+    texts: npt.NDArray[Any]
+
+
+def _match(table: pd.DataFrame, corpus: Corpus) -> _Matched:
+    """Find the item of each row; a file of directions alone is asked for the items that change."""
     direction_only = SCORES & set(table) == {"p_dir"}
     reasons = _reasons(table, corpus, direction_only=direction_only)
     unmatched = table.loc[reasons != "", ["file", "row", *KEYS]].assign(reason=reasons[reasons != ""])
-    matched = table[reasons == ""].reset_index(drop=True)
-    if matched.empty:
-        raise InputError(f"{files[0]}: no row matches a test item ({reasons[0]}); check the columns and the split")
-
+    rows = table[reasons == ""].reset_index(drop=True)
     asked = corpus.test[corpus.test["label"].astype("str") != str(Label.NONE)] if direction_only else corpus.test
-    items = asked.iloc[pd.Index(asked["item_id"]).get_indexer(pd.Index(_item_ids(matched)))].reset_index(drop=True)
-    frame = pd.DataFrame({key: items[key].astype("str") for key in ("item_id", *KEYS, "label")})
-    for key, default in (("sample", 0), ("seed", training_seed)):
-        frame[key] = _whole_numbers(matched, key, default)
-    if "seed" in matched and training_seed:
-        raise InputError(f"training_seed: {training_seed}, but the files have seeds of their own; leave it out")
-    frame["completion"] = _texts(matched, "completion") if "completion" in matched else None
-    given_answers, undirected = _answers(matched, labels or {})
-    prob, answer, tasks = _scores(matched, given_answers, undirected=undirected)
-    failed = np.array([text is not None for text in _texts(matched, "error")], dtype=bool)
+    items = asked.iloc[pd.Index(asked["item_id"]).get_indexer(pd.Index(_item_ids(rows)))].reset_index(drop=True)
+    return _Matched(rows, items, unmatched, len(asked))
+
+
+def _tell(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Told:
+    """Read answers, scores, texts and failures of a file's rows."""
+    meaning = _meaning(labels)
+    texts = _completions(rows)
+    failed = _failures(rows)
+    prob, likeliest, kinds = _scores(rows, failed)
+    status = np.full(len(rows), str(Status.MALFORMED), dtype=object)
+    if "answer" in rows:
+        answer = _given_answers(rows, meaning)
+    elif kinds is not None:
+        answer = likeliest
+    else:
+        answer, status = _parsed_answers(texts, meaning)
     answer[failed] = None
-    given = np.array([value is not None for value in answer], dtype=bool)
-    frame["answer"] = answer
-    frame["status"] = np.where(failed, str(Status.ERROR), np.where(given, str(Status.ANSWERED), str(Status.MALFORMED)))
+    tasks = _directed(rows, answer, kinds, likeliest)
+    status[[value is not None for value in answer]] = str(Status.ANSWERED)
+    status[failed] = str(Status.ERROR)
+    untold = answer == CHANGES
+    answer[untold] = str(Label.UP)  # stands for a change: its direction is never scored
+    is_open = kinds is None and not any(one not in (None, str(Label.NONE)) for one in answer)
+    kind = None if is_open else tasks
+    if untold.any() and "three_class" in tasks:
+        tasks = tuple(task for task in tasks if task != "three_class")
+    prob[status != str(Status.ANSWERED)] = np.nan
+    return _Told((kind, kinds is not None), tasks, prob, answer, status, texts)
+
+
+def _frame(part: _Matched, told: _Told, training_seed: int) -> pd.DataFrame:
+    frame = pd.DataFrame({key: part.items[key].astype("str") for key in ("item_id", *KEYS, "label")})
+    for key, default in (("sample", 0), ("seed", training_seed)):
+        frame[key] = _whole_numbers(part.rows, key, default)
+    frame["completion"] = told.texts
+    frame["answer"], frame["status"] = told.answer, told.status
     for at, key in enumerate(PROBABILITIES):
-        frame[key] = np.where(given, prob[:, at], np.nan)
+        frame[key] = told.prob[:, at]
     frame["completion_tokens"] = 0
-    frame["finish_reason"] = np.where(failed, "error", "imported")
-    _refuse(matched, frame.duplicated(["item_id", "sample", "seed"]), "the item, sample and seed are in an earlier row")
-    missing = len(asked) - frame["item_id"].nunique()
-    return Imported(frame[COLUMNS], tasks, unmatched.reset_index(drop=True), missing)
+    frame["finish_reason"] = np.where(told.status == str(Status.ERROR), "error", "imported")
+    return frame
+
+
+def _refuse_other_kinds(files: Sequence[str], told: Sequence[_Told]) -> None:
+    """Refuse files of one system that tell different things: what one leaves open would count against it."""
+    pairs = list(zip(files, told, strict=True))
+    known, like = next(((file, one.kind) for file, one in pairs if one.kind[0] is not None), (files[0], told[0].kind))
+    for file, one in pairs:
+        tasks, scored = one.kind
+        if scored != like[1] or tasks not in (None, like[0]):
+            said = [
+                f"{name} tells {' and '.join(kind[0] or TASKS)} by {'scores' if kind[1] else 'answers'}"
+                for name, kind in ((file, one.kind), (known, like))
+            ]
+            raise InputError(f"{', while '.join(said)}; import them apart, or join them by item")
 
 
 def _sources(files: Sequence[str]) -> list[tuple[str | None, Path]]:
@@ -264,86 +362,154 @@ def _reasons(table: pd.DataFrame, corpus: Corpus, *, direction_only: bool) -> np
 
 def _texts(table: pd.DataFrame, key: str) -> npt.NDArray[Any]:
     """(N,) stripped texts, None where empty or absent; whole numbers without a decimal point."""
-    if key not in table:
-        return np.full(len(table), None, dtype=object)
-    found = []
-    for value in table[key].astype(object):
+    found: list[str | None] = []
+    for value in table[key].astype(object) if key in table else [None] * len(table):
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        text = "" if value is None or value is pd.NA or value != value else str(value).strip()
-        found.append(text or None)
-    return np.array(found, dtype=object)
+        nested = isinstance(value, list | dict) or hasattr(value, "tolist")
+        _refuse(table, [nested and at == len(found) for at in range(len(table))] if nested else [], f"{key} is no text")
+        found.append(None if is_missing(value) else str(value).strip() or None)
+    return _objects(found)
 
 
-def _answers(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[npt.NDArray[Any] | None, bool]:
-    """(N,) what each row answers, None for nothing; and whether direction is untold. None where scores must tell."""
+def _objects(values: Sequence[Any]) -> npt.NDArray[Any]:
+    """(N,) values as they are: NumPy would make text of some and an axis of others."""
+    found = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found
+
+
+def _completions(table: pd.DataFrame) -> npt.NDArray[Any]:
+    """(N,) what each row's completion says, given as text or as messages, whose last one counts."""
+    found: list[str | None] = []
+    for at, value in enumerate(table["completion"].astype(object) if "completion" in table else [None] * len(table)):
+        text = isinstance(value, str) and not _MESSAGES.match(value)
+        if text or is_missing(value):
+            found.append(None if is_missing(value) else str(value).strip() or None)
+            continue
+        try:
+            found.append(read_messages(value)[-1].whole.strip() or None)
+        except MessageError as error:
+            row = table.iloc[at]
+            raise InputError(
+                f"{row['file']}, row {row['row']}: completion is neither text nor a list of messages ({error}); mend it"
+            ) from None
+    return _objects(found)
+
+
+def _failures(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """(N,) whether a row failed: its `error` says something, other than that there is none."""
+    if "error" not in table:
+        return np.zeros(len(table), dtype=bool)
+    return np.array([_is_true(value) for value in table["error"].astype(object)], dtype=bool)
+
+
+def _is_true(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().casefold() not in _FALSE
+    if isinstance(value, list | dict) or hasattr(value, "__len__"):
+        return len(value) > 0
+    return not is_missing(value) and bool(value)
+
+
+def _meaning(labels: Mapping[str, str]) -> dict[str, str]:
+    """What an answer means, by its text in lower case."""
     for theirs, ours in labels.items():
         if ours not in MEANINGS:
             raise InputError(f"labels: {theirs!r} means {ours!r}; use one of {', '.join(repr(m) for m in MEANINGS)}")
     meaning = {**{str(label): str(label) for label in LABELS}, **labels}
-    meaning = {theirs.strip().casefold(): ours for theirs, ours in meaning.items()}
-    if "answer" in table:
-        texts = _texts(table, "answer")
-        unknown = np.array([text is not None and text.casefold() not in meaning for text in texts], dtype=bool)
-        if unknown.any():
-            text = str(texts[unknown][0])[:60]
-            _refuse(table, unknown, f"answer {text!r} is no label; say what it means: --label '{text}=LABEL'")
-    elif SCORES & set(table):
-        return None, False
-    else:
-        found = [_ANSWER.findall(text or "") for text in _texts(table, "completion")]
-        # A text that says nothing known, or two things, is malformed, as one of our own models' would be.
-        texts = np.array([one[0].strip() if len(one) == 1 else None for one in found], dtype=object)
-        texts = np.array([t if t is not None and t.casefold() in meaning else None for t in texts], dtype=object)
-    answer = np.array([None if text is None else meaning[text.casefold()] for text in texts], dtype=object)
-    answer[answer == NO_ANSWER] = None
-    undirected = np.array([value == CHANGES for value in answer], dtype=bool)
-    directed = np.isin(answer.astype(str), [str(Label.UP), str(Label.DOWN)])
-    if undirected.any() and directed.any():
-        _refuse(table, undirected, f"{CHANGES!r}, while other rows tell the direction; import them apart")
-    return answer, bool(undirected.any())
+    return {theirs.strip().casefold(): ours for theirs, ours in meaning.items()}
+
+
+def _given_answers(table: pd.DataFrame, meaning: Mapping[str, str]) -> npt.NDArray[Any]:
+    """(N,) what the column `answer` says, None for nothing."""
+    texts = _texts(table, "answer")
+    unknown = np.array([text is not None and text.casefold() not in meaning for text in texts], dtype=bool)
+    if unknown.any():
+        text = str(texts[unknown][0])[:60]
+        _refuse(table, unknown, f"answer {text!r} is no label; say what it means: --label '{text}=LABEL'")
+    said = [None if text is None else meaning[text.casefold()] for text in texts]
+    return _objects([None if one == NO_ANSWER else one for one in said])
+
+
+def _parsed_answers(texts: npt.NDArray[Any], meaning: Mapping[str, str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """(N,) what each completion answers between its one pair of tags, None for nothing; and (N,) why nothing.
+
+    A text that says nothing known, or two things, is malformed, as one of our own models' would be.
+    """
+    answer, status = _objects([None] * len(texts)), _objects([str(Status.MALFORMED)] * len(texts))
+    for at, text in enumerate(texts):
+        between = [] if text is None else tagged_answers(text)
+        if len(between) == 1:
+            said = meaning.get(split_confidence(between[0])[0].strip().casefold())
+            answer[at] = None if said == NO_ANSWER else said
+        if text is not None and parse_answer(text).status is Status.INCOMPLETE:
+            status[at] = str(Status.INCOMPLETE)
+    return answer, status
 
 
 def _scores(
-    table: pd.DataFrame, answer: npt.NDArray[Any] | None, *, undirected: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any], tuple[str, ...]]:
-    """(N, 3) probabilities over the labels, NaN where there are none; (N,) answers as labels; what is answered."""
-    up, down, unchanged = (str(label) for label in LABELS)
-    prob = np.full((len(table), len(LABELS)), np.nan)
-    likeliest = np.full(len(table), None, dtype=object)
-    tasks: tuple[str, ...] = ("de",) if undirected else TASKS
+    table: pd.DataFrame, failed: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any], tuple[str, ...] | None]:
+    """(N, 3) probabilities over the labels, NaN where unknown; (N,) the likeliest answer; the tasks they answer.
+
+    A change whose direction is not given is answered `CHANGES`. No tasks where there are no scores.
+    """
     if PROBABILITIES[0] in table:
-        prob = np.column_stack([_probability(table, key) for key in PROBABILITIES])
-        unknown = np.isnan(prob)
-        _refuse(table, unknown.any(axis=1) & ~unknown.all(axis=1), "some of the three scores are missing; mend the row")
-        total = prob.sum(axis=1, keepdims=True)
-        _refuse(table, np.abs(total[:, 0] - 1) > 0.01, "the scores do not add up to 1; mend the row")
-        prob = prob / total
-        likeliest = np.array(LABELS, dtype=object)[np.where(unknown, -1.0, prob).argmax(axis=1)].astype(str)
-    elif "p_de" in table and "p_dir" in table:
-        tasks = TASKS
-        p_de, p_dir = _probability(table, "p_de"), _probability(table, "p_dir")
+        return *_three_scores(table), TASKS
+    p_de = _probability(table, "p_de") if "p_de" in table else None
+    p_dir = _probability(table, "p_dir") if "p_dir" in table else None
+    if p_de is not None and p_dir is not None and not np.isnan(p_dir).all():
+        alone = np.isnan(p_de) & ~np.isnan(p_dir) & ~failed
+        _refuse(table, alone, "p_dir without p_de: whether it changes is not told; fill it in, or leave the row out")
         change = np.maximum(p_de, _LEAST_CHANGE)
-        prob = np.column_stack([change * p_dir, change * (1 - p_dir), 1 - change])
-        direction = np.where(p_dir >= 0.5, up, down).astype(object)
-        direction[np.isnan(p_dir)] = None
-        likeliest = np.where(p_de >= 0.5, direction, unchanged)
-        if answer is not None:
-            answer = np.where(answer == CHANGES, direction, answer)
-    elif "p_de" in table:
-        tasks, p_de = ("de",), _probability(table, "p_de")
-        prob = np.column_stack([p_de / 2, p_de / 2, 1 - p_de])
-        likeliest = np.where(p_de >= 0.5, up, unchanged)
-    elif "p_dir" in table:
-        tasks, p_dir = ("dir",), _probability(table, "p_dir")
-        prob = np.column_stack([p_dir, 1 - p_dir, np.where(np.isnan(p_dir), np.nan, 0.0)])
-        likeliest = np.where(p_dir >= 0.5, up, down)
-    if answer is None:
-        answer = likeliest.astype(object)
-        answer[np.isnan(prob).any(axis=1)] = None
-    if tasks == ("de",):
-        answer = np.where(answer == CHANGES, up, answer)  # stands for a change; its direction is never scored
-    return prob, answer, tasks
+        likeliest = np.where(p_de >= 0.5, _direction(p_dir), str(Label.NONE)).astype(object)
+        likeliest[np.isnan(p_de)] = None
+        return np.column_stack([change * p_dir, change * (1 - p_dir), 1 - change]), likeliest, TASKS
+    if p_de is not None:
+        likeliest = np.where(p_de >= 0.5, CHANGES, str(Label.NONE)).astype(object)
+        likeliest[np.isnan(p_de)] = None
+        return np.column_stack([p_de / 2, p_de / 2, 1 - p_de]), likeliest, ("de",)
+    if p_dir is not None:
+        likeliest = _direction(p_dir)
+        likeliest[np.isnan(p_dir)] = None
+        return np.column_stack([p_dir, 1 - p_dir, np.where(np.isnan(p_dir), np.nan, 0.0)]), likeliest, ("dir",)
+    return np.full((len(table), len(LABELS)), np.nan), _objects([None] * len(table)), None
+
+
+def _three_scores(table: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
+    prob = np.column_stack([_probability(table, key) for key in PROBABILITIES])
+    unknown = np.isnan(prob)
+    _refuse(table, unknown.any(axis=1) & ~unknown.all(axis=1), "some of the three scores are missing; mend the row")
+    total = prob.sum(axis=1, keepdims=True)
+    _refuse(table, np.abs(total[:, 0] - 1) > _TOLERANCE, "the scores do not add up to 1; mend the row")
+    likeliest = np.array(LABELS, dtype=object)[np.where(unknown, -1.0, prob / total).argmax(axis=1)].astype(str)
+    likeliest = likeliest.astype(object)
+    likeliest[unknown.any(axis=1)] = None
+    return prob / total, likeliest
+
+
+def _direction(p_dir: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """(N,) up or down; `CHANGES` where the direction is not given."""
+    direction = np.where(p_dir >= 0.5, str(Label.UP), str(Label.DOWN)).astype(object)
+    direction[np.isnan(p_dir)] = CHANGES
+    return direction
+
+
+def _directed(
+    table: pd.DataFrame, answer: npt.NDArray[Any], scored: tuple[str, ...] | None, likeliest: npt.NDArray[Any]
+) -> tuple[str, ...]:
+    """Give answers that tell no direction the one of the scores, and return the tasks that are answered."""
+    undirected = answer == CHANGES
+    if scored == TASKS and "p_dir" in table:
+        direction = _direction(_probability(table, "p_dir"))
+        answer[undirected] = direction[undirected]
+        return TASKS
+    if undirected.any() and np.isin(answer.astype(str), [str(Label.UP), str(Label.DOWN)]).any():
+        _refuse(table, undirected, f"{CHANGES!r}, while other rows tell the direction; import them apart")
+    if scored is not None and scored != TASKS:
+        return scored
+    return ("de",) if undirected.any() else TASKS
 
 
 def _probability(table: pd.DataFrame, key: str) -> npt.NDArray[np.float64]:

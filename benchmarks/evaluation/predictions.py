@@ -70,16 +70,19 @@ def _check_rows(frame: pd.DataFrame, where: str) -> None:
     answered = (frame["status"] == Status.ANSWERED.value).to_numpy(dtype=bool)
     given = frame["answer"].notna().to_numpy()
     p = frame[list(PROBABILITIES)].to_numpy(dtype=np.float64)
-    scored = ~np.isnan(p).any(axis=1)
+    known = ~np.isnan(p)
+    change_only = (known == [False, False, True]).all(axis=1)  # that it changes is told, and not in which direction
+    scored = known.all(axis=1) | change_only
     with np.errstate(invalid="ignore"):
-        outside = scored & ((p < 0).any(axis=1) | (p > 1).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > 1e-6))
+        total = np.where(change_only, 1.0, p.sum(axis=1))
+        outside = scored & ((p < 0).any(axis=1) | (p > 1).any(axis=1) | (np.abs(total - 1) > 1e-6))
     for wrong, problem in (
         (~frame["label"].isin(labels).to_numpy(), "label is not one of rewards.LABELS"),
         (~frame["status"].isin([str(status) for status in Status]).to_numpy(), "status is not one of rewards.Status"),
         (given & ~frame["answer"].isin(labels).to_numpy(), "answer is not one of rewards.LABELS"),
         (given != answered, "an answer goes with the status answered, and only with it"),
         (scored & ~answered, "probabilities go with the status answered only"),
-        (~scored & ~np.isnan(p).all(axis=1), "either all three probabilities or none"),
+        (~scored & known.any(axis=1), "either all three probabilities, p_none alone, or none"),
         (outside, "probabilities must lie in [0, 1] and add up to 1"),
         (frame.duplicated(["item_id", "sample", "seed"]).to_numpy(), "item, sample and seed occur twice"),
     ):

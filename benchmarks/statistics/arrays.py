@@ -223,17 +223,23 @@ def _mean_probabilities(frame: pd.DataFrame, name: str, answered: Bools, cell: I
     if len(present) < len(PROBABILITIES):
         raise InputError(f"{name}: column {present[0]} without all of {', '.join(PROBABILITIES)}; give all or none")
     prob = np.column_stack([frame[column].to_numpy(dtype=np.float64, na_value=np.nan) for column in PROBABILITIES])
-    unknown = np.isnan(prob)
-    scored = ~unknown.any(axis=1)
-    _refuse(~scored & ~unknown.all(axis=1), frame, name, "some of p_up, p_down, p_none are NaN; give all or none")
-    _refuse(scored & ~answered, frame, name, "probabilities without an answer; p_* must be NaN there")
-    outside = scored & np.asarray(((prob < 0) | (prob > 1)).any(axis=1))
+    known = ~np.isnan(prob)
+    whole, change_only = known.all(axis=1), (known == [False, False, True]).all(axis=1)
+    _refuse(
+        known.any(axis=1) & ~whole & ~change_only, frame, name,
+        "some of p_up, p_down, p_none are NaN; give all, p_none alone where the direction is unknown, or none",
+    )  # fmt: skip
+    _refuse((whole | change_only) & ~answered, frame, name, "probabilities without an answer; p_* must be NaN there")
+    outside = np.asarray(((prob < 0) | (prob > 1)).any(axis=1))
     _refuse(outside, frame, name, "a probability is not within 0 to 1")
-    _refuse(scored & (np.abs(prob.sum(axis=1) - 1) > 1e-3), frame, name, "p_up + p_down + p_none is not 1")
-    n_scored = np.bincount(cell[scored], minlength=n_cells)
-    total = np.column_stack([np.bincount(cell[scored], weights=p[scored], minlength=n_cells) for p in prob.T])
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total / n_scored[:, None])
+    _refuse(whole & (np.abs(prob.sum(axis=1) - 1) > 1e-3), frame, name, "p_up + p_down + p_none is not 1")
+    means = []
+    for p in prob.T:
+        there = ~np.isnan(p)
+        total = np.bincount(cell[there], weights=p[there], minlength=n_cells)
+        with np.errstate(invalid="ignore"):
+            means.append(total / np.bincount(cell[there], minlength=n_cells))
+    return np.column_stack(means)
 
 
 def _vote(cell: Ints, answer: Ints, prob: Floats) -> Ints:

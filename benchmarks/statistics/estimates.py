@@ -116,12 +116,19 @@ def precision(named: int) -> Estimator:
 
 
 def brier(runs: PredictionArrays, rows: Ints) -> Estimate:
-    """Squared error of the three probabilities, summed; an item without them counts as the uniform forecast."""
+    """Squared error of the three probabilities, summed; what an item has none of, others leave in equal parts."""
     if any(np.isnan(prob[rows]).all() for prob in runs.prob):
         return no_value(rows, "no probabilities")
     outcome = np.eye(len(LABELS))[runs.label[rows]]
-    forecasts = [np.where(np.isnan(prob[rows]), 1 / len(LABELS), prob[rows]) for prob in runs.prob]
+    forecasts = [_filled(prob[rows]) for prob in runs.prob]
     return _over_runs(rows, [_mean(((forecast - outcome) ** 2).sum(axis=1)) for forecast in forecasts])
+
+
+def _filled(prob: Floats) -> Floats:
+    """(N, 3) probabilities whose unknown ones have what the known ones leave, in equal parts."""
+    unknown = np.isnan(prob)
+    left = (1 - np.nansum(prob, axis=1)) / np.maximum(unknown.sum(axis=1), 1)
+    return np.where(unknown, left[:, None], prob)
 
 
 def calibration_error(runs: PredictionArrays, rows: Ints) -> Estimate:

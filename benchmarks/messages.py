@@ -1,0 +1,129 @@
+"""Chat messages as other tools and servers write them: one reader for files and replies alike."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.chat import join_think
+from rewards.answer import is_missing
+
+# What others call a role -> ours.
+ROLES: Final[Mapping[str, str]] = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
+    "gpt": "assistant", "model": "assistant",
+}  # fmt: skip
+# Where a reply's own thinking stands; the first one that holds any is taken.
+_THINKING: Final = ("reasoning", "reasoning_content", "thinking", "reasoning_details")
+_TEXT_PARTS: Final = (None, "text", "input_text", "output_text")
+_THINKING_PARTS: Final = ("thinking", "reasoning", "redacted_thinking")
+_OF_PART: Final = ("text", "thinking", "reasoning", "summary", "content")
+
+
+class MessageError(ValueError):
+    """Why something is no message, in words."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a message says.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        text: its content; empty where it has thinking alone.
+        thinking: a reply's own thinking that stands apart from its text; empty where there is none.
+    """
+
+    role: str
+    text: str
+    thinking: str
+
+    @property
+    def whole(self) -> str:
+        """The text, with thinking that stood apart at the beginning of its think block."""
+        return join_think(self.thinking, self.text) if self.thinking.strip() else self.text
+
+
+def read_messages(value: Any) -> list[Read]:
+    """Read a list of messages, or JSON text of one.
+
+    Raises:
+        MessageError: it is none, is empty, or a message in it is none.
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array, as Parquet's lists become
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise MessageError("messages are no JSON list") from None
+    if not isinstance(value, list) or not value:
+        raise MessageError("messages are no list")
+    return [read_message(message) for message in value]
+
+
+def read_message(message: Any) -> Read:
+    """Read a message of `role` and `content`, or `from` and `value`.
+
+    Raises:
+        MessageError: it has no role that is known, or neither text nor thinking.
+    """
+    if not isinstance(message, Mapping):
+        raise MessageError(f"{str(message)[:40]!r} is no message")
+    said = message.get("role") or message.get("from")
+    if not said:
+        raise MessageError("a message has no role")
+    role = ROLES.get(str(said).strip().casefold())
+    if role is None:
+        raise MessageError(f"a message has the role {said!r}, which is none of {', '.join(ROLES)}")
+    content = message.get("value") if message.get("content") is None else message.get("content")
+    text, thinking = read_content(content)
+    if role == "assistant":
+        thinking = thinking or read_thinking(message)
+    if text is None and not thinking.strip():
+        raise MessageError("a message has no text")
+    return Read(role, text or "", thinking)
+
+
+def read_content(content: Any) -> tuple[str | None, str]:
+    """Return a content's text, None where it has none, and the thinking among its parts.
+
+    Args:
+        content: text, or a list of parts, each text or a mapping with a `type`.
+
+    Raises:
+        MessageError: it is neither, or a part is no text.
+    """
+    content = content.tolist() if hasattr(content, "tolist") else content
+    if is_missing(content):
+        return None, ""
+    if isinstance(content, str):
+        return content, ""
+    if not isinstance(content, list):
+        raise MessageError(f"a content is {type(content).__name__}, no text")
+    texts, thoughts = [], []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in _THINKING_PARTS:
+            thoughts.append(_plain(part))
+        elif isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, Mapping) and kind in _TEXT_PARTS and isinstance(part.get("text"), str | None):
+            texts += [] if part.get("text") is None else [str(part["text"])]
+        else:
+            raise MessageError(f"a part of a message is no text: {kind or type(part).__name__}")
+    return "".join(texts) if texts else None, "".join(thoughts)
+
+
+def read_thinking(message: Mapping[str, Any]) -> str:
+    """Return the thinking that a reply keeps apart from its content, under any of the keys in use; "" for none."""
+    return next((said for key in _THINKING if (said := _plain(message.get(key))).strip()), "")
+
+
+def _plain(value: Any) -> str:
+    """The text in what tools nest it in: text, a part, or a list of either."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return next((said for key in _OF_PART if (said := _plain(value.get(key)))), "")
+    return "".join(_plain(one) for one in value) if isinstance(value, list) else ""
