@@ -1,6 +1,7 @@
 """Reading a stage's configuration: YAML keys of TRL's own dataclasses and ours, command-line values on top."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,6 +55,17 @@ def _yaml_problem(error: Exception) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
+def name_out(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Let `--out`, which is what is written in every command, stand for a configuration's own key of that.
+
+    Args:
+        words: of the command line, `--key value` or `--key=value`.
+        known: the configuration's keys.
+    """
+    key = next((name for name in ("output_dir", "output") if name in known), "out")
+    return [re.sub(r"^--out(?=$|=)", f"--{key}", word) for word in words]
+
+
 def _refuse_credentials(values: Mapping[str, Any], words: Sequence[str], where: str) -> None:
     """Refuse TRL's keys that hold the hub's token, which run folder and checkpoints would keep as plain text."""
     options = values.get("model_init_kwargs")
@@ -105,7 +117,7 @@ def parse_config(
 
     Args:
         source: a YAML file, or a mapping of the same keys.
-        overrides: command-line words `--key value` that win over the file.
+        overrides: command-line words `--key value` that win over the file; `--out` is the key of what is written.
         dataclass_types: ours and TRL's; their fields are the allowed keys.
         defaults: values of keys that neither gives.
 
@@ -125,6 +137,7 @@ def parse_config(
     where = "configuration" if isinstance(source, Mapping) else str(source)
     values = dict(source) if isinstance(source, Mapping) else read_yaml(Path(source))
     known = [name for cls in dataclass_types for name in key_fields(cls)]
+    overrides = name_out(overrides, known)
     check_keys([str(key) for key in values], known, where)
     words = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
     check_keys(words, known, "command line")

@@ -19,7 +19,8 @@ app.add_typer(rewards_app, name="rewards")
 INTERRUPTED: Final = 130
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 _SAMPLE_HELP = "Folder of the labels, or `sample`; SYNTHPERT_DATA or the fetched ones by default."
-ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; any of its keys can follow as --key value.")]
+_CONFIG_HELP = "YAML file; any of its keys can follow as --key value, and --out for what is written."
+ConfigOption = Annotated[Path, typer.Option("--config", help=_CONFIG_HELP)]
 DataOption = Annotated[str | None, typer.Option("--data", help=_SAMPLE_HELP)]
 _REWARDS_HELP = (
     "Folder of the labels, or `sample`; the configuration's or run's by default, else the full ones or the sample."
@@ -79,7 +80,7 @@ def traces_generate(context: typer.Context, config: ConfigOption) -> None:
 def traces_import(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="A .csv, .jsonl or .parquet file, or a Hugging Face data set's id.")],
-    output: Annotated[Path, typer.Option(help="JSONL file to write; refused rows go beside it.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to write; refused rows go beside it.")],
     columns: Annotated[list[str] | None, typer.Option("--map", help="Column, OURS=THEIRS: pert=knockdown.")] = None,
     labels: Annotated[list[str] | None, typer.Option("--label", help="Label, THEIRS=OURS: up=upregulated.")] = None,
     prompts: Annotated[str, typer.Option(help=_PROMPTS_HELP)] = "theirs",
@@ -100,7 +101,7 @@ def traces_import(
         raise InputError(f"command line: {context.args[0]}: goes with --prompts ours, or is no option; see --help")
     config = _read_prompt(context.args) if prompts == "ours" else None
     done = import_traces(
-        source, output, open_corpus(data, split), columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"),
+        source, out, open_corpus(data, split), columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"),
         prompts=config, teacher=teacher, mode=mode, dataset_split=dataset_split,
     )  # fmt: skip
     typer.echo(f"{done.path}: {done.kept} of {done.rows} rows")
@@ -273,11 +274,12 @@ def import_command(
 def study_command(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/study/ has examples.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it and print the commands.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to, in place of its output_dir.")] = None,
 ) -> None:
     """Run conditions × seeds, each cell once, and report them; a stopped study goes on where it was."""
     from rl.study import run_study
 
-    page = run_study(config, typer.echo, dry_run=dry_run)
+    page = run_study(config, typer.echo, dry_run=dry_run, out=out)
     if not dry_run:
         typer.echo(f"report: {page}")
 

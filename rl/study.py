@@ -139,13 +139,14 @@ class Study:
         return ["report", *folders, "--out", str(self.report), "--title", self.title, *more]
 
 
-def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False) -> Path:
+def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False, out: Path | None = None) -> Path:
     """Run every cell of a study that is not done yet, then write the report.
 
     Args:
         config: the study's YAML file; `read_study` says what it holds.
         say: told of the plan, and of each stage as it begins.
         dry_run: check the configuration and say the commands that are left, instead of running them.
+        out: in place of its `output_dir`.
 
     Returns:
         The path of the report's page.
@@ -155,7 +156,7 @@ def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False
             configuration, or a stage refused its input.
         CheckError: a stage failed; the same command goes on from there.
     """
-    study = read_study(config)
+    study = read_study(config, out)
     _check_inputs(study)
     _in_new_process(check_stages, study.stages, dry_run)
     done = sum(cell.done for cell in study.cells)
@@ -182,8 +183,8 @@ def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False
     return page
 
 
-def read_study(path: Path) -> Study:
-    """Read a study's YAML file.
+def read_study(path: Path, out: Path | None = None) -> Study:
+    """Read a study's YAML file; `out` wins over its `output_dir`.
 
     `output_dir` and `conditions` must be there. `seeds` are those of training. `traces`, `sft`, `grpo` and `eval` name
     a configuration file, or `{config: FILE, KEY: VALUE, …}` with keys that win over it; `traces` can also be a JSONL
@@ -197,7 +198,7 @@ def read_study(path: Path) -> Study:
     Raises:
         InputError: a key is unknown, missing or set by the study itself, or a condition cannot be run.
     """
-    values = read_yaml(path)
+    values = read_yaml(path) | ({} if out is None else {"output_dir": str(out)})
     check_keys([str(key) for key in values], KEYS, str(path))
     for key in ("output_dir", "conditions"):
         if not values.get(key):

@@ -57,7 +57,7 @@ def _check_pairs(table: Table, frame: pd.DataFrame, known: Collection[str]) -> N
     """Refuse the first pair that cannot be a prompt.
 
     Args:
-        path: of the file.
+        table: the file.
         frame: `item_id` and the three columns.
         known: item ids of the corpus in lower case.
     """

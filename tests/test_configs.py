@@ -156,7 +156,7 @@ def test_a_study_after_the_paper_learns_from_a_teacher_that_is_not_given_the_lab
     assert kept[:3] == ["traces", "filter", "--config"]
     values = read_yaml(CONFIGS.parent / kept[3]) | dict(zip(kept[4::2], kept[5::2], strict=True))
     assert values.get("--input", values["input"]) == arguments.output
-    assert values.get("--output", values["output"]) == study["traces"]
+    assert values.get("--out", values["output"]) == study["traces"]
 
 
 def test_what_trains_on_the_offline_teacher_s_traces_does_not_claim_the_paper_s_experiment() -> None:

@@ -155,7 +155,7 @@ class Planner:
 
 def _run_stage(stage: str, out: Path, model: Path, seed: int, size: Size) -> None:
     folder = out / _FOLDERS.get(stage, "")
-    where = ["--output_dir", str(folder)]
+    where = ["--out", str(folder)]
     if stage == "report":
         runs = [str(out / name) for name in ("eval-base", "eval-sft", "eval-grpo", "sft", "grpo")]
         smaller = scaled(size)
@@ -165,7 +165,7 @@ def _run_stage(stage: str, out: Path, model: Path, seed: int, size: Size) -> Non
     elif stage == "SFT":
         traces = out / "traces.jsonl"
         if not traces.is_file():
-            words = ["--config", str(CONFIGS / "traces.yaml"), "--output", str(traces), "--rows", str(size.traces)]
+            words = ["--config", str(CONFIGS / "traces.yaml"), "--out", str(traces), "--rows", str(size.traces)]
             _run(["traces", "generate", *words, "--seed", str(seed)])
         words = ["--config", str(CONFIGS / "sft.yaml"), *where, "--traces", str(traces), "--seed", str(seed)]
         words += ["--model_name_or_path", str(model), "--per_device_train_batch_size", str(size.batch)]

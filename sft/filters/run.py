@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from benchmarks.config import read_yaml
+from benchmarks.config import name_out, read_yaml
 from benchmarks.files import write_text
-from benchmarks.keys import check_keys
+from benchmarks.keys import check_keys, from_keys, key_fields
 from rewards import Answer, CheckError, InputError
 from rewards.timeout import without_main
 from sft.filters.near_duplicates import HASHES, digest, mask, sketch
@@ -32,6 +32,22 @@ from sft.traces import Trace, iter_traces, parse_trace, write_lines
 _PART_BYTES: Final = 32 * 1024 * 1024  # read by a process at a time
 _BATCH_BYTES: Final = 256 * 1024  # hashed at once: what fits into a processor's cache
 _COLUMNS: Final = ("item_id", "label", "pert", "gene")
+
+
+@dataclass
+class FilterArguments:
+    """The keys of a filter's configuration.
+
+    Attributes:
+        input, output: JSONL files of traces: all, and those that pass.
+        steps: see `read_steps`.
+        seed: of the steps that draw.
+    """
+
+    input: str
+    output: str
+    steps: Any
+    seed: int = 0
 
 
 def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, Any]:
@@ -103,7 +119,7 @@ def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
     """Filter traces as a configuration says.
 
     Args:
-        config: YAML file with `input`, `output`, `steps` (see `read_steps`) and `seed`.
+        config: YAML file with the keys of `FilterArguments`.
         overrides: command-line words `--key value` or `--key=value` that win over the file.
 
     Returns:
@@ -113,19 +129,12 @@ def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
         InputError: a key is unknown or missing, or see `read_steps` and `filter_traces`.
     """
     values = read_yaml(config)
-    known = ("input", "output", "steps", "seed")
-    given = _read_overrides(overrides)
-    check_keys([str(key) for key in values], known, str(config))
+    known = list(key_fields(FilterArguments))
+    given = _read_overrides(name_out(overrides, known))
     check_keys(list(given), known, "command line")
-    values = {"seed": 0, **values, **given}
-    for key in known[:3]:
-        if values.get(key) is None:
-            raise InputError(f"{config}: {key} is missing; set it")
-    if type(values["seed"]) is not int:
-        raise InputError(f"{config}: seed is {values['seed']!r}; give a whole number")
-    output = Path(str(values["output"]))
-    steps = read_steps(values["steps"], values["seed"], f"{config}: steps")
-    return output, filter_traces(Path(str(values["input"])), output, steps)
+    args: FilterArguments = from_keys(FilterArguments, values | given, str(config))
+    output = Path(args.output)
+    return output, filter_traces(Path(args.input), output, read_steps(args.steps, args.seed, f"{config}: steps"))
 
 
 def _read_overrides(words: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.config import parse_config, read_yaml, resolved
 from benchmarks.evaluation.run import EvalArguments
+from benchmarks.evidence.prompts import PromptConfig
 from rewards import InputError
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments
@@ -53,6 +54,16 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, YAML + "learning_rate: 1.0e-4\nseed: 1\n")
     ours, args, _ = parse(path, "--learning_rate", "2e-4", "--traces=other.jsonl")
     assert (args.learning_rate, args.seed, ours.traces) == (2e-4, 1, "other.jsonl")
+
+
+@pytest.mark.parametrize("words", [("--out", "o/p"), ("--out=o/p",), ("--output_dir", "o/p")])
+def test_out_is_the_key_of_what_is_written(words: tuple[str, ...]) -> None:
+    assert parse(MINIMAL, *words)[1].output_dir == "o/p"
+    if words[0] != "--output_dir":
+        (traces,) = parse_config({"output": "t.jsonl"}, words, (TraceArguments,))
+        assert traces.output == "o/p"
+        with pytest.raises(InputError, match="'out' is no key"):
+            parse_config({}, words, (PromptConfig,))
 
 
 @pytest.mark.parametrize(

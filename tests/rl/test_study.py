@@ -99,6 +99,13 @@ def option(words: Sequence[str], key: str) -> str | None:
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
+def test_out_stands_in_for_the_output_dir(write_study: Callable[..., Path], ran: list[list[str]]) -> None:
+    config, said = write_study(), []
+    run_study(config, said.append, dry_run=True, out=Path("elsewhere"))
+    assert said and not any(" out/" in line for line in said)
+    assert all(stage.path.parts[0] == "elsewhere" for stage in read_study(config, Path("elsewhere")).stages)
+
+
 def test_each_condition_has_a_cell_a_seed_and_one_where_nothing_is_trained(write_study: Callable[..., Path]) -> None:
     study = read_study(write_study())
     assert [(cell.condition, cell.seed) for cell in study.cells] == [

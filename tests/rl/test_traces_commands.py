@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-WORDS = ("import", "f.jsonl", "--output", "t.jsonl", "--data", "sample", "--map", "pert=knockdown")
+WORDS = ("import", "f.jsonl", "--out", "t.jsonl", "--data", "sample", "--map", "pert=knockdown")
 
 
 def test_import_with_our_prompts_then_filter_then_audit(folder: Path) -> None:
@@ -42,7 +42,7 @@ def test_import_with_our_prompts_then_filter_then_audit(folder: Path) -> None:
     (folder / "f.yaml").write_text(
         yaml.safe_dump({"input": "t.jsonl", "output": "o.jsonl", "steps": ["parse", "leak"]})
     )
-    done = run(folder, "filter", "--config", "f.yaml", "--output=k.jsonl")
+    done = run(folder, "filter", "--config", "f.yaml", "--out=k.jsonl")
     assert done.returncode == 0
     assert read_traces(folder / "k.jsonl") == traces
     done = run(folder, "audit", "k.jsonl", "--data", "sample")
@@ -84,7 +84,7 @@ def test_what_is_wrong_with_an_import_is_said_in_one_line(words: tuple[str, ...]
 
 def test_a_filter_without_a_file_to_write_is_refused(folder: Path) -> None:
     (folder / "f.yaml").write_text(yaml.safe_dump({"input": "f.jsonl", "output": "o.jsonl", "steps": ["parse"]}))
-    done = run(folder, "filter", "--config", "f.yaml", "--output", ".")
+    done = run(folder, "filter", "--config", "f.yaml", "--out", ".")
     assert (done.returncode, done.stderr) == (
         2,
         "synthpert: .: is a folder; give a file, such as runs/traces/kept.jsonl\n",

@@ -322,7 +322,7 @@ def test_the_command_s_configuration(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'outputs' is no key; did you mean 'output'"):
         run_filter(config, ["--outputs", "x"])
     config.write_text("input: null\noutput: o.jsonl\nsteps: [label]\n")
-    with pytest.raises(InputError, match="input is missing; set it"):
+    with pytest.raises(InputError, match="input is None; write text"):
         run_filter(config)
 
 
