@@ -1,7 +1,8 @@
 """What a model is asked, who answers, and whether it is right.
 
 `screens` (labels), `evidence` (and prompts), `endpoint` (one client for servers), `models` (folders and engines),
-`evaluation` (protocol, predictions, baselines), `statistics` and `report`; each may import those before it, and
+`evaluation` (protocol, predictions, baselines), `statistics` and `report`; each may import those before it, the
+files beside them (messages, keys, tables, files, run folders, the machine), which stand below all of them, and
 `rewards`.
 """
 
