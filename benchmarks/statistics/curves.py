@@ -4,20 +4,16 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.statistics.arrays import NONE, UP, Bools, Floats, PredictionArrays
-from benchmarks.statistics.estimates import positives, task_score, top_label
+from benchmarks.statistics.arrays import UP, Bools, Floats, PredictionArrays
+from benchmarks.statistics.estimates import positives, scorable_rows, task_score, top_label
 from benchmarks.statistics.reliability import Bin, reliability_bins
 from rewards import LABELS
 
 MAX_ROC_POINTS: Final = 200
 
 
-def reliability(runs: PredictionArrays, use: Bools | None = None) -> list[Bin]:
+def reliability(runs: PredictionArrays) -> list[Bin]:
     """Reliability of the likeliest label's probability, forecasts of all training runs together.
-
-    Args:
-        runs: one system's predictions.
-        use: (N,) items to look at; None for all. Items without a score are left out.
 
     Returns:
         The bins of `reliability_bins`; none where the system has no score. With one training run `ece` is their
@@ -25,14 +21,14 @@ def reliability(runs: PredictionArrays, use: Bools | None = None) -> list[Bin]:
     """
     if "three_class" not in runs.tasks:
         return []
-    rows = np.flatnonzero(runs.scorable if use is None else runs.scorable & use)
+    rows = scorable_rows(runs, "three_class")
     prob = runs.prob[:, rows].reshape(-1, len(LABELS))
     label = np.tile(runs.label[rows], len(runs.seeds))
     scored = ~np.isnan(prob[:, UP])
     return reliability_bins(*top_label(label[scored], prob[scored])) if scored.any() else []
 
 
-def roc_points(runs: PredictionArrays, task: str, use: Bools | None = None) -> list[tuple[float, float]]:
+def roc_points(runs: PredictionArrays, task: str) -> list[tuple[float, float]]:
     """Points of the pooled ROC curve, whose area is the pooled AUROC.
 
     Of the items without a score one half lies above all others and one half below, which gives them the 1/2 in every
@@ -41,7 +37,6 @@ def roc_points(runs: PredictionArrays, task: str, use: Bools | None = None) -> l
     Args:
         runs: one system's predictions.
         task: `de` or `dir`.
-        use: (N,) items to look at; None for all.
 
     Returns:
         `(false positive rate, true positive rate)` from (0, 0) to (1, 1): every corner of the curve where there are at
@@ -50,10 +45,7 @@ def roc_points(runs: PredictionArrays, task: str, use: Bools | None = None) -> l
     """
     if task not in runs.tasks:
         return []
-    wanted = runs.scorable if use is None else runs.scorable & use
-    if task == "dir":
-        wanted = wanted & (runs.label != NONE)
-    rows = np.flatnonzero(wanted)
+    rows = scorable_rows(runs, task)
     positive, _ = positives(runs.label[rows], task)
     scores = [task_score(prob[rows], task) for prob in runs.prob]
     if positive.all() or not positive.any() or any(np.isnan(score).all() for score in scores):

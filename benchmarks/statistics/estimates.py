@@ -69,6 +69,15 @@ Estimator: TypeAlias = Callable[[PredictionArrays, Ints], Estimate]
 OfConfusion: TypeAlias = Callable[[npt.NDArray[Any]], Any]
 
 
+def scorable_rows(runs: PredictionArrays, task: str, use: Bools | None = None) -> Ints:
+    """Positions of the items of a task (`dir`: those labelled up or down) that have a scorable answer.
+
+    `use` is (N,) items to look at; None for all.
+    """
+    wanted = runs.scorable if use is None else runs.scorable & use
+    return np.flatnonzero(wanted & (runs.label != NONE) if task == "dir" else wanted)
+
+
 def no_value(rows: Ints, reason: str) -> Estimate:
     """The estimate of a metric that has no value on these items."""
     return Estimate(np.empty(0), rows, np.zeros(len(rows)), reason=reason)

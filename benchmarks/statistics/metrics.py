@@ -27,6 +27,7 @@ from benchmarks.statistics.estimates import (
     of_confusion,
     precision,
     recall,
+    scorable_rows,
 )
 from rewards import LABELS, InputError
 
@@ -264,10 +265,7 @@ def estimate(runs: PredictionArrays, task: str, metric: str, use: Bools | None =
     entry = find_metric(metric, task)
     if task not in runs.tasks:
         return no_value(np.empty(0, dtype=np.intp), f"the system answers {' and '.join(runs.tasks)} only")
-    wanted = runs.scorable if use is None else runs.scorable & use
-    if task == "dir":
-        wanted = wanted & (runs.label != NONE)
-    rows = np.flatnonzero(wanted)
+    rows = scorable_rows(runs, task, use)
     if not rows.size:
         return no_value(rows, "no item to score")
     return replace(entry.estimator(runs, rows), no_interval=entry.no_interval)

@@ -26,29 +26,28 @@ class Bin:
     accuracy: float
 
 
-def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, n_bins: int = N_BINS) -> list[Bin]:
-    """Group forecasts by confidence into bins of equal width, (low, high], as Guo et al. 2017 (arXiv 1706.04599) do.
+def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> list[Bin]:
+    """Group forecasts by confidence into ten equal bins, (low, high], as Guo et al. 2017 (arXiv 1706.04599) do.
 
     A confidence within 1e-9 of an edge is on it: 1 - 0.2, a little above 0.8 in binary, belongs to (0.7, 0.8].
 
     Args:
         confidence: (n,) from 0 to 1; 0 goes to the first bin.
         correct: (n,) whether the forecast came true.
-        n_bins: bins from 0 to 1.
 
     Returns:
         The bins, lowest first.
     """
     confidences, hits = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    at = np.ceil(np.round(confidences * n_bins, _EDGE_DIGITS)).astype(np.intp) - 1
-    at = np.clip(at, 0, n_bins - 1)
-    counts = np.bincount(at, minlength=n_bins)
+    at = np.ceil(np.round(confidences * N_BINS, _EDGE_DIGITS)).astype(np.intp) - 1
+    at = np.clip(at, 0, N_BINS - 1)
+    counts = np.bincount(at, minlength=N_BINS)
     with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(at, weights=confidences, minlength=n_bins) / counts
-        accuracy = np.bincount(at, weights=hits, minlength=n_bins) / counts
+        mean_confidence = np.bincount(at, weights=confidences, minlength=N_BINS) / counts
+        accuracy = np.bincount(at, weights=hits, minlength=N_BINS) / counts
     return [
-        Bin(i / n_bins, (i + 1) / n_bins, int(counts[i]), float(mean_confidence[i]), float(accuracy[i]))
-        for i in range(n_bins)
+        Bin(i / N_BINS, (i + 1) / N_BINS, int(counts[i]), float(mean_confidence[i]), float(accuracy[i]))
+        for i in range(N_BINS)
     ]
 
 
