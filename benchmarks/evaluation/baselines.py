@@ -6,6 +6,7 @@ regressions' weights are learnt from all training items.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -104,23 +105,34 @@ def combination(parts: Sequence[Forecaster], corpus: Corpus, items: pd.DataFrame
     return _forecast(items, in_label_order(model.predict_proba(_log_odds(parts, corpus, items)), model.classes_))
 
 
-# Those that need no more of a corpus than the sample carries, then the rest.
-_CARRIED: Final[dict[str, Forecaster]] = {
-    "majority class": majority,
-    "class prior": class_prior,
-    "gene rate": gene_rate,
-    "cross-line neighbours": cross_line_neighbours,
-}
-_FULL: Final[dict[str, Forecaster]] = {
-    "perturbation rate in other lines": perturbation_rate,
-    "label copied from other lines": copied_label,
-    "neighbours + gene rate": partial(combination, (cross_line_neighbours, gene_rate)),
-    "all shortcuts combined": partial(combination, (cross_line_neighbours, gene_rate, perturbation_rate, copied_label)),
-}
+@dataclass(frozen=True)
+class Baseline:
+    """A shortcut that stands beside every model.
+
+    Attributes:
+        name: what reports call it.
+        forecast: from a corpus and N items to `item_id, p_up, p_down, p_none`, a row per item in the order given.
+        needs_full_labels: whether it needs more of a corpus than the sample carries.
+    """
+
+    name: str
+    forecast: Forecaster
+    needs_full_labels: bool = False
+
+
+_TWO: Final = (cross_line_neighbours, gene_rate)
+_FOUR: Final = (*_TWO, perturbation_rate, copied_label)
+BASELINES: Final = (
+    Baseline("majority class", majority),
+    Baseline("class prior", class_prior),
+    Baseline("gene rate", gene_rate),
+    Baseline("perturbation rate in other lines", perturbation_rate, needs_full_labels=True),
+    Baseline("label copied from other lines", copied_label, needs_full_labels=True),
+    Baseline("cross-line neighbours", cross_line_neighbours),
+    Baseline("neighbours + gene rate", partial(combination, _TWO), needs_full_labels=True),
+    Baseline("all shortcuts combined", partial(combination, _FOUR), needs_full_labels=True),
+)
 EMBEDDINGS: Final = "logistic regression on embeddings"
-BASELINES: Final = ("majority class", "class prior", "gene rate", "perturbation rate in other lines",
-                    "label copied from other lines", "cross-line neighbours", "neighbours + gene rate",
-                    "all shortcuts combined")  # fmt: skip
 
 
 def predict_baselines(
@@ -139,17 +151,18 @@ def predict_baselines(
     Raises:
         InputError: the embeddings cannot be read or lack a symbol, or are given with the sample.
     """
-    forecasters = _CARRIED if corpus.is_sample else {name: (_CARRIED | _FULL)[name] for name in BASELINES}
+    left = left_out(corpus)
+    forecasters = {one.name: one.forecast for one in BASELINES if one.name not in left}
     if embeddings is not None:
         if corpus.is_sample:
             raise InputError(f"{embeddings}: embeddings need the full training labels, not the sample; use --data")
-        forecasters = forecasters | {EMBEDDINGS: partial(embedding_regression, read_embeddings(Path(embeddings)))}
+        forecasters[EMBEDDINGS] = partial(embedding_regression, read_embeddings(Path(embeddings)))
     return {name: as_predictions(items, forecast(corpus, items)) for name, forecast in forecasters.items()}
 
 
 def left_out(corpus: Corpus) -> list[str]:
     """Return the names of baselines that cannot be computed from a corpus: none, but for the sample."""
-    return list(_FULL) if corpus.is_sample else []
+    return [one.name for one in BASELINES if one.needs_full_labels and corpus.is_sample]
 
 
 def as_predictions(items: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:

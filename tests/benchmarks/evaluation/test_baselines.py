@@ -1,6 +1,8 @@
 """The baselines: their formulas, what they may know, and that no test label and no own label reaches them."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,8 @@ from full_corpus import full_corpus
 
 from benchmarks import NeighbourModel
 from benchmarks.evaluation.baselines import (
-    _FULL,
     BASELINES,
+    Baseline,
     as_predictions,
     copied_label,
     left_out,
@@ -20,11 +22,13 @@ from benchmarks.evaluation.baselines import (
 )
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, check_predictions
 from benchmarks.evidence.corpus import Corpus, open_corpus
+from benchmarks.report.collect import report_baselines
 from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, apply_split
 from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)
 MakeLabels = Callable[[int], pd.DataFrame]
+NAMES = [one.name for one in BASELINES]
 SPLITS = ["official", "holdout:rpe1"]
 
 
@@ -46,7 +50,7 @@ def shares(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 def test_every_baseline_is_a_whole_predictions_frame(corpus: Corpus) -> None:
     frames = predict_baselines(corpus, corpus.test)
-    assert list(frames) == list(BASELINES)
+    assert list(frames) == NAMES
     assert not left_out(corpus)
     for name, frame in frames.items():
         assert list(frame.columns) == COLUMNS
@@ -55,6 +59,24 @@ def test_every_baseline_is_a_whole_predictions_frame(corpus: Corpus) -> None:
         assert (frame["status"] == "answered").all()
         np.testing.assert_allclose(shares(frame).sum(axis=1), 1.0, atol=1e-9)
         assert (frame["answer"] == np.array(LABELS)[shares(frame).argmax(axis=1)]).all()
+
+
+def test_a_new_baseline_is_one_entry_and_stands_in_the_report(
+    make_labels: MakeLabels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CONTRIBUTING's recipe, followed: a function and its entry."""
+
+    def always_up(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+        return items[["item_id"]].reset_index(drop=True).assign(p_up=0.6, p_down=0.3, p_none=0.1)
+
+    more = (*BASELINES[:1], Baseline("always up", always_up, needs_full_labels=True), *BASELINES[1:])
+    monkeypatch.setattr("benchmarks.evaluation.baselines.BASELINES", more)
+    assert "always up" in left_out(open_corpus("sample"))
+    page = report_baselines(Corpus("small", "official", make_labels(0)), tmp_path / "out", command="synthpert")
+    systems = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["systems"]
+    assert list(systems) == [one.name for one in more]
+    assert systems["always up"]["metrics"]["three_class"]["all"]["accuracy"]["value"] is not None
+    assert "always up" in page.read_text(encoding="utf-8")
 
 
 def test_changing_the_test_labels_changes_no_forecast(corpus: Corpus) -> None:
@@ -66,7 +88,7 @@ def test_changing_the_test_labels_changes_no_forecast(corpus: Corpus) -> None:
     assert (labels.loc[is_test, "label"] != corpus.labels.loc[is_test, "label"]).all()
     other = Corpus("small", corpus.split, labels)
     before, after = (predict_baselines(one, one.test) for one in (corpus, other))
-    for name in BASELINES:
+    for name in NAMES:
         assert (before[name]["label"] != after[name]["label"]).all()
         np.testing.assert_array_equal(shares(before[name]), shares(after[name]), err_msg=name)
 
@@ -76,7 +98,7 @@ def test_forecasts_do_not_need_the_other_test_items(corpus: Corpus) -> None:
     alone = Corpus("small", corpus.split, corpus.train)
     items = corpus.test.sample(30, random_state=0)
     every, some = predict_baselines(corpus, corpus.test), predict_baselines(alone, items)
-    for name in BASELINES:
+    for name in NAMES:
         expected = every[name].set_index("item_id").loc[items["item_id"]]
         np.testing.assert_allclose(shares(some[name]), shares(expected), atol=1e-12, err_msg=name)
 
@@ -94,10 +116,8 @@ def test_changing_training_labels_does_change_forecasts(make_labels: MakeLabels)
 
 
 def _without_regression(corpus: Corpus) -> dict[str, pd.DataFrame]:
-    from benchmarks.evaluation.baselines import _CARRIED
-
     regressions = ("neighbours + gene rate", "all shortcuts combined")  # too few labels are left for them
-    forecasters = {name: one for name, one in {**_CARRIED, **_FULL}.items() if name not in regressions}
+    forecasters = {one.name: one.forecast for one in BASELINES if one.name not in regressions}
     return {name: as_predictions(corpus.test, one(corpus, corpus.test)) for name, one in forecasters.items()}
 
 
@@ -198,7 +218,7 @@ def test_withheld_labels_of_one_kind_only_are_an_error() -> None:
 def test_the_sample_has_what_it_carries_and_says_what_is_left_out() -> None:
     corpus = open_corpus("sample")
     frames = predict_baselines(corpus, corpus.test)
-    assert list(frames) == [name for name in BASELINES if name not in left_out(corpus)]
+    assert list(frames) == [name for name in NAMES if name not in left_out(corpus)]
     assert left_out(corpus) == [
         "perturbation rate in other lines", "label copied from other lines", "neighbours + gene rate",
         "all shortcuts combined",
