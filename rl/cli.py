@@ -92,17 +92,11 @@ def traces_import(
 ) -> None:
     """Take traces of another making: SynthPert's CSV, JSONL or Parquet with messages, a data set."""
     from benchmarks.evidence.corpus import open_corpus
-    from rewards import InputError
     from sft.import_traces import import_traces
 
-    if prompts not in ("ours", "theirs"):
-        raise InputError(f"--prompts {prompts!r}: use ours or theirs")
-    if prompts == "theirs" and context.args:
-        raise InputError(f"command line: {context.args[0]}: goes with --prompts ours, or is no option; see --help")
-    config = _read_prompt(context.args) if prompts == "ours" else None
     done = import_traces(
         source, out, open_corpus(data, split), columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"),
-        prompts=config, teacher=teacher, mode=mode, dataset_split=dataset_split,
+        prompts=_own_prompts(prompts, context.args), teacher=teacher, mode=mode, dataset_split=dataset_split,
     )  # fmt: skip
     typer.echo(f"{done.path}: {done.kept} of {done.rows} rows")
     if done.reasons:
@@ -200,19 +194,24 @@ def baselines_command(
     embeddings: EmbeddingsOption = None,
 ) -> None:
     """Score the shortcuts on every test item, from training labels alone."""
-    import json
-
     from benchmarks.evidence.corpus import open_corpus
     from benchmarks.report.collect import report_baselines
 
     page = report_baselines(open_corpus(data, split), out, command=_command(), embeddings=embeddings)
+    _show_scores(page)
+    typer.echo(f"report: {page}")
+
+
+def _show_scores(page: Path) -> None:
+    """Print what says most of the shortcuts, from the JSON beside a report's page."""
+    import json
+
     systems = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["systems"]
     shown = (("de", "accuracy"), ("de", "de_auroc"), ("de", "de_per_gene_auroc"), ("dir", "dir_per_gene_auroc"))
     for name, system in systems.items():
         for task, metric in shown:
             cells = [f"{line} {_number(values[metric]['value'])}" for line, values in system["metrics"][task].items()]
             typer.echo(f"{name:34} {task:4} {metric:20} {'  '.join(cells)}")
-    typer.echo(f"report: {page}")
 
 
 @app.command("report")
@@ -347,18 +346,18 @@ def doctor_command(
 
     from rl.doctor import diagnose
 
-    found: dict[str, dict[str, Any]] = {}
+    found = []
     for finding in diagnose(start_engine=engine):
-        found[finding.what] = {"ok": finding.ok, "found": finding.found, **finding.facts}
-        if not finding.ok:
-            found[finding.what]["remedy"] = finding.remedy
+        found.append(finding)
         if not as_json:
-            typer.echo(f"{'ok ' if finding.ok else 'GAP'}  {finding.what}: {finding.found}")
-            if not finding.ok:
-                typer.echo(f"     -> {finding.remedy}")
+            remedy = "" if finding.ok else f"\n     -> {finding.remedy}"
+            typer.echo(f"{'ok ' if finding.ok else 'GAP'}  {finding.what}: {finding.found}{remedy}")
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    if not all(one["ok"] for one in found.values()):
+        facts = {one.what: {"ok": one.ok, "found": one.found, **one.facts} for one in found}
+        for gap in (one for one in found if not one.ok):
+            facts[gap.what]["remedy"] = gap.remedy
+        typer.echo(json.dumps(facts, indent=2))
+    if not all(one.ok for one in found):
         raise typer.Exit(1)
 
 
@@ -385,11 +384,18 @@ def _pairs(words: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
-def _read_prompt(words: list[str]) -> Any:
-    """Read a `PromptConfig` from command-line words; by default it quotes evidence, as the traces that we write do."""
+def _own_prompts(prompts: str, words: list[str]) -> Any:
+    """Return the `PromptConfig` that words give, or None; by default it quotes evidence, as the traces we write do."""
     from benchmarks.config import parse_config
     from benchmarks.evidence.prompts import PromptConfig
+    from rewards import InputError
 
+    if prompts not in ("ours", "theirs"):
+        raise InputError(f"--prompts {prompts!r}: use ours or theirs")
+    if prompts == "theirs":
+        if words:
+            raise InputError(f"command line: {words[0]}: goes with --prompts ours, or is no option; see --help")
+        return None
     return parse_config({"evidence": 5}, words, (PromptConfig,))[0]
 
 
@@ -403,8 +409,26 @@ def _command() -> str:
 
 def main() -> NoReturn:
     """Run the command: exit code 0 done, 1 a failed check or run, 2 bad usage or input, 130 stopped by Ctrl-C."""
+    debug = _prepare()
+    try:
+        result: Any = app(standalone_mode=False)
+        if result == INTERRUPTED:  # typer turns Ctrl-C into this code
+            raise KeyboardInterrupt
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("\nsynthpert: stopped; the same command again goes on from what is stored", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        code, line = _explain(error)
+        typer.echo(f"synthpert: {line}", err=True)
+        sys.exit(code)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _prepare() -> bool:
+    """Set the process up, and return whether errors are shown with their traceback."""
     from benchmarks.quiet import hide_library_noise
-    from rewards import CheckError, InputError
 
     # Waiting OpenMP threads spin, which starves vLLM on a busy CPU; read once, before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -414,28 +438,18 @@ def main() -> NoReturn:
         os.environ["SYNTHPERT_DEBUG"] = "1"  # for the commands that a demo or a study runs
     else:
         hide_library_noise()
-    try:
-        result: Any = app(standalone_mode=False)
-        if result == INTERRUPTED:  # typer turns Ctrl-C into this code
-            raise KeyboardInterrupt
-        sys.exit(result if isinstance(result, int) else 0)
-    except (InputError, CheckError) as error:
-        if debug:
-            raise
-        typer.echo(f"synthpert: {error}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("\nsynthpert: stopped; the same command again goes on from what is stored", err=True)
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if debug:
-            raise
-        if hasattr(error, "format_message"):  # click's usage errors
-            typer.echo(f"synthpert: {error.format_message()} (see synthpert --help)", err=True)
-            sys.exit(2)
-        text = " ".join(str(error).split())[:400]
-        typer.echo(f"synthpert: failed: {type(error).__name__}: {text} (--debug shows where)", err=True)
-        sys.exit(1)
+    return debug
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Return the exit code of an error and its one line."""
+    from rewards import CheckError, InputError
+
+    if isinstance(error, (InputError, CheckError)):
+        return 2 if isinstance(error, InputError) else 1, str(error)
+    if hasattr(error, "format_message"):  # click's usage errors
+        return 2, f"{error.format_message()} (see synthpert --help)"
+    return 1, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:400]} (--debug shows where)"
 
 
 if __name__ == "__main__":
