@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import THINK, Message, join_think, without_surrogates
-from benchmarks.endpoint.client import Endpoint, Reply, run_async
+from benchmarks.endpoint.client import Endpoint, run_async
+from benchmarks.endpoint.reply import Reply
 from benchmarks.endpoint.settings import EndpointSettings, read_extra_body
 from benchmarks.models.generation import (
     TOP_LOGPROBS,

@@ -20,7 +20,8 @@ from endpoint_server import Server, Unfinished, chat, error, http, respond_well
 from without_clock import PATIENCE, Limits
 
 from benchmarks.endpoint.budget import Budget, BudgetSpentError
-from benchmarks.endpoint.client import Endpoint, Reply, StoppedError, retry_after, run_async
+from benchmarks.endpoint.client import Endpoint, StoppedError, run_async
+from benchmarks.endpoint.reply import Reply, retry_after
 from benchmarks.endpoint.settings import EndpointSettings, read_extra_body
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evaluation.run import EvalArguments, run_evaluation
@@ -361,7 +362,7 @@ def test_an_evaluation_that_a_server_s_missing_logprobs_stopped_goes_on_with_vot
 
 def test_retry_after_is_read_in_all_its_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_700_000_000.0
-    monkeypatch.setattr("benchmarks.endpoint.client.time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr("benchmarks.endpoint.reply.time", SimpleNamespace(time=lambda: now))
     assert retry_after({"retry-after": "7"}) == 7
     assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
     assert retry_after({"retry-after": formatdate(now + 100, usegmt=True)}) == 100

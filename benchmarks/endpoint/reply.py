@@ -1,0 +1,127 @@
+"""What a server says: the reply to a question, or why an attempt failed and whether another may not."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from benchmarks.chat import read_message
+
+_LONGEST_REASON: Final = 40
+_MOST_TOKENS: Final = 10**9
+# Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
+TOKENS_PER_CHARACTER: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one question.
+
+    Attributes:
+        text: the message's content; None if the question failed.
+        reasoning: the model's own thinking where the server keeps it apart.
+        finish_reason: `stop`, `length`, `content_filter`, `error`, or what else the server says.
+        prompt_tokens, completion_tokens: charged over all attempts; estimates where the server did not say.
+        requests: attempts made.
+        error: why it failed for good; None if it did not.
+        logprobs: the server's entry for each generated token, as it came; None where it gave none.
+    """
+
+    text: str | None
+    reasoning: str | None
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    requests: int
+    error: str | None = None
+    logprobs: list[Any] | None = None
+
+
+@dataclass(eq=False)
+class AttemptError(Exception):
+    """An attempt failed in a way that another may not. For control flow: it is never shown.
+
+    Attributes:
+        reason: in words.
+        wait: seconds that the server asks to wait.
+        charged: whether the server may have charged for it.
+        server: whether the server as a whole is at fault, not this question.
+        outage: whether the server is at fault if many questions in a row fail by this.
+        final: whether no other attempt would mend it.
+    """
+
+    reason: str
+    wait: float | None = None
+    charged: bool = False
+    server: bool = False
+    outage: bool = False
+    final: bool = False
+
+
+def read_reply(body: bytes, estimate: int, redact: Callable[[str], str]) -> Reply:
+    """Read the body of a server's reply.
+
+    Args:
+        body: as it came.
+        estimate: tokens of the prompt, where the server does not count them.
+        redact: takes out of a text what must not be stored.
+
+    Raises:
+        AttemptError: it is no UTF-8 JSON, or has no choice or no content.
+    """
+    choice, message, usage = _first_choice(body)
+    said = read_message(message)
+    finish = redact(str(choice.get("finish_reason") or "unknown"))[:_LONGEST_REASON]
+    text = redact(said.text or "")
+    reasoning = None if said.reasoning is None else redact(said.reasoning)
+    tokens_in, tokens_out = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    if tokens_in is None or tokens_out is None:
+        tokens_in, tokens_out = estimate, int((len(text) + len(reasoning or "")) * TOKENS_PER_CHARACTER)
+    if finish == "content_filter" or message.get("refusal"):
+        return Reply(None, None, "content_filter", tokens_in, tokens_out, 1, "the server filtered the content")
+    if said.text is None and not reasoning:
+        raise AttemptError("the reply has no content", charged=True)
+    logprobs = choice.get("logprobs")
+    entries = logprobs.get("content") if isinstance(logprobs, dict) else None
+    return Reply(
+        text, reasoning, finish, tokens_in, tokens_out, 1, logprobs=entries if isinstance(entries, list) else None
+    )
+
+
+def _first_choice(body: bytes) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """Return a reply's first choice, the choice's message, and what the server says it used."""
+    try:
+        reply = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise AttemptError("the reply is no UTF-8 text", charged=True) from None
+    except (ValueError, RecursionError):
+        raise AttemptError("the reply is no JSON", charged=True) from None
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise AttemptError("the reply has no choice", charged=True)
+    return choice, message, reply.get("usage")
+
+
+def _count(usage: Any, key: str) -> int | None:
+    value = usage.get(key) if isinstance(usage, dict) else None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return value if is_count else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date."""
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * scale
+        except (KeyError, ValueError):
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    except (KeyError, ValueError, TypeError):
+        return None
