@@ -5,9 +5,10 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Any, Final, Self, TextIO
+from typing import Any, Final, Self
 
 _TICK: Final = 0.5  # seconds between looks at whether something is to be shown
+_EVERY: Final = 60.0  # seconds between lines where standard error is no terminal
 _BAR: Final = "{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} {unit} [{elapsed}, {remaining} left{postfix}]"
 _NO_BAR: Final = "{desc} [{elapsed}{postfix}]"
 
@@ -21,16 +22,13 @@ class Progress:
     Args:
         what: the work as a whole, such as `evaluation of SFT`; it stands before each phase.
         shown: False for a process that must stay silent, such as all but the first of a distributed run.
-        stream: where to show it; standard error by default.
-        every: seconds between lines where the stream is no terminal.
     """
 
-    def __init__(self, what: str, *, shown: bool = True, stream: TextIO | None = None, every: float = 60.0) -> None:
+    def __init__(self, what: str, *, shown: bool = True) -> None:
         self.what: Final = what
         self._shown = shown
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = sys.stderr
         self._terminal = self._stream.isatty()
-        self._every = every
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_moving, daemon=True)
@@ -87,7 +85,7 @@ class Progress:
                     self._bar.n = self._done
                     self._bar.set_postfix_str(self._note, refresh=False)
                     self._bar.refresh()
-                elif self._phase and not self._terminal and time.monotonic() - self._line_at >= self._every:
+                elif self._phase and not self._terminal and time.monotonic() - self._line_at >= _EVERY:
                     self._write_line()
 
     def _open_bar(self) -> None:

@@ -21,7 +21,6 @@ from benchmarks.evaluation.run import EvalArguments
 from benchmarks.keys import key_fields
 from benchmarks.models.engines import engine_names
 from rewards.compose import BUILT_IN
-from rl.rollouts import ENGINES as ROLLOUTS
 from rl.train import GRPOArguments
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments
@@ -122,7 +121,11 @@ def own_names(tree: ast.AST) -> set[str]:
 
 def values_of(name: str, hint: Any) -> tuple[str, ...] | None:
     """Return what a key may be where it is one of a few words."""
-    known = {"engine": engine_names(), "rollouts": ROLLOUTS, "scale_rewards": ("group", "batch", "none")}
+    known = {
+        "engine": engine_names(),
+        "rollouts": ("auto", "vllm", "transformers"),
+        "scale_rewards": ("group", "batch", "none"),
+    }
     if name in known:
         return known[name]
     if hint is bool:

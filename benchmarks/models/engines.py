@@ -95,6 +95,9 @@ def open_engine(
     taken = signature(ENGINES[name]).parameters
     for key, value in given.items():
         if value is not None and key not in taken:
-            others = " or ".join(other for other, kind in ENGINES.items() if key in signature(kind).parameters)
-            raise InputError(f"engine: {name} takes no {key}; leave it out, or use engine: {others}")
+            raise InputError(f"engine: {name} takes no {key}; leave it out, or use engine: {_who_takes(key)}")
     return ENGINES[name](**{key: value for key, value in (given | always).items() if key in taken})
+
+
+def _who_takes(key: str) -> str:
+    return " or ".join(name for name, engine in ENGINES.items() if key in signature(engine).parameters)

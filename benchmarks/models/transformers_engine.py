@@ -77,20 +77,14 @@ class TransformersEngine:
         tell: Callable[[int], None] | None,
     ) -> list[Generation]:
         import torch
-        from transformers import GenerationConfig, LogitsProcessorList
+        from transformers import LogitsProcessorList
 
         stop = sorted(self._model.stop_ids)
         width = max(len(prompt) for prompt in prompts)
         # (batch, width), padded on the left
         ids = torch.tensor([[stop[0]] * (width - len(p)) + list(p) for p in prompts], device=self._device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
-        sampling: dict[str, Any] = {"do_sample": False}
-        if decoding.temperature > 0:
-            sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-        # Decoding comes from the protocol alone, not from the model's defaults.
-        config = GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=decoding.max_tokens, eos_token_id=stop, pad_token_id=stop[0], **sampling
-        )
+        config = _generation_config(decoding, stop)
         self._lm.generation_config = config
         recorder = _TopLogprobs() if decoding.scores == "logprobs" else None
         processors = [*([] if recorder is None else [recorder]), *([] if tell is None else [_Counter(tell)])]
@@ -129,6 +123,18 @@ class TransformersEngine:
         """Give memory back."""
         self._lm = None
         free_memory()
+
+
+def _generation_config(decoding: Decoding, stop: Sequence[int]) -> Any:
+    """Decoding comes from the protocol alone, not from the model's defaults."""
+    from transformers import GenerationConfig
+
+    sampling: dict[str, Any] = {"do_sample": False}
+    if decoding.temperature > 0:
+        sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=decoding.max_tokens, eos_token_id=stop, pad_token_id=stop[0], **sampling
+    )
 
 
 def _tell_step(written: Written, finished: int, tokens: int, of_batch: int) -> None:

@@ -21,9 +21,16 @@ def wait_for(stream: io.StringIO, pattern: str) -> str:
     return stream.getvalue()
 
 
-def test_a_log_has_a_line_at_each_phase_and_then_one_each_time() -> None:
+def shown_on(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, every: float = 3600) -> None:
+    """Let progress go to a stream, in a log with a line in so many seconds."""
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("benchmarks.progress._EVERY", every)
+
+
+def test_a_log_has_a_line_at_each_phase_and_then_one_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
-    with Progress("evaluation of SFT", stream=log, every=3600) as progress:
+    shown_on(log, monkeypatch)
+    with Progress("evaluation of SFT") as progress:
         progress.phase("loading the model")
         progress.phase("writing", 310, "completions", 78)
         progress.at(100, "1,234 tokens, 133 a second")
@@ -32,7 +39,8 @@ def test_a_log_has_a_line_at_each_phase_and_then_one_each_time() -> None:
         "evaluation of SFT: writing, 78 of 310 completions",
     ]
     log = io.StringIO()
-    with Progress("stage one", stream=log, every=1) as progress:
+    shown_on(log, monkeypatch, every=1)
+    with Progress("stage one") as progress:
         progress.phase("learning", 24, "steps", 12)
         progress.at(15, "loss 2.5")
         text = wait_for(log, "left")
@@ -40,9 +48,10 @@ def test_a_log_has_a_line_at_each_phase_and_then_one_each_time() -> None:
     assert "\r" not in text
 
 
-def test_a_terminal_has_a_bar_that_moves_by_itself() -> None:
+def test_a_terminal_has_a_bar_that_moves_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
-    with Progress("stage two", stream=screen) as progress:
+    shown_on(screen, monkeypatch)
+    with Progress("stage two") as progress:
         progress.phase("loading")
         wait_for(screen, r"(?s)loading \[(\d\d:\d\d)\].*loading \[(?!\1)\d\d:\d\d\]")  # nothing was told in between
         progress.phase("learning", 5, "steps")
@@ -52,16 +61,17 @@ def test_a_terminal_has_a_bar_that_moves_by_itself() -> None:
     assert screen.getvalue().endswith("\r")  # the bar is taken away
 
 
-def test_a_process_that_is_not_the_first_says_nothing() -> None:
+def test_a_process_that_is_not_the_first_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
-    with Progress("x", shown=False, stream=log, every=0) as progress:
+    shown_on(log, monkeypatch, every=0)
+    with Progress("x", shown=False) as progress:
         progress.phase("loading")
         progress.at(1)
     assert log.getvalue() == ""
 
 
 def test_an_error_goes_through_and_the_thread_ends() -> None:
-    progress = Progress("x", stream=io.StringIO())
+    progress = Progress("x")
     with pytest.raises(KeyError), progress:
         progress.phase("loading")
         raise KeyError
