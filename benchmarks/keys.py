@@ -8,7 +8,7 @@ metadata `key: False` is none: the program sets it.
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from rewards import InputError
@@ -46,6 +46,9 @@ def flat_class(cls: type) -> type:
     fields = []
     for name, (hint, entry) in key_fields(cls).items():
         own = dataclasses.field(default=entry.default, default_factory=entry.default_factory, metadata=entry.metadata)  # type: ignore[call-overload]
+        if get_origin(hint) is list:  # of the command line, whose words are text, whatever a file may hold besides
+            kind = get_args(hint)[0]
+            hint = GenericAlias(list, (kind if isinstance(kind, type) else str,))
         fields.append((name, hint, own))
     return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
 
@@ -130,8 +133,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, one) for one in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
-    if origin is list:  # a mapping in a list is for the list's own reader, such as that of rewards
-        return isinstance(value, list) and all(isinstance(one, dict) or _fits(one, get_args(hint)[0]) for one in value)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, get_args(hint)[0]) for one in value)
     if origin in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, (int, float) if origin is float else origin)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from typing import Any, Final
 from benchmarks.config import parse_config, read_yaml, resolved
 from benchmarks.evaluation.run import EvalArguments, settle
 from benchmarks.evidence.prompts import PromptConfig
-from benchmarks.keys import check_keys, key_fields, to_keys
+from benchmarks.keys import check_keys, from_keys, key_fields, to_keys
 from benchmarks.runs import MANIFEST, open_run, read_manifest
 from rewards import CheckError, InputError
 from sft.teacher.arguments import EndpointArguments
@@ -25,7 +25,6 @@ from sft.training import ADAPTER
 
 STAGES: Final = ("sft", "grpo", "eval")  # of a condition, in the order in which they run
 SHARED: Final = ("model", "data", "split", *key_fields(PromptConfig))
-KEYS: Final = ("output_dir", "title", "seeds", *SHARED, "traces", *STAGES, "conditions", "runs", "embeddings")
 CONDITION_KEYS: Final = ("from", *STAGES)
 # What each stage takes of the shared keys, under its own name.
 TAKES: Final[dict[str, dict[str, str]]] = {
@@ -34,6 +33,25 @@ TAKES: Final[dict[str, dict[str, str]]] = {
     "grpo": {**{key: key for key in SHARED}, "model": "model_name_or_path"},
     "eval": {key: key for key in SHARED},
 }
+
+
+@dataclass
+class StudyArguments:
+    """The keys of a study's file, besides those of `SHARED`; see `read_study`."""
+
+    output_dir: str
+    conditions: dict[str, Any]
+    title: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    traces: dict[str, Any] | str | None = None
+    sft: dict[str, Any] | str | None = None
+    grpo: dict[str, Any] | str | None = None
+    eval: dict[str, Any] | str | None = None
+    runs: list[str] = field(default_factory=list)
+    embeddings: str | None = None
+
+
+KEYS: Final = (*key_fields(StudyArguments), *SHARED)
 _ON_CPU: Final = ("--use_cpu", "true")  # TRL refuses bf16 where there is no GPU, which a dry run need not have
 
 
@@ -198,14 +216,8 @@ def read_study(path: Path, out: Path | None = None) -> Study:
     Raises:
         InputError: a key is unknown, missing or set by the study itself, or a condition cannot be run.
     """
-    values = read_yaml(path) | ({} if out is None else {"output_dir": str(out)})
-    check_keys([str(key) for key in values], KEYS, str(path))
-    for key in ("output_dir", "conditions"):
-        if not values.get(key):
-            raise InputError(f"{path}: {key} is missing; set it")
-    seeds = _list_of(values.get("seeds", [0]), lambda seed: type(seed) is int and seed >= 0, f"{path}: seeds")
-    out = Path(str(values["output_dir"]))
-    conditions = _mapping(values["conditions"], f"{path}: conditions")
+    args, values = _read_keys(path, out)
+    out, conditions = Path(args.output_dir), _mapping(args.conditions, f"{path}: conditions")
     for name, condition in conditions.items():
         conditions[name] = _mapping(condition, f"{path}: {name}")
         check_keys(list(conditions[name]), CONDITION_KEYS, f"{path}: {name}")
@@ -213,11 +225,11 @@ def read_study(path: Path, out: Path | None = None) -> Study:
     folders = _folders(conditions, out, str(path))
     traces, trace_file = _traces(values, out, str(path))
     cells = []
-    for seed in seeds:
+    for seed in args.seeds:
         for name, condition in conditions.items():
             kinds = [kind for kind in STAGES if kind in condition or kind == "eval"]
             if kinds == ["eval"]:
-                if seed == seeds[0]:
+                if seed == args.seeds[0]:
                     fixed = {"output_dir": folders[name] / "eval", "name": name, "training_seed": 0}
                     cells.append(Cell(name, None, (_stage("eval", values, condition, fixed, f"{path}: {name}"),)))
                 continue
@@ -236,15 +248,30 @@ def read_study(path: Path, out: Path | None = None) -> Study:
                 stages.append(_stage(kind, values, condition, fixed, f"{path}: {name}"))
             cells.append(Cell(name, seed, tuple(stages)))
     needed = any(stage.values.get("traces") == trace_file for cell in cells for stage in cell.stages)
-    runs = _list_of(values.get("runs") or [], lambda run: isinstance(run, str), f"{path}: runs", least=0)
     return Study(
-        str(values.get("title") or out.name),
+        args.title or out.name,
         out / "report",
         traces if needed else None,
         tuple(cells),
-        tuple(Path(run) for run in runs),
-        None if values.get("embeddings") is None else Path(str(values["embeddings"])),
+        tuple(Path(run) for run in args.runs),
+        None if args.embeddings is None else Path(args.embeddings),
     )
+
+
+def _read_keys(path: Path, out: Path | None) -> tuple[StudyArguments, dict[str, Any]]:
+    """A study's keys: its own, checked, and all as they are in the file, for the stages that share them."""
+    values = read_yaml(path) | ({} if out is None else {"output_dir": str(out)})
+    check_keys([str(key) for key in values], KEYS, str(path))
+    own = {key: value for key, value in values.items() if key not in SHARED and value is not None}
+    args: StudyArguments = from_keys(StudyArguments, own, str(path))
+    for key, given in (("seeds", args.seeds), ("runs", args.runs)):
+        if len({*given}) < len(given):
+            raise InputError(f"{path}: {key}: {given} holds one twice; give each once")
+    if not args.seeds or min(args.seeds) < 0:
+        raise InputError(f"{path}: seeds: {args.seeds}; give one at least, each 0 or more")
+    if not args.conditions:
+        raise InputError(f"{path}: conditions: there are none; name one at least")
+    return args, values
 
 
 def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
@@ -417,14 +444,6 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{where}: {value!r} is no mapping; write `key: value` lines, or {{}}")
     return {str(key): one for key, one in value.items()}
-
-
-def _list_of(value: Any, fits: Callable[[Any], bool], where: str, least: int = 1) -> list[Any]:
-    if not isinstance(value, list) or len(value) < least or not all(fits(one) for one in value):
-        raise InputError(f"{where}: {value!r} is no list of such; write it as [A, B]")
-    if len(set(value)) != len(value):
-        raise InputError(f"{where}: {value!r} holds one twice; give each once")
-    return value
 
 
 def _word(value: Any) -> str:

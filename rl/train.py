@@ -70,7 +70,9 @@ class GRPOArguments:
     train_items: int = field(default=0, metadata={"help": "prompts drawn from train; 0 takes all"})
     balance: bool = field(default=False, metadata={"help": "draw each label equally often"})
     # Names or, in a file, mappings: `name, weight, parameters, schedule, gate, timeout`.
-    rewards: list[str] = field(default_factory=lambda: ["accuracy", "format"], metadata={"help": "see docs/rewards.md"})
+    rewards: list[str | dict[str, Any]] = field(
+        default_factory=lambda: ["accuracy", "format"], metadata={"help": "see docs/rewards.md"}
+    )
     rollouts: str = field(default="auto", metadata={"help": "auto, vllm or transformers"})
     unlabelled: str | None = field(default=None, metadata={"help": "CSV or Parquet of pairs without labels to add"})
     held_out_items: int = field(default=0, metadata={"help": "training rows kept apart to watch accuracy on"})

@@ -148,7 +148,7 @@ TRACES = {"output": "t.jsonl", "teacher": "m", "base_url": "http://localhost/v1"
         ("critics: gpt-4o", "critics is 'gpt-4o'; write a list such as [a, b], each text"),
         ("critics: [1]", "critics is [1]; write a list"),
         ("critics: [c, c]", "name each model once"),
-        ("critics: [{a: b}]", "name each model once"),
+        ("critics: [{a: b}]", "critics is [{'a': 'b'}]; write a list such as [a, b], each text"),
         ("critics: null", "critics is None; write a list"),
         ("rows: 6.0", "rows is 6.0; write a whole number"),
         ("rows: true", "rows is True; write a whole number"),

@@ -70,5 +70,17 @@ def test_what_is_wrong_with_a_key_is_one_line(keys: dict[str, object], message: 
     assert "\n" not in str(error.value)
 
 
+@dataclass
+class Listed:
+    entries: list[str | dict[str, int]]
+
+
+def test_a_list_takes_what_its_annotation_says_from_a_file_and_words_from_the_command_line() -> None:
+    assert parse_config({"entries": ["a", {"b": 1}]}, (), (Listed,)) == (Listed(["a", {"b": 1}]),)
+    assert parse_config({"entries": ["a"]}, ("--entries", "b", "c"), (Listed,)) == (Listed(["b", "c"]),)
+    with pytest.raises(InputError, match=r"entries is \[1\]; write a list such as \[a, b\], each text .* or a mapping"):
+        parse_config({"entries": [1]}, (), (Listed,))
+
+
 def test_values_of_other_keys_are_passed_over() -> None:
     check_values(Outer, {"width": 1, "elsewhere": object()}, "here")
