@@ -5,11 +5,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
-from benchmarks.chat import encode_prompt, prefilled_think, render_prompt
+from benchmarks.chat import Message, encode_prompt, prefilled_think, render_prompt
 from benchmarks.config import ConfigSource, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
@@ -19,31 +19,30 @@ from benchmarks.models.folders import (
     TRAINED_ITEMS,
     adapter_sha256,
     check_adapter,
+    read_json,
     read_trained_items,
 )
-from benchmarks.models.vllm_engine import set_vllm_environment
+from benchmarks.models.vllm_engine import has_vllm, set_vllm_environment
 from benchmarks.progress import Progress
 from benchmarks.runs import is_main_process, open_run, require_done
 from rewards import (
-    LABELS,
     CheckError,
     Component,
     Composition,
     Context,
     InputError,
-    completion_text,
     compose,
 )
 from rewards.batch import prompt_text
 from rewards.composition import check_scaling, prompt_notes, refuse_cancelled_weights, weight_notes
 from rl.alarms import MODES, alarm_callback, read_alarms
 from rl.recording import Recorder
-from rl.reward_context import reward_context
+from rl.reward_context import label_counts, reward_context
 from rl.rollout_files import drop_rollouts_after
-from rl.rollouts import RolloutCost, choose_engine, grpo_trainer
 from rl.unlabelled import check_verifiers, read_unlabelled
 from sft.training import (
     ADAPTER,
+    check_mergeable,
     find_base,
     last_checkpoint,
     learn,
@@ -55,7 +54,8 @@ from sft.training import (
     trainer_arguments,
 )
 
-ITEM_COLUMNS = ["item_id", "cell_line", "pert", "gene", "label"]
+ENGINES: Final = ("auto", "vllm", "transformers")  # of `rollouts`
+ITEM_COLUMNS: Final = ["item_id", "cell_line", "pert", "gene", "label"]
 _logger = logging.getLogger("synthpert.train")
 
 
@@ -85,39 +85,14 @@ class GRPOArguments:
             raise InputError(f"held_out_items: {self.held_out_items}; use 0 for none, or more")
 
 
-@dataclass
-class TrainerReward:
-    """A reward as the trainer calls it: with the think tag that the chat template had opened, and with the step.
-
-    Attributes:
-        reward: the reward function.
-        prefix: the tag to put in front of each completion; empty where the template opens none.
-    """
-
-    reward: Any
-    prefix: str = ""
-
-    def __post_init__(self) -> None:
-        self.__name__ = self.reward.__name__
-
-    def __call__(self, completions: Sequence[Any], trainer_state: Any, **columns: Any) -> list[float | None]:
-        """Score B completions with the tag in front, and with `step`, counted from 1 as in logs and rollouts."""
-        if self.prefix:
-            texts = [completion_text(completion) for completion in completions]
-            completions = [None if text is None else self.prefix + text for text in texts]
-        scores: list[float | None] = self.reward(
-            completions=completions, trainer_state=trainer_state, step=trainer_state.global_step + 1, **columns
-        )
-        return scores
-
-
-def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
+def train(config: ConfigSource, overrides: Sequence[str] = (), *, trainer_class: Any = None) -> Path:
     """Run stage two.
 
     Args:
         config: a YAML file or mapping with the keys of `GRPOArguments` and any key of TRL's GRPOConfig and
             ModelConfig; `output_dir` is the run folder.
         overrides: command-line words `--key value`.
+        trainer_class: a subclass of `rl.trainer.GRPOTrainer`; None for that one itself.
 
     Returns:
         The run folder: `config.yaml`, `manifest.json`, `adapter/`, `items.txt`, `log.jsonl`, `rollouts/`, and
@@ -129,94 +104,34 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
     """
     with Progress("stage two", shown=is_main_process()) as progress:
         progress.phase("loading labels and policy")
-        return _train(config, overrides, progress)
+        return _train(config, overrides, trainer_class, progress)
 
 
-def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -> Path:
-    from datasets import Dataset
-    from transformers import set_seed
-
+def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, progress: Progress) -> Path:
     ours, args, model_args = read_arguments(config, overrides)
-    sft_run = Path(ours.sft_run)
-    sft = require_done(sft_run, "sft")
+    sft_adapter, sft = Path(ours.sft_run) / ADAPTER, require_done(Path(ours.sft_run), "sft")
     base = find_base(model_args)
     inputs = {"sft_run": str(sft["adapter_sha256"]), "model_name_or_path": base.fingerprint}
     run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args), inputs)
     if run.done:
         return run.path
-    check_adapter(sft_run / ADAPTER, base.path)
-    check_prompt(ours, sft["prompt"], sft_run)
-    if (ours.held_out_items > 0) != (str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"):
-        raise InputError(
-            "held_out_items and eval_strategy go together: set both (eval_strategy: steps, eval_steps: N), or neither"
-        )
-    engine = choose_engine(ours.rollouts)
+    check_adapter(sft_adapter, base.path)
+    check_prompt(ours, sft["prompt"])
+    args.use_vllm = choose_engine(ours.rollouts) == "vllm"
 
-    corpus = open_corpus(ours.data, ours.split)
-    items, held_out = select_items(corpus, ours, sft_run, seed=args.seed)
-    if ours.unlabelled is not None:
-        items = pd.concat([items.astype({"label": str}), read_unlabelled(Path(ours.unlabelled), corpus)])
+    prompts = draw_prompts(ours, args.seed)
     tokenizer = load_tokenizer(base.path)
-    prompts, held_out_prompts = (build_prompts(rows, corpus, ours.prompt) for rows in (items, held_out))
-    counts = {str(label): int((items["label"] == str(label)).sum()) for label in LABELS}
-    folder = Path() if isinstance(config, Mapping) else Path(config).parent
-    context = reward_context(pd.concat([items, held_out]), corpus, folder=folder, counts=counts)
-    components = load_rewards(ours.rewards, context, _scaling(args), args.reward_weights)
-    if ours.unlabelled is not None:
-        check_verifiers(components)
-    args.reward_weights = [component.weight for component in components]
-    composition = Composition(tuple(components))
-    unasked = prompt_notes(composition, prompt_text(prompts[0]))
-    for note in unasked:
+    rewards = read_rewards(ours, args, prompts, Path() if isinstance(config, Mapping) else Path(config).parent)
+    for note in (unasked := prompt_notes(rewards, prompt_text(prompts.messages[0]))):
         _logger.warning("%s", note)
-    prefix = prefilled_think(render_prompt(tokenizer, prompts[0]))
-
-    args.disable_dropout = True  # the policy must equal its reference at the first step
-    args.logging_first_step = True
-    args.use_vllm = engine == "vllm"
-    longest = max(len(encode_prompt(tokenizer, messages)) for messages in [*prompts, *held_out_prompts])
-    if args.use_vllm and args.vllm_max_model_length is None:
-        args.vllm_max_model_length = longest + args.max_completion_length
-    if args.use_vllm and args.vllm_mode == "colocate":
-        set_vllm_environment()
-
-    set_seed(args.seed)
-    with setting_errors():
-        model = load_policy(base.path, sft_run / ADAPTER, model_args, args)
-    cost = RolloutCost(engine)
-    # A response template would let TRL take the reasoning out of the completion before the rewards see it.
-    tokenizer.response_template = None
-    tokenizer.response_schema = None
-    checkpoint = last_checkpoint(run.path)
-    from_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
-    rank = int(os.environ.get("RANK", "0"))
-    if rank == 0:
-        drop_rollouts_after(run.path, from_step)
-    callbacks = [log_callback(run.path)]  # before those that may stop the run
-    if args.beta > 0:
-        callbacks.append(first_kl_check())
-    if ours.alarms != "off":
-        shares = {label: count / sum(counts.values()) for label, count in counts.items()}
-        callbacks.append(alarm_callback(run.path, ours.alarms, shares))
-    evaluated = Dataset.from_dict({"prompt": held_out_prompts, **_columns(held_out)}) if len(held_out) else None
-    with setting_errors():
-        trainer = grpo_trainer(
-            cost,
-            Recorder(run.path, components, prefix, rank),
-            model_args.dtype,
-            model=model,
-            reward_funcs=[TrainerReward(component, prefix) for component in components],
-            args=trainer_arguments(args, run.path),
-            train_dataset=Dataset.from_dict({"prompt": prompts, **_columns(items)}),
-            eval_dataset=evaluated,
-            processing_class=tokenizer,
-            callbacks=callbacks,
-        )
+    set_trainer_arguments(args, rewards, prompts, tokenizer)
+    policy = load_policy(base.path, sft_adapter, model_args, args)
+    from_step = go_back_to_checkpoint(run.path)
+    trainer = make_trainer(trainer_class, policy, tokenizer, args, ours, prompts, rewards, run.path)
     show_with(trainer, progress)
-    learn(trainer, run.path, base.path, items["item_id"].astype(str).tolist(), read_trained_items(sft_run / ADAPTER))
+    learn(trainer, run.path, base.path, prompts.item_ids, read_trained_items(sft_adapter))
     if not is_main_process():
         return run.path
-    steps = [entry for entry in trainer.state.log_history if "reward" in entry]
     run.finish(
         base=base.facts(),
         sft_adapter_sha256=sft["adapter_sha256"],
@@ -224,27 +139,11 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         reference="sft" if args.beta > 0 else None,
         rewards=ours.rewards,
-        reward_notes=[*weight_notes(composition, scale_rewards=_scaling(args)), *unasked],
-        prompts={
-            "items": len(items),
-            "unlabelled": len(items) - sum(counts.values()),
-            "labels": counts,
-            "data": corpus.digest,
-            "split": corpus.split,
-        },
+        reward_notes=[*weight_notes(rewards, scale_rewards=_scaling(args)), *unasked],
+        prompts=prompts.facts(),
         # A resumed run counts the rollouts since its checkpoint, and says from which step that is.
-        rollouts={
-            **asdict(cost),
-            "mode": args.vllm_mode if args.use_vllm else None,
-            "from_step": from_step,
-        },
-        steps=trainer.state.global_step,
-        first_kl=steps[0].get("kl"),
-        mean_abs_logprob_difference=_mean(steps, "sampling/sampling_logp_difference/mean"),
-        first_reward=steps[0]["reward"],
-        last_reward=steps[-1]["reward"],
-        zero_variance_groups=_mean(steps, "zero_variance_groups"),
-        unscorable=_mean(steps, "unscorable"),
+        rollouts={**asdict(trainer.cost), "mode": args.vllm_mode if args.use_vllm else None, "from_step": from_step},
+        **step_facts(trainer.state),
         alarms=[f"step {alarm.step}: {alarm.kind}: {alarm.message}" for alarm in read_alarms(run.path)],
     )
     return run.path
@@ -264,24 +163,105 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
     if args.vllm_server_base_url is not None:
         check_base_url(args.vllm_server_base_url, "vllm_server_base_url")
     check_scaling(args.scale_rewards, "configuration" if isinstance(config, Mapping) else str(config))
+    if (ours.held_out_items > 0) != (str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"):
+        raise InputError(
+            "held_out_items and eval_strategy go together: set both (eval_strategy: steps, eval_steps: N), or neither"
+        )
     return ours, args, model_args
 
 
-def check_prompt(ours: GRPOArguments, before: Mapping[str, Any], sft_run: Path) -> None:
+def check_prompt(ours: GRPOArguments, before: Mapping[str, Any]) -> None:
     """Refuse a prompt or a split that is not stage one's.
 
     Args:
         ours: the configuration.
         before: what stage one's manifest says of the prompts of its traces.
-        sft_run: its folder, for the message.
     """
     found = prompt_of(before)
     made = {**before, **({} if found is None else to_keys(found))}
     for key, value in {**to_keys(ours.prompt), "split": ours.split}.items():
         if made.get(key) != value:
             raise InputError(
-                f"{key}: {value!r}, but the traces of {sft_run} were made with {made.get(key)!r}; use the same"
+                f"{key}: {value!r}, but the traces of {ours.sft_run} were made with {made.get(key)!r}; use the same"
             )
+
+
+def choose_engine(rollouts: str) -> str:
+    """Return the engine for a config's `rollouts` key: `auto` takes vLLM where it is installed.
+
+    Raises:
+        InputError: the key is unknown, or vLLM is asked for and not installed.
+    """
+    if rollouts not in ENGINES:
+        raise InputError(f"rollouts: {rollouts!r} is unknown; use {', '.join(ENGINES)}")
+    if rollouts == "vllm" and not has_vllm():
+        raise InputError("rollouts: vllm is not installed here; use rollouts: transformers, or install vLLM")
+    if rollouts == "auto":
+        return "vllm" if has_vllm() else "transformers"
+    return rollouts
+
+
+def refuse_quantised(model_args: Any, base: Path) -> None:
+    """Refuse a base model in fewer bits where vLLM writes the rollouts: it takes the merged policy's whole weights."""
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if getattr(model_args, key):
+            raise InputError(
+                f"{key}: vLLM cannot be sent the weights of a quantised policy; set {key}: false, or "
+                "rollouts: transformers"
+            )
+    if "quantization_config" in read_json(base / "config.json"):
+        raise InputError(
+            f"{base}: is a quantised model, and vLLM cannot be sent such a policy's weights; set rollouts: transformers"
+        )
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What the policy is asked.
+
+    Attributes:
+        corpus: the labels under the run's split.
+        items: N rows to train on; an empty label where there is none.
+        held_out: M training rows kept apart to watch accuracy on.
+        messages: N prompts.
+        held_out_messages: M prompts.
+    """
+
+    corpus: Corpus
+    items: pd.DataFrame
+    held_out: pd.DataFrame
+    messages: list[list[Message]]
+    held_out_messages: list[list[Message]]
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Of those to train on."""
+        return [str(item_id) for item_id in self.items["item_id"]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of those to train on have each label."""
+        return label_counts(self.items)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest says of them."""
+        return {
+            "items": len(self.items),
+            "unlabelled": len(self.items) - sum(self.counts.values()),
+            "labels": self.counts,
+            "data": self.corpus.digest,
+            "split": self.corpus.split,
+        }
+
+
+def draw_prompts(ours: GRPOArguments, seed: int) -> Prompts:
+    """Draw the items and write their prompts; see `select_items` and `read_unlabelled`."""
+    corpus = open_corpus(ours.data, ours.split)
+    items, held_out = select_items(corpus, ours, Path(ours.sft_run), seed=seed)
+    if ours.unlabelled is not None:
+        items = pd.concat([items.astype({"label": str}), read_unlabelled(Path(ours.unlabelled), corpus)])
+    messages, held_out_messages = (build_prompts(rows, corpus, ours.prompt) for rows in (items, held_out))
+    return Prompts(corpus, items, held_out, messages, held_out_messages)
 
 
 def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -309,8 +289,23 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
     return draw_items(rest, ours.train_items, seed=seed, balance=ours.balance), held_out
 
 
-def _columns(items: pd.DataFrame) -> dict[str, list[str]]:
-    return {name: [str(value) for value in items[name]] for name in ITEM_COLUMNS}
+def read_rewards(ours: GRPOArguments, args: Any, prompts: Prompts, folder: Path) -> Composition:
+    """Return the rewards of a configuration, made with what they need to know of the prompts.
+
+    Args:
+        ours, args: the configuration.
+        prompts: that will be scored.
+        folder: of the configuration: files that it names are relative to it.
+
+    Raises:
+        InputError: an entry is wrong, would have no effect, or cannot judge the prompts without a label.
+    """
+    scored = pd.concat([prompts.items, prompts.held_out])
+    context = reward_context(scored, prompts.corpus, folder=folder, counts=prompts.counts)
+    components = load_rewards(ours.rewards, context, _scaling(args), args.reward_weights)
+    if ours.unlabelled is not None:
+        check_verifiers(components)
+    return Composition(tuple(components))
 
 
 def _scaling(args: Any) -> str:
@@ -337,11 +332,101 @@ def load_rewards(
     return list(composition.components)
 
 
+def set_trainer_arguments(args: Any, rewards: Composition, prompts: Prompts, tokenizer: Any) -> None:
+    """Set the keys of TRL's GRPOConfig that follow from the others, and vLLM's environment."""
+    args.reward_weights = [component.weight for component in rewards.components]
+    args.disable_dropout = True  # the policy must equal its reference at the first step
+    args.logging_first_step = True
+    if args.use_vllm and args.vllm_max_model_length is None:
+        asked = [*prompts.messages, *prompts.held_out_messages]
+        longest = max(len(encode_prompt(tokenizer, messages)) for messages in asked)
+        args.vllm_max_model_length = longest + args.max_completion_length
+    if args.use_vllm and args.vllm_mode == "colocate":
+        set_vllm_environment()
+
+
 def load_policy(base: Path, adapter: Path, model_args: Any, args: Any) -> Any:
     """Load the base model with a trainable copy of the SFT adapter; TRL keeps a frozen copy as the reference."""
     from peft import PeftModel
+    from transformers import set_seed
 
-    return PeftModel.from_pretrained(load_base(base, model_args, args), adapter, is_trainable=True)
+    if args.use_vllm:
+        refuse_quantised(model_args, base)
+    set_seed(args.seed)
+    with setting_errors():
+        policy = PeftModel.from_pretrained(load_base(base, model_args, args), adapter, is_trainable=True)
+    if args.use_vllm:
+        check_mergeable(policy)
+    return policy
+
+
+def go_back_to_checkpoint(run: Path) -> int:
+    """Return the step that a run goes on from, 0 for a new one, and drop the rollouts after it: they come anew."""
+    checkpoint = last_checkpoint(run)
+    step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    if is_main_process():
+        drop_rollouts_after(run, step)
+    return step
+
+
+def make_trainer(
+    trainer_class: Any,
+    policy: Any,
+    tokenizer: Any,
+    args: Any,
+    ours: GRPOArguments,
+    prompts: Prompts,
+    rewards: Composition,
+    run: Path,
+) -> Any:
+    """Make the trainer of a run.
+
+    Args:
+        trainer_class: a subclass of `rl.trainer.GRPOTrainer`; None for that one itself.
+        policy, tokenizer: to train, and its tokenizer.
+        args, ours: the configuration.
+        prompts, rewards: what is asked and how it is paid.
+        run: the run folder.
+
+    Raises:
+        InputError: the libraries refuse a setting.
+    """
+    from rl.trainer import GRPOTrainer
+
+    # A response template would let TRL take the reasoning out of the completion before the rewards see it.
+    tokenizer.response_template = None
+    tokenizer.response_schema = None
+    prefix = prefilled_think(render_prompt(tokenizer, prompts.messages[0]))
+    recorder = Recorder(run, rewards.components, prefix, int(os.environ.get("RANK", "0")))
+    with setting_errors():
+        return (trainer_class or GRPOTrainer)(
+            recorder=recorder,
+            model=policy,
+            args=trainer_arguments(args, run),
+            train_dataset=prompt_dataset(prompts.items, prompts.messages),
+            eval_dataset=prompt_dataset(prompts.held_out, prompts.held_out_messages),
+            processing_class=tokenizer,
+            callbacks=run_callbacks(run, args, ours, prompts),
+        )
+
+
+def prompt_dataset(items: pd.DataFrame, messages: Sequence[Sequence[Message]]) -> Any:
+    """Return N items and their prompts as a data set of TRL's, None where there are none."""
+    from datasets import Dataset
+
+    columns = {name: [str(value) for value in items[name]] for name in ITEM_COLUMNS}
+    return Dataset.from_dict({"prompt": messages, **columns}) if len(items) else None
+
+
+def run_callbacks(run: Path, args: Any, ours: GRPOArguments, prompts: Prompts) -> list[Any]:
+    """Return what watches a run: its log, the check of the first step, and the alarms."""
+    callbacks = [log_callback(run)]  # before those that may stop the run
+    if args.beta > 0:
+        callbacks.append(first_kl_check())
+    if ours.alarms != "off":
+        shares = {label: count / sum(prompts.counts.values()) for label, count in prompts.counts.items()}
+        callbacks.append(alarm_callback(run, ours.alarms, shares))
+    return callbacks
 
 
 def first_kl_check() -> Any:
@@ -360,6 +445,20 @@ def first_kl_check() -> Any:
                 )
 
     return FirstKL()
+
+
+def step_facts(state: Any) -> dict[str, Any]:
+    """Say for the manifest how the steps went, by their log in the trainer's state."""
+    steps = [entry for entry in state.log_history if "reward" in entry]
+    return {
+        "steps": state.global_step,
+        "first_kl": steps[0].get("kl"),
+        "mean_abs_logprob_difference": _mean(steps, "sampling/sampling_logp_difference/mean"),
+        "first_reward": steps[0]["reward"],
+        "last_reward": steps[-1]["reward"],
+        "zero_variance_groups": _mean(steps, "zero_variance_groups"),
+        "unscorable": _mean(steps, "unscorable"),
+    }
 
 
 def _mean(steps: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -27,6 +27,7 @@ from sft.gate import GateResult, run_gate
 from sft.traces import Trace, read_traces
 from sft.training import (
     ADAPTER,
+    check_mergeable,
     find_base,
     learn,
     load_base,
@@ -144,14 +145,14 @@ def make_trainer(
     """Make TRL's SFTTrainer of a new adapter on the base model.
 
     Raises:
-        InputError: the libraries refuse a setting.
+        InputError: the libraries refuse a setting, or stage two could not go on from the adapter.
     """
     from transformers import set_seed
     from trl import SFTTrainer, get_peft_config
 
     set_seed(args.seed)  # before the adapter is made, so that one seed gives one adapter
     with setting_errors():
-        return SFTTrainer(
+        trainer = SFTTrainer(
             model=load_base(base.path, model_args, args),
             args=trainer_arguments(args, run),
             train_dataset=dataset_of(examples),
@@ -159,6 +160,8 @@ def make_trainer(
             peft_config=get_peft_config(model_args),
             callbacks=[log_callback(run)],
         )
+    check_mergeable(trainer.model)  # or it could not go on to stage two
+    return trainer
 
 
 def pass_gate(

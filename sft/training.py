@@ -72,6 +72,31 @@ def load_base(path: Path, model_args: Any, args: Any) -> Any:
     )
 
 
+def check_mergeable(model: Any) -> None:
+    """Refuse an adapter that no merge into the base model's tensors can stand for, as vLLM would be sent it.
+
+    Args:
+        model: a PEFT model.
+
+    Raises:
+        InputError: it adapts single parameters, or one of two embeddings that are the same tensor.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    if model.active_peft_config.target_parameters:
+        raise InputError("lora_target_parameters: vLLM cannot be sent such an adapter; use lora_target_modules alone")
+    if not model.config.get_text_config().tie_word_embeddings:
+        return
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+            key = "lora_modules_to_save" if isinstance(module, ModulesToSaveWrapper) else "lora_target_modules"
+            raise InputError(
+                f"{key}: the base model's input and output embeddings are one tensor, which an adapter of one of them "
+                "would part, and a merge would not; leave both out of it"
+            )
+
+
 @contextmanager
 def setting_errors() -> Iterator[None]:
     """Turn a setting that the libraries refuse while they make model and trainer into one line."""

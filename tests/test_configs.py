@@ -16,9 +16,8 @@ from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import to_keys
 from benchmarks.models.folders import resolve_model
 from rewards import LABELS, Context, InputError
-from rl.rollouts import ENGINES
 from rl.study import check_stages, read_study
-from rl.train import GRPOArguments, load_rewards
+from rl.train import ENGINES, GRPOArguments, load_rewards
 from rl.train import read_arguments as read_grpo
 from sft.examples import tokenize_traces
 from sft.filters.steps import read_steps

@@ -37,7 +37,7 @@ STAGES: Final = ("traces", "sft", "grpo", "evaluation")
 ABOUT: Final = {
     "benchmarks/models": ("evaluation",), "benchmarks/evaluation": ("evaluation",), "sft/teacher": ("traces",),
     "sft/train.py": ("sft",), "sft/examples.py": ("sft",), "sft/gate.py": ("sft",), "sft/training.py": ("sft", "grpo"),
-    "rewards": ("grpo",), "rl/train.py": ("grpo",), "rl/rollouts.py": ("grpo",), "rl/unlabelled.py": ("grpo",),
+    "rewards": ("grpo",), "rl/train.py": ("grpo",), "rl/trainer.py": ("grpo",), "rl/unlabelled.py": ("grpo",),
 }  # fmt: skip
 REVIEWED: Final = {
     "a column": ("item_id", "cell_line", "p_up", "p_down", "p_none", "p_de", "p_dir"),

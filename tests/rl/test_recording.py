@@ -11,7 +11,7 @@ from rewards import LABELS, Component, accuracy, parse_answer
 from rewards import format as format_reward
 from rl.recording import Recorder, batch_facts
 from rl.rollout_files import read_rollouts
-from rl.rollouts import without_partly_judged
+from rl.trainer import without_partly_judged
 
 UP, DOWN, NONE = map(str, LABELS)
 NAN = float("nan")

@@ -114,6 +114,14 @@ def test_a_setting_that_is_refused_late_is_one_line_and_can_be_corrected(tiny_mo
         ({"dtype": "float33"}, "dtype: 'float33' is unknown; use one of auto, float32"),
         ({"lora_target_modules": ["nope"]}, "configuration: Target modules nope not found"),
         ({"attn_implementation": "nope"}, 'configuration: Specified `attn_implementation="nope"`'),
+        ({"lora_modules_to_save": ["lm_head"]}, "lora_modules_to_save: the base model's input and output embeddings"),
+        ({"lora_modules_to_save": ["embed_tokens"]}, "lora_modules_to_save: the base model's input and output"),
+        ({"lora_target_modules": ["q_proj", "lm_head"]}, "configuration: Applying a PEFT adapter to `lm_head` is not"),
+        ({"lora_target_modules": ["q_proj", "embed_tokens"]}, "lora_target_modules: the base model's input and output"),
+        (
+            {"lora_target_modules": ["q_proj"], "lora_target_parameters": ["mlp.up_proj.weight"], "lora_dropout": 0.0},
+            "lora_target_parameters: vLLM cannot be sent",
+        ),
         ({"logging_steps": 500}, "logging_steps: 500, but there are 3 steps"),
     ):
         with pytest.raises(InputError) as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
+from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.models.folders import adapter_sha256
 from benchmarks.runs import read_manifest
 
@@ -52,7 +56,6 @@ def write(path, **values):
 @pytest.fixture(scope="module")
 def sft(folder, tiny_model):
     """A finished stage one, and what its driver saw."""
-    from benchmarks.evidence.prompts import PromptConfig
     from sft.teacher.generate import TraceArguments, generate_traces
 
     traces, _ = generate_traces(
@@ -145,6 +148,67 @@ def test_grpo_moves_every_lora_weight_from_the_sft_policy(sft, tiny_model, folde
     assert len(trained) == 12 and not trained & set((path / "items.txt").read_text().split())
     both = set((folder / f"grpo-{engine}" / "adapter" / "items.txt").read_text().split())
     assert both == trained | set((path / "items.txt").read_text().split())
+
+
+def test_another_trainer_class_is_an_argument(sft, tiny_model, folder):
+    """What CONTRIBUTING's recipe does: a subclass, handed to `rl.train`."""
+    from rl import train
+    from rl.trainer import GRPOTrainer
+
+    class NoAdvantage(GRPOTrainer):
+        """Learns nothing: all completions are worth the same."""
+
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            return {**output, "advantages": output["advantages"] * 0}
+
+    path, _, _ = sft
+    config = {
+        "output_dir": str(folder / "other-trainer"), "sft_run": str(path), "data": "sample", "evidence": 3,
+        "train_items": 4, "rollouts": "transformers", "beta": 0.0, "model_name_or_path": str(tiny_model),
+        "max_steps": 1, "num_generations": 4, "max_completion_length": 8, **COMMON,
+    }  # fmt: skip
+    out = train(config, trainer_class=NoAdvantage)
+    manifest = read_manifest(out)
+    assert manifest["status"] == "done" and manifest["rollouts"]["completions"] == 4
+    assert len(list((out / "rollouts").glob("step-*.parquet"))) == 1
+    before, after = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (path, out))
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.needs_vllm
+def test_vllm_writes_by_the_policy_of_an_adapter_that_it_does_not_know(tiny_model, folder):
+    """DoRA, and whole modules beside it: what vLLM has is what the trainer has, from the first step on."""
+    from transformers import AutoModelForCausalLM
+
+    from sft.teacher.generate import TraceArguments, generate_traces
+
+    untied = folder / "untied"
+    shutil.copytree(tiny_model, untied)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, tie_word_embeddings=False)
+    model.lm_head.weight.data = model.model.embed_tokens.weight.data.clone()
+    model.save_pretrained(untied)
+    traces = TraceArguments(str(folder / "untied.jsonl"), data="sample", rows=24, prompt=PromptConfig(evidence=3))
+    generate_traces(traces)
+    config = write(
+        folder / "dora.yaml", **{**COMMON, "learning_rate": 3e-2}, output_dir=str(folder / "dora"),
+        traces=traces.output, model_name_or_path=str(untied), use_peft=True, lora_r=4, lora_alpha=8, lora_dropout=0.0,
+        lora_target_modules=["all-linear"], lora_modules_to_save=["lm_head", "embed_tokens"], use_dora=True,
+        max_length=512, max_steps=4, gate_prompts=0,
+    )  # fmt: skip
+    run("-m", "rl.cli", "sft", "--config", config, cwd=folder)
+    config = write(
+        folder / "dora-grpo.yaml", **{**COMMON, "learning_rate": 1e-2}, output_dir=str(folder / "dora-grpo"),
+        sft_run=str(folder / "dora"), data="sample", evidence=3, train_items=12, rollouts="vllm", beta=0.1,
+        model_name_or_path=str(untied), max_steps=3, num_generations=4, max_completion_length=24,
+        rewards=["vowels.py:vowels"],
+    )  # fmt: skip
+    shutil.copy(REPO / "tests/slow/driver.py", folder / "vowels.py")
+    run("-m", "rl.cli", "grpo", "--config", config, cwd=folder)
+    steps = [json.loads(line) for line in (folder / "dora-grpo" / "log.jsonl").read_text().splitlines()]
+    differences = [step["sampling/sampling_logp_difference/max"] for step in steps if "reward" in step]
+    assert len(differences) == 3 and max(differences) < 1e-3
+    assert abs(read_manifest(folder / "dora-grpo")["first_kl"]) < 1e-6
 
 
 def test_eval_report_and_refusals_by_command(sft, tiny_model, folder, smollm2):

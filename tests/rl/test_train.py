@@ -1,5 +1,6 @@
-"""Rewards by name, completions whose think tag the template had opened, and prompts that stage one has not seen."""
+"""What stage two settles before it trains: its rewards, its engine, and prompts that stage one has not seen."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from without_clock import PATIENCE
 
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig
 from rewards import LABELS, BalancedAccuracy, Context, InputError, accuracy
-from rewards import format as format_reward
-from rl.train import GRPOArguments, TrainerReward, load_rewards, select_items
+from rl.train import GRPOArguments, choose_engine, load_rewards, refuse_quantised, select_items
 
+MODULE = sys.modules["rl.train"]  # the package's `train` is the function
 UP, DOWN, NONE = map(str, LABELS)
 COUNTS = {UP: 10, DOWN: 10, NONE: 80}
 CONTEXT = Context(COUNTS)
@@ -70,48 +70,50 @@ def test_a_label_without_prompts_has_no_balanced_accuracy() -> None:
         load_rewards(["balanced_accuracy"], Context({**COUNTS, UP: 0}), "none")
 
 
-# --- TrainerReward -------------------------------------------------------------------------------------------------
-
-STATE = SimpleNamespace(global_step=6)
+# --- choose_engine -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("as_messages", [False, True])
-def test_a_trainers_reward_sees_the_tag_that_the_template_opened(as_messages: bool) -> None:
-    texts = [f"because</think><answer>{UP}</answer>", f"<think>a</think><answer>{UP}</answer>", "because"]
-    completions: list[Any] = [[{"role": "assistant", "content": text}] for text in texts] if as_messages else texts
-    for reward in (accuracy, format_reward):
-        scores = TrainerReward(reward, "<think>\n")(completions=completions, trainer_state=STATE, label=[UP] * 3)
-        assert scores == [1.0, 0.0, 0.0]
+@pytest.mark.parametrize(
+    ("rollouts", "installed", "engine"),
+    [
+        ("auto", True, "vllm"),
+        ("auto", False, "transformers"),
+        ("vllm", True, "vllm"),
+        ("transformers", True, "transformers"),
+        ("transformers", False, "transformers"),
+    ],
+)
+def test_choose_engine(monkeypatch: pytest.MonkeyPatch, rollouts: str, installed: bool, engine: str) -> None:
+    monkeypatch.setattr(MODULE, "has_vllm", lambda: installed)
+    assert choose_engine(rollouts) == engine
 
 
-def test_a_trainers_reward_leaves_a_failed_generation_unscored() -> None:
-    reward = TrainerReward(accuracy, "<think>")
-    failed: list[Any] = [None, [{"role": "assistant", "content": None}]]
-    assert reward(completions=failed, trainer_state=STATE, label=[UP, UP]) == [None, None]
+def test_vllm_where_it_is_not_installed_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "has_vllm", lambda: False)
+    with pytest.raises(InputError, match="rollouts: transformers"):
+        choose_engine("vllm")
 
 
-def test_a_trainers_reward_keeps_its_rewards_name() -> None:
-    balanced = BalancedAccuracy(COUNTS)
-    assert [TrainerReward(reward, "<think>").__name__ for reward in (accuracy, format_reward, balanced)] == [
-        "accuracy", "format", "balanced_accuracy",
-    ]  # fmt: skip
+@pytest.mark.parametrize("rollouts", ["VLLM", "hf", "", "Auto"])
+def test_an_unknown_engine_is_refused(rollouts: str) -> None:
+    with pytest.raises(InputError, match="use auto, vllm, transformers"):
+        choose_engine(rollouts)
 
 
-@pytest.mark.parametrize("prefix", ["", "<think>"])
-@pytest.mark.parametrize("timeout", [0, PATIENCE])
-def test_a_trainers_reward_hands_on_what_trl_gives_and_the_step(tmp_path: Path, prefix: str, timeout: float) -> None:
-    (tmp_path / "same.py").write_text(
-        "def same(completions, prompts, completion_ids, step, label, **columns):\n"
-        "    assert type(step) is int and step == 7\n"
-        "    return [float(len(c[-1]['content']) + len(p[-1]['content']) + len(ids))\n"
-        "            for c, p, ids in zip(completions, prompts, completion_ids, strict=True)]\n"
-    )
-    (component,) = load_rewards([{"name": f"{tmp_path}/same.py:same", "timeout": timeout}], CONTEXT, "none")
-    scores = TrainerReward(component, prefix)(
-        completions=[[{"role": "assistant", "content": "abc"}]], prompts=[[{"role": "user", "content": "de"}]],
-        completion_ids=[[1, 2, 3, 4]], label=[UP], trainer_state=STATE, log_metric=print,
-    )  # fmt: skip
-    assert scores == [9.0 + len(prefix)]
+# --- refuse_quantised ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["load_in_4bit", "load_in_8bit", None])
+def test_a_quantised_policy_has_no_rollouts_by_vllm(tmp_path: Path, key: str | None) -> None:
+    (tmp_path / "config.json").write_text("{}" if key else '{"quantization_config": {}}')
+    asked = SimpleNamespace(**{one: one == key for one in ("load_in_4bit", "load_in_8bit")})
+    with pytest.raises(InputError, match=f"^{key or tmp_path}: .*rollouts: transformers"):
+        refuse_quantised(asked, tmp_path)
+
+
+def test_a_policy_in_full_is_not_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    refuse_quantised(SimpleNamespace(load_in_4bit=False, load_in_8bit=False), tmp_path)
 
 
 # --- select_items --------------------------------------------------------------------------------------------------
