@@ -217,42 +217,21 @@ def read_study(path: Path, out: Path | None = None) -> Study:
         InputError: a key is unknown, missing or set by the study itself, or a condition cannot be run.
     """
     args, values = _read_keys(path, out)
-    out, conditions = Path(args.output_dir), _mapping(args.conditions, f"{path}: conditions")
-    for name, condition in conditions.items():
-        conditions[name] = _mapping(condition, f"{path}: {name}")
-        check_keys(list(conditions[name]), CONDITION_KEYS, f"{path}: {name}")
-        _check_stages_of(name, conditions, f"{path}: {name}")
+    out, conditions = Path(args.output_dir), _conditions(args.conditions, str(path))
     folders = _folders(conditions, out, str(path))
     traces, trace_file = _traces(values, out, str(path))
-    cells = []
-    for seed in args.seeds:
-        for name, condition in conditions.items():
-            kinds = [kind for kind in STAGES if kind in condition or kind == "eval"]
-            if kinds == ["eval"]:
-                if seed == args.seeds[0]:
-                    fixed = {"output_dir": folders[name] / "eval", "name": name, "training_seed": 0}
-                    cells.append(Cell(name, None, (_stage("eval", values, condition, fixed, f"{path}: {name}"),)))
-                continue
-            folder, stages = folders[name] / f"seed-{seed}", []
-            for kind in kinds:
-                fixed = {"output_dir": folder / kind}
-                if kind == "eval":
-                    fixed |= {"name": name, "training_seed": seed, "adapter": folder / kinds[-2] / ADAPTER}
-                else:
-                    fixed["seed"] = seed
-                if kind == "sft" and trace_file is not None and "traces" not in _mapping(condition["sft"], ""):
-                    fixed["traces"] = trace_file
-                if kind == "grpo":
-                    source = folders[condition["from"]] / f"seed-{seed}" if "from" in condition else folder
-                    fixed["sft_run"] = source / "sft"
-                stages.append(_stage(kind, values, condition, fixed, f"{path}: {name}"))
-            cells.append(Cell(name, seed, tuple(stages)))
+    cells = tuple(
+        _cell(name, seed, values, conditions, folders, trace_file, f"{path}: {name}")
+        for seed in args.seeds
+        for name in conditions
+        if seed == args.seeds[0] or _trained(conditions[name])
+    )
     needed = any(stage.values.get("traces") == trace_file for cell in cells for stage in cell.stages)
     return Study(
         args.title or out.name,
         out / "report",
         traces if needed else None,
-        tuple(cells),
+        cells,
         tuple(Path(run) for run in args.runs),
         None if args.embeddings is None else Path(args.embeddings),
     )
@@ -354,6 +333,54 @@ def _in_new_process(function: Callable[..., None], *arguments: Any) -> None:
     """Call a function in a process that ends after it: loading TRL takes memory, on a GPU too."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(function, *arguments).result()
+
+
+def _conditions(given: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """The conditions by name, each with stages that can follow each other."""
+    conditions = _mapping(given, f"{where}: conditions")
+    for name, condition in conditions.items():
+        conditions[name] = _mapping(condition, f"{where}: {name}")
+        check_keys(list(conditions[name]), CONDITION_KEYS, f"{where}: {name}")
+        _check_stages_of(name, conditions, f"{where}: {name}")
+    return conditions
+
+
+def _trained(condition: Mapping[str, Any]) -> list[str]:
+    """The stages that train, of a condition."""
+    return [kind for kind in STAGES if kind in condition and kind != "eval"]
+
+
+def _cell(
+    name: str,
+    seed: int,
+    values: Mapping[str, Any],
+    conditions: Mapping[str, Mapping[str, Any]],
+    folders: Mapping[str, Path],
+    trace_file: Path | None,
+    where: str,
+) -> Cell:
+    """A condition's stages under a seed, its evaluation last; one that trains nothing is evaluated alone."""
+    condition = conditions[name]
+    trained = _trained(condition)
+    if not trained:
+        fixed = {"output_dir": folders[name] / "eval", "name": name, "training_seed": 0}
+        return Cell(name, None, (_stage("eval", values, condition, fixed, where),))
+    folder, stages = folders[name] / f"seed-{seed}", []
+    for kind in trained:
+        fixed = {"output_dir": folder / kind, "seed": seed}
+        if kind == "sft" and trace_file is not None and "traces" not in _mapping(condition["sft"], ""):
+            fixed["traces"] = trace_file
+        if kind == "grpo":
+            source = folders[condition["from"]] / f"seed-{seed}" if "from" in condition else folder
+            fixed["sft_run"] = source / "sft"
+        stages.append(_stage(kind, values, condition, fixed, where))
+    fixed = {
+        "output_dir": folder / "eval",
+        "name": name,
+        "training_seed": seed,
+        "adapter": folder / trained[-1] / ADAPTER,
+    }
+    return Cell(name, seed, (*stages, _stage("eval", values, condition, fixed, where)))
 
 
 def _stage(

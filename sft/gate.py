@@ -1,7 +1,8 @@
 """The gate after stage one: a student that does not end its turn or gives no answer is no start for stage two."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,40 +54,62 @@ def run_gate(
         seed: of the draw.
         batch: prompts at a time.
     """
-    import torch
-    from transformers import GenerationConfig
-
     drawn = random.Random(seed).sample(list(traces), min(n, len(traces)))
     drawn.sort(key=lambda trace: len(trace.prompt[-1]["content"]))  # little padding
     ends = {tokenizer.eos_token_id}
     configured = model.generation_config.eos_token_id
     ends.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
     read: list[dict[str, Any]] = []
-    was_training = model.training
-    model.eval()
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    # None of the defaults of the model's files, such as a repetition penalty, which would fill in what is not given.
-    own = model.generation_config
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=pad, use_cache=True
-    )
-    for start in range(0, len(drawn), batch):
-        asked = drawn[start : start + batch]
-        prompts = [render_prompt(tokenizer, trace.prompt) for trace in asked]
-        ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-        width = max(map(len, ids))
-        input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
-        with torch.inference_mode():
-            output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=model.generation_config)
-        for trace, prompt, row in zip(asked, prompts, output[:, width:].tolist(), strict=True):
-            read.append(_read(tokenizer, trace, prompt, row, ends))
-    model.train(was_training)
-    model.generation_config = own
-    good = sum(one["terminated"] and one["status"] == str(Status.ANSWERED) for one in read)
+    with _greedy(model, tokenizer, ends, max_new_tokens):
+        for start in range(0, len(drawn), batch):
+            asked = drawn[start : start + batch]
+            prompts = [render_prompt(tokenizer, trace.prompt) for trace in asked]
+            rows = _write(model, tokenizer, prompts)
+            read += [_read(tokenizer, *one, ends) for one in zip(asked, prompts, rows, strict=True)]
     failed = [one for one in read if not (one["terminated"] and one["status"] == str(Status.ANSWERED))]
     failed.sort(key=lambda one: (one["terminated"], one["status"] == str(Status.ANSWERED), one["item_id"]))
-    return GateResult(len(read), good / len(read), sum(one["terminated"] for one in read) / len(read), failed[:WORST])
+    share = (len(read) - len(failed)) / len(read)
+    return GateResult(len(read), share, sum(one["terminated"] for one in read) / len(read), failed[:WORST])
+
+
+@contextmanager
+def _greedy(model: Any, tokenizer: Any, ends: set[int], max_new_tokens: int) -> Iterator[None]:
+    """Let a model write its likeliest tokens within the block, as it does in evaluation."""
+    from transformers import GenerationConfig
+
+    was_training, own = model.training, model.generation_config
+    model.eval()
+    # None of the defaults of the model's files, such as a repetition penalty, which would fill in what is not given.
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(ends),
+        pad_token_id=_pad(tokenizer),
+        use_cache=True,
+    )
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        model.generation_config = own
+
+
+def _pad(tokenizer: Any) -> int:
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def _write(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Complete B prompts; return the new tokens of each."""
+    import torch
+
+    ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    width = max(map(len, ids))
+    input_ids = torch.tensor([[_pad(tokenizer)] * (width - len(row)) + row for row in ids], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
+    with torch.inference_mode():
+        output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=model.generation_config)
+    rows: list[list[int]] = output[:, width:].tolist()
+    return rows
 
 
 def _read(tokenizer: Any, trace: Trace, prompt: str, row: list[int], ends: set[int]) -> dict[str, Any]:

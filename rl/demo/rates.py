@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ PROMPT: Final = 175  # tokens of the demo's mean prompt, with SmolLM2's tokenize
 COMPLETION: Final = 60  # tokens of its mean trace
 _LONG_ENOUGH: Final = 2.0  # seconds that a measurement takes at least
 _MOST_ROWS: Final = 8
+_NEW: Final = 8  # tokens written in a measurement
 LORA: Final[dict[str, Any]] = {"r": 32, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 
@@ -47,52 +49,66 @@ def measure_rates(model: Path) -> Rates:
 
 
 def _measure(model: Path) -> Rates:
-    from benchmarks.quiet import hide_library_noise, hide_loading_bars
+    from benchmarks.quiet import hide_library_noise
 
     hide_library_noise()
     began = time.monotonic()
 
-    import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     from benchmarks.machine import granted_cores, resolve_dtype, use_cpu_well
 
     use_cpu_well()
-    hide_loading_bars()
     dtype = resolve_dtype("auto")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    lm: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True).to(device)
+    lm = _load(model, dtype)
     load = time.monotonic() - began
-
-    def tokens(rows: int, length: int) -> Any:
-        return torch.randint(0, lm.config.vocab_size, (rows, length), device=device)
-
-    def read(rows: int) -> int:
-        with torch.inference_mode():
-            lm(input_ids=tokens(rows, PROMPT), logits_to_keep=1)
-        return rows * PROMPT
-
-    def write(rows: int) -> int:
-        new = 8
-        with torch.inference_mode():
-            ids = tokens(rows, 8)
-            lm.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
-                do_sample=False, pad_token_id=0,
-            )  # fmt: skip
-        return rows * new
-
     learner = get_peft_model(lm, LoraConfig(**LORA))
-
-    def learn(rows: int) -> int:
-        ids = tokens(rows, PROMPT + COMPLETION)
-        learner(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-        return int(ids.numel())
-
     with learner.disable_adapter():
-        reading, writing = _rate(read), _rate(write, _MOST_ROWS)
-    return Rates(dtype, granted_cores(), load, reading, writing, _rate(learn))
+        reading, writing = _rate(partial(_read, lm)), _rate(partial(_write, lm), _MOST_ROWS)
+    return Rates(dtype, granted_cores(), load, reading, writing, _rate(partial(_learn, learner)))
+
+
+def _load(model: Path, dtype: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from benchmarks.quiet import hide_loading_bars
+
+    hide_loading_bars()
+    lm: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True)
+    return lm.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _tokens(lm: Any, rows: int, length: int) -> Any:
+    import torch
+
+    return torch.randint(0, lm.config.vocab_size, (rows, length), device=lm.device)
+
+
+def _read(lm: Any, rows: int) -> int:
+    import torch
+
+    with torch.inference_mode():
+        lm(input_ids=_tokens(lm, rows, PROMPT), logits_to_keep=1)
+    return rows * PROMPT
+
+
+def _write(lm: Any, rows: int) -> int:
+    import torch
+
+    ids = _tokens(lm, rows, 8)
+    with torch.inference_mode():
+        lm.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=_NEW, min_new_tokens=_NEW,
+            do_sample=False, pad_token_id=0,
+        )  # fmt: skip
+    return rows * _NEW
+
+
+def _learn(learner: Any, rows: int) -> int:
+    ids = _tokens(learner, rows, PROMPT + COMPLETION)
+    learner(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    return int(ids.numel())
 
 
 def _rate(work: Callable[[int], int], rows: int = 1) -> float:
