@@ -87,12 +87,7 @@ def import_run(
     corpus = open_corpus(data, split)
     imported = read_imported(files, corpus, columns=columns, labels=labels, training_seed=training_seed)
     if len(imported.unmatched) and not allow_unmatched:
-        first = imported.unmatched.iloc[0]
-        write_text(out / UNMATCHED, imported.unmatched.to_csv(index=False))
-        raise InputError(
-            f"{first['file']}, row {first['row']}: {first['reason']}; {len(imported.unmatched):,} rows do not match, "
-            f"all listed in {out / UNMATCHED}; mend them, or leave them out with --allow-unmatched"
-        )
+        raise _unmatched_error(imported.unmatched, out)
     if out.is_dir() and [path.name for path in out.iterdir()] == [UNMATCHED]:
         (out / UNMATCHED).unlink()  # the list of an earlier attempt
     sources = [{"file": str(path), "cell_line": line, "sha256": file_sha256(path)} for line, path in _sources(files)]
@@ -102,7 +97,6 @@ def import_run(
     )
     if run.done:
         return run.path
-    frame = imported.predictions
     facts = {
         "format": 1,
         "imported": how,
@@ -114,21 +108,35 @@ def import_run(
         facts["note"] = f"no direction is told: the answer {Label.UP} stands for {CHANGES!r}"
     elif imported.tasks == ("de", "dir"):
         facts["note"] = f"of some changes no direction is told: the answer {Label.UP} stands for {CHANGES!r} there"
-    write_predictions(frame, run.path / PREDICTIONS, facts)
+    write_predictions(imported.predictions, run.path / PREDICTIONS, facts)
     if len(imported.unmatched):
         write_text(run.path / UNMATCHED, imported.unmatched.to_csv(index=False))
-    run.finish(
-        name=name,
-        imported=[path.name for _, path in _sources(files)],
-        tasks=list(imported.tasks),
-        seeds=sorted({int(seed) for seed in frame["seed"].unique()}),
-        rows=len(frame),
-        items=int(frame["item_id"].nunique()),
-        items_missing=imported.missing,
-        statuses={str(status): int(count) for status, count in frame["status"].value_counts().items()},
-        unmatched={str(reason): int(count) for reason, count in imported.unmatched["reason"].value_counts().items()},
-    )
+    run.finish(name=name, imported=[path.name for _, path in _sources(files)], **_counts(imported))
     return run.path
+
+
+def _unmatched_error(unmatched: pd.DataFrame, out: Path) -> InputError:
+    """List the rows that are of no item, and return the error that names the first."""
+    write_text(out / UNMATCHED, unmatched.to_csv(index=False))
+    first = unmatched.iloc[0]
+    return InputError(
+        f"{first['file']}, row {first['row']}: {first['reason']}; {len(unmatched):,} rows do not match, all listed in "
+        f"{out / UNMATCHED}; mend them, or leave them out with --allow-unmatched"
+    )
+
+
+def _counts(imported: Imported) -> dict[str, Any]:
+    """What an import holds, for its manifest."""
+    frame = imported.predictions
+    return {
+        "tasks": list(imported.tasks),
+        "seeds": sorted({int(seed) for seed in frame["seed"].unique()}),
+        "rows": len(frame),
+        "items": int(frame["item_id"].nunique()),
+        "items_missing": imported.missing,
+        "statuses": {str(status): int(count) for status, count in frame["status"].value_counts().items()},
+        "unmatched": {str(one): int(count) for one, count in imported.unmatched["reason"].value_counts().items()},
+    }
 
 
 def read_imported(

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.files import write_text
 from rewards import InputError
 
 TRAINED_ITEMS: Final = "items.txt"
@@ -167,12 +168,12 @@ def adapter_sha256(path: Path) -> str:
 def mark_adapter(adapter: Path, base: Path) -> None:
     """Write beside an adapter's weights which model it belongs to, for `check_adapter`."""
     marks = {"base_fingerprint": model_fingerprint(base), "tokenizer_sha256": tokenizer_sha256(base)}
-    (adapter / _MARKS).write_text(json.dumps(marks) + "\n", encoding="utf-8")
+    write_text(adapter / _MARKS, json.dumps(marks) + "\n")
 
 
 def write_trained_items(adapter: Path, item_ids: Iterable[str]) -> None:
     """Write beside an adapter's weights which items it was trained on in all its stages, one id a line."""
-    (adapter / TRAINED_ITEMS).write_text("".join(f"{item}\n" for item in sorted(set(item_ids))), encoding="utf-8")
+    write_text(adapter / TRAINED_ITEMS, "".join(f"{item}\n" for item in sorted(set(item_ids))))
 
 
 def read_trained_items(adapter: Path) -> frozenset[str] | None:

@@ -33,6 +33,7 @@ SHA256: Final = {
     "rpe1-de.csv": "a66a86aac5db458e0703bccf7f2d638769400a7ccb9f2615cd9421c106b748ca",
     "rpe1-dir.csv": "25fa0b37c7e86cd73e8135b83513ea9d96c55e5a6c3f222ffbb531b91ab0fb0c",
 }
+Codes = np.ndarray[tuple[int], np.dtype[np.int8]]
 
 
 def data_dir() -> Path:
@@ -133,15 +134,31 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
 
 
 def _load_line(folder: Path, line: str, *, verify: bool) -> pd.DataFrame:
-    de_path, dir_path = folder / f"{line}-de.csv", folder / f"{line}-dir.csv"
-    de, de_bytes = _read_csv(de_path)
-    direction, dir_bytes = _read_csv(dir_path)
+    paths = folder / f"{line}-de.csv", folder / f"{line}-dir.csv"
+    (de, de_bytes), (direction, dir_bytes) = (_read_csv(path) for path in paths)
+    split = _split(paths[0], de)
+    label = _join_labels(paths, de, direction, split)
+    if verify:
+        for path, content in zip(paths, (de_bytes, dir_bytes), strict=True):
+            _check_digest(str(path), path.name, content)
+    item_id = pc.binary_join_element_wise(pa.scalar(line), de["pert"], de["gene"], "|")
+    return pd.DataFrame(
+        {
+            "item_id": item_id.to_pandas(),
+            "cell_line": pd.Categorical.from_codes(np.full(len(label), CELL_LINES.index(line)), dtype=LINE_DTYPE),
+            "pert": de["pert"].to_pandas(),
+            "gene": de["gene"].to_pandas(),
+            "label": pd.Categorical.from_codes(label, dtype=LABEL_DTYPE),
+            "split": pd.Categorical.from_codes(split, dtype=SPLIT_DTYPE),
+        }
+    )
+
+
+def _join_labels(paths: tuple[Path, Path], de: pa.Table, direction: pa.Table, split: Codes) -> Codes:
+    """Join a line's two files: (N,) code of the label of each row of the first, whose split is given."""
+    de_path, dir_path = paths
     de_key, dir_key = _pair_keys(de_path, de), _pair_keys(dir_path, direction)
-
-    de_label = _binary(de_path, de)
-    dir_label = _binary(dir_path, direction)
-    de_split, dir_split = _split(de_path, de), _split(dir_path, direction)
-
+    de_label, dir_label = _binary(de_path, de), _binary(dir_path, direction)
     position = pc.index_in(dir_key, value_set=de_key)
     missing = np.flatnonzero(pc.is_null(position).to_numpy(zero_copy_only=False))
     if missing.size:
@@ -151,7 +168,7 @@ def _load_line(folder: Path, line: str, *, verify: bool) -> pd.DataFrame:
     at = position.to_numpy()
     for wrong, problem in (
         (~de_label[at], f"has label 0 in {de_path.name}: a direction without differential expression"),
-        (de_split[at] != dir_split, f"is in another split than in {de_path.name}"),
+        (split[at] != _split(dir_path, direction), f"is in another split than in {de_path.name}"),
     ):
         if wrong.any():
             raise _row_error(dir_path, direction, int(np.flatnonzero(wrong)[0]), problem, "fetch the files again")
@@ -162,21 +179,7 @@ def _load_line(folder: Path, line: str, *, verify: bool) -> pd.DataFrame:
         raise _row_error(
             de_path, de, int(undirected[0]), f"has label 1 but no direction in {dir_path.name}", "fetch the files again"
         )
-    if verify:
-        _check_digest(str(de_path), de_path.name, de_bytes)
-        _check_digest(str(dir_path), dir_path.name, dir_bytes)
-
-    item_id = pc.binary_join_element_wise(pa.scalar(line), de["pert"], de["gene"], "|")
-    return pd.DataFrame(
-        {
-            "item_id": item_id.to_pandas(),
-            "cell_line": pd.Categorical.from_codes(np.full(len(label), CELL_LINES.index(line)), dtype=LINE_DTYPE),
-            "pert": de["pert"].to_pandas(),
-            "gene": de["gene"].to_pandas(),
-            "label": pd.Categorical.from_codes(label, dtype=LABEL_DTYPE),
-            "split": pd.Categorical.from_codes(de_split, dtype=SPLIT_DTYPE),
-        }
-    )
+    return label
 
 
 def _row_error(path: Path, table: pa.Table, index: int, problem: str, remedy: str) -> InputError:
@@ -243,20 +246,18 @@ def _binary(path: Path, table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.b
     return ones
 
 
-def _split(path: Path, table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+def _split(path: Path, table: pa.Table) -> Codes:
     return _codes(path, table, "split", SPLITS)
 
 
-def _codes(
-    path: Path, table: pa.Table, column: str, allowed: Sequence[str]
-) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+def _codes(path: Path, table: pa.Table, column: str, allowed: Sequence[str]) -> Codes:
     found = pc.index_in(table[column], value_set=pa.array(list(allowed)))
     unknown = np.flatnonzero(pc.is_null(found).to_numpy(zero_copy_only=False))
     if unknown.size:
         index = int(unknown[0])
         value = table[column][index].as_py()
         raise _row_error(path, table, index, f"has {column} {value!r}", f"allowed are {' and '.join(allowed)}")
-    codes: np.ndarray[tuple[int], np.dtype[np.int8]] = found.to_numpy().astype(np.int8)
+    codes: Codes = found.to_numpy().astype(np.int8)
     return codes
 
 
