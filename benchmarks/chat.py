@@ -1,9 +1,7 @@
-"""Chats: a model's tokenizer and its prompts, and messages as servers and other tools' files have them."""
+"""A model's tokenizer and its prompts, the same for SFT, rollouts and evaluation."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +9,6 @@ from rewards import InputError
 
 Message = Mapping[str, str]
 THINK = "<think>"
-_ROLES: Final = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-_REASONING: Final = ("reasoning", "reasoning_content")  # what servers and tools call a model's own thinking
 _PROBE: Final = "a b  c\nD"  # white space is what a wrong pre-tokenizer loses
 _BLOCK: Final = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
@@ -33,69 +29,6 @@ def join_think(own: str, text: str) -> str:
     written, rest = split_think(text)
     written = (written or "").strip()
     return f"{THINK}{own.strip()}{chr(10) * 2 if written else ''}{written}</think>{rest.strip()}"
-
-
-@dataclass(frozen=True)
-class ForeignMessage:
-    """A chat message as a server or another tool's file has it.
-
-    Attributes:
-        role: `system`, `user` or `assistant`; None where it has none of those.
-        text: its content, of which parts are one text; None where it has none.
-        reasoning: the model's own thinking where it stands apart; None where there is none.
-        only_text: whether all parts of its content were text.
-    """
-
-    role: str | None
-    text: str | None
-    reasoning: str | None
-    only_text: bool
-
-
-def read_message(message: Mapping[str, Any]) -> ForeignMessage:
-    """Read a message of `role` and `content`, or `from` and `value`; the one reader for servers and files."""
-    content = message.get("value") if message.get("content") is None else message.get("content")
-    only_text = True
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        texts = [part for part in parts if isinstance(part, str)]
-        content, only_text = "".join(texts), len(texts) == len(parts)
-    reasoning = next((message[key] for key in _REASONING if message.get(key)), None)
-    return ForeignMessage(
-        role=_ROLES.get(str(message.get("role") or message.get("from"))),
-        text=content if isinstance(content, str) else None,
-        reasoning=reasoning if isinstance(reasoning, str) else None,
-        only_text=only_text,
-    )
-
-
-def read_messages(value: Any) -> list[Message]:
-    """Read the messages of a chat in a file: a list of them, or JSON of one.
-
-    A reply's own thinking becomes its think block.
-
-    Raises:
-        ValueError: it is no such list, or a message has no role that we know, or no text or more than text.
-    """
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise ValueError("messages are no JSON list") from None
-    if not isinstance(value, list) or not value:
-        raise ValueError("messages are no list")
-    found: list[Message] = []
-    for one in value:
-        message = read_message(one) if isinstance(one, dict) else ForeignMessage(None, None, None, True)
-        text = message.text
-        if message.role == "assistant" and message.reasoning is not None and message.reasoning.strip():
-            text = join_think(message.reasoning, text or "")
-        if message.role is None or text is None or not message.only_text:
-            raise ValueError("a message has no role or no text")
-        found.append({"role": message.role, "content": text})
-    return found
 
 
 def without_surrogates(text: str) -> str:

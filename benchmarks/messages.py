@@ -74,7 +74,7 @@ def read_message(message: Any) -> Read:
         raise MessageError("a message has no role")
     role = ROLES.get(str(said).strip().casefold())
     if role is None:
-        raise MessageError(f"a message has the role {said!r}, which is none of {', '.join(ROLES)}")
+        raise MessageError(f"unknown role of a message: {said!r} is none of {', '.join(ROLES)}")
     content = message.get("value") if message.get("content") is None else message.get("content")
     text, thinking = read_content(content)
     if role == "assistant":
@@ -84,11 +84,12 @@ def read_message(message: Any) -> Read:
     return Read(role, text or "", thinking)
 
 
-def read_content(content: Any) -> tuple[str | None, str]:
+def read_content(content: Any, *, only_text: bool = True) -> tuple[str | None, str]:
     """Return a content's text, None where it has none, and the thinking among its parts.
 
     Args:
         content: text, or a list of parts, each text or a mapping with a `type`.
+        only_text: refuse parts that are no text, which are passed over else.
 
     Raises:
         MessageError: it is neither, or a part is no text.
@@ -109,7 +110,7 @@ def read_content(content: Any) -> tuple[str | None, str]:
             texts.append(part)
         elif isinstance(part, Mapping) and kind in _TEXT_PARTS and isinstance(part.get("text"), str | None):
             texts += [] if part.get("text") is None else [str(part["text"])]
-        else:
+        elif only_text:
             raise MessageError(f"a part of a message is no text: {kind or type(part).__name__}")
     return "".join(texts) if texts else None, "".join(thoughts)
 

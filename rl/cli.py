@@ -88,7 +88,7 @@ def traces_import(
     split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
     teacher: Annotated[str, typer.Option(help="Who wrote them, where the rows do not say.")] = "imported",
     mode: Annotated[str, typer.Option(help="blind or rationalize, where the rows do not say.")] = "blind",
-    dataset_split: Annotated[str, typer.Option(help="Split of a data set from the hub.")] = "train",
+    dataset_split: Annotated[str | None, typer.Option(help="Split of a data set from the hub (train).")] = None,
 ) -> None:
     """Take traces of another making: SynthPert's CSV, JSONL or Parquet with messages, a data set."""
     from benchmarks.evidence.corpus import open_corpus

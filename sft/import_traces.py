@@ -6,7 +6,7 @@ A row that is refused goes to a rejects file with its reason; none is dropped in
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -15,10 +15,11 @@ from typing import Any, BinaryIO, Final, cast
 
 import pandas as pd
 
-from benchmarks.chat import Message, read_messages
+from benchmarks.chat import Message, join_think, split_think
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.files import disk_errors, file_sha256
+from benchmarks.messages import MessageError, read_messages
 from benchmarks.screens.schema import CELL_LINES
 from benchmarks.tables import KINDS, BrokenRow, Row, check_kind, iter_rows
 from rewards import LABELS, InputError, parse_answer
@@ -51,6 +52,7 @@ _OTHER_SUFFIXES: Final = (
     ".txt", ".json", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst", ".zip", ".arrow", ".feather",
     ".pkl", ".pickle",
 )  # fmt: skip
+_CHAT: Final = ("prompt", "system", "completion", "thinking", "answer")  # what messages hold, too
 _MISSING: Final = ("", "nan")
 _NO_VERDICT: Final = ("none", "n/a", "na", "null")
 _COMMIT: Final = re.compile(r"@([0-9a-f]{40})/")
@@ -90,7 +92,7 @@ def import_traces(
     prompts: PromptConfig | None = None,
     teacher: str = "imported",
     mode: str = "blind",
-    dataset_split: str = "train",
+    dataset_split: str | None = None,
 ) -> Imported:
     """Read traces of another making.
 
@@ -105,7 +107,7 @@ def import_traces(
         prompts: write prompts of our template in place of theirs, as stage two asks for. Reasoning that was written to
             another prompt may speak of what ours does not say.
         teacher, mode: for rows that do not say.
-        dataset_split: split of a data set from the hub.
+        dataset_split: split of a data set, `train` by default; not for a file.
 
     Raises:
         InputError: the source is not there or not readable, a column or label is unknown or missing, or no row is
@@ -123,7 +125,9 @@ def import_traces(
     names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMNS.items()}
     if keys := {key: None for _, record in head if isinstance(record, dict) for key in record}:
         _check_columns(list(keys), names, columns, source)
-    reader = _Reader(names, labels, corpus, prompts, teacher, mode, facts)
+        there = {ours for ours, theirs in names.items() if any(name in keys for name in theirs)}
+        _check_effect(columns, labels, there, ours_prompts=prompts is not None)
+    reader = _Reader(names, columns, labels, corpus, prompts, teacher, mode, facts)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with rejects.open("wb") as file:
@@ -165,6 +169,33 @@ def _check_columns(
             raise InputError(
                 f"{source}: has no column {ours!r}; name it by --map {ours}=COLUMN (it has {', '.join(found)})"
             )
+
+
+def _check_effect(
+    columns: Mapping[str, str], labels: Mapping[str, str], there: Collection[str], *, ours_prompts: bool
+) -> None:
+    """Refuse columns and labels that are named and that nothing would be read from.
+
+    Args:
+        columns, labels: see `import_traces`.
+        there: our names of the columns that the source has.
+        ours_prompts: whether prompts are written anew.
+    """
+    for ours in columns:
+        if "messages" in there and ours in _CHAT:
+            problem = "the messages hold the whole chat; leave it out, or take their column out"
+        elif ours_prompts and ours in ("prompt", "system", "protocol"):
+            problem = "--prompts ours writes it anew; leave it out"
+        elif ours == "answer" and "thinking" not in there:
+            problem = "goes with thinking; a completion has its answer in itself"
+        elif ours == "thinking" and not {"answer", "completion"} & set(there):
+            problem = "goes with answer or completion; name its column, too"
+        else:
+            continue
+        raise InputError(f"--map {ours}={columns[ours]}: {problem}")
+    if labels and not {"label", "answer"} & set(there):
+        theirs, ours = next(iter(labels.items()))
+        raise InputError(f"--label {theirs}={ours}: there is no column of labels or answers; leave it out")
 
 
 def _with_our_prompts(traces: Iterator[Trace], corpus: Corpus, config: PromptConfig) -> Iterator[Trace]:
@@ -217,6 +248,7 @@ class _Reader:
     def __init__(
         self,
         names: Mapping[str, Sequence[str]],
+        mapped: Mapping[str, str],
         labels: Mapping[str, str],
         corpus: Corpus,
         prompts: PromptConfig | None,
@@ -225,6 +257,7 @@ class _Reader:
         facts: Mapping[str, Any],
     ) -> None:
         self._names, self._teacher, self._mode, self._prompts = names, teacher, mode, prompts
+        self._mapped = mapped
         self._labels = {theirs.strip().casefold(): ours for theirs, ours in labels.items()}
         self._index = pd.Index(corpus.labels["item_id"])
         self._label = corpus.labels["label"].astype("str").to_numpy()
@@ -354,13 +387,22 @@ class _Reader:
             value = _read_messages(value)[-1]["content"]
         if not isinstance(value, str) or value.strip().casefold() in _MISSING:
             raise _RefusedError("completion is missing")
-        return value
+        return value if thinking is None else self._with_thinking(thinking, value)
+
+    def _with_thinking(self, thinking: str, completion: str) -> str:
+        """Put thinking that has a column of its own in front of a completion that does not hold it already."""
+        own, _ = split_think(completion)
+        holds_it = own is not None and ("thinking" not in self._mapped or own.strip() == thinking.strip())
+        return completion if holds_it else join_think(thinking, completion)
 
     def _critic(self, record: Mapping[str, Any]) -> dict[str, str] | None:
         own = self._value(record, "critic")
         said = own if isinstance(own, str) and "{" not in own else None  # a verdict by itself
         if said is None and (graded := self._mapping(record, "critic")) is not None:
             critic = {str(key): str(value) for key, value in graded.items() if value is not None}
+            for ours in ("verdict", "reason"):
+                if ours in self._mapped:
+                    raise _RefusedError(f"critic holds it, leave out --map {ours}={self._mapped[ours]}")
         else:
             verdict = self._text(record, "verdict") or said or ""
             critic = {"verdict": verdict, "reason": self._text(record, "reason") or ""}
@@ -396,17 +438,19 @@ class _Reader:
 
 def _read_messages(value: Any) -> list[Message]:
     try:
-        return read_messages(value)
-    except ValueError as error:
+        return [{"role": one.role, "content": one.whole} for one in read_messages(value)]
+    except MessageError as error:
         raise _RefusedError(str(error)) from None
 
 
-def _open(source: str, path: Path, dataset_split: str) -> tuple[dict[str, Any], Iterator[Row]]:
+def _open(source: str, path: Path, dataset_split: str | None) -> tuple[dict[str, Any], Iterator[Row]]:
     """Return what the source is, and an iterator over each row's number, as an editor counts lines, and its values."""
     if path.suffix.lower() in (*KINDS, *_OTHER_SUFFIXES) or path.is_file():
         check_kind(path)
+        if dataset_split is not None:
+            raise InputError(f"--dataset-split {dataset_split}: {path} is a file and has no splits; leave it out")
         return {"source": path.name, "source_sha256": file_sha256(path)}, iter_rows(path)
-    return _read_dataset(source, path, dataset_split)
+    return _read_dataset(source, path, dataset_split or "train")
 
 
 def _read_dataset(source: str, path: Path, split: str) -> tuple[dict[str, Any], Iterator[Row]]:

@@ -47,6 +47,7 @@ REVIEWED: Final = {
     "a key of a tokenizer's file": ("eos_token",),
     "a key of a reward's entry": ("timeout", "kind"),
     "pandas": ("to_parquet",),
+    "a key of a server's reply": ("finish_reason", "top_logprobs"),
     "our own code": ("open_engine", "clean_up_tokenization_spaces"),
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ _LONGEST_PAUSE: Final = 60.0  # seconds between two attempts where the server na
 _QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not mend
 _OUTAGE: Final = 20  # so many questions in a row that fail by 5xx are the server's fault, not theirs
 _NEVER: Final = 50  # and so many that fail in any way before the first answer
+_PLAIN: Final = ({"role": "user", "content": "Say yes."},)  # what no server turns away that lets anybody in
 
 
 def run_async(work: Coroutine[Any, Any, _T], on_interrupt: Callable[[], None] | None = None) -> _T:
@@ -112,10 +113,11 @@ class Endpoint:
     """One model behind an endpoint.
 
     Failed attempts are made again: connection trouble, a timeout, 408, 409, 429, 5xx, a reply that is cut, is no UTF-8
-    JSON, or has no choice. `Retry-After` is honoured, for all questions at once, and a 429 is no attempt while the
-    server answers other questions. A question that fails for good is a `Reply` with `error`. A server that is out of
-    reach, answers nobody but with 429, fails for 20 questions in a row by 5xx or for the first 50 in any way, refuses
-    the key or does not know the model stops the run: no item is to blame.
+    JSON, has no choice, or was broken off by the server. `Retry-After` is honoured, for all questions at once, and a
+    429 is no attempt while the server answers other questions. A question that fails for good is a `Reply` with
+    `error`. A server that is out of reach, answers nobody but with 429, fails for 20 questions in a row by 5xx or for
+    the first 50 in any way, refuses the key or does not know the model stops the run: no item is to blame. A refusal
+    (403, 404) of one question, while others or a plain one are answered, is that question's failure.
 
     Args:
         settings: how to ask.
@@ -138,6 +140,8 @@ class Endpoint:
             )
         self._not_before = 0.0
         self._answers = 0
+        self._let_in = False
+        self._knocking = asyncio.Lock()
         self._ending = asyncio.Event()
         self._failed: set[str] = set()  # questions that failed for good since the server last answered one
         self._down: set[str] = set()  # those of them that failed by 5xx
@@ -195,6 +199,8 @@ class Endpoint:
             try:
                 reply = await self._try(question)
             except AttemptError as failure:
+                if failure.refused:
+                    await self._check_let_in()
                 if failure.final or question.attempts >= self.settings.attempts:
                     return self._give_up(question, failure)
                 await self._sleep(self._pause(question.tries, failure))
@@ -230,6 +236,34 @@ class Endpoint:
             await self.budget.settle(reserved, *used)
             question.spent_in += used[0]
             question.spent_out += used[1]
+
+    async def _check_let_in(self) -> None:
+        """Ask a plain question, unless the server has answered any: it may refuse one question, or all of them.
+
+        Raises:
+            InputError: it refuses the plain one, too: its key or model is wrong.
+        """
+        async with self._knocking:
+            if self._answers or self._let_in:
+                return
+            plain = _Question(_PLAIN, "plain question", None, {}, len(_PLAIN[0]["content"]), self._answers)
+            try:
+                await self._try(plain)
+            except AttemptError as failure:
+                if failure.refused:
+                    raise self._turned_away(failure.refused) from None
+            self._let_in = True  # or busy or broken, which says nothing of the key
+
+    def _turned_away(self, status: int) -> InputError:
+        settings = self.settings
+        if status == 404:
+            return InputError(
+                f"{settings.base_url}: knows no model {settings.model!r} (HTTP 404); check the name and that the URL "
+                "ends in /v1"
+            )
+        return InputError(
+            f"{settings.base_url}: refuses the key (HTTP {status}); set {settings.api_key_env} in the environment"
+        )
 
     async def _turn(self) -> None:
         """Wait for the time that the server named to any question."""
@@ -320,15 +354,12 @@ class Endpoint:
 
         settings = self.settings
         match error:
-            case openai.AuthenticationError() | openai.PermissionDeniedError():
-                raise InputError(
-                    f"{settings.base_url}: refuses the key (HTTP {error.status_code}); set {settings.api_key_env} in "
-                    "the environment"
-                ) from None
-            case openai.NotFoundError():
-                raise InputError(
-                    f"{settings.base_url}: knows no model {settings.model!r} (HTTP 404); check the name and that the "
-                    "URL ends in /v1"
+            case openai.AuthenticationError():
+                raise self._turned_away(error.status_code) from None
+            case openai.PermissionDeniedError() | openai.NotFoundError():
+                status = error.status_code
+                raise AttemptError(
+                    f"HTTP {status}: the server refuses this question", final=True, refused=status
                 ) from None
             case openai.APIStatusError():
                 self._refused(error)

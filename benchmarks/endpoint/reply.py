@@ -4,12 +4,19 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from benchmarks.chat import read_message
+from benchmarks.messages import MessageError, read_content, read_thinking
 
 _LONGEST_REASON: Final = 40
+# How a model ends a reply by itself, in servers' words; all else is the server's doing, `content_filter` aside.
+_ENDINGS: Final = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), "length"),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "tool_calls"),
+}
 _MOST_TOKENS: Final = 10**9
 # Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
 TOKENS_PER_CHARACTER: Final = 0.5
@@ -22,7 +29,7 @@ class Reply:
     Attributes:
         text: the message's content; None if the question failed.
         reasoning: the model's own thinking where the server keeps it apart.
-        finish_reason: `stop`, `length`, `content_filter`, `error`, or what else the server says.
+        finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or `error`.
         prompt_tokens, completion_tokens: charged over all attempts; estimates where the server did not say.
         requests: attempts made.
         error: why it failed for good; None if it did not.
@@ -50,6 +57,7 @@ class AttemptError(Exception):
         server: whether the server as a whole is at fault, not this question.
         outage: whether the server is at fault if many questions in a row fail by this.
         final: whether no other attempt would mend it.
+        refused: status of a refusal, of this question or of all; 0 where it is none.
     """
 
     reason: str
@@ -58,6 +66,7 @@ class AttemptError(Exception):
     server: bool = False
     outage: bool = False
     final: bool = False
+    refused: int = 0
 
 
 def read_reply(body: bytes, estimate: int, redact: Callable[[str], str]) -> Reply:
@@ -69,24 +78,30 @@ def read_reply(body: bytes, estimate: int, redact: Callable[[str], str]) -> Repl
         redact: takes out of a text what must not be stored.
 
     Raises:
-        AttemptError: it is no UTF-8 JSON, or has no choice or no content.
+        AttemptError: it is no UTF-8 JSON, has no choice or no content, or was broken off.
     """
     choice, message, usage = _first_choice(body)
-    said = read_message(message)
-    finish = redact(str(choice.get("finish_reason") or "unknown"))[:_LONGEST_REASON]
-    text = redact(said.text or "")
-    reasoning = None if said.reasoning is None else redact(said.reasoning)
+    try:
+        content, thinking = read_content(message.get("content"), only_text=False)
+    except MessageError as error:
+        raise AttemptError(f"the reply is no text ({error})", charged=True) from None
+    text, reasoning = redact(content or ""), redact(thinking or read_thinking(message)) or None
+    finish = str(choice.get("finish_reason") or "")
     tokens_in, tokens_out = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     if tokens_in is None or tokens_out is None:
         tokens_in, tokens_out = estimate, int((len(text) + len(reasoning or "")) * TOKENS_PER_CHARACTER)
     if finish == "content_filter" or message.get("refusal"):
         return Reply(None, None, "content_filter", tokens_in, tokens_out, 1, "the server filtered the content")
-    if said.text is None and not reasoning:
+    ending = _ENDINGS.get(finish.lower())
+    if ending is None or choice.get("error"):
+        said = f"finish_reason: {redact(finish)[:_LONGEST_REASON]}" if finish else "no finish_reason"
+        raise AttemptError(f"the server broke the reply off ({said})", charged=True)
+    if content is None and not reasoning:
         raise AttemptError("the reply has no content", charged=True)
     logprobs = choice.get("logprobs")
     entries = logprobs.get("content") if isinstance(logprobs, dict) else None
     return Reply(
-        text, reasoning, finish, tokens_in, tokens_out, 1, logprobs=entries if isinstance(entries, list) else None
+        text, reasoning, ending, tokens_in, tokens_out, 1, logprobs=entries if isinstance(entries, list) else None
     )
 
 
@@ -122,6 +137,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if 0 <= seconds < float("inf"):
             return seconds
     try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+        date = parsedate_to_datetime(headers["retry-after"])
     except (KeyError, ValueError, TypeError):
         return None
+    date = date.replace(tzinfo=UTC) if date.tzinfo is None else date  # which is what -0000 says, too
+    return max(0.0, date.timestamp() - time.time())

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ _OWN: Final = frozenset(
 )  # fmt: skip
 _IN_FLIGHT: Final = 32  # requests open at a time
 _ATTEMPTS: Final = 7  # tries per request
+_logger = logging.getLogger("synthpert.engines")
 _MAX_REPLY_BYTES: Final = 64 * 1024 * 1024  # twenty logprobs a token make a long reply longer
 
 
@@ -91,6 +93,7 @@ class OpenAIEngine:
         self._settings = EndpointSettings(
             base_url, str(model), api_key_env, max_tokens_key=max_tokens_key, attempts=_ATTEMPTS
         )
+        self._told_fewer = False
 
     def prompt_tokens(self, messages: Sequence[Message]) -> None:
         """Return None: the server has the tokenizer."""
@@ -159,12 +162,25 @@ class OpenAIEngine:
         try:
             return probabilities_of(
                 [token["token"] for token in tokens],
-                lambda index: [(other["token"], _logprob(other)) for other in tokens[index]["top_logprobs"]],
+                lambda index: self._candidates(tokens[index]["top_logprobs"]),
             )
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError):
             raise InputError(
                 f"{self._settings.base_url}: its logprobs have another form than OpenAI's; set scores: votes"
             ) from None
+
+    def _candidates(self, entries: Sequence[Any]) -> list[tuple[str, float]]:
+        """The candidates for a token: a single one would make every answer certain."""
+        found = [(entry["token"], _logprob(entry)) for entry in entries]
+        gives = f"{self._settings.base_url}: gives {len(found)} of {TOP_LOGPROBS} top_logprobs"
+        if len(found) < 2:
+            raise InputError(f"{gives}, which tells no probabilities; set scores: votes")
+        if len(found) < TOP_LOGPROBS and not self._told_fewer:
+            self._told_fewer = True
+            _logger.warning("%s: a label that is not among them has the probability 0", gives)
+        return found
 
     def facts(self) -> dict[str, Any]:
         """Return the engine's facts; see `Engine.facts`."""

@@ -1,4 +1,4 @@
-"""A tokenizer gives back the text it was given, whatever class its folder names; messages are read alike everywhere."""
+"""A tokenizer gives back the text it was given, whatever class its folder names."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase
 
-from benchmarks.chat import encode_prompt, open_tokenizer, read_message, read_messages
+from benchmarks.chat import encode_prompt, open_tokenizer
 from benchmarks.models.engines import TransformersEngine
 from rewards import InputError
 from sft.training import load_tokenizer
@@ -66,63 +66,3 @@ def test_a_folder_without_a_tokenizer_is_one_line(tiny_model: Path, tmp_path: Pa
     with pytest.raises(InputError, match="its tokenizer does not load") as error:
         open_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
-
-
-ASKED = {"role": "user", "content": "q"}
-
-
-@pytest.mark.parametrize(
-    ("message", "role", "text", "reasoning"),
-    [
-        ({"role": "assistant", "content": "a"}, "assistant", "a", None),
-        ({"from": "gpt", "value": "a"}, "assistant", "a", None),
-        ({"role": "assistant", "content": "a", "reasoning": "r"}, "assistant", "a", "r"),
-        ({"role": "assistant", "content": None, "reasoning_content": "r"}, "assistant", None, "r"),
-        ({"role": "assistant", "content": "a", "reasoning": None, "reasoning_content": "r"}, "assistant", "a", "r"),
-        ({"role": "assistant", "content": "a", "reasoning": 5}, "assistant", "a", None),
-        (
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-            "user",
-            "ab",
-            None,
-        ),
-        ({"role": "tool", "content": "a"}, None, "a", None),
-        ({"content": 5}, None, None, None),
-        ({}, None, None, None),
-    ],
-)
-def test_a_message_is_read_alike_from_servers_and_files(
-    message: dict[str, Any], role: str | None, text: str | None, reasoning: str | None
-) -> None:
-    found = read_message(message)
-    assert (found.role, found.text, found.reasoning, found.only_text) == (role, text, reasoning, True)
-
-
-@pytest.mark.parametrize("part", [{"type": "image"}, None, 5, {"type": "text", "text": None}])
-def test_a_part_that_is_no_text_is_told(part: Any) -> None:
-    found = read_message({"role": "user", "content": [{"type": "text", "text": "a"}, part]})
-    assert (found.text, found.only_text) == ("a", False)
-    with pytest.raises(ValueError, match="a message has no role or no text"):
-        read_messages([{"role": "user", "content": [part]}])
-
-
-@pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
-def test_the_thinking_of_a_reply_in_a_file_becomes_its_think_block(key: str) -> None:
-    reply = {"role": "assistant", "content": "<answer>a</answer>", key: "so"}
-    wanted = [ASKED, {"role": "assistant", "content": "<think>so</think><answer>a</answer>"}]
-    assert read_messages([ASKED, reply]) == wanted
-    assert read_messages(json.dumps([ASKED, reply])) == wanted
-    assert read_messages([{**ASKED, key: "so"}]) == [ASKED]  # what a user thinks is no reply's
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        ("[{", "no JSON list"), ({"role": "user"}, "no list"), ([], "no list"), (5, "no list"),
-        (["text"], "no role or no text"), ([{"role": "tool", "content": "a"}], "no role or no text"),
-        ([{"role": "user"}], "no role or no text"),
-    ],
-)  # fmt: skip
-def test_what_is_no_chat_is_refused(value: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        read_messages(value)

@@ -175,7 +175,7 @@ def test_chats_of_other_shapes(corpus: Corpus, tmp_path: Path) -> None:
     items = [{"pert": row.pert, "gene": row.gene, "cell_line": str(row.cell_line)} for row in rows]
     write_jsonl([item | chat for item, chat in zip(items, chats, strict=True)], path)
     done = import_traces(str(path), tmp_path / "t.jsonl", corpus)
-    assert (done.kept, done.reasons) == (3, {"a message has no role or no text": 1})
+    assert (done.kept, done.reasons) == (3, {"a part of a message is no text": 1})
     for trace, answer in zip(read_traces(done.path), answers, strict=False):
         assert trace.completion == f"<think>so</think>{answer}"
         assert trace.prompt[-1] == asked
@@ -320,7 +320,7 @@ def test_under_which_split_a_prompt_of_theirs_was_written_is_not_claimed(corpus:
         ({"protocol": '{"split": "holdout:rpe1"}'}, "prompt was made under another split"),
         ({"critic": "{torn"}, "critic is no JSON object"),
         ({"critic": '{"verdict": "superb"}'}, "unknown verdict"),
-        ({"user_prompt": '[{"role": "robot", "content": "x"}]'}, "a message has no role or no text"),
+        ({"user_prompt": '[{"role": "robot", "content": "x"}]'}, "unknown role of a message"),
         ({"user_prompt": "[{'role': 'user', 'content': 'x'}]"}, "messages are no JSON list"),
     ],
 )
