@@ -191,7 +191,7 @@ def test_vllm_with_the_adapter_beside_the_model(smollm2: Path, adapter: Path, mo
     protocol = Protocol(data="digest", max_tokens=12)
     answers: list[list[str | None]] = []
     for merged in (False, True):
-        monkeypatch.setattr("benchmarks.models.vllm_engine.merges_adapter", lambda merged=merged: merged)
+        monkeypatch.setattr("benchmarks.models.vllm_engine.merges_adapter", lambda config, merged=merged: merged)
         engine = VLLMEngine(smollm2, adapter, dtype="float32", max_model_len=256)
         assert engine.facts()["adapter_merged"] is merged
         answers.append([generation.text for generation in engine.generate(requests, protocol)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.models import vllm_engine
-from benchmarks.models.vllm_engine import ENVIRONMENT, PRIVATE_NAMES, READ_IN, _lora_rank
+from benchmarks.models.vllm_engine import ENVIRONMENT, PRIVATE_NAMES, READ_IN, _lora_rank, merges_adapter
 from rewards import InputError
 
 
@@ -56,9 +56,7 @@ def test_what_is_no_python_name_is_there() -> None:
     assert tuple(rank for rank in ranks if rank >= 8) == vllm_engine._RANKS
 
 
-@pytest.mark.parametrize(
-    ("config", "rank"), [({"r": 4}, 8), ({"r": 16}, 16), ({"r": 8, "rank_pattern": {"q": 65}}, 128), ({"r": 512}, 512)]
-)
+@pytest.mark.parametrize(("config", "rank"), [({"r": 4}, 8), ({"r": 16}, 16), ({"r": 65}, 128), ({"r": 512}, 512)])
 def test_lora_ranks_are_rounded_up_to_one_that_vllm_has(config: dict[str, object], rank: int) -> None:
     assert _lora_rank(config) == rank
 
@@ -66,3 +64,23 @@ def test_lora_ranks_are_rounded_up_to_one_that_vllm_has(config: dict[str, object
 def test_a_rank_above_all_of_them_is_refused() -> None:
     with pytest.raises(InputError, match="rank 513 is above 512, the most that vLLM takes; use engine: transformers"):
         _lora_rank({"r": 513})
+
+
+@pytest.mark.parametrize(
+    ("kind", "merged"),
+    [
+        ({}, False),
+        ({"use_dora": False, "modules_to_save": None, "rank_pattern": {}, "use_rslora": True}, False),
+        ({"use_dora": True}, True),
+        ({"modules_to_save": ["lm_head"]}, True),
+        ({"rank_pattern": {"q_proj": 8}}, True),
+        ({"alpha_pattern": {"q_proj": 8}}, True),
+    ],
+)
+def test_with_a_gpu_an_adapter_is_merged_where_vllm_would_not_apply_it_rightly(
+    monkeypatch: pytest.MonkeyPatch, kind: dict[str, object], merged: bool
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert merges_adapter({"r": 8, **kind}) is merged
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert merges_adapter({"r": 8, **kind})
