@@ -11,7 +11,6 @@ from typing import Any, Final
 from rewards import LABELS, CheckError
 
 FILE: Final = "alarms.jsonl"
-MODES: Final = ("off", "warn", "stop")
 WINDOW: Final = 10  # logged steps that are averaged
 EVALUATIONS: Final = 5  # that are averaged at each end
 ERRORS: Final = 3  # standard errors; the alarm is looked for at every evaluation of a run
