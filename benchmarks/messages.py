@@ -1,6 +1,7 @@
 """Chat messages as other tools and servers write them: one reader for files and replies alike."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ ROLES: Final[Mapping[str, str]] = {
 _THINKING: Final = ("reasoning", "reasoning_content", "thinking", "reasoning_details")
 _TEXT_PARTS: Final = (None, "text", "input_text", "output_text")
 _THINKING_PARTS: Final = ("thinking", "reasoning", "redacted_thinking")
+_AS_TEXT: Final = re.compile(r"\s*(?:array\()?\s*\[\s*\{|\s*\(?\s*\{\s*['\"](?:role|from|content)['\"]\s*:")
 _OF_PART: Final = ("text", "thinking", "reasoning", "summary", "content")
 
 
@@ -42,6 +44,11 @@ class Read:
     def whole(self) -> str:
         """The text, with thinking that stood apart at the beginning of its think block."""
         return join_think(self.thinking, self.text) if self.thinking.strip() else self.text
+
+
+def looks_like_messages(text: str) -> bool:
+    """Return whether a text is meant as messages: JSON of them, or what Python and NumPy print for their lists."""
+    return _AS_TEXT.match(text) is not None
 
 
 def read_messages(value: Any) -> list[Read]:

@@ -7,7 +7,7 @@ text: the gene NA is a gene, and 1-Mar is no date. Pickles, which can run code, 
 import csv
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rewards import InputError
+from rewards import LABELS, InputError
+from rewards.answer import plain_space
 
 _CSV: Final = (".csv", ".tsv")
 _JSON: Final = (".jsonl", ".ndjson")
@@ -122,6 +123,27 @@ def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> str:
 def numbers(column: pd.Series) -> npt.NDArray[np.float64]:
     """Return a column as numbers, (N,); NaN where a value is missing or no number."""
     return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def as_word(text: str) -> str:
+    """Return a text as words are told apart: without regard to letter case and to the white space within."""
+    return " ".join(plain_space(text).casefold().split())
+
+
+def label_words(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return what words mean, `as_word`: what a user says that theirs mean, and our labels themselves.
+
+    Raises:
+        InputError: a word has two meanings.
+    """
+    meaning = {str(label): str(label) for label in LABELS}
+    for theirs, ours in labels.items():
+        if meaning.setdefault(as_word(theirs), ours) != ours:
+            raise InputError(
+                f"--label {theirs}={ours}: {theirs!r} means {meaning[as_word(theirs)]!r} already (letter case does not "
+                "tell words apart); rename one of them in the file"
+            )
+    return meaning
 
 
 @contextmanager
@@ -255,13 +277,40 @@ def _unbroken(path: Path, rows: Iterator[Row]) -> Iterator[tuple[int, dict[str, 
 def _iter_parquet(path: Path) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         _each_once(path, file.schema_arrow.names)
-        batches = (record for batch in file.iter_batches(1024) for record in batch.to_pylist())
-        yield from enumerate(batches, start=1)
+        batches = (pa.table(_decoded(batch)) for batch in file.iter_batches(1024))
+        yield from enumerate((record for batch in batches for record in batch.to_pylist()), start=1)
 
 
 def _read_parquet(path: Path, used: Collection[str] | None) -> Table:
     with pq.ParquetFile(path) as file:
         names = [name for name in _each_once(path, file.schema_arrow.names) if not _INDEX.fullmatch(name)]
-        table = file.read([name for name in names if used is None or name in used])
+        table = pa.table(_decoded(file.read([name for name in names if used is None or name in used])))
+    for field in table.schema:
+        if used is not None and _text_type(field.type) != field.type:
+            raise InputError(f"{path}: column {field.name!r} holds bytes that are no UTF-8 text; save it as text")
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     return Table(path, names, frame, np.arange(1, len(frame) + 1))
+
+
+def _decoded(table: pa.Table | pa.RecordBatch) -> dict[str, Any]:
+    """A table's columns, text that is stored as bytes being text again; other bytes, such as pictures, stay."""
+    columns: dict[str, Any] = {}
+    for field, column in zip(table.schema, table.columns, strict=True):
+        try:
+            columns[field.name] = column.cast(_text_type(field.type))
+        except pa.ArrowInvalid:  # no UTF-8
+            columns[field.name] = column
+    return columns
+
+
+def _text_type(kind: pa.DataType) -> pa.DataType:
+    """A type with text in place of bytes, within lists and mappings too."""
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return pa.string()
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _text_type(kind.value_type), kind.ordered)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_text_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_text_type(field.type)) for field in kind])
+    return kind

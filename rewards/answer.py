@@ -42,10 +42,15 @@ _THINK, _END_THINK, _ANSWER, _END_ANSWER = (re.compile(tag, re.IGNORECASE) for t
 _CONFIDENCE_TAGS = ("<confidence>", "</confidence>")
 _PROBABILITY = re.compile(r"[01](?:\.[0-9]+)?")
 _BY_TEXT = {str(label): label for label in LABELS}
+# Characters that nothing is seen of, which Python does not count as white space: zero-width ones, a byte-order mark.
+_UNSEEN = "\u200b\u200c\u200d\u2060\ufeff"
+_SPACE = re.compile(rf"[\s{_UNSEEN}]")
 # Longest label first: "not differentially expressed" is consumed whole, so no part of it is read again.
 _WHOLE_LABEL = re.compile(
     r"(?<![\w-])(?a:"  # ASCII: else case folding takes the long s for an s
-    + "|".join(re.escape(label).replace(r"\ ", r"\s+") for label in sorted(LABELS, key=len, reverse=True))
+    + "|".join(
+        re.escape(label).replace(r"\ ", rf"(?u:[\s{_UNSEEN}]+)") for label in sorted(LABELS, key=len, reverse=True)
+    )
     + r")(?![\w-])",
     re.IGNORECASE,
 )
@@ -66,9 +71,10 @@ def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
     Args:
         completion: the model's text; None, or pandas' NaN, where there is none because the request failed.
         strict: True asks for exactly one pair of each tag, nothing outside them, and one of `LABELS` alone, with
-            `<confidence>P</confidence>` after it, P in [0, 1], or nothing; letter case and white space around it do
-            not matter. False also reads a label in brackets or within a sentence that has no negation before it, a
-            missing think block, and text without answer tags that names one label after the reasoning.
+            `<confidence>P</confidence>` after it, P in [0, 1], or nothing. Letter case and white space around it do not
+            matter, nor whether a space within is of another kind (a line's end, a no-break space). False also reads a
+            label in brackets or within a sentence that has no negation before it, a missing think block, and text
+            without answer tags that names one label after the reasoning.
 
     Returns:
         An `Answer`. `error` for None; `incomplete` where the text stops before its answer is closed;
@@ -91,21 +97,26 @@ def is_missing(value: Any) -> bool:
 
 
 def exact_label(text: str) -> Label | None:
-    """Return the label that a text is, letter case and white space around it aside; None where it is more or less."""
-    text = text.strip()
+    """Return the label that a text is, letter case and white space aside; None where it is more or less."""
+    text = plain_space(text)
     found = _BY_TEXT.get(text)
     if found is None and text.isascii():  # else lower case would take the Kelvin sign for a k
         found = _BY_TEXT.get(text.lower())
     return found
 
 
+def plain_space(text: str) -> str:
+    """Return a text with a space for white space of any kind, such as a line's end, and none around it."""
+    return _SPACE.sub(" ", text).strip()
+
+
 def _parse_strict(text: str) -> Answer:
     # Searches for tags instead of one pattern: rewards parse long texts by the hundred thousand.
-    whole = text.strip()
+    whole = text.strip().strip(_UNSEEN).strip()
     if whole.startswith(TAGS[0]) and whole.endswith(TAGS[3]) and all(whole.count(tag) == 1 for tag in TAGS):
         think_end, answer_start = whole.find(TAGS[1]), whole.find(TAGS[2])
         between = whole[think_end + len(TAGS[1]) : answer_start]
-        if think_end < answer_start and (not between or between.isspace()):
+        if think_end < answer_start and not (between and plain_space(between)):
             think = whole[len(TAGS[0]) : think_end].strip()
             answer, confidence = split_confidence(whole[answer_start + len(TAGS[2]) : -len(TAGS[3])])
             if (label := exact_label(answer)) is not None:
@@ -157,7 +168,7 @@ def _whole_labels(text: str) -> set[Label | None]:
         negated, start = False, 0
         for match in _WHOLE_LABEL.finditer(sentence):
             negated = negated or NEGATION.search(sentence, start, match.start()) is not None  # not in a label itself
-            found.add(None if negated else Label(" ".join(match[0].lower().split())))
+            found.add(None if negated else Label(" ".join(plain_space(match[0]).lower().split())))
             start = match.end()
     return found
 

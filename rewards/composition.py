@@ -1,5 +1,6 @@
 """A composition at work: components gated, scheduled and added up, and what may be returned as a score."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,14 +185,18 @@ def checked_scores(reward: Any, name: str, completions: Sequence[Completion], co
 
 
 def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Scores:
-    """Call a reward that is not ours: with messages, and without completions that failed, which get None."""
+    """Call a reward that is not ours: with messages, and without completions that failed, which get None.
+
+    What it is handed is its own, so that the rewards after it read what the model wrote, whatever it does to that.
+    """
     n = len(completions)
     texts = [completion_text(completion) for completion in completions]
     there = [at for at, text in enumerate(texts) if text is not None]
     messages: list[Completion] = [
-        [{"role": "assistant", "content": texts[at]}] if isinstance(completions[at], str) else completions[at]
+        [{"role": "assistant", "content": texts[at]}] if isinstance(completions[at], str) else _own(completions[at])
         for at in there
     ]
+    columns = {key: _own(value) for key, value in columns.items()}
     if len(there) < n:
         columns = {key: _taken(value, there) if is_column(value, n) else value for key, value in columns.items()}
     scores: Scores = [None] * n
@@ -199,6 +204,15 @@ def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], c
     for at, score in zip(there, found, strict=True):
         scores[at] = score
     return scores
+
+
+def _own(value: Any) -> Any:
+    """A copy down to the last list and mapping; what is no data, such as the trainer's state, is handed on as it is."""
+    if isinstance(value, Mapping):
+        return {key: _own(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_own(one) if isinstance(one, Mapping | list | tuple) else one for one in value]
+    return copy.deepcopy(value) if hasattr(value, "__array__") else value
 
 
 def _taken(values: Any, rows: Sequence[int]) -> list[Any]:

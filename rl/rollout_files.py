@@ -6,7 +6,7 @@ batches after its checkpoint and writes them anew.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,11 +81,11 @@ def read_rollouts(source: Path) -> pd.DataFrame:
 
     Returns:
         The columns of `rollout_schema`; `group` is the item where none is stored, `step` 0, and the completion None
-        where generation failed.
+        where generation failed. One group number in two steps is two groups.
 
     Raises:
-        InputError: there are no rollouts, a file is broken, or a value is not what its column holds; names file,
-            row (from 0) and column.
+        InputError: there are no rollouts, a file is broken, a value is not what its column holds, or a group holds two
+            items; names file, row (from 0) and column.
     """
     if source.is_dir():
         folder = source / FOLDER if (source / FOLDER).is_dir() else source
@@ -139,13 +139,28 @@ def _checked(frame: pd.DataFrame, source: Path, place: Callable[[int], str]) -> 
     if "status" in frame:
         failed = frame["status"] == str(Status.ERROR)
         completion = [None if no else text for no, text in zip(failed, completion, strict=True)]
+    step = frame["step"].astype(int) if "step" in frame else pd.Series(0, index=frame.index)
     group = _values(frame["group"]) if "group" in frame else [None] * len(frame)
+    _check_groups([*zip(step, group, strict=True)], _values(item), place)
+    if len({*zip(step, group, strict=True)}) > len({*group}):  # they are numbered anew at each step
+        group = [key if key is None else f"{at}.{key}" for at, key in zip(step, group, strict=True)]
     return frame.assign(
-        step=frame["step"].astype(int) if "step" in frame else 0,
+        step=step,
         group=[str(one if key is None else key) for key, one in zip(group, item, strict=True)],
         label=[label or "" for label in _values(frame["label"])],
         completion=pd.Series(completion, index=frame.index, dtype=object),
     )
+
+
+def _check_groups(group: Sequence[tuple[int, Any]], item: Sequence[str], place: Callable[[int], str]) -> None:
+    """Refuse a group of two items: its completions would be compared with each other as those of one prompt."""
+    first: dict[tuple[int, Any], str] = {}
+    for row, (key, one) in enumerate(zip(group, item, strict=True)):
+        if key[1] is not None and first.setdefault(key, one) != one:
+            raise InputError(
+                f"{place(row)}: group: {key[1]!r} of step {key[0]} holds {one}, and {first[key]} before; give each "
+                "prompt's completions a group of their own, or leave the column out"
+            )
 
 
 def _values(column: pd.Series) -> list[Any]:

@@ -19,9 +19,9 @@ from benchmarks.chat import Message, join_think, split_think
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.files import disk_errors, file_sha256
-from benchmarks.messages import MessageError, read_messages
+from benchmarks.messages import MessageError, looks_like_messages, read_messages
 from benchmarks.screens.schema import CELL_LINES
-from benchmarks.tables import KINDS, BrokenRow, Row, check_kind, iter_rows
+from benchmarks.tables import KINDS, BrokenRow, Row, as_word, check_kind, iter_rows, label_words
 from rewards import LABELS, InputError, parse_answer
 from sft.teacher.critic import VERDICTS
 from sft.teacher.outcomes import Outcomes, write_manifest
@@ -56,7 +56,6 @@ _CHAT: Final = ("prompt", "system", "completion", "thinking", "answer")  # what 
 _MISSING: Final = ("", "nan")
 _NO_VERDICT: Final = ("none", "n/a", "na", "null")
 _COMMIT: Final = re.compile(r"@([0-9a-f]{40})/")
-_MESSAGES: Final = re.compile(r"\s*\[\s*\{")
 _BATCH: Final = 2000  # traces whose prompts are built at once
 _HEAD: Final = 1000  # rows whose keys are looked at together, as JSON leaves out what is not there
 
@@ -258,7 +257,7 @@ class _Reader:
     ) -> None:
         self._names, self._teacher, self._mode, self._prompts = names, teacher, mode, prompts
         self._mapped = mapped
-        self._labels = {theirs.strip().casefold(): ours for theirs, ours in labels.items()}
+        self._labels = label_words(labels)
         self._index = pd.Index(corpus.labels["item_id"])
         self._label = corpus.labels["label"].astype("str").to_numpy()
         self._in_test = (corpus.labels["split"] == "test").to_numpy()
@@ -348,14 +347,12 @@ class _Reader:
 
     def _label_in(self, record: Mapping[str, Any], column: str) -> str | None:
         value = self._value(record, column)
-        if isinstance(value, str) and (ours := self._labels.get(value.strip().casefold())):
+        if isinstance(value, str) and (ours := self._labels.get(as_word(value))):
             return ours
         text = self._text(record, column)
         if text is None:
             return None
-        if (label := " ".join(text.lower().split())) not in LABELS:
-            raise _RefusedError(f"{column} is no label, say what it means by --label THEIRS=OURS: {text[:60]!r}")
-        return label
+        raise _RefusedError(f"{column} is no label, say what it means by --label THEIRS=OURS: {text[:60]!r}")
 
     def _chat(self, record: Mapping[str, Any]) -> tuple[list[Message], str]:
         messages = self._value(record, "messages")
@@ -369,7 +366,7 @@ class _Reader:
             if self._prompts is None:
                 raise _RefusedError("prompt is missing, which --prompts ours would build")
             return [], self._completion(record)
-        plain = isinstance(value, str) and not _MESSAGES.match(value)
+        plain = isinstance(value, str) and not looks_like_messages(value)
         prompt = [{"role": "user", "content": value}] if plain else _read_messages(value)
         if (system := self._text(record, "system")) is not None:
             prompt = [{"role": "system", "content": system}, *prompt]
@@ -383,7 +380,9 @@ class _Reader:
                 raise _RefusedError("thinking holds tags")
             return completion
         value = self._value(record, "completion")
-        if isinstance(value, list) or (isinstance(value, str) and _MESSAGES.match(value)):  # TRL's conversational form
+        if isinstance(value, list) or (
+            isinstance(value, str) and looks_like_messages(value)
+        ):  # TRL's conversational form
             value = _read_messages(value)[-1]["content"]
         if not isinstance(value, str) or value.strip().casefold() in _MISSING:
             raise _RefusedError("completion is missing")

@@ -1,8 +1,8 @@
 """Predictions made elsewhere: read by column mapping, matched to PerturbQA's items, kept as a run that reports take."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,15 +11,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, TASKS, write_predictions
-from benchmarks.evaluation.run import PREDICTIONS
+from benchmarks.evaluation.run import PREDICTIONS, check_training_seed
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.files import file_sha256, write_text
-from benchmarks.messages import MessageError, read_messages
+from benchmarks.messages import MessageError, looks_like_messages, read_messages
 from benchmarks.runs import open_run
 from benchmarks.screens.schema import CELL_LINES
-from benchmarks.tables import numbers, read_table
+from benchmarks.tables import as_word, label_words, numbers, read_table
 from rewards import LABELS, InputError, Label, Status, parse_answer
-from rewards.answer import is_missing, split_confidence, tagged_answers
+from rewards.answer import is_missing, plain_space, split_confidence, tagged_answers
 
 UNMATCHED: Final = "unmatched.csv"
 KEYS: Final = ("cell_line", "pert", "gene")
@@ -32,9 +32,9 @@ NO_ANSWER: Final = "no answer"
 MEANINGS: Final = (*(str(label) for label in LABELS), CHANGES, NO_ANSWER)
 # Where the direction is known too, the least probability of a change that is kept: at 0 it would be lost.
 _LEAST_CHANGE: Final = 1e-200
+_HUGE: Final = 10**30  # beyond any count, and not yet slow to write out
 _TOLERANCE: Final = 0.01 + 1e-9  # of a sum of decimals, which binary numbers miss by a little
 _FALSE: Final = ("", "0", "0.0", "false", "no", "none", "null", "nan", "n/a")  # an `error` that is none
-_MESSAGES: Final = re.compile(r"\s*\[\s*\{")
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,7 @@ def read_imported(
         raise InputError(f"{files[0]}: holds no rows; give a file of predictions")
     if labels and not any({"answer", "completion"} & set(table) for table in read):
         raise InputError(f"labels: {next(iter(labels))!r} can be no answer here: the files have scores alone")
+    check_training_seed(training_seed)
     if training_seed and any("seed" in table for table in read):
         raise InputError(f"training_seed: {training_seed}, but the files have seeds of their own; leave it out")
     parts = [_match(table, corpus) for table in read]
@@ -277,8 +278,8 @@ def _tell(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Told:
 
 def _frame(part: _Matched, told: _Told, training_seed: int) -> pd.DataFrame:
     frame = pd.DataFrame({key: part.items[key].astype("str") for key in ("item_id", *KEYS, "label")})
-    for key, default in (("sample", 0), ("seed", training_seed)):
-        frame[key] = _whole_numbers(part.rows, key, default)
+    for key, default, most in (("sample", 0, 2**31 - 1), ("seed", training_seed, 2**63 - 1)):
+        frame[key] = _whole_numbers(part.rows, key, default, most)
     frame["completion"] = told.texts
     frame["answer"], frame["status"] = told.answer, told.status
     for at, key in enumerate(PROBABILITIES):
@@ -391,7 +392,7 @@ def _completions(table: pd.DataFrame) -> npt.NDArray[Any]:
     """(N,) what each row's completion says, given as text or as messages, whose last one counts."""
     found: list[str | None] = []
     for at, value in enumerate(table["completion"].astype(object) if "completion" in table else [None] * len(table)):
-        text = isinstance(value, str) and not _MESSAGES.match(value)
+        text = isinstance(value, str) and not looks_like_messages(value)
         if text or is_missing(value):
             found.append(None if is_missing(value) else str(value).strip() or None)
             continue
@@ -421,22 +422,21 @@ def _is_true(value: Any) -> bool:
 
 
 def _meaning(labels: Mapping[str, str]) -> dict[str, str]:
-    """What an answer means, by its text in lower case."""
+    """What an answer means, by its word."""
     for theirs, ours in labels.items():
         if ours not in MEANINGS:
             raise InputError(f"labels: {theirs!r} means {ours!r}; use one of {', '.join(repr(m) for m in MEANINGS)}")
-    meaning = {**{str(label): str(label) for label in LABELS}, **labels}
-    return {theirs.strip().casefold(): ours for theirs, ours in meaning.items()}
+    return label_words(labels)
 
 
 def _given_answers(table: pd.DataFrame, meaning: Mapping[str, str]) -> npt.NDArray[Any]:
     """(N,) what the column `answer` says, None for nothing."""
     texts = _texts(table, "answer")
-    unknown = np.array([text is not None and text.casefold() not in meaning for text in texts], dtype=bool)
+    unknown = np.array([text is not None and as_word(text) not in meaning for text in texts], dtype=bool)
     if unknown.any():
         text = str(texts[unknown][0])[:60]
         _refuse(table, unknown, f"answer {text!r} is no label; say what it means: --label '{text}=LABEL'")
-    said = [None if text is None else meaning[text.casefold()] for text in texts]
+    said = [None if text is None else meaning[as_word(text)] for text in texts]
     return _objects([None if one == NO_ANSWER else one for one in said])
 
 
@@ -449,7 +449,7 @@ def _parsed_answers(texts: npt.NDArray[Any], meaning: Mapping[str, str]) -> tupl
     for at, text in enumerate(texts):
         between = [] if text is None else tagged_answers(text)
         if len(between) == 1:
-            said = meaning.get(split_confidence(between[0])[0].strip().casefold())
+            said = meaning.get(plain_space(split_confidence(between[0])[0]).casefold())
             answer[at] = None if said == NO_ANSWER else said
         if text is not None and parse_answer(text).status is Status.INCOMPLETE:
             status[at] = str(Status.INCOMPLETE)
@@ -529,12 +529,24 @@ def _probability(table: pd.DataFrame, key: str) -> npt.NDArray[np.float64]:
     return values
 
 
-def _whole_numbers(table: pd.DataFrame, key: str, default: int) -> npt.NDArray[np.int64]:
+def _whole_numbers(table: pd.DataFrame, key: str, default: int, most: int) -> npt.NDArray[np.int64]:
+    """(N,) a column of whole numbers from 0 to `most`, to the last digit: no detour through binary fractions."""
     if key not in table:
         return np.full(len(table), default, dtype=np.int64)
-    values = numbers(table[key])
-    _refuse(table, np.isnan(values) | (values % 1 != 0) | (values < 0), f"{key} is not a whole number; mend it")
-    return values.astype(np.int64)
+    values = [_whole_number(value) for value in table[key].astype(object)]
+    _refuse(table, [value is None for value in values], f"{key} is not a whole number; mend it")
+    _refuse(table, [not 0 <= (value or 0) <= most for value in values], f"{key} is not within 0 and {most}; mend it")
+    return np.array(values, dtype=np.int64)
+
+
+def _whole_number(value: Any) -> int | None:
+    if is_missing(value) or isinstance(value, bool):
+        return None
+    try:
+        number = Decimal(str(value))
+        return int(number) if abs(number) < _HUGE and number == number.to_integral_value() else None
+    except ArithmeticError:  # no number at all
+        return None
 
 
 def _refuse(table: pd.DataFrame, wrong: Any, problem: str) -> None:

@@ -52,9 +52,16 @@ class EvalArguments:
 
     def __post_init__(self) -> None:
         check_engine(self.engine)
+        check_training_seed(self.training_seed)
         self.extra_body = read_extra_body(self.extra_body, "extra_body")
         if not self.api_key_env.isidentifier():  # a key put here by mistake would be written to the run folder
             raise InputError("api_key_env: is no variable's name; put the key in the environment and its name here")
+
+
+def check_training_seed(seed: int) -> None:
+    """Refuse a training seed that a predictions file could not hold."""
+    if not abs(seed) < 2**63:
+        raise InputError(f"training_seed: {seed}; give one below 2**63")
 
 
 def run_evaluation(args: EvalArguments) -> Path:

@@ -28,7 +28,7 @@ The same model serves as a baseline, as the evidence in prompts and as a soft ve
 only: similar genes enter the forecast alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,8 +105,9 @@ def fit_neighbours(train: pd.DataFrame, settings: NeighbourSettings = SETTINGS) 
         settings: of the formula; those chosen by cross-validation by default.
 
     Raises:
-        InputError: `train` is empty, holds a row of another split, or an unknown cell line or label.
+        InputError: `train` lacks a column, is empty, holds a row of another split, or an unknown cell line or label.
     """
+    _need(train, ("cell_line", "pert", "gene", "label"), "train")
     if train.empty:
         raise InputError("train: no rows; pass the training rows of a split")
     if "split" in train and (train["split"] != "train").any():
@@ -120,6 +121,12 @@ def fit_neighbours(train: pd.DataFrame, settings: NeighbourSettings = SETTINGS) 
         row = train.index[code_N < 0][0]
         raise InputError(f"train: row {row} has an unknown label; use {', '.join(LABELS)}")
     return NeighbourModel(train, code_N.astype(np.int64), settings)
+
+
+def _need(rows: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    for name in columns:
+        if name not in rows:
+            raise InputError(f"{what}: no column {name!r}; pass rows with {', '.join(columns)}")
 
 
 class NeighbourModel:
@@ -265,6 +272,7 @@ def _count(group_N: Ints, code_N: Ints, n_groups: int) -> Floats:
 
 
 def _by_line(items: pd.DataFrame) -> Iterator[tuple[str, Ints, pd.DataFrame]]:
+    _need(items, ("item_id", "cell_line", "pert", "gene"), "items")
     lines = items["cell_line"].astype(str).to_numpy()
     for line in pd.unique(lines):
         if line not in CELL_LINES:

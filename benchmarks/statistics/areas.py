@@ -95,6 +95,11 @@ def per_gene_auroc(label: npt.ArrayLike, score: npt.ArrayLike, gene: npt.ArrayLi
         InputError: lengths differ, a value is NaN or missing, a label is not binary, or no gene has both classes.
     """
     labels, scores = np.asarray(label), np.asarray(score)
+    for column, values in (("label", labels), ("score", scores)):
+        if (missing := np.flatnonzero(pd.isna(values))).size:
+            raise InputError(f"per_gene_auroc: {column} of row {missing[0]} is missing; drop or fill such rows")
+    if scores.dtype == object:  # what pandas makes of a column that could hold missing values
+        scores = pd.Series(scores).infer_objects().to_numpy()
     genes, names = pd.factorize(gene if isinstance(gene, pd.Series | pd.Index) else np.asarray(gene))
     if not (labels.ndim == scores.ndim == 1 and len(labels) == len(scores) == len(genes)):
         raise InputError(
@@ -103,10 +108,9 @@ def per_gene_auroc(label: npt.ArrayLike, score: npt.ArrayLike, gene: npt.ArrayLi
     if not np.issubdtype(scores.dtype, np.number) and scores.dtype != np.bool_:
         raise InputError(f"per_gene_auroc: score is {scores.dtype}, not numbers; convert it")
     scores = scores.astype(np.float64)
-    unknown = np.flatnonzero(np.isnan(scores) | (genes < 0))
+    unknown = np.flatnonzero(genes < 0)
     if unknown.size:
-        column = "gene" if genes[unknown[0]] < 0 else "score"
-        raise InputError(f"per_gene_auroc: {column} of row {unknown[0]} is missing; drop or fill such rows")
+        raise InputError(f"per_gene_auroc: gene of row {unknown[0]} is missing; drop or fill such rows")
     positive = labels == 1
     other = np.flatnonzero(~positive & (labels != 0))
     if other.size:

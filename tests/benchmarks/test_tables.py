@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.tables import KINDS, BrokenRow, check_kind, iter_rows, numbers, read_table
+from benchmarks.tables import KINDS, BrokenRow, check_kind, iter_rows, label_words, numbers, read_table
 from rewards import InputError
 
 
@@ -158,3 +158,37 @@ def test_the_first_wrong_row_is_named_with_its_value(tmp_path: Path) -> None:
 def test_what_is_no_number_is_missing() -> None:
     found = numbers(pd.Series(["1", "x", None, "1_0", "-2e-3", "inf"], dtype=object))
     np.testing.assert_array_equal(found, [1, np.nan, np.nan, np.nan, -2e-3, np.inf])
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary"])
+def test_text_that_parquet_stores_as_bytes_is_text(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    of_bytes = getattr(pa, kind)()
+    messages = pa.list_(pa.struct([("role", of_bytes), ("content", of_bytes)]))
+    said = pa.array([[{"role": b"user", "content": "ü".encode()}]], messages)
+    columns = {"a": pa.array(["ü".encode()], of_bytes), "m": said, "picture": pa.array([b"\xff\xd8"], of_bytes)}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet", {"a", "m"})
+    assert table.frame["a"].tolist() == ["ü"]
+    ((_, row),) = iter_rows(tmp_path / "t.parquet")
+    assert row == {"a": "ü", "m": [{"role": "user", "content": "ü"}], "picture": b"\xff\xd8"}
+    with pytest.raises(InputError, match="column 'picture' holds bytes that are no UTF-8 text"):
+        read_table(tmp_path / "t.parquet", {"picture"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "again"),
+    [({"Up": "upregulated", "UP": "downregulated"}, "UP"), ({"upregulated": "downregulated"}, "upregulated"),
+     ({"n\u00a0o": "upregulated", "N o ": "downregulated"}, "N o "),
+     ({"Upregulated": "not differentially expressed"}, "Upregulated")],
+)  # fmt: skip
+def test_a_word_with_two_meanings_is_refused(labels: dict[str, str], again: str) -> None:
+    with pytest.raises(InputError, match=f"--label {again}=.*means .* already"):
+        label_words(labels)
+
+
+def test_a_word_that_is_said_twice_alike_is_fine() -> None:
+    found = label_words({"Up": "upregulated", "UP": "upregulated", "UPREGULATED": "upregulated"})
+    assert found["up"] == found["upregulated"] == "upregulated"

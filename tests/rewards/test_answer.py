@@ -81,6 +81,14 @@ CASES = [
     (wrap("Upregulated"), UP, UP),
     (wrap("NOT DIFFERENTIALLY EXPRESSED"), NONE, NONE),
     (wrap("not  differentially\nexpressed"), "malformed", NONE),
+    (wrap("not differentially\nexpressed"), NONE, NONE),
+    (wrap("not\u00a0differentially\u202fexpressed"), NONE, NONE),
+    (wrap("not\u2009differentially\u200bexpressed\u2060"), NONE, NONE),
+    (wrap("\u200b\ufeffupregulated\u3000"), UP, UP),
+    ("\ufeff" + wrap("upregulated") + "\u200b", UP, UP),
+    (wrap("up\u200bregulated"), "malformed", "malformed"),
+    (wrap("notdifferentially expressed"), "malformed", "malformed"),
+    (wrap("not\u00a0upregulated"), "malformed", "malformed"),
     (wrap("The gene is downregulated here."), "malformed", DOWN),
     (wrap("**upregulated**"), "malformed", UP),
     (wrap("The gene is not differentially expressed."), "malformed", NONE),
@@ -133,7 +141,7 @@ CASES = [
     (wrap("upregulаted"), "malformed", "malformed"),
     (wrap("not differentially expre\u017f\u017fed"), "malformed", "malformed"),  # long s: equal to s but for case
     (wrap("not d\u0131fferentially expressed"), "malformed", "malformed"),  # dotless i, likewise
-    (wrap("upregulated\u200b"), "malformed", UP),
+    (wrap("upregulated\u200b"), UP, UP),
     (wrap("éupregulated"), "malformed", "malformed"),
     (wrap("upregulatedé"), "malformed", "malformed"),
     (wrap("上調"), "malformed", "malformed"),

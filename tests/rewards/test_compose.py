@@ -605,3 +605,31 @@ def test_a_confidence_is_noted_unless_the_prompt_asks_for_it() -> None:
     (note,) = prompt_notes(composition, "Answer with a label.")
     assert note.startswith("confidence: the prompts do not ask")
     assert prompt_notes(composition, "Answer LABEL <confidence>P</confidence>.") == []
+
+
+MUTATE = """
+def mutate(completions, prompts=(), **columns):
+    for message in completions:
+        message[-1]["content"] = "<think>x</think><answer>upregulated</answer>"
+        message.append({"role": "user", "content": "more"})
+    for prompt in prompts:
+        prompt.clear()
+    for values in columns.values():
+        if isinstance(values, list):
+            values.clear()
+    return [0.0] * len(completions)
+"""
+
+
+@pytest.mark.parametrize("timeout", [0, 60])
+def test_what_a_reward_does_to_its_arguments_stays_with_it(tmp_path: Path, timeout: float) -> None:
+    (tmp_path / "m.py").write_text(MUTATE)
+    entries = [{"name": "m.py:mutate", "timeout": timeout}, "accuracy"]
+    composition = compose(entries, Context(folder=tmp_path))
+    wrong = "<think>x</think><answer>downregulated</answer>"
+    for completion in (wrong, [{"role": "assistant", "content": wrong}]):
+        prompts, labels, pairs = [[{"role": "user", "content": "q"}]], ["upregulated"], [(1, [2])]
+        scores = composition.scores([completion], label=labels, prompts=prompts, pairs=pairs)
+        assert scores["accuracy"] == [0.0]
+        assert (prompts, labels, pairs) == ([[{"role": "user", "content": "q"}]], ["upregulated"], [(1, [2])])
+    assert completion == [{"role": "assistant", "content": wrong}]

@@ -117,3 +117,17 @@ def test_what_holds_no_rollouts_is_refused(tmp_path: Path) -> None:
     pd.DataFrame(columns(1)).head(0).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(InputError, match="no rollouts in it"):
         read_rollouts(tmp_path)
+
+
+def test_groups_that_are_numbered_anew_at_each_step_are_told_apart(tmp_path: Path) -> None:
+    rows = [columns(step, group=[0, 0], item_id=[f"k562|A|{step}"] * 2) for step in (1, 2)]
+    pd.concat([pd.DataFrame(one) for one in rows]).to_parquet(tmp_path / "own.parquet")
+    assert read_rollouts(tmp_path / "own.parquet")["group"].tolist() == ["1.0", "1.0", "2.0", "2.0"]
+
+
+@pytest.mark.parametrize("with_step", [True, False])
+def test_a_group_of_two_items_is_refused(tmp_path: Path, with_step: bool) -> None:
+    frame = pd.DataFrame(columns(1, group=[0, 0], item_id=["k562|A|B", "k562|A|C"]))
+    (frame if with_step else frame.drop(columns="step")).to_parquet(tmp_path / "own.parquet")
+    with pytest.raises(InputError, match=r"own\.parquet, row 1: group: 0 of step \d holds k562\|A\|C, and k562\|A\|B"):
+        read_rollouts(tmp_path / "own.parquet")

@@ -419,3 +419,33 @@ def test_bad_sources_are_refused_in_one_line(
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "t.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ["array([{'content': 'q', 'role': 'user'}], dtype=object)", "[{'content': 'q', 'role': 'user'}\n {'content': 'z'}]",
+     "({'role': 'user', 'content': 'q'},)", "{'role': 'user', 'content': 'q'}", "  array( [ {'role': 'user'}])"],
+)  # fmt: skip
+def test_lists_that_a_library_has_printed_into_a_csv_are_no_text(corpus: Corpus, tmp_path: Path, printed: str) -> None:
+    row = next(corpus.train.itertuples())
+    good = {**synthpert_row(row), "user_prompt": "[1] What {is} it?"}
+    for name, record in (("good", good), ("bad", {**good, "user_prompt": printed})):
+        pd.DataFrame([record]).to_csv(tmp_path / f"{name}.csv", index=False)
+    assert import_traces(str(tmp_path / "good.csv"), tmp_path / "t.jsonl", corpus).kept == 1
+    with pytest.raises(InputError, match="messages are no JSON list"):
+        import_traces(str(tmp_path / "bad.csv"), tmp_path / "t.jsonl", corpus)
+
+
+def test_traces_that_parquet_stores_as_bytes(corpus: Corpus, tmp_path: Path) -> None:
+    row = synthpert_row(next(corpus.train.itertuples()))
+    pd.DataFrame([{key: value.encode() for key, value in row.items()}]).to_parquet(tmp_path / "s.parquet")
+    import_traces(str(tmp_path / "s.parquet"), tmp_path / "t.jsonl", corpus)
+    (trace,) = read_traces(tmp_path / "t.jsonl")
+    assert trace.prompt[-1]["content"] == row["user_prompt"]
+
+
+def test_a_label_s_word_with_two_meanings_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    pd.DataFrame([synthpert_row(next(corpus.train.itertuples()))]).to_csv(path, index=False)
+    with pytest.raises(InputError, match="--label UP=downregulated: 'UP' means 'upregulated' already"):
+        import_traces(str(path), tmp_path / "t.jsonl", corpus, labels={"Up": "upregulated", "UP": "downregulated"})

@@ -286,3 +286,66 @@ def test_rows_of_a_csv_file_are_its_lines(tmp_path: Path) -> None:
 def test_labels_that_nothing_could_use_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="label"):
         read_imported([write_csv(tmp_path / "f.csv", "p_de", "0.9")], CORPUS, labels={"up": UP})
+
+
+# --- what one type of file makes of another's values ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_whole_numbers_are_kept_to_the_last_digit(tmp_path: Path, suffix: str) -> None:
+    seeds = [2**53, 2**53 + 1, 2**63 - 1]
+    path = tmp_path / f"f.{suffix}"
+    if suffix == "csv":
+        write_csv(path, "answer,seed", *(f"{UP},{seed}" for seed in seeds), items=ITEMS[:1] * 3)
+    elif suffix == "jsonl":
+        keys = dict(zip(KEYS.split(","), ITEMS[0].split("|"), strict=True))
+        path.write_text("".join(json.dumps({**keys, "answer": UP, "seed": seed}) + "\n" for seed in seeds))
+    else:
+        keys = dict(zip(KEYS.split(","), ITEMS[0].split("|"), strict=True))
+        pd.DataFrame([{**keys, "answer": UP, "seed": seed} for seed in seeds]).to_parquet(path)
+    assert read_imported([str(path)], CORPUS).predictions["seed"].tolist() == seeds
+
+
+@pytest.mark.parametrize("row", ["1.0", "1e0", "01", " 1 "])
+def test_a_whole_number_may_be_written_otherwise(tmp_path: Path, row: str) -> None:
+    frame = read_imported([write_csv(tmp_path / "f.csv", "answer,seed", f"{UP},{row}")], CORPUS).predictions
+    assert frame["seed"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [("seed", "1e300", "not a whole number"), ("seed", "9223372036854775808", "not within 0 and 9223372036854775807"),
+     ("sample", "3000000000", "not within 0 and 2147483647"), ("sample", "-1", "not within"),
+     ("seed", "1.5", "not a whole"), ("seed", "nan", "not a whole"), ("seed", "inf", "not a whole"),
+     ("seed", "x", "not a whole"), ("seed", "1e999999999", "not a whole")],
+)  # fmt: skip
+def test_a_number_that_nothing_could_store_is_refused_with_its_row(
+    tmp_path: Path, column: str, value: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=rf"f\.csv, row 2: {column} is {words}"):
+        read_imported([write_csv(tmp_path / "f.csv", f"answer,{column}", f"{UP},{value}")], CORPUS)
+
+
+def test_a_training_seed_that_nothing_could_store_is_refused(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "f.csv", "answer", UP)
+    with pytest.raises(InputError, match="training_seed: 9223372036854775808"):
+        read_imported([file], CORPUS, training_seed=2**63)
+
+
+@pytest.mark.parametrize(("column", "text"), [("answer", UP), ("completion", f"<think>x</think><answer>{UP}</answer>")])
+def test_text_that_is_stored_as_bytes_is_text(tmp_path: Path, column: str, text: str) -> None:
+    keys = {key: [value.encode()] for key, value in zip(KEYS.split(","), ITEMS[0].split("|"), strict=True)}
+    pd.DataFrame({**keys, column: [text.encode()]}).to_parquet(tmp_path / "f.parquet")
+    frame = read_imported([str(tmp_path / "f.parquet")], CORPUS).predictions
+    assert frame["answer"].tolist() == [UP]
+    assert frame["completion"][0] in (None, text)
+
+
+def test_an_answer_with_white_space_of_another_kind(tmp_path: Path) -> None:
+    text = "<answer>not\u00a0differentially\u202fexpressed</answer>"
+    rows = [{"answer": "not\u00a0differentially expressed"}, {"answer": "NOT differentially\u2009expressed"}]
+    assert (
+        read_imported([write_jsonl(tmp_path / "a.jsonl", *rows)], CORPUS).predictions["answer"].tolist() == [NONE] * 2
+    )
+    file = write_jsonl(tmp_path / "c.jsonl", {"completion": text})
+    assert read_imported([file], CORPUS).predictions["answer"].tolist() == [NONE]

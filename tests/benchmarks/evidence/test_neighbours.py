@@ -382,6 +382,12 @@ def test_wrong_input_is_refused(make_labels: MakeLabels) -> None:
         fit_neighbours(labels)
     with pytest.raises(InputError, match="at least 1"):
         model.evidence(labels, 0)
+    for column in ("cell_line", "pert", "gene", "label"):
+        with pytest.raises(InputError, match=f"train: no column '{column}'"):
+            fit_neighbours(train.drop(columns=column))
+    for column in ("item_id", "cell_line", "pert", "gene"):
+        with pytest.raises(InputError, match=f"items: no column '{column}'"):
+            model.predict(labels.drop(columns=column))
     with pytest.raises(InputError, match="'hela' is unknown"):
         model.predict(labels.head(1).assign(cell_line="hela"))
     with pytest.raises(InputError, match="unknown label"):

@@ -117,6 +117,9 @@ class TestPerGeneAuroc:
             ([0, 1], [0.1], ["a", "a"], "differ; pass one each"),
             ([0, 1, 2], [0.1, 0.2, 0.3], ["a", "a", "a"], "label of row 2 is .*2.*; use 0 and 1"),
             ([0, np.nan], [0.1, 0.2], ["a", "a"], "label of row 1"),
+            (pd.array([True, None], "boolean"), [0.1, 0.2], ["a", "a"], "label of row 1 is missing"),
+            (pd.array([1, None], "Int64"), [0.1, 0.2], ["a", "a"], "label of row 1 is missing"),
+            ([0, 1], pd.array([0.1, None], "Float64"), ["a", "a"], "score of row 1 is missing"),
             (["no", "yes"], [0.1, 0.2], ["a", "a"], "label of row 0"),
             ([0, 1], ["0.1", "0.2"], ["a", "a"], "not numbers"),
             ([0, 1], [0.1, 0.2], ["a", "b"], "no gene has items of both classes"),
@@ -126,6 +129,11 @@ class TestPerGeneAuroc:
     def test_bad_input(self, label: list[Any], score: list[Any], gene: list[Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
             per_gene_auroc(label, score, np.array(gene, dtype=object))
+
+    def test_columns_that_could_hold_missing_values(self) -> None:
+        label, score = pd.array([True, False, True], "boolean"), pd.array([0.3, 0.2, 0.1], "Float64")
+        assert per_gene_auroc(label, score, pd.Series(["a"] * 3, dtype="string")) == 0.5
+        assert per_gene_auroc(np.array(label), np.array(score, dtype=object), ["a"] * 3) == 0.5
 
     def test_no_loop_in_python_goes_over_genes_or_rows(self) -> None:
         """It would take ten seconds."""
