@@ -80,7 +80,37 @@ def _refuse_credentials(values: Mapping[str, Any], words: Sequence[str], where: 
             )
 
 
-def parse_stage(source: ConfigSource, overrides: Sequence[str], ours: type, theirs: type) -> tuple[Any, Any, Any]:
+# Keys that a stage does not read: by key the value that it has in any case, and why it has no other.
+Idle = Mapping[str, tuple[Any, str]]
+
+
+def _refuse_idle(values: Mapping[str, Any], words: Sequence[str], idle: Idle, where: str) -> None:
+    """Refuse keys that would be stored and have no effect."""
+    for key, (fixed, why) in idle.items():
+        if key in words or values.get(key) not in (None, fixed):
+            raise InputError(f"{where}: {key} has no effect: {why}; leave it out")
+
+
+def _asked_reports(values: Mapping[str, Any], words: Sequence[str], found: Sequence[str], where: str) -> list[str]:
+    """Return the services that a run reports to, those that were asked for.
+
+    Args:
+        found: what transformers makes of `report_to`; it adds what it finds on a cluster.
+    """
+    from transformers.integrations import get_available_reporting_integrations
+
+    given = values.get("report_to") or []
+    asked = {*words, *([given] if isinstance(given, str) else given)}
+    reports = [name for name in found if name in asked or "all" in asked]
+    for name in reports:
+        if name not in get_available_reporting_integrations():
+            raise InputError(f"{where}: report_to: {name} is not installed; install it, or leave report_to out")
+    return reports
+
+
+def parse_stage(
+    source: ConfigSource, overrides: Sequence[str], ours: type, theirs: type, idle: Idle
+) -> tuple[Any, Any, Any]:
     """Read a training stage's configuration: our keys, TRL's, and those of its ModelConfig; see `parse_config`.
 
     Keys that depend on the machine need not be given: `dtype` is `auto` (TRL: float32), which is settled here, and
@@ -90,9 +120,13 @@ def parse_stage(source: ConfigSource, overrides: Sequence[str], ours: type, thei
         source, overrides: see `parse_config`.
         ours: our arguments' dataclass.
         theirs: TRL's; its `output_dir` is the run folder.
+        idle: keys of TRL's that the stage does not read.
 
     Returns:
         One instance of each, and the ModelConfig.
+
+    Raises:
+        InputError: see `parse_config`; or a key has no effect, or what `report_to` names is not installed.
     """
     import torch
     from trl import ModelConfig
@@ -102,7 +136,10 @@ def parse_stage(source: ConfigSource, overrides: Sequence[str], ours: type, thei
         defaults |= {"use_cpu": True, "bf16": False}
     elif resolve_dtype("auto") != "bfloat16":
         defaults["bf16"] = False
+    where, values = _read(source)
     own, args, model_args = parse_config(source, overrides, (ours, theirs, ModelConfig), defaults)
+    _refuse_idle(values, [word[2:].split("=")[0] for word in overrides if word.startswith("--")], idle, where)
+    args.report_to = _asked_reports(values, overrides, args.report_to, where)
     model_args.dtype = settle_dtype(model_args.dtype, Path(args.output_dir))
     return own, args, model_args
 
@@ -134,8 +171,7 @@ def parse_config(
         def error(self, message: str) -> NoReturn:
             raise InputError(f"{where}: {message}")
 
-    where = "configuration" if isinstance(source, Mapping) else str(source)
-    values = dict(source) if isinstance(source, Mapping) else read_yaml(Path(source))
+    where, values = _read(source)
     known = [name for cls in dataclass_types for name in key_fields(cls)]
     overrides = name_out(overrides, known)
     check_keys([str(key) for key in values], known, where)
@@ -161,6 +197,13 @@ def parse_config(
         from_keys(cls, vars(part), where) if _is_ours(cls) else part
         for cls, part in zip(dataclass_types, parts, strict=True)
     )
+
+
+def _read(source: ConfigSource) -> tuple[str, dict[str, Any]]:
+    """What errors call a configuration, and its keys."""
+    if isinstance(source, Mapping):
+        return "configuration", dict(source)
+    return str(source), read_yaml(Path(source))
 
 
 def _is_ours(cls: type) -> bool:

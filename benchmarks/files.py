@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from rewards import CheckError
+from rewards import CheckError, InputError
 
 PARTIAL: Final = ".partial"
 _WRITE_ERRORS: Final = (
@@ -30,6 +30,17 @@ def disk_errors(path: Path) -> Iterator[None]:
             f"{named}: cannot be written ({error.strerror}); make room or choose another folder, and run the same "
             "command again"
         ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder to write to that cannot be one.
+
+    Raises:
+        InputError: it, or what it is to lie in, is a file.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise InputError(f"{there}: is a file; choose another folder for --out")
 
 
 @contextmanager

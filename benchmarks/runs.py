@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from benchmarks.files import disk_errors, write_text
+from benchmarks.files import PARTIAL, check_folder, disk_errors, write_text
 from benchmarks.machine import resolve_dtype, slow_dtype
 from rewards import InputError
 
@@ -55,8 +55,9 @@ class Run:
 def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> Run:
     """Open a run folder: a new one, an unfinished one to go on with, or a finished one with the same configuration.
 
-    An unfinished run that has written nothing yet, such as one that stopped at a wrong setting, loses nothing: under
-    another configuration a new one takes its place. That another process is still at its beginning there is not seen.
+    An unfinished run that has written nothing yet, such as one that stopped at a wrong setting or was killed as it
+    began, loses nothing: under another configuration a new one takes its place. That another process is still at its
+    beginning there is not seen.
 
     Args:
         path: the folder.
@@ -68,6 +69,7 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
         InputError: the folder holds another stage, a run with another configuration or of other inputs (the message
             names the keys), or files that are no run.
     """
+    check_folder(path)
     config = json.loads(json.dumps(config, default=str))
     is_run = (path / CONFIG).is_file() and (path / MANIFEST).is_file()
     if is_run:
@@ -94,14 +96,14 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
             )
     if not is_main_process():
         return Run(path, {"status": "running"}, resumed=False)
-    if not is_run and path.is_dir() and any(path.iterdir()):
+    if not is_run and path.is_dir() and not _just_begun(path, config):
         raise InputError(f"{path}: exists and is no run folder; choose another output_dir or remove it")
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     manifest = {"stage": stage, "status": "running", "started": _now(), "packages": package_versions()}
     if inputs:
         manifest["inputs"] = dict(inputs)
-    write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(path / CONFIG, _yaml(config))
     write_text(path / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return Run(path, manifest, resumed=False)
 
@@ -137,6 +139,18 @@ def _stored_config(path: Path) -> dict[str, Any]:
     if not isinstance(before, dict):
         raise InputError(f"{path / CONFIG}: not a configuration; remove the folder and run the stage again")
     return before
+
+
+def _just_begun(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a folder without a manifest holds nothing but what a kill leaves of this run's beginning, or nothing."""
+    names = {file.name for file in path.iterdir()}
+    if not names <= {CONFIG, CONFIG + PARTIAL, MANIFEST + PARTIAL}:
+        return False
+    return CONFIG not in names or (path / CONFIG).read_bytes() == _yaml(config).encode()
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
 def _has_outputs(path: Path) -> bool:

@@ -8,9 +8,13 @@ from typing import Any, Final
 
 from rewards.batch import Completion, Scores, completion_text, is_column, returned_scores
 from rewards.errors import CheckError, InputError
+from rewards.foreign import needed_columns
 from rewards.reward import Reward
 
 SCALINGS: Final = ("group", "batch", "none")  # of TRL's `scale_rewards`
+# What rewards are called with beside the completions: in any process, and in the trainer's alone.
+COLUMNS: Final = ("item_id", "cell_line", "pert", "gene", "label", "prompts", "completion_ids", "step")
+OF_TRAINER: Final = ("trainer_state", "log_extra", "log_metric")
 _LARGEST: Final = 3.4028234e38  # TRL keeps scores and their sum as 32-bit floats: more would become infinite there
 
 
@@ -288,6 +292,22 @@ def refuse_cancelled_weights(composition: Composition, scale_rewards: Any, where
                 f"{where}: {component.name} has no effect with scale_rewards: group, which divides its weight out of "
                 "each group; set scale_rewards: batch or none"
             )
+
+
+def refuse_missing_columns(composition: Composition, where: str = "rewards") -> None:
+    """Refuse a reward of others that cannot be called without a column which no prompt has."""
+    for component in composition.components:
+        for reward, ours in ((component.reward, component.ours), (component.gate, component.gate_ours)):
+            if reward is None or ours:
+                continue
+            inside = not hasattr(reward, "needs")  # in the trainer's own process
+            there = (*COLUMNS, *OF_TRAINER) if inside else COLUMNS
+            missing = [name for name in (needed_columns(reward) if inside else reward.needs) if name not in there]
+            if missing:
+                raise InputError(
+                    f"{where}: {component.name} needs the column {missing[0]!r}, which no prompt has; there are "
+                    f"{', '.join(there)}: use these, or give it a default"
+                )
 
 
 def prompt_notes(composition: Composition, prompt: str) -> list[str]:

@@ -56,6 +56,17 @@ def _takes_completions(made: Any) -> bool:
         return False
 
 
+def needed_columns(reward: Any) -> tuple[str, ...]:
+    """Return the keywords that a reward cannot be called without, beside its completions."""
+    try:
+        parameters = inspect.signature(reward).parameters.values()
+    except (TypeError, ValueError):  # of a function in C, which does not say
+        return ()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [one.name for one in parameters if one.kind in named and one.default is inspect.Parameter.empty]
+    return tuple(name for name in needed if name != "completions")
+
+
 def stated_range(reward: Any) -> tuple[float, float] | None:
     """Return the lowest and highest score that a reward states in its attribute `range`; None where it states none."""
     stated = getattr(reward, "range", None)

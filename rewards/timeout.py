@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from rewards.batch import Completion, Scores, is_column, returned_scores
 from rewards.errors import CheckError, InputError
-from rewards.foreign import said_of, stated_range
+from rewards.foreign import needed_columns, said_of, stated_range
 
 _STARTING: Final = 120.0  # seconds for the process to start and to import the reward's module
 _logger = logging.getLogger("synthpert.rewards")
@@ -59,12 +59,14 @@ class TimeLimited:
     Attributes:
         cut_off: scores that were cut off.
         range: what the reward states as its lowest and highest score; None where it states none.
+        needs: the keywords that it cannot be called without.
 
     Raises:
         InputError: the reward does not load, or not within two minutes.
     """
 
     range: tuple[float, float] | None
+    needs: tuple[str, ...]
 
     def __init__(self, make: Callable[..., Any], arguments: Sequence[Any], name: str, seconds: float) -> None:
         self.__name__ = name
@@ -154,7 +156,7 @@ class TimeLimited:
         if kind == "error":
             self._stop()
             raise InputError(found)
-        self.__name__, self.range = found
+        self.__name__, self.range, self.needs = found
         return ours
 
     def _stop(self) -> None:
@@ -194,7 +196,7 @@ def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Seq
         said = str(error) if isinstance(error, InputError) else f"{name}: loading it raised {said_of(error)}"
         pipe.send(("error", said))
         return
-    pipe.send(("ready", (getattr(reward, "__name__", name), stated_range(reward))))
+    pipe.send(("ready", (getattr(reward, "__name__", name), stated_range(reward), needed_columns(reward))))
     while True:
         try:
             completions, columns = pipe.recv()

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from benchmarks.chat import Message, encode_prompt, prefilled_think, render_prompt
-from benchmarks.config import ConfigSource, parse_stage, resolved
+from benchmarks.config import ConfigSource, Idle, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, asked_of, build_prompts, prompt_of
@@ -34,7 +34,13 @@ from rewards import (
     compose,
 )
 from rewards.batch import prompt_text
-from rewards.composition import check_scaling, prompt_notes, refuse_cancelled_weights, weight_notes
+from rewards.composition import (
+    check_scaling,
+    prompt_notes,
+    refuse_cancelled_weights,
+    refuse_missing_columns,
+    weight_notes,
+)
 from rl.alarms import alarm_callback, read_alarms
 from rl.recording import Recorder
 from rl.reward_context import label_counts, reward_context
@@ -42,7 +48,9 @@ from rl.rollout_files import drop_rollouts_after
 from rl.unlabelled import check_verifiers, read_unlabelled
 from sft.training import (
     ADAPTER,
+    IDLE,
     check_mergeable,
+    checkpoint_step,
     find_base,
     last_checkpoint,
     learn,
@@ -57,6 +65,31 @@ from sft.training import (
 ENGINES: Final = ("auto", "vllm", "transformers")  # of `rollouts`
 ITEM_COLUMNS: Final = ["item_id", "cell_line", "pert", "gene", "label"]
 _logger = logging.getLogger("synthpert.train")
+_ADAPTER: Final = "stage two goes on with the SFT adapter as it is"
+_NO_SYNC: Final = "the SFT adapter stays the reference"
+# Further keys of TRL 1.16 and transformers 5.17 that stage two does not read.
+_IDLE: Final[Idle] = {
+    "lora_r": (16, _ADAPTER),
+    "lora_alpha": (32, _ADAPTER),
+    "lora_dropout": (0.05, _ADAPTER),
+    "lora_target_modules": (None, _ADAPTER),
+    "lora_target_parameters": (None, _ADAPTER),
+    "lora_modules_to_save": (None, _ADAPTER),
+    "lora_task_type": ("CAUSAL_LM", _ADAPTER),
+    "use_rslora": (False, _ADAPTER),
+    "use_dora": (False, _ADAPTER),
+    "sync_ref_model": (False, _NO_SYNC),
+    "ref_model_mixup_alpha": (0.6, _NO_SYNC),
+    "ref_model_sync_steps": (512, _NO_SYNC),
+    "use_vllm": (None, "the engine is chosen by rollouts: auto, vllm or transformers"),
+    "disable_dropout": (True, "the policy must equal its reference at the first step, so there is none"),
+    "logging_first_step": (True, "the first step is logged in any case"),
+    "max_tool_calling_iterations": (None, "there are no tools"),
+    "log_multimodal": (True, "there are no images"),
+    "label_smoothing_factor": (0.0, "GRPO has no labels to smooth"),
+    "train_sampling_strategy": ("random", "TRL draws whole groups"),
+    "length_column_name": ("length", "TRL draws whole groups"),
+}
 
 
 @dataclass
@@ -151,13 +184,11 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
     """Return a configuration of stage two as GRPOArguments, GRPOConfig and ModelConfig, or refuse it; see `train`."""
     from trl import GRPOConfig
 
-    ours, args, model_args = parse_stage(config, overrides, GRPOArguments, GRPOConfig)
+    ours, args, model_args = parse_stage(config, overrides, GRPOArguments, GRPOConfig, {**IDLE, **_IDLE})
     if model_args.use_peft:
         raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
     if args.chat_template_kwargs:
         raise InputError("chat_template_kwargs: is not taken; stage one and evaluation render prompts without them")
-    if args.use_vllm:
-        raise InputError("use_vllm: the engine is chosen by rollouts: auto, vllm or transformers; remove use_vllm")
     if args.vllm_server_base_url is not None:
         check_base_url(args.vllm_server_base_url, "vllm_server_base_url")
     check_scaling(args.scale_rewards, "configuration" if isinstance(config, Mapping) else str(config))
@@ -327,6 +358,7 @@ def load_rewards(
     """
     composition = compose(entries, context, weights=weights)
     refuse_cancelled_weights(composition, scale_rewards)
+    refuse_missing_columns(composition)
     return list(composition.components)
 
 
@@ -361,7 +393,7 @@ def load_policy(base: Path, adapter: Path, model_args: Any, args: Any) -> Any:
 def go_back_to_checkpoint(run: Path) -> int:
     """Return the step that a run goes on from, 0 for a new one, and drop the rollouts after it: they come anew."""
     checkpoint = last_checkpoint(run)
-    step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    step = checkpoint_step(checkpoint)
     if is_main_process():
         drop_rollouts_after(run, step)
     return step

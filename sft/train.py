@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.config import ConfigSource, parse_stage, resolved
+from benchmarks.config import ConfigSource, Idle, parse_stage, resolved
 from benchmarks.files import file_sha256, write_text
 from benchmarks.models.folders import ModelFolder, adapter_sha256
 from benchmarks.progress import Progress
@@ -27,6 +27,7 @@ from sft.gate import GateResult, run_gate
 from sft.traces import Trace, read_traces
 from sft.training import (
     ADAPTER,
+    IDLE,
     check_mergeable,
     find_base,
     learn,
@@ -37,6 +38,32 @@ from sft.training import (
     show_with,
     trainer_arguments,
 )
+
+_NO_EVALUATION: Final = "stage one has no rows apart to evaluate on"
+_TOKENISED: Final = "traces are tokenised as they are read, with the tokenizer's own end of turn"
+# Further keys of TRL 1.16 and transformers 5.17 that stage one does not read.
+_IDLE: Final[Idle] = {
+    "eval_strategy": ("no", _NO_EVALUATION),
+    "eval_steps": (None, _NO_EVALUATION),
+    "eval_delay": (0, _NO_EVALUATION),
+    "eval_on_start": (False, _NO_EVALUATION),
+    "eval_packing": (None, _NO_EVALUATION),
+    "eval_accumulation_steps": (None, _NO_EVALUATION),
+    "eval_use_gather_object": (False, _NO_EVALUATION),
+    "per_device_eval_batch_size": (8, _NO_EVALUATION),
+    "bf16_full_eval": (False, _NO_EVALUATION),
+    "fp16_full_eval": (False, _NO_EVALUATION),
+    "load_best_model_at_end": (False, _NO_EVALUATION),
+    "metric_for_best_model": (None, _NO_EVALUATION),
+    "greater_is_better": (None, _NO_EVALUATION),
+    "dataset_text_field": ("text", _TOKENISED),
+    "dataset_kwargs": (None, _TOKENISED),
+    "dataset_num_proc": (None, _TOKENISED),
+    "eos_token": (None, _TOKENISED),
+    "assistant_only_loss": (False, "the completion is learnt, and nothing else"),
+    "truncation_mode": ("keep_start", "a trace that is longer than max_length is refused"),
+    "shuffle_dataset": (False, "rows are drawn in an order by seed"),
+}
 
 
 @dataclass
@@ -230,7 +257,7 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
     """Return a configuration of stage one as SFTArguments, SFTConfig and ModelConfig, or refuse it; see `train`."""
     from trl import SFTConfig
 
-    ours, args, model_args = parse_stage(config, overrides, SFTArguments, SFTConfig)
+    ours, args, model_args = parse_stage(config, overrides, SFTArguments, SFTConfig, {**IDLE, **_IDLE})
     if not model_args.use_peft:
         raise InputError("use_peft: must be true; stage one trains a LoRA adapter, which stage two starts from")
     if args.max_length is None:

@@ -1,12 +1,14 @@
 """What both stages of training share: how a model is loaded, and how a run goes on, is shown, logged and saved."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import open_tokenizer
+from benchmarks.config import Idle
 from benchmarks.files import disk_errors, write_text
 from benchmarks.machine import use_cpu_well
 from benchmarks.models.folders import (
@@ -26,6 +28,23 @@ from rewards.answer import TAGS
 
 ADAPTER: Final = "adapter"
 LOG: Final = "log.jsonl"
+_CHECKPOINT: Final = re.compile(r"checkpoint-[0-9]+")  # as the trainer calls it, and no copy of one
+_NO_METRICS: Final = "nothing is computed from a trainer's predictions"
+# Keys of TRL 1.16 and transformers 5.17 that neither stage reads.
+IDLE: Final[Idle] = {
+    "resume_from_checkpoint": (None, "a run goes on from its own last checkpoint by itself"),
+    "model_init_kwargs": (None, "model_revision, dtype and attn_implementation say how the model is loaded"),
+    "do_train": (False, "a stage trains"),
+    "do_eval": (False, "eval_strategy says whether there are evaluations"),
+    "do_predict": (False, "a stage trains"),
+    "disable_tqdm": (None, "the command shows by itself how far it is"),
+    "local_rank": (-1, "a launcher tells each process its rank"),
+    "include_for_metrics": ([], _NO_METRICS),
+    "batch_eval_metrics": (False, _NO_METRICS),
+    "eval_do_concat_batches": (True, _NO_METRICS),
+    "prediction_loss_only": (False, _NO_METRICS),
+    "label_names": (None, _NO_METRICS),
+}
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -109,17 +128,22 @@ def setting_errors() -> Iterator[None]:
 
 
 def trainer_arguments(args: Any, run: Path) -> Any:
-    """Point the trainer at the run folder, without reports to services nobody asked for."""
+    """Point the trainer at the run folder."""
     args.output_dir = str(run / "checkpoints")
-    args.report_to = []
     return args
 
 
 def last_checkpoint(run: Path) -> str | None:
     """Return the newest whole checkpoint of an interrupted run, None where there is none to go on from."""
     # The trainer's state is written last: a folder without it was cut off while it was saved.
-    whole = [state.parent for state in (run / "checkpoints").glob("checkpoint-*/trainer_state.json") if _reads(state)]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+    states = (run / "checkpoints").glob("checkpoint-*/trainer_state.json")
+    whole = [state.parent for state in states if _CHECKPOINT.fullmatch(state.parent.name) and _reads(state)]
+    return str(max(whole, key=lambda path: checkpoint_step(str(path)))) if whole else None
+
+
+def checkpoint_step(checkpoint: str | None) -> int:
+    """Return the step after which a checkpoint was saved; 0 for none."""
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def _reads(path: Path) -> bool:

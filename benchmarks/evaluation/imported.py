@@ -13,7 +13,7 @@ import pandas as pd
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, TASKS, write_predictions
 from benchmarks.evaluation.run import PREDICTIONS, check_training_seed
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.files import file_sha256, write_text
+from benchmarks.files import check_folder, file_sha256, write_text
 from benchmarks.messages import MessageError, looks_like_messages, read_messages
 from benchmarks.runs import open_run
 from benchmarks.screens.schema import CELL_LINES
@@ -84,6 +84,7 @@ def import_run(
         InputError: see `read_imported`; or rows match no item (without `allow_unmatched`; the message names the first,
             and where all are listed), or the folder holds a run of another configuration.
     """
+    check_folder(out)
     corpus = open_corpus(data, split)
     imported = read_imported(files, corpus, columns=columns, labels=labels, training_seed=training_seed)
     if len(imported.unmatched) and not allow_unmatched:

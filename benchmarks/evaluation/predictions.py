@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ SCHEMA: Final = pa.schema(
     ]
 )
 COLUMNS: Final[list[str]] = list(SCHEMA.names)
+_PART: Final = re.compile(r"part-[0-9]+\.parquet")
 _FACTS_KEY: Final = b"synthpert"
 _ERRORS_KEY: Final = b"synthpert_errors"
 _GROUP_ROWS: Final = 16_384  # a report reads the groups of the few items whose completions it shows
@@ -230,7 +232,7 @@ class PredictionLog:
         try:
             for torn in self._parts_dir.glob(f"*{PARTIAL}"):
                 torn.unlink()
-            for part in self._parts_dir.glob("part-*.parquet"):
+            for part in self._part_files():
                 self._refuse_other(read_facts(part), part)
         except BaseException:
             self.close()
@@ -253,7 +255,11 @@ class PredictionLog:
 
     def parts(self) -> set[int]:
         """Return the numbers of the parts that are on disk."""
-        return {int(path.stem.removeprefix("part-")) for path in self._parts_dir.glob("part-*.parquet")}
+        return {int(path.stem.removeprefix("part-")) for path in self._part_files()}
+
+    def _part_files(self) -> list[Path]:
+        """The parts, without copies that somebody made of them."""
+        return [path for path in self._parts_dir.glob("part-*.parquet") if _PART.fullmatch(path.name)]
 
     def append(self, number: int, frame: pd.DataFrame, errors: Mapping[str, int] | None = None) -> None:
         """Write part `number`, to last: when this returns, a kill or a power cut does not lose it.

@@ -8,6 +8,7 @@ import pandas as pd
 
 from benchmarks.evaluation.baselines import left_out, predict_baselines
 from benchmarks.evidence.corpus import Corpus, open_corpus
+from benchmarks.files import check_folder
 from benchmarks.report.page import write_report
 from benchmarks.report.published import published_figures
 from benchmarks.report.strata import strata
@@ -51,6 +52,7 @@ def report_runs(
             seeds of one system differ in protocol or model, or the systems were not asked the same items (without
             `common` or `pairwise`; with `common`, there are no common ones), or both of these are asked for.
     """
+    check_folder(out)
     if common and pairwise:
         raise InputError("report: --common and --pairwise score other items; give one of them")
     evaluations, stages = read_runs(paths)
@@ -178,6 +180,7 @@ def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Pat
 
     `embeddings` is a file of gene embeddings (`benchmarks.evaluation.embeddings`); it adds a regression on them.
     """
+    check_folder(out)
     items = corpus.test
     return write_report(
         _baselines(corpus, items, embeddings),

@@ -18,7 +18,14 @@ from benchmarks.runs import CONFIG, MANIFEST, read_manifest
 from benchmarks.screens.labels import data_dir
 from rewards import LABELS, InputError
 from rewards.compose import REWARD_NAMES, compose
-from rewards.composition import Composition, check_scaling, prompt_notes, refuse_cancelled_weights, weight_notes
+from rewards.composition import (
+    Composition,
+    check_scaling,
+    prompt_notes,
+    refuse_cancelled_weights,
+    refuse_missing_columns,
+    weight_notes,
+)
 from rl.lab.check import HONEST, Check, check_rewards, counts_tokens
 from rl.lab.informed import Informed, informed_policies
 from rl.lab.page import check_out, write_replay
@@ -68,6 +75,7 @@ class RewardConfig:
         where = f"{self.name}: rewards"
         composition = compose(self.rewards, context, weights=self.reward_weights, where=where)
         refuse_cancelled_weights(composition, self.scale_rewards, where)
+        refuse_missing_columns(composition, where)
         return composition
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.files import write_text
+from benchmarks.files import check_folder, write_text
 from benchmarks.report.page import TEMPLATES as STYLE
 from rewards import InputError
 from rl.lab.replay import FACTORS
@@ -20,9 +20,8 @@ def check_out(out: Path) -> bool:
     Raises:
         InputError: it is a file, holds anything else, or cannot be written.
     """
+    check_folder(out)
     there = next((path for path in (out, *out.parents) if path.exists()), out)
-    if not there.is_dir():
-        raise InputError(f"{there}: is a file; choose another folder for --out")
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
