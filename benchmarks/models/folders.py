@@ -17,8 +17,11 @@ TRAINED_ITEMS: Final = "items.txt"
 _MARKS: Final = "synthpert.json"
 _TOKENIZER: Final = "tokenizer_config.json"
 _VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
-_TAIL: Final = 1 << 20
+_BLOCK: Final = 4096  # bytes that a fingerprint reads at a time
+_STRIDE: Final = 4 << 20  # bytes from one of them to the next within a tensor
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+# What of the names in a PEFT model stands in those of an adapter's tensors alone.
+_OF_ADAPTERS: Final = (".lora_", ".modules_to_save.")
 # Keys of config.json that change when the same weights are saved again.
 _VOLATILE: Final = ("_name_or_path", "_model_name_or_path", "transformers_version")
 
@@ -99,23 +102,28 @@ def model_fingerprint(path: Path) -> str:
     """Return a SHA-256 that tells models apart without reading all of their weights.
 
     It covers `config.json` (without the path and version that saving again changes) and of each `*.safetensors` its
-    name, size, header and last MiB.
+    name, size and header, and of every tensor in it the first and last 4 KiB and as much of every 4 MiB between.
 
     Args:
         path: a model folder.
 
     Raises:
-        InputError: `config.json` or a safetensors header does not read.
+        InputError: `config.json` or a safetensors header does not read, or weights are cut off.
     """
     config = {key: value for key, value in read_json(path / "config.json").items() if key not in _VOLATILE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for file in sorted(path.glob("*.safetensors")):
-        size = file.stat().st_size
+        size, header = file.stat().st_size, _header_bytes(file)
         digest.update(f"\n{file.name}\n{size}\n".encode())
-        digest.update(_header_bytes(file))
-        with file.open("rb") as weights:
-            weights.seek(max(0, size - _TAIL))
-            digest.update(weights.read())
+        digest.update(header)
+        data = 8 + len(header)
+        with file.open("rb", buffering=0) as weights:
+            for start, end in sorted(entry.span for entry in _tensors(file).values()):
+                if data + end > size:
+                    raise InputError(f"{file}: is no whole safetensors file; copy or download it again")
+                for offset in (*range(start, end, _STRIDE), max(start, end - _BLOCK)):
+                    weights.seek(data + offset)
+                    digest.update(weights.read(min(_BLOCK, end - offset)))
     return digest.hexdigest()
 
 
@@ -167,7 +175,7 @@ def adapter_sha256(path: Path) -> str:
 
 def mark_adapter(adapter: Path, base: Path) -> None:
     """Write beside an adapter's weights which model it belongs to, for `check_adapter`."""
-    marks = {"base_fingerprint": model_fingerprint(base), "tokenizer_sha256": tokenizer_sha256(base)}
+    marks = {"model_fingerprint": model_fingerprint(base), "tokenizer_sha256": tokenizer_sha256(base)}
     write_text(adapter / _MARKS, json.dumps(marks) + "\n")
 
 
@@ -183,17 +191,19 @@ def read_trained_items(adapter: Path) -> frozenset[str] | None:
 
 
 def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
-    """Refuse an adapter folder that is not a LoRA adapter of `base`; only headers are read.
+    """Refuse an adapter folder that is not a LoRA adapter of `base`; of the base only headers are read.
 
     What its `synthpert.json` says of the base, where it has one (see `mark_adapter`), must be so of `base`. Shapes are
-    compared module by module, except for quantised bases and fused experts, whose files are laid out otherwise.
+    compared module by module, except for quantised bases and fused experts, whose files are laid out otherwise. Each
+    tensor must land in a module as PEFT loads it, and each module that the configuration names must get its tensors:
+    PEFT leaves out what does not match, with a warning, and vLLM what is not there, without one.
 
     Returns:
         The adapter's configuration.
 
     Raises:
         InputError: a file is missing or does not read, or the adapter was trained on another base model, or on
-            another tokenizer or chat template.
+            another tokenizer or chat template, or a tensor would not be loaded or is missing.
     """
     if not (adapter / "adapter_config.json").is_file():
         raise InputError(f"{adapter}: holds no adapter_config.json; give the folder of a PEFT adapter")
@@ -207,14 +217,15 @@ def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
         _check_marks(adapter, base)
     if "quantization_config" not in read_json(base / "config.json"):
         _check_shapes(adapter, weights, base)
+    _check_loads(adapter, weights, base)
     return config
 
 
 def _check_marks(adapter: Path, base: Path) -> None:
     marks = read_json(adapter / _MARKS)
+    # Adapters from before either was written have none; `base_fingerprint` is one that read less of the weights.
     for what, wanted, found in (
-        ("base model", marks.get("base_fingerprint"), model_fingerprint(base)),
-        # Adapters from before it was written have none.
+        ("base model", marks.get("model_fingerprint"), model_fingerprint(base)),
         ("tokenizer or chat template", marks.get("tokenizer_sha256"), tokenizer_sha256(base)),
     ):
         if wanted is not None and wanted != found:
@@ -227,9 +238,9 @@ def _check_marks(adapter: Path, base: Path) -> None:
 def _check_shapes(adapter: Path, weights: Path, base: Path) -> None:
     shapes: dict[str, set[tuple[int, ...]]] = {}
     for file in base.glob("*.safetensors"):
-        for name, shape in _tensor_shapes(file).items():
-            shapes.setdefault(_module(name.removesuffix(".weight")), set()).add(shape)
-    lora = _tensor_shapes(weights)
+        for name, tensor in _tensors(file).items():
+            shapes.setdefault(_module(name.removesuffix(".weight")), set()).add(tensor.shape)
+    lora = {name: tensor.shape for name, tensor in _tensors(weights).items()}
     for name, a_shape in lora.items():
         if not name.endswith(".lora_A.weight") or ".experts." in name:
             continue
@@ -248,6 +259,38 @@ def _check_shapes(adapter: Path, weights: Path, base: Path) -> None:
             )
 
 
+def _check_loads(adapter: Path, weights: Path, base: Path) -> None:
+    """Load the adapter as PEFT does, on the model without its weights, and refuse what is left over or missing."""
+    import torch
+    from peft import LoraConfig, PeftModelForCausalLM, load_peft_weights, set_peft_model_state_dict
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        lora = LoraConfig.from_pretrained(str(adapter))
+        lora.init_lora_weights = False  # there are no weights to take them from
+        model = PeftModelForCausalLM(model, lora, low_cpu_mem_usage=True)
+        tensors = load_peft_weights(str(adapter), device="cpu")
+        found = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
+    except KeyError as error:  # of a module that is saved whole
+        raise InputError(f"{weights}: lacks {error.args[0]}; copy the whole file, or save the adapter again") from error
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{adapter}: does not load on {base} ({reason}); give the base it was trained on") from error
+    if left := sorted(found.unexpected_keys):
+        raise InputError(
+            f"{weights}: {len(left)} of {len(tensors)} tensors belong to no module that adapter_config.json names in "
+            f"{base}, the first {left[0]}; save the adapter again from PEFT's own model, not from a wrapper of it"
+        )
+    if absent := sorted(key for key in found.missing_keys if any(part in key for part in _OF_ADAPTERS)):
+        raise InputError(
+            f"{weights}: lacks {len(absent)} tensors of modules that adapter_config.json names, the first "
+            f"{absent[0].replace('.default', '')}; copy the whole file, or save the adapter again"
+        )
+
+
 def _module(name: str) -> str:
     """A module's name from its layer number on: wrappers (`model.`, `language_model.`) differ between versions."""
     return name[name.rindex("layers.") :] if "layers." in name else name
@@ -263,11 +306,23 @@ def _header_bytes(file: Path) -> bytes:
     return header
 
 
-def _tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+@dataclass(frozen=True)
+class _Tensor:
+    """What a safetensors header says of a tensor: its shape, and its first byte and the one after its last."""
+
+    shape: tuple[int, ...]
+    span: tuple[int, int]
+
+
+def _tensors(file: Path) -> dict[str, _Tensor]:
     try:
         header = json.loads(_header_bytes(file))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError) as error:
+        return {
+            name: _Tensor(tuple(entry["shape"]), (int(entry["data_offsets"][0]), int(entry["data_offsets"][1])))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file}: its safetensors header does not read; copy or download it again") from None

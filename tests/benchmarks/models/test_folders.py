@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.models import folders
 from benchmarks.models.folders import (
@@ -19,11 +19,15 @@ from benchmarks.models.folders import (
 from rewards import InputError
 
 Q_PROJ = "layers.0.self_attn.q_proj"
+CONFIG = {
+    "model_type": "llama", "vocab_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
+    "transformers_version": "5.17.0",
+}  # fmt: skip
 
 
 def make_model(path: Path, hidden: int = 8, prefix: str = "model.") -> Path:
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps({"hidden_size": hidden, "transformers_version": "5.17.0"}))
+    (path / "config.json").write_text(json.dumps({**CONFIG, "hidden_size": hidden}))
     weights = {
         f"{prefix}embed_tokens.weight": np.zeros((32, hidden), np.float32),
         f"{prefix}{Q_PROJ}.weight": np.zeros((hidden, hidden), np.float32),
@@ -34,7 +38,10 @@ def make_model(path: Path, hidden: int = 8, prefix: str = "model.") -> Path:
 
 def make_adapter(path: Path, hidden: int = 8, module: str = f"model.{Q_PROJ}", peft_type: str = "LORA") -> Path:
     path.mkdir(parents=True)
-    config = {"peft_type": peft_type, "r": 2, "base_model_name_or_path": str(path)}
+    config = {
+        "peft_type": peft_type, "task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj"],
+        "base_model_name_or_path": str(path),
+    }  # fmt: skip
     (path / "adapter_config.json").write_text(json.dumps(config))
     weights = {
         f"base_model.model.{module}.lora_A.weight": np.zeros((2, hidden), np.float32),
@@ -89,23 +96,32 @@ def test_a_folder_without_weights_config_or_with_a_revision(tmp_path: Path) -> N
 def test_fingerprint_sees_weights_and_config_but_not_where_or_with_what_it_was_saved(tmp_path: Path) -> None:
     model = make_model(tmp_path / "a")
     first = model_fingerprint(model)
-    config = {"hidden_size": 8, "transformers_version": "9", "_name_or_path": "elsewhere"}
+    config = {**CONFIG, "hidden_size": 8, "transformers_version": "9", "_name_or_path": "elsewhere"}
     (model / "config.json").write_text(json.dumps(config))
     assert model_fingerprint(model) == first
     (model / "config.json").write_text(json.dumps({**config, "hidden_size": 9}))
     assert model_fingerprint(model) != first
     (model / "config.json").write_text(json.dumps(config))
-    weights = bytearray((model / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (model / "model.safetensors").write_bytes(weights)
+
+
+@pytest.mark.parametrize(("tensor", "row"), [("a", 0), ("a", 3 << 20), ("b", 5), ("c", 1999)])
+def test_every_tensor_has_a_part_in_the_fingerprint(tmp_path: Path, tensor: str, row: int) -> None:
+    model = make_model(tmp_path / "a")
+    tensors = {name: np.zeros(size, np.float32) for name, size in (("a", 4 << 20), ("b", 6), ("c", 2000))}
+    save_file(tensors, model / "model-2.safetensors")
+    first = model_fingerprint(model)
+    tensors[tensor][row] = 1
+    save_file(tensors, model / "model-2.safetensors")
     assert model_fingerprint(model) != first
 
 
 def test_a_truncated_weight_file_is_named(tmp_path: Path) -> None:
     model = make_model(tmp_path / "a")
-    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:40])
-    with pytest.raises(InputError, match=r"model\.safetensors: is no whole safetensors file"):
-        model_fingerprint(model)
+    whole = (model / "model.safetensors").read_bytes()
+    for length in (40, len(whole) - 1):
+        (model / "model.safetensors").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"model\.safetensors: is no whole safetensors file"):
+            model_fingerprint(model)
 
 
 def test_an_adapter_of_this_base_fits(tmp_path: Path) -> None:
@@ -131,11 +147,45 @@ def test_an_adapter_of_a_base_of_the_same_shape_is_told_by_its_marks(tmp_path: P
     (base / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(InputError, match="adapter of another tokenizer or chat template .*; give the base it was"):
         check_adapter(adapter, base)
-    # As adapters were marked before the tokenizer was.
-    (adapter / "synthpert.json").write_text(json.dumps({"base_fingerprint": model_fingerprint(base)}))
-    check_adapter(adapter, base)
+    # As adapters were marked before: the tokenizer not at all, the weights by another fingerprint.
     (adapter / "synthpert.json").write_text(json.dumps({"base_fingerprint": "0" * 64}))
+    check_adapter(adapter, base)
+    (adapter / "synthpert.json").write_text(json.dumps({"model_fingerprint": "0" * 64}))
     with pytest.raises(InputError, match="adapter of another base model .fingerprint 000000000000"):
+        check_adapter(adapter, base)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "model.language_model."])
+def test_an_adapter_whose_tensors_find_no_module_is_refused(tmp_path: Path, wrapper: str) -> None:
+    base, adapter = make_model(tmp_path / "base"), make_adapter(tmp_path / "adapter", module=f"{wrapper}{Q_PROJ}")
+    wanted = rf"adapter_model\.safetensors: 2 of 2 tensors belong to no module .* first base_model\.model\.{wrapper}"
+    with pytest.raises(InputError, match=wanted):
+        check_adapter(adapter, base)
+
+
+def _rewrite(adapter: Path, weights: dict[str, np.ndarray], **config: object) -> None:
+    save_file(weights, adapter / "adapter_model.safetensors")
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+
+
+def test_tensors_and_configuration_of_an_adapter_name_the_same_modules(tmp_path: Path) -> None:
+    base, adapter = make_model(tmp_path / "base"), make_adapter(tmp_path / "adapter")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    for config, problem in (
+        ({"target_modules": ["v_proj"]}, r"2 of 2 tensors belong to no module that adapter_config\.json names"),
+        ({"target_modules": ["q_proj", "v_proj"]}, r"lacks 2 tensors of .* first .*v_proj\.lora_A\.weight; copy"),
+        ({"use_dora": True}, r"lacks 1 tensors of .* first .*q_proj\.lora_magnitude_vector"),
+        ({"modules_to_save": ["lm_head"]}, r"lacks .*lm_head\.weight; copy the whole file"),
+        ({"r": 4}, r"does not load on .*size mismatch"),
+        ({"target_modules": ["nothing"]}, r"does not load on .*nothing"),
+    ):
+        _rewrite(adapter, weights, **{"target_modules": ["q_proj"], "r": 2, "use_dora": False, **config})
+        with pytest.raises(InputError, match=problem):
+            check_adapter(adapter, base)
+        _rewrite(adapter, weights, modules_to_save=None)
+    _rewrite(adapter, {**weights, "x": np.zeros(1, np.float32)}, target_modules=["q_proj"], r=2)
+    with pytest.raises(InputError, match=r"1 of 3 tensors belong to no module .* the first x;"):
         check_adapter(adapter, base)
 
 
