@@ -84,3 +84,15 @@ def test_with_a_gpu_an_adapter_is_merged_where_vllm_would_not_apply_it_rightly(
     assert merges_adapter({"r": 8, **kind}) is merged
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert merges_adapter({"r": 8, **kind})
+
+
+def test_no_other_file_uses_what_is_private_to_vllm() -> None:
+    root = Path(vllm_engine.__file__).parents[2]
+    names = {name.rpartition(".")[2] for name in PRIVATE_NAMES}
+    telling = names - {"step", "shutdown", "model_config", "reload_weights"}  # which others have as names of their own
+    for folder in ("rewards", "benchmarks", "sft", "rl", "tools"):
+        for file in (root / folder).rglob("*.py"):
+            if file != Path(vllm_engine.__file__):
+                tree = ast.parse(file.read_text(encoding="utf-8"))
+                used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+                assert not telling & used, file
