@@ -13,7 +13,7 @@ import pytest
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig
 from rewards import LABELS, BalancedAccuracy, Context, InputError, accuracy
-from rl.train import GRPOArguments, choose_engine, load_rewards, refuse_quantised, select_items
+from rl.train import GRPOArguments, choose_engine, load_rewards, read_arguments, refuse_quantised, select_items
 
 MODULE = sys.modules["rl.train"]  # the package's `train` is the function
 UP, DOWN, NONE = map(str, LABELS)
@@ -170,8 +170,12 @@ def test_too_many_items_kept_apart_are_refused(corpus: Corpus, sft_run: Path) ->
     for n, words in ((-1, "use 0 for none"), (left, "leaves no row"), (10_000, "there are")):
         with pytest.raises(InputError, match=words):
             select_items(corpus, replace(OURS, held_out_items=n), sft_run, seed=0)
-    with pytest.raises(InputError, match="use off, warn, stop"):
-        replace(OURS, alarms="halt")
+
+
+def test_an_alarm_that_does_something_else_is_refused() -> None:
+    config = {"output_dir": "x", "model_name_or_path": "x", "sft_run": "x", "bf16": False, "alarms": "halt"}
+    with pytest.raises(InputError, match="alarms: .*off.*warn.*stop"):
+        read_arguments(config)
 
 
 def test_a_direction_prompt_is_about_changed_genes_only(corpus: Corpus, sft_run: Path) -> None:
