@@ -1,5 +1,6 @@
 """Gene embeddings from a file, such as GenePT's, and a logistic regression on them within a cell line."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,8 @@ Floats = npt.NDArray[np.float32]
 
 GENE_COLUMN: Final = "gene"
 COMPONENTS: Final = 32
+_UNNAMED: Final = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # what pandas writes and reads its row numbers as
+_OF_ROWS: Final = ("index", "level_0", "id", "row")
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,18 @@ def read_embeddings(path: Path) -> Embeddings:
 
     Args:
         path: a Parquet or CSV file with a column `gene` (symbols as in PerturbQA, each once) and any number of
-            numeric columns, the embedding.
+            numeric columns, the embedding. Columns of row numbers that pandas wrote are passed over.
 
     Raises:
         InputError: the file is missing, of another kind (a pickle can run code as it is read, and is refused),
-            unreadable, or a column or value is missing, not a number, infinite or doubled.
+            unreadable, or a column or value is missing, not a number, infinite or doubled, or a column counts the rows.
     """
     check_kind(path, (".parquet", ".csv"))
     table = read_table(path)
     if GENE_COLUMN not in table.names:
         raise InputError(f"{path}: no column {GENE_COLUMN!r}, but {table.names[:5]}…; name the symbols' column so")
     genes = table.frame[GENE_COLUMN]
-    names = [name for name in table.names if name != GENE_COLUMN]
+    names = [name for name in table.names if name != GENE_COLUMN and not _UNNAMED.fullmatch(name)]
     if not names or not len(genes):
         raise InputError(f"{path}: {len(genes)} rows, {len(names)} numeric columns; at least one of each is needed")
     if not pd.api.types.is_string_dtype(genes.dtype):
@@ -61,6 +64,8 @@ def read_embeddings(path: Path) -> Embeddings:
     for at, name in enumerate(names):
         vectors[:, at] = numbers(table.frame[name])
         table.refuse(~np.isfinite(vectors[:, at]), "not a finite number; mend it, or leave the column out", name)
+        if name.lower() in _OF_ROWS and np.array_equal(vectors[:, at], np.arange(len(genes)) + vectors[0, at]):
+            raise InputError(f"{path}: column {name!r} counts the rows and is no dimension; leave it out")
     return Embeddings(path, pd.Index(genes), vectors)
 
 

@@ -1,0 +1,43 @@
+"""Gene symbols: names of one gene are one, and what is no symbol is told."""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.screens.symbols import gene_of, wrong_symbol
+
+ALIASES = Path(__file__).parents[3] / "benchmarks" / "screens" / "data" / "symbol_aliases.csv"
+
+
+def rows() -> list[dict[str, str]]:
+    with ALIASES.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_an_alias_is_of_one_symbol_and_no_symbol_itself() -> None:
+    aliases, symbols = [row["alias"] for row in rows()], {row["symbol"] for row in rows()}
+    assert len(set(aliases)) == len(aliases) > 500
+    assert not set(aliases) & symbols
+    assert [(row["symbol"], row["alias"]) for row in rows()] == sorted((row["symbol"], row["alias"]) for row in rows())
+
+
+def test_aliases_are_of_perturbqa_s_symbols(full_frame: pd.DataFrame) -> None:
+    there = {*full_frame["pert"].astype(str), *full_frame["gene"].astype(str)}
+    assert {row["symbol"] for row in rows()} <= there
+    assert not {row["alias"] for row in rows()} & there
+    assert not [symbol for symbol in there if wrong_symbol(symbol) is not None]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("MARCH5", "MARCHF5"), ("SEPT2", "SEPTIN2"), ("H1-2", "HIST1H1C"), ("aars1", "AARS"), ("New1", "NEW1")],
+)
+def test_names_of_one_gene_are_one(one: str, other: str) -> None:
+    assert gene_of(one) == gene_of(other)
+
+
+@pytest.mark.parametrize("symbol", ["TP53", "MT-ND5", "AC118549.1", "HLA-DRB1", "C9orf72", "NA", "H3-7", "MARCH1"])
+def test_symbols(symbol: str) -> None:
+    assert wrong_symbol(symbol) is None
