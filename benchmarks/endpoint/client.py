@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn, TypeVar
+from urllib.parse import urljoin, urlsplit
 
 from benchmarks.chat import Message, without_surrogates
 from benchmarks.endpoint.budget import Budget
@@ -89,6 +90,7 @@ class _Question:
         answers: questions that the endpoint had answered when this one was last tried.
         tries: requests sent for it.
         attempts: those of them that count against the settings' `attempts`.
+        useless: whole replies to it that could not be used.
         spent_in, spent_out: tokens charged for them.
     """
 
@@ -100,8 +102,14 @@ class _Question:
     answers: int
     tries: int = 0
     attempts: int = 0
+    useless: int = 0
     spent_in: int = 0
     spent_out: int = 0
+
+    @property
+    def key(self) -> str:
+        """Its `Idempotency-Key`, another one after a reply of no use: under the same one it might come again."""
+        return f"{self.request_id}-{self.useless}" if self.useless else self.request_id
 
     async def tell(self, event: str, tokens_in: int, tokens_out: int) -> None:
         """Note an event, where somebody keeps notes."""
@@ -151,7 +159,8 @@ class Endpoint:
             api_key=self._key or "none",  # the client wants one; servers without keys ignore it
             max_retries=0,
             timeout=settings.timeout,
-            http_client=openai.DefaultAsyncHttpxClient(limits=_limits(connections)),
+            # Followed, a redirection may turn the question into a GET without its body.
+            http_client=openai.DefaultAsyncHttpxClient(limits=_limits(connections), follow_redirects=False),
         )
 
     @property
@@ -182,7 +191,8 @@ class Endpoint:
 
         Args:
             messages: the chat, the last message from the user.
-            request_id: sent as `Idempotency-Key`; a server that honours it charges for the question once.
+            request_id: sent as `Idempotency-Key`; a server that honours it charges for the question once. After a reply
+                of no use a number is added.
             note: told `sent` before each attempt leaves, with the prompt and completion tokens set aside for it, and
                 `failed` where it failed, with those it may have cost.
             extra: keys of this request alone, such as its seed.
@@ -191,7 +201,7 @@ class Endpoint:
             BudgetSpentError: the budget does not allow the next attempt.
             StoppedError: the server is out of reach, stays too busy, fails for many questions in a row, or asks to wait
                 too long.
-            InputError: it refuses the key or does not know the model.
+            InputError: it refuses the key, does not know the model, or redirects.
         """
         estimate = int(sum(len(message["content"]) for message in messages) * TOKENS_PER_CHARACTER) + 16
         question = _Question(messages, request_id, note, extra or {}, estimate, self._answers)
@@ -220,12 +230,13 @@ class Endpoint:
         question.tries += 1
         try:
             await question.tell("sent", *reserved)
-            reply = await self._attempt(question.messages, question.request_id, question.estimate, question.extra)
+            reply = await self._attempt(question.messages, question.key, question.estimate, question.extra)
             self._note_answer()
             used = (reply.prompt_tokens, reply.completion_tokens)
             return reply
         except AttemptError as failure:
             used = reserved if failure.charged else (0, 0)
+            question.useless += failure.answered
             await question.tell("failed", *used)
             self._note_attempt(question, failure)
             raise
@@ -263,6 +274,14 @@ class Endpoint:
             )
         return InputError(
             f"{settings.base_url}: refuses the key (HTTP {status}); set {settings.api_key_env} in the environment"
+        )
+
+    def _redirected(self, response: Any, status: int) -> InputError:
+        parts = urlsplit(urljoin(str(response.url), response.headers.get("location", "")))
+        place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        place = self.redact(place.removesuffix("/").removesuffix("/chat/completions"))
+        return InputError(
+            f"{self.settings.base_url}: redirects to {place} (HTTP {status}); set base_url to where it is"
         )
 
     async def _turn(self) -> None:
@@ -329,7 +348,10 @@ class Endpoint:
                         return Reply(None, None, "error", estimate, settings.max_tokens, 1, reason)
         except self._errors as error:
             self._explain(error, answering)
-        return read_reply(bytes(body), estimate, self.redact)
+        try:
+            return read_reply(bytes(body), estimate, self.redact)
+        except AttemptError as failure:
+            raise replace(failure, answered=True) from None
 
     def _request(self, messages: Sequence[Message], request_id: str, extra: Mapping[str, Any]) -> Any:
         """Return the request as a context, whose value is the response as it streams in."""
@@ -375,6 +397,8 @@ class Endpoint:
 
     def _refused(self, error: Any) -> NoReturn:
         status = int(error.status_code)
+        if 300 <= status < 400:
+            raise self._redirected(error.response, status) from None
         wait = retry_after(error.response.headers)
         if status == 429:
             if getattr(error, "code", None) in _QUOTA:

@@ -57,6 +57,7 @@ class AttemptError(Exception):
         server: whether the server as a whole is at fault, not this question.
         outage: whether the server is at fault if many questions in a row fail by this.
         final: whether no other attempt would mend it.
+        answered: whether a whole reply came, which could not be used.
         refused: status of a refusal, of this question or of all; 0 where it is none.
     """
 
@@ -66,11 +67,12 @@ class AttemptError(Exception):
     server: bool = False
     outage: bool = False
     final: bool = False
+    answered: bool = False
     refused: int = 0
 
 
 def read_reply(body: bytes, estimate: int, redact: Callable[[str], str]) -> Reply:
-    """Read the body of a server's reply.
+    """Read the body of a server's reply; one that the model ended, or its limit, before a word is an empty text.
 
     Args:
         body: as it came.
@@ -78,7 +80,7 @@ def read_reply(body: bytes, estimate: int, redact: Callable[[str], str]) -> Repl
         redact: takes out of a text what must not be stored.
 
     Raises:
-        AttemptError: it is no UTF-8 JSON, has no choice or no content, or was broken off.
+        AttemptError: it is no UTF-8 JSON, has no choice, or was broken off.
     """
     choice, message, usage = _first_choice(body)
     try:
@@ -96,8 +98,6 @@ def read_reply(body: bytes, estimate: int, redact: Callable[[str], str]) -> Repl
     if ending is None or choice.get("error"):
         said = f"finish_reason: {redact(finish)[:_LONGEST_REASON]}" if finish else "no finish_reason"
         raise AttemptError(f"the server broke the reply off ({said})", charged=True)
-    if content is None and not reasoning:
-        raise AttemptError("the reply has no content", charged=True)
     logprobs = choice.get("logprobs")
     entries = logprobs.get("content") if isinstance(logprobs, dict) else None
     return Reply(

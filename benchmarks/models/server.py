@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks.models.generation import (
     Probabilities,
     Request,
     Written,
+    answer_start,
     names_label,
     probabilities_of,
 )
@@ -32,6 +34,7 @@ _OWN: Final = frozenset(
         "logprobs", "top_logprobs",
     )
 )  # fmt: skip
+_SPELT: Final = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})  # in vocabularies of byte pairs and of pieces
 _IN_FLIGHT: Final = 32  # requests open at a time
 _ATTEMPTS: Final = 7  # tries per request
 _logger = logging.getLogger("synthpert.engines")
@@ -58,7 +61,9 @@ class OpenAIEngine:
     """A server that speaks OpenAI's chat completions: vLLM, llama.cpp, OpenAI, and others.
 
     What fails for a while is tried again, what fails for good is a `Generation` with `error`, and a server that cannot
-    be asked at all stops the run; see `benchmarks.endpoint.client.Endpoint`.
+    be asked at all stops the run; see `benchmarks.endpoint.client.Endpoint`. What of sampling neither the protocol nor
+    `extra_body` says is the server's: vLLM's takes it from the model's generation_config.json unless it is started with
+    `--generation-config vllm`.
 
     Args:
         base_url: the server's URL, with its `/v1`; without credentials.
@@ -93,7 +98,10 @@ class OpenAIEngine:
         self._settings = EndpointSettings(
             base_url, str(model), api_key_env, max_tokens_key=max_tokens_key, attempts=_ATTEMPTS
         )
-        self._told_fewer = False
+        # Over all batches: whether a reply told probabilities, why the last ones did not, and what was said of it.
+        self._told = False
+        self._untold: list[str] = []
+        self._warned: set[str] = set()
 
     def prompt_tokens(self, messages: Sequence[Message]) -> None:
         """Return None: the server has the tokenizer."""
@@ -105,7 +113,8 @@ class OpenAIEngine:
         """Complete the requests; see `Engine.generate`.
 
         Raises:
-            InputError: the server refuses the key, does not know the model, or gives no logprobs where they are asked.
+            InputError: the server refuses the key, does not know the model, or gives no reply logprobs that can be read
+                where they are asked; where some have none, their probabilities are None.
             CheckError: the server cannot be reached, fails for many questions in a row, or keeps saying that there are
                 too many requests.
         """
@@ -142,9 +151,11 @@ class OpenAIEngine:
             return generation
 
         try:
-            return list(await asyncio.gather(*(one(request) for request in requests)))
+            generations = list(await asyncio.gather(*(one(request) for request in requests)))
         finally:
             await endpoint.close()
+        self._check_logprobs()
+        return generations
 
     def _generation(self, reply: Reply, logprobs: bool) -> Generation:
         if reply.text is None:
@@ -156,31 +167,63 @@ class OpenAIEngine:
         return Generation(text, reply.finish_reason, reply.completion_tokens, probabilities)
 
     def _probabilities(self, reply: Reply) -> Probabilities | None:
-        tokens = reply.logprobs
-        if not tokens:
-            raise InputError(f"{self._settings.base_url}: gives no logprobs; set scores: votes")
-        try:
-            return probabilities_of(
-                [token["token"] for token in tokens],
-                lambda index: self._candidates(tokens[index]["top_logprobs"]),
-            )
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError):
-            raise InputError(
-                f"{self._settings.base_url}: its logprobs have another form than OpenAI's; set scores: votes"
-            ) from None
+        """Return the labels' probabilities in a reply that names one; None where it tells none.
 
-    def _candidates(self, entries: Sequence[Any]) -> list[tuple[str, float]]:
-        """The candidates for a token: a single one would make every answer certain."""
-        found = [(entry["token"], _logprob(entry)) for entry in entries]
-        gives = f"{self._settings.base_url}: gives {len(found)} of {TOP_LOGPROBS} top_logprobs"
-        if len(found) < 2:
-            raise InputError(f"{gives}, which tells no probabilities; set scores: votes")
-        if len(found) < TOP_LOGPROBS and not self._told_fewer:
-            self._told_fewer = True
-            _logger.warning("%s: a label that is not among them has the probability 0", gives)
+        Raises:
+            InputError: so far no reply tells any, of as many as are under way at a time.
+        """
+        try:
+            found = self._read_probabilities(reply)
+        except _LogprobsError as error:
+            self._untold.append(str(error))
+            if len(self._untold) >= _IN_FLIGHT:
+                self._check_logprobs()
+            return None
+        self._told = True
         return found
+
+    def _read_probabilities(self, reply: Reply) -> Probabilities | None:
+        entries = reply.logprobs
+        if not entries:
+            raise _LogprobsError("gives no logprobs")
+        try:
+            pieces = [_plain(entry["token"]) for entry in entries]
+            if answer_start(pieces) is None and answer_start([reply.text or ""]) is not None:
+                raise _LogprobsError("its tokens do not spell the reply")
+            return probabilities_of(pieces, lambda index: self._candidates(entries[index]))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, _LogprobsError):
+                raise
+            raise _LogprobsError("its logprobs have another form than OpenAI's") from None
+
+    def _candidates(self, entry: Mapping[str, Any]) -> list[tuple[str, float]]:
+        """The candidates for a token, the one that was written among them."""
+        found = [(_plain(one["token"]), _logprob(one["logprob"])) for one in entry["top_logprobs"]]
+        gives = f"gives {len(found)} of {TOP_LOGPROBS} top_logprobs"
+        if len(found) < 2:  # every answer would be certain
+            raise _LogprobsError(f"{gives}, which tells no probabilities")
+        written = _plain(entry["token"])
+        if written not in [text for text, _ in found]:
+            logprob = _logprob(entry["logprob"])
+            if logprob > min(value for _, value in found):
+                raise _LogprobsError("its top_logprobs lack the token that was written")
+            found.append((written, logprob))
+        if len(found) < TOP_LOGPROBS:
+            self._warn(f"{gives}: a label that is not among them has the probability 0")
+        return found
+
+    def _check_logprobs(self) -> None:
+        """Stop where no reply that names a label told its probabilities; warn of some."""
+        if self._untold and not self._told:
+            raise InputError(f"{self._settings.base_url}: {self._untold[0]}; set scores: votes")
+        for reason in self._untold:
+            self._warn(f"{reason} for some replies, whose labels count without probabilities")
+        self._untold.clear()
+
+    def _warn(self, words: str) -> None:
+        if words not in self._warned:
+            self._warned.add(words)
+            _logger.warning("%s: %s", self._settings.base_url, words)
 
     def facts(self) -> dict[str, Any]:
         """Return the engine's facts; see `Engine.facts`."""
@@ -194,8 +237,21 @@ class OpenAIEngine:
         """Do nothing: connections are closed after each batch."""
 
 
-def _logprob(entry: Mapping[str, Any]) -> float:
-    value = float(entry["logprob"])
+class _LogprobsError(ValueError):
+    """Why a reply tells no probabilities, in words that follow the server's URL. For control flow."""
+
+
+def _plain(token: Any) -> str:
+    """A token's text, also where a server gives it as vocabularies spell it."""
+    if not isinstance(token, str):
+        raise TypeError(token)
+    return token.translate(_SPELT)
+
+
+def _logprob(value: Any) -> float:
+    if value is None:  # minus infinity, which JSON does not have
+        return -math.inf
+    value = float(value)
     if not value <= 1e-3:  # rounding may bring it above 0
         raise ValueError(value)
-    return value
+    return float(value)

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class RequestLog:
         done: byte offset of each settled question's outcome.
         interrupted: questions sent, but not settled, when the log was opened.
         failed: settled questions whose outcome is an error, when the log was opened.
+        outcomes: how many outcomes each question had when the log was opened, those that are forgotten now included.
         repaired: bytes of a torn last line that was dropped; 0 where there was none.
         requests, prompt_tokens, completion_tokens: spent according to the log when it was opened.
 
@@ -49,6 +51,7 @@ class RequestLog:
         self.done: dict[str, int] = {}
         self.interrupted: set[str] = set()
         self.failed: set[str] = set()
+        self.outcomes: Counter[str] = Counter()
         self._open: dict[str, _Cost] = {}
         self.repaired = 0
         self.requests = self.prompt_tokens = self.completion_tokens = 0
@@ -128,6 +131,7 @@ class RequestLog:
         if event == "outcome":
             (self.failed.discard if record["error"] is None else self.failed.add)(question)
             self.done[question] = offset
+            self.outcomes[question] += 1
 
     def note(self, event: str, question: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Append what became of an attempt; survives the death of this process."""

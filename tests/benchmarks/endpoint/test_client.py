@@ -122,7 +122,6 @@ TRANSIENT = {
     "no choice": http(200, b'{"choices": []}'),
     "a choice that is none": http(200, b'{"choices": [null]}'),
     "a list": http(200, b"[]"),
-    "an empty message": http(200, chat(None)),
     "wrong encoding": http(200, json.dumps({"choices": []}).encode("utf-16")),
     "Latin-1": http(200, '{"choices": [{"message": {"content": "é"}}]}'.encode("latin-1")),
     "nesting without end": http(200, b"[" * 100_000),
@@ -158,6 +157,10 @@ def test_a_fault_that_stays_is_the_item_s_error(fault: str) -> None:
         (error(400, "context too long"), "error", None, "context too long"),
         (error(422, "bad"), "error", None, "HTTP 422"),
         (http(200, chat("\ud800 lone")), "stop", "\ud800 lone", None),
+        # All tokens went into thinking that the server keeps to itself, or the model ended at once: its own doing.
+        (http(200, chat(None, "length")), "length", "", None),
+        (http(200, chat(None)), "stop", "", None),
+        (http(200, chat(None, "tool_calls", tool_calls=[{"id": "1"}])), "tool_calls", "", None),
     ],
 )  # fmt: skip
 def test_what_another_try_would_not_mend_is_settled_at_once(
@@ -553,6 +556,38 @@ def test_a_question_keeps_its_idempotency_key() -> None:
     with Server(sequence(error(500, "x"), GOOD)) as server:
         ask(server)
     assert Counter(headers["idempotency-key"] for headers in server.headers) == {"q0": 2}
+
+
+def keeping(*responses: bytes) -> Any:
+    """A handler that gives the same response again to the same key."""
+    kept: dict[str, bytes] = {}
+    new = iter(responses)
+
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        key = headers["idempotency-key"]
+        kept[key] = kept[key] if key in kept else next(new)
+        return kept[key]
+
+    return handler
+
+
+@pytest.mark.parametrize("body", [b'{"choices": []}', b"<html>", chat("half", "error"), chat("half", "")])
+def test_a_reply_of_no_use_is_not_asked_for_under_the_same_key(body: bytes) -> None:
+    with Server(keeping(http(200, body), http(200, body), GOOD)) as server:
+        (reply,) = ask(server)
+    assert reply.error is None
+    assert [headers["idempotency-key"] for headers in server.headers] == ["q0", "q0-1", "q0-2"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("place", ["/other/v1/chat/completions", "http://127.0.0.1:1/other/v1/chat/completions?a=b"])
+def test_a_redirection_is_told_and_not_followed(status: int, place: str) -> None:
+    with Server(sequence(http(status, b"", {"Location": place}))) as server:
+        with pytest.raises(
+            InputError, match=rf"/v1: redirects to http://127.*/other/v1 \(HTTP {status}\); set base_url"
+        ):
+            ask(server)
+        assert len(server.requests) == 1
 
 
 def test_ctrl_c_between_a_future_s_check_and_its_use_leaves_the_future_alone() -> None:

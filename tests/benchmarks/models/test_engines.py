@@ -319,7 +319,7 @@ def test_the_longest_completion_is_called_as_the_server_does(server: Server) -> 
 def test_trouble_that_is_no_item_s_stops_the_run(server: Server, content: str, problem: str) -> None:
     engine = OpenAIEngine(server.url, "m")
     with pytest.raises(InputError, match=problem) as caught:
-        engine.generate(ask("fine", content), PROTOCOL)
+        engine.generate(ask(content, content), PROTOCOL)
     assert KEY not in str(caught.value)
 
 

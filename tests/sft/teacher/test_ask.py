@@ -371,6 +371,27 @@ def test_failed_questions_are_asked_again_only_where_that_is_wanted(tmp_path: Pa
     assert manifest["spent"]["requests"] == 30 + failed
 
 
+@pytest.mark.parametrize(
+    "first", [http(200, chat(None, "content_filter")), http(200, chat("half", "error")), http(200, b'{"choices": []}')]
+)
+def test_what_is_asked_again_on_purpose_gets_no_stored_reply(tmp_path: Path, first: bytes) -> None:
+    kept: dict[str, bytes] = {}
+    mended = False
+
+    async def keeping(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        reply = await respond_well(request, headers) if mended else first
+        return kept.setdefault(headers["idempotency-key"], reply)
+
+    path = tmp_path / "t.jsonl"
+    with Server(keeping) as server:
+        for _ in range(2):
+            with pytest.raises(CheckError, match="5 of 5 questions failed"):
+                generate(server, path, 5, attempts=2, retry_failed=True)
+        mended = True
+        generate(server, path, 5, retry_failed=True)
+    assert len(read_traces(path)) == 5
+
+
 def refuse(status: int, message: str) -> Any:
     async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
         return error(status, message)
