@@ -45,7 +45,8 @@ def open_tokenizer(path: Path) -> Any:
         path: the model's folder.
 
     Raises:
-        InputError: the tokenizer does not load, has no chat template, or does not give a text back.
+        InputError: the tokenizer does not load, has no chat template, or one that never says that it is the model's
+            turn, or does not give a text back.
     """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -65,7 +66,29 @@ def open_tokenizer(path: Path) -> Any:
     back = tokenizer.decode(_ids(tokenizer, _PROBE), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if back != _PROBE:
         raise InputError(f"{path}: its tokenizer reads {_PROBE!r} as {back!r}; use a model whose tokenizer keeps text")
+    if not _tells_whose_turn(tokenizer):
+        raise InputError(
+            f"{path}: its chat template ignores add_generation_prompt, so that the model is not told that it is its "
+            "turn; take the template of the model's makers, or add the beginning of the assistant's turn to it"
+        )
     return tokenizer
+
+
+def _tells_whose_turn(tokenizer: Any) -> bool:
+    """Whether what a model continues is, white space aside, what stands before an assistant's words in a chat."""
+    from jinja2 import TemplateError
+
+    asked = [{"role": "user", "content": "Q"}]
+    said = [*asked, {"role": "assistant", "content": _PROBE}]
+    try:
+        prompt = render_prompt(tokenizer, asked)
+        if prompt != tokenizer.apply_chat_template(asked, add_generation_prompt=False, tokenize=False):
+            return True
+        before, found, _ = tokenizer.apply_chat_template(said, tokenize=False).partition(_PROBE)
+    except (TemplateError, InputError):  # it takes no such chat: there is nothing to tell by
+        return True
+    # Templates such as Mistral's need no flag: a user's turn ends in what the assistant's begins with.
+    return not found or before.strip() == prompt.strip()
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

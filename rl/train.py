@@ -378,13 +378,19 @@ def set_trainer_arguments(args: Any, rewards: Composition, prompts: Prompts, tok
 def load_policy(base: Path, adapter: Path, model_args: Any, args: Any) -> Any:
     """Load the base model with a trainable copy of the SFT adapter; TRL keeps a frozen copy as the reference."""
     from peft import PeftModel
-    from transformers import set_seed
+    from transformers import GenerationConfig, set_seed
 
     if args.use_vllm:
         refuse_quantised(model_args, base)
     set_seed(args.seed)
     with setting_errors():
-        policy = PeftModel.from_pretrained(load_base(base, model_args, args), adapter, is_trainable=True)
+        model = load_base(base, model_args, args)
+        own = model.generation_config
+        # Rollouts by transformers would fill in from the model's files what TRL leaves out, such as `min_p`.
+        model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+        )
+        policy = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     if args.use_vllm:
         check_mergeable(policy)
     return policy

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.chat import open_tokenizer
+from benchmarks.chat import THINK, open_tokenizer, render_prompt
 from benchmarks.config import Idle
 from benchmarks.files import disk_errors, write_text
 from benchmarks.machine import use_cpu_well
@@ -51,11 +51,18 @@ def load_tokenizer(path: Path) -> Any:
     """Load a tokenizer to train with: `open_tokenizer`'s.
 
     Raises:
-        InputError: as `open_tokenizer` does, or it has no end-of-turn token, or one of our tags is a special token.
+        InputError: as `open_tokenizer` does, or it has no end-of-turn token, or one of our tags is a special token, or
+            the chat template closes the think block before the model writes.
     """
     tokenizer = open_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end-of-turn token (eos_token); set one in its config")
+    prompt = render_prompt(tokenizer, [{"role": "user", "content": "Q"}])
+    if prompt.rstrip().endswith("</think>"):
+        raise InputError(
+            f"{path}: its chat template ends the prompt in a closed think block, so that a completion would have a "
+            f"second one; change chat_template to its form with thinking on, whose prompt ends in {THINK} or no tag"
+        )
     for tag in TAGS:
         ids = tokenizer(tag, add_special_tokens=False)["input_ids"]
         if tokenizer.decode(ids, skip_special_tokens=True) != tag:

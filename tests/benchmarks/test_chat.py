@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase
 
-from benchmarks.chat import encode_prompt, open_tokenizer
+from benchmarks.chat import encode_prompt, open_tokenizer, render_prompt
 from benchmarks.models.engines import TransformersEngine
 from rewards import InputError
 from sft.training import load_tokenizer
@@ -66,3 +67,50 @@ def test_a_folder_without_a_tokenizer_is_one_line(tiny_model: Path, tmp_path: Pa
     with pytest.raises(InputError, match="its tokenizer does not load") as error:
         open_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+TURN = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+MISTRAL = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+)
+USERS_ALONE = MISTRAL.replace("{% else %}", "{% else %}{{ raise_exception('no such role') }}")
+
+
+@pytest.fixture
+def with_template(tiny_model: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """The tiny model's tokenizer with another chat template."""
+    path = tmp_path / "other"
+    shutil.copytree(tiny_model, path)
+
+    def write(template: str) -> Path:
+        (path / "chat_template.jinja").write_text(template)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "template", [CHATML, "{{ messages[0].content }}\n{% if messages[1] %}Answer: {{ messages[1].content }}{% endif %}"]
+)
+def test_a_template_that_never_says_whose_turn_it_is_is_refused(
+    template: str, with_template: Callable[[str], Path]
+) -> None:
+    with pytest.raises(InputError, match="its chat template ignores add_generation_prompt"):
+        open_tokenizer(with_template(template))
+
+
+@pytest.mark.parametrize("template", [CHATML + TURN, CHATML + TURN + "<think>\n", MISTRAL, USERS_ALONE])
+def test_templates_that_say_it_in_their_own_way_are_taken(template: str, with_template: Callable[[str], Path]) -> None:
+    open_tokenizer(with_template(template))
+
+
+@pytest.mark.parametrize("end", ["<think>\n\n</think>\n\n", "<think></think>", "<think>No need.</think>"])
+def test_training_refuses_a_template_that_closes_the_think_block(
+    end: str, with_template: Callable[[str], Path]
+) -> None:
+    path = with_template(CHATML + TURN.replace("{% endif %}", end + "{% endif %}"))
+    assert render_prompt(open_tokenizer(path), MESSAGES).endswith(end)  # asked as it is, it may be evaluated
+    with pytest.raises(InputError, match="ends the prompt in a closed think block.*; change chat_template"):
+        load_tokenizer(path)

@@ -1,5 +1,7 @@
 """What stage two settles before it trains: its rewards, its engine, and prompts that stage one has not seen."""
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +15,15 @@ import pytest
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig
 from rewards import LABELS, BalancedAccuracy, Context, InputError, accuracy
-from rl.train import GRPOArguments, choose_engine, load_rewards, read_arguments, refuse_quantised, select_items
+from rl.train import (
+    GRPOArguments,
+    choose_engine,
+    load_policy,
+    load_rewards,
+    read_arguments,
+    refuse_quantised,
+    select_items,
+)
 
 MODULE = sys.modules["rl.train"]  # the package's `train` is the function
 UP, DOWN, NONE = map(str, LABELS)
@@ -200,3 +210,41 @@ def test_more_prompts_than_rows_are_refused(corpus: Corpus, sft_run: Path) -> No
     for balance in (False, True):
         with pytest.raises(InputError, match="there are"):
             select_items(corpus, replace(OURS, train_items=10_000, balance=balance), sft_run, seed=0)
+
+
+# --- the policy ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "default", [{"min_p": 1.0}, {"suppress_tokens": [*range(6, 40_000)]}, {"forced_eos_token_id": 7}]
+)
+def test_the_policy_writes_by_the_configuration_and_not_by_the_model_s_defaults(
+    tiny_model: Path, tmp_path: Path, default: dict[str, Any]
+) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, GenerationConfig
+    from trl import ModelConfig
+
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(tiny_model, base)
+    lora = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora).save_pretrained(adapter)
+    args = SimpleNamespace(use_vllm=False, seed=0, trust_remote_code=False)
+
+    def written(defaults: dict[str, Any]) -> list[list[int]]:
+        ends = {"eos_token_id": [2, 5], "pad_token_id": 2}
+        (base / "generation_config.json").write_text(json.dumps({**ends, "do_sample": True, **defaults}))
+        policy = load_policy(base, adapter, ModelConfig(str(base), dtype="float32"), args)
+        assert policy.generation_config.eos_token_id == [2, 5]
+        # As TRL asks for it, None being left out.
+        config = GenerationConfig(
+            max_new_tokens=8, do_sample=True, temperature=1.0, top_p=1.0, top_k=0, min_p=None, **ends
+        )
+        torch.manual_seed(0)
+        prompt = torch.arange(10, 20).repeat(8, 1)
+        return policy.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=config
+        ).tolist()
+
+    assert written(default) == written({})
