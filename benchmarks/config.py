@@ -4,11 +4,22 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import yaml
 
-from benchmarks.keys import check_keys, check_values, flat_class, from_keys, key_fields, to_keys
+from benchmarks.files import at_home
+from benchmarks.keys import (
+    WORDS,
+    check_keys,
+    check_values,
+    fit_value,
+    flat_class,
+    from_keys,
+    key_fields,
+    takes,
+    to_keys,
+)
 from benchmarks.machine import resolve_dtype
 from benchmarks.runs import settle_dtype
 from rewards import InputError
@@ -16,8 +27,43 @@ from rewards import InputError
 ConfigSource = str | Path | Mapping[str, Any]
 
 
+_DIGITS: Final = "[0-9][0-9_]*"
+# YAML 1.2's core schema, and `_` within numbers. PyYAML reads by 1.1, where `off` is false, `1:30` is 90, `010` is 8,
+# and `1e-5` is text.
+_PLAIN: Final = {
+    r"~|null|Null|NULL|": "tag:yaml.org,2002:null",
+    r"true|True|TRUE|false|False|FALSE": "tag:yaml.org,2002:bool",
+    r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+": "tag:yaml.org,2002:int",
+    rf"[-+]?(?:{_DIGITS}\.[0-9_]*|\.{_DIGITS})(?:[eE][-+][0-9]+)?": "tag:yaml.org,2002:float",
+    r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)": "tag:yaml.org,2002:float",
+    rf"[-+]?(?:{_DIGITS}\.?[0-9_]*|\.{_DIGITS})[eE][-+]?[0-9]+": "!exponent",
+    "|".join(one for word in WORDS for one in (word, word.capitalize(), word.upper())): "!word",
+    "<<": "tag:yaml.org,2002:merge",
+}
+# Keys whose values are for others to read, so that no annotation says whether `no` is a word there.
+_UNTYPED: Final = re.compile(r"parameters|.*_body|.*_kwargs")
+
+
+class _Word(str):
+    """A plain `yes`, `no`, `on` or `off`: text, and a truth value where the key takes one."""
+
+
+class _Exponent(float):
+    """A number such as `1e-5`, with its text, which it is where the key takes text."""
+
+    text: str
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which would take the last value of a key that is given twice; this one refuses it."""
+    """PyYAML's safe loader with the plain values of YAML 1.2; a key that is given twice is refused."""
+
+    def construct_word(self, node: Any) -> _Word:
+        return _Word(node.value)
+
+    def construct_exponent(self, node: Any) -> _Exponent:
+        number = _Exponent(node.value.replace("_", ""))
+        number.text = node.value
+        return number
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()
@@ -30,12 +76,32 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.yaml_implicit_resolvers = {}
+for _pattern, _tag in _PLAIN.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), None)
+_Loader.add_constructor("!word", _Loader.construct_word)
+_Loader.add_constructor("!exponent", _Loader.construct_exponent)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
+    """Return the mapping in a YAML file, by YAML 1.2: `yes`, `no`, `on` and `off` are text, `1e-5` is a number.
+
+    A path's `~` is the home folder.
 
     Raises:
-        InputError: the file is missing, is not YAML, holds no mapping, or gives a key twice.
+        InputError: the file is missing, is not YAML, holds no mapping, gives a key twice, or has one of these words
+            where nothing says whether it is text.
     """
+    return {str(key) if isinstance(key, _Word) else key: _plain(one, f"{path}: {key}", key)
+            for key, one in _load(path).items()}  # fmt: skip
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a text of YAML is, as `read_yaml` reads values; a YAMLError or ValueError where it is none."""
+    return _plain(yaml.load(text, _Loader), text[:60], "")
+
+
+def _load(path: Path) -> dict[Any, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file; give a YAML file, as in configs/")
     try:
@@ -45,6 +111,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no keys; write one `key: value` a line")
     return values
+
+
+def _plain(value: Any, where: str, key: Any) -> Any:
+    """A value without marks, and with the home folder in place of `~` at a path's beginning."""
+    if isinstance(value, _Word):
+        if _UNTYPED.fullmatch(str(key)):
+            raise InputError(
+                f"{where}: {value} is text in YAML 1.2 and was a truth value before; write true or false, or quotes "
+                "around it"
+            )
+        return str(value)
+    if isinstance(value, _Exponent):
+        return float(value)
+    if isinstance(value, str):
+        return at_home(value)
+    if isinstance(value, Mapping):
+        return {
+            str(name) if isinstance(name, _Word) else name: _plain(
+                one, f"{where}: {name}", key if _UNTYPED.fullmatch(str(key)) else name
+            )
+            for name, one in value.items()
+        }
+    return [_plain(one, where, key) for one in value] if isinstance(value, list) else value
 
 
 def _yaml_problem(error: Exception) -> str:
@@ -136,7 +225,7 @@ def parse_stage(
         defaults |= {"use_cpu": True, "bf16": False}
     elif resolve_dtype("auto") != "bfloat16":
         defaults["bf16"] = False
-    where, values = _read(source)
+    where, values = _read(source, (ours, theirs, ModelConfig))
     own, args, model_args = parse_config(source, overrides, (ours, theirs, ModelConfig), defaults)
     _refuse_idle(values, [word[2:].split("=")[0] for word in overrides if word.startswith("--")], idle, where)
     args.report_to = _asked_reports(values, overrides, args.report_to, where)
@@ -171,10 +260,10 @@ def parse_config(
         def error(self, message: str) -> NoReturn:
             raise InputError(f"{where}: {message}")
 
-    where, values = _read(source)
+    where, values = _read(source, dataclass_types)
     known = [name for cls in dataclass_types for name in key_fields(cls)]
     overrides = name_out(overrides, known)
-    check_keys([str(key) for key in values], known, where)
+    check_keys(list(values), known, where)
     words = [word[2:].split("=")[0] for word in overrides if word.startswith("--")]
     check_keys(words, known, "command line")
     _refuse_credentials(values, words, where)
@@ -199,11 +288,22 @@ def parse_config(
     )
 
 
-def _read(source: ConfigSource) -> tuple[str, dict[str, Any]]:
-    """What errors call a configuration, and its keys."""
-    if isinstance(source, Mapping):
-        return "configuration", dict(source)
-    return str(source), read_yaml(Path(source))
+def _read(source: ConfigSource, dataclass_types: Sequence[type]) -> tuple[str, dict[str, Any]]:
+    """What errors call a configuration, and its keys, each with what its value stands for there."""
+    where = "configuration" if isinstance(source, Mapping) else str(source)
+    given = source if isinstance(source, Mapping) else _load(Path(source))
+    hints = {name: hint for cls in dataclass_types for name, (hint, _) in key_fields(cls).items()}
+    hints["scale_rewards"] = bool | str  # TRL's annotation says text alone
+    return where, {str(key): _as_key(str(key), one, hints.get(str(key), Any), where) for key, one in given.items()}
+
+
+def _as_key(key: str, value: Any, hint: Any, where: str) -> Any:
+    if isinstance(value, _Exponent) and not takes(hint, float):
+        if takes(hint, int):
+            return int(value) if value.is_integer() else value.text  # which is refused as no whole number
+        if takes(hint, str):
+            return value.text
+    return fit_value(_plain(value, f"{where}: {key}", key), hint, f"{where}: {key}")
 
 
 def _is_ours(cls: type) -> bool:

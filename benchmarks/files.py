@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,17 @@ from typing import BinaryIO, Final
 from rewards import CheckError, InputError
 
 PARTIAL: Final = ".partial"
+_HOME: Final = re.compile(r"((?:--)?[\w-]+=)?(~[\w.-]*/.*)", re.DOTALL)
 _WRITE_ERRORS: Final = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
     errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
+
+
+def at_home(word: str) -> str:
+    """Return a path, or a word `--key=PATH`, with the home folder in place of `~`; any other text as it is."""
+    found = _HOME.fullmatch(word)
+    return word if found is None else f"{found[1] or ''}{os.path.expanduser(found[2])}"
 
 
 @contextmanager

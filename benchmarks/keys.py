@@ -7,12 +7,15 @@ metadata `key: False` is none: the program sets it.
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from types import GenericAlias, NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from rewards import InputError
 
+WORDS: Final = {"yes": True, "on": True, "no": False, "off": False}
+_LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9_]+")
 _WORDS: Final = {
     str: "text (in quotes, if YAML reads it as something else)", int: "a whole number", float: "a number",
     bool: "true or false", NoneType: "null", dict: "a mapping",
@@ -66,6 +69,7 @@ def from_keys(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """
     fields = key_fields(cls)
     check_keys([str(key) for key in values], list(fields), where)
+    values = {str(key): fit_value(one, fields[str(key)][0], f"{where}: {key}") for key, one in values.items()}
     check_values(cls, values, where)
     for name, (_, entry) in fields.items():
         missing = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
@@ -123,6 +127,34 @@ def check_values(cls: type, values: Mapping[str, Any], where: str) -> None:
             hidden = name.endswith(("base_url", "extra_body", "api_key_env"))
             shown = f"of type {type(values[name]).__name__}" if hidden else repr(values[name])[:80]
             raise InputError(f"{where}: {name} is {shown}; write {_allowed(hint)}")
+
+
+def fit_value(value: Any, hint: Any, where: str) -> Any:
+    """Return what a value that YAML has read stands for under a key's annotation.
+
+    `yes`, `no`, `on` and `off` are truth values where the key takes one.
+
+    Raises:
+        InputError: a number begins with a 0, which is eight to some and ten to others.
+    """
+    if isinstance(value, list) and takes(hint, list):
+        inner = next((get_args(one)[0] for one in _options(hint) if get_origin(one) is list), Any)
+        return [fit_value(one, inner, where) for one in value]
+    if isinstance(value, str) and takes(hint, bool) and value.lower() in WORDS:
+        return WORDS[value.lower()]
+    number = (takes(hint, int) or takes(hint, float)) and not takes(hint, str)
+    if isinstance(value, str) and number and _LEADING_ZERO.fullmatch(value.strip()):
+        raise InputError(f"{where}: {value} begins with a 0, by which some mean base 8; write the number without it")
+    return value
+
+
+def takes(hint: Any, kind: type) -> bool:
+    """Return whether an annotation allows values of a type."""
+    return any((get_origin(one) or one) is kind for one in _options(hint))
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _fits(value: Any, hint: Any) -> bool:

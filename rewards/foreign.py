@@ -83,7 +83,8 @@ def find_file(name: str, folder: Path) -> Path:
     Raises:
         InputError: it is in neither.
     """
-    found = next((path for path in (folder / name, Path(name)) if path.is_file()), None)
+    path = Path(name).expanduser()
+    found = next((path for path in (folder / path, path) if path.is_file()), None)
     if found is None:
         raise InputError(
             f"{name}: no such file in {folder.resolve()}, beside the configuration, nor in {Path.cwd()}; mend the path"

@@ -428,12 +428,14 @@ def main() -> NoReturn:
 
 def _prepare() -> bool:
     """Set the process up, and return whether errors are shown with their traceback."""
+    from benchmarks.files import at_home
     from benchmarks.quiet import hide_library_noise
 
     # Waiting OpenMP threads spin, which starves vLLM on a busy CPU; read once, before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     debug = "--debug" in sys.argv or bool(os.environ.get("SYNTHPERT_DEBUG"))
-    sys.argv = [word for word in sys.argv if word != "--debug"]
+    # A shell leaves `~` alone after `--out=`.
+    sys.argv = [at_home(word) for word in sys.argv if word != "--debug"]
     if debug:
         os.environ["SYNTHPERT_DEBUG"] = "1"  # for the commands that a demo or a study runs
     else:

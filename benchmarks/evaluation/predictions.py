@@ -240,6 +240,7 @@ class PredictionLog:
 
     def _refuse_other(self, facts: Mapping[str, Any], path: Path) -> None:
         keys = changed_keys({**facts, "errors": None}, {**self._facts, "errors": None})
+        keys = [key for key in keys if key != "engine.url"]  # a server may move
         if keys:
             raise InputError(
                 f"{path}: is of a run with other {', '.join(keys)}; keep the settings or choose another run folder"

@@ -14,6 +14,7 @@ from benchmarks.report.published import published_figures
 from benchmarks.report.strata import strata
 from benchmarks.report.summarize import ITEM_KEYS, System
 from benchmarks.report.systems import EvaluationRun, group_by_name, merge_seeds, read_runs, same_items
+from benchmarks.screens.labels import data_dir
 from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError
 
@@ -59,7 +60,7 @@ def report_runs(
     _refuse_unless_one_source(evaluations)
     systems = [merge_seeds(name, runs) for name, runs in group_by_name(evaluations).items()]
     systems, warnings = (systems, []) if pairwise else same_items(systems, common=common)
-    corpus = open_corpus(evaluations[0].config["data"], evaluations[0].config["split"])
+    corpus = _find_corpus(evaluations[0])
     items = items_of([system.predictions for system in systems], corpus)
     systems += _baselines(corpus, items, embeddings)
     data = describe(corpus, items, command)
@@ -77,10 +78,31 @@ def report_runs(
 def _refuse_unless_one_source(evaluations: Sequence[EvaluationRun]) -> None:
     if not evaluations:
         raise InputError("report: no evaluation among the runs; give at least one folder that `synthpert eval` wrote")
-    sources = {run.source for run in evaluations}
+    sources = {run.digest or run.source: run.source for run in evaluations}  # the same data may lie in two folders
     if len(sources) > 1:
-        found = "; ".join(" under ".join(source) for source in sorted(sources))
+        found = "; ".join(" under ".join(source) for source in sorted(sources.values()))
         raise InputError(f"report: the runs were evaluated on different data ({found}); report them apart")
+
+
+def _find_corpus(run: EvaluationRun) -> Corpus:
+    """Open the labels that a run was evaluated on, wherever the report runs and whereto the run was moved.
+
+    They lie where its configuration says, seen from here or from a folder above the run, or where labels do by default.
+
+    Raises:
+        InputError: they are in none of these places, or what is there does not read.
+    """
+    data, split = run.config["data"], str(run.config["split"])
+    if data is None or data == "sample":
+        return open_corpus(data, split)
+    places = [Path(data), *(above / data for above in run.path.resolve().parents), data_dir()]
+    for place in places:
+        if place.is_dir() and run.digest in (None, (corpus := open_corpus(place, split)).digest):
+            return corpus
+    raise InputError(
+        f"{run.path}: was evaluated on the labels in {data}, which are neither there, seen from here or from above the "
+        f"run, nor in {data_dir()}; set SYNTHPERT_DATA to their folder"
+    )
 
 
 def _baselines(corpus: Corpus, items: pd.DataFrame, embeddings: Path | None) -> list[System]:

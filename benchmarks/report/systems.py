@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from benchmarks.evaluation.predictions import changed_keys, read_answers, read_completions, read_facts
 from benchmarks.evaluation.run import PREDICTIONS
 from benchmarks.report.summarize import System
-from benchmarks.runs import CONFIG, read_manifest
+from benchmarks.runs import CONFIG, read_manifest, read_stored
 from benchmarks.screens.labels import data_dir
 from rewards import InputError
 
@@ -37,10 +36,16 @@ class EvaluationRun:
 
     @property
     def source(self) -> tuple[str, str]:
-        """The labels' folder, or `sample`, and the split."""
+        """The labels' folder, or `sample`, and the split: as the configuration names them."""
         data = self.config["data"]
         folder = data if data == "sample" else str(Path(data_dir() if data is None else data).resolve())
         return str(folder), str(self.config["split"])
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the labels under their split; None where the run does not say."""
+        data, protocol = self.facts.get("data") or {}, self.facts.get("protocol") or {}
+        return data.get("sha256") or protocol.get("data") or None
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str, Any]]]:
@@ -55,7 +60,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str
             kept = {key: value for key, value in manifest.items() if key not in ("stage", "status", "packages")}
             stages.append({"stage": manifest.get("stage"), "run": str(path), **kept})
             continue
-        config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        config = read_stored(path / CONFIG, "restore it, or run the evaluation again")
         seeds = manifest.get("seeds") or [config["training_seed"]]
         facts = read_facts(path / PREDICTIONS)
         evaluations.append(EvaluationRun(path, str(manifest["name"]), tuple(seeds), config, facts))

@@ -39,7 +39,7 @@ Codes = np.ndarray[tuple[int], np.dtype[np.int8]]
 def data_dir() -> Path:
     """Return where the full labels are looked for: `SYNTHPERT_DATA`, else the folder `data fetch` writes to."""
     override = os.environ.get("SYNTHPERT_DATA")
-    return Path(override) if override else Path.home() / ".cache" / "synthpert" / "perturbqa"
+    return Path(override).expanduser() if override else Path.home() / ".cache" / "synthpert" / "perturbqa"
 
 
 def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout: float = 60.0) -> Path:

@@ -14,7 +14,7 @@ from benchmarks.config import read_yaml
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, asked_of
 from benchmarks.keys import check_keys, from_keys, key_fields
-from benchmarks.runs import CONFIG, MANIFEST, read_manifest
+from benchmarks.runs import CONFIG, MANIFEST, read_manifest, read_stored
 from benchmarks.screens.labels import data_dir
 from rewards import LABELS, InputError
 from rewards.compose import REWARD_NAMES, compose
@@ -61,7 +61,7 @@ class RewardConfig:
 
     rewards: Any
     reward_weights: Any = None
-    scale_rewards: Any = "group"
+    scale_rewards: bool | str = "group"
     data: str | None = None
     split: str = "official"
     prompt: PromptConfig = field(default=PromptConfig())
@@ -231,7 +231,7 @@ def replay_configs(
     if check_out(out):
         _logger.warning("%s: holds the page of an earlier replay, which this one replaces", out)
     frame = read_rollouts(rollouts)
-    of_run = read_yaml(rollouts / CONFIG) if (rollouts / CONFIG).is_file() else {}
+    of_run = read_stored(rollouts / CONFIG, "restore it") if (rollouts / CONFIG).is_file() else {}
     named = data or of_run.get("data") or (None if of_run else configs[0].data)
     corpus = open_corpus(named or default_data(), of_run.get("split") or configs[0].split)
     counts = _drawn_labels(rollouts)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from benchmarks.config import name_out, read_yaml
+from benchmarks.config import name_out, parse_yaml, read_yaml
 from benchmarks.files import write_text
 from benchmarks.keys import check_keys, from_keys, key_fields
 from rewards import Answer, CheckError, InputError
@@ -147,7 +147,7 @@ def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"command line: {word!r}; give --key value")
         key = key[2:]
         try:
-            given[key] = text if key in ("input", "output") else yaml.safe_load(text)
+            given[key] = text if key in ("input", "output") else parse_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise InputError(f"command line: --{key} is not YAML ({' '.join(str(error).split())[:100]})") from None
     return given

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from benchmarks.chat import Message
-from benchmarks.config import read_yaml
 from benchmarks.endpoint.budget import Budget, BudgetSpentError
 from benchmarks.endpoint.client import Endpoint, StoppedError, run_async
 from benchmarks.endpoint.settings import EndpointSettings
+from benchmarks.runs import read_stored
 from rewards import Answer, CheckError, InputError, parse_answer
 from sft.teacher.arguments import FREE, EndpointArguments
 from sft.teacher.critic import parse_verdict
@@ -178,7 +178,7 @@ def _changed(file: Path, log: RequestLog, work: Work, shaping: dict[str, Any]) -
             f"{file}: is missing, so that nobody knows what the replies in {log.path.name} were asked for; restore "
             "it, or choose another output"
         )
-    before = read_yaml(file)
+    before = read_stored(file, "restore it, or choose another output")
     changed = sorted(key for key in {*before, *shaping} - FREE if before.get(key) != shaping.get(key))
     settled = {question for question in log.done if question.startswith("teacher|")}
     fewer = settled - {teacher_question(str(item)) for item in work.items["item_id"]}

@@ -11,6 +11,7 @@ from benchmarks.evidence.corpus import draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, asked_of, build_prompts
 from benchmarks.files import disk_errors, write_text
 from benchmarks.keys import to_keys
+from benchmarks.runs import read_stored
 from rewards import InputError
 from sft.teacher import template as template_teacher
 from sft.teacher.arguments import EndpointArguments
@@ -96,10 +97,4 @@ def config_of(traces: Path) -> dict[str, Any] | None:
     file = config_file(traces)
     if not file.is_file():
         return None
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        values = None
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: not a configuration; remove it and the traces, and generate them again")
-    return values
+    return read_stored(file, "remove it and the traces, and generate them again")

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.config import parse_config, read_yaml, resolved
 from benchmarks.evaluation.run import EvalArguments
 from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.keys import to_keys
 from rewards import InputError
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments
@@ -88,7 +89,7 @@ def test_any_unknown_key_is_refused(tmp_path: Path, key: str) -> None:
         parse(write(tmp_path, f"{YAML}{key}: 1\n" if ":" not in key else f"{YAML}{key}\n"))
 
 
-@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\tx: 1", "a: 1\n b: 2", "'open", "a: 2026-99-99", "[" * 5000])
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\tx: 1", "a: 1\n b: 2", "'open", "[" * 5000])
 def test_a_file_that_is_no_yaml_is_one_line(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InputError, match="not YAML") as error:
@@ -144,7 +145,7 @@ TRACES = {"output": "t.jsonl", "teacher": "m", "base_url": "http://localhost/v1"
     [
         ("mode: Blind", "mode is 'Blind'; write one of blind, rationalize"),
         ("thinking: Strip", "thinking is 'Strip'; write one of strip, keep"),
-        ("thinking: no", "thinking is False; write one of strip, keep"),
+        ("thinking: no", "thinking is 'no'; write one of strip, keep"),
         ("critics: gpt-4o", "critics is 'gpt-4o'; write a list such as [a, b], each text"),
         ("critics: [1]", "critics is [1]; write a list"),
         ("critics: [c, c]", "name each model once"),
@@ -160,7 +161,7 @@ TRACES = {"output": "t.jsonl", "teacher": "m", "base_url": "http://localhost/v1"
         ("output: 5", "output is 5; write text (in quotes"),
         ("max_tokens: null", "max_tokens is None; write a whole number"),
         ("extra_body: [top_p]", "extra_body is of type list; write a mapping or text"),
-        ("extra_body: {day: 2026-01-01}", "extra_body: no JSON"),
+        ("extra_body: {day: !!timestamp 2026-01-01}", "extra_body: no JSON"),
         ("data: 3", "data is 3; write text (in quotes, if YAML reads it as something else) or null"),
     ],
 )
@@ -294,3 +295,128 @@ def test_shipped_stage_two_configurations_parse_and_start_from_their_stage_one(p
 def test_there_are_configurations_of_each_model() -> None:
     for model in ("smollm2-135m", "deepseek-r1-distill-llama-8b", "qwen3-4b", "demo"):
         assert {"sft.yaml", "grpo.yaml"} <= {path.name for path in (CONFIGS / model).iterdir()}
+
+
+# --- YAML by 1.2 ------------------------------------------------------------------------------------------------------
+
+EVAL = "output_dir: o\nmodel: m\nengine: openai\n"
+
+
+def evaluation(tmp_path: Path, text: str, *words: str) -> EvalArguments:
+    (args,) = parse_config(write(tmp_path, EVAL + text), words, (EvalArguments,))
+    return args
+
+
+def stage_two(tmp_path: Path, text: str) -> tuple[Any, Any, Any]:
+    from rl.train import read_arguments
+
+    base = "output_dir: o\nmodel_name_or_path: m\nsft_run: s\nbf16: false\nuse_cpu: true\n"
+    return read_arguments(write(tmp_path, base + text))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-1", 0.1), ("1E5", 1e5), ("-2.5e3", -2500.0), ("+.5e0", 0.5), ("1.5e-3", 0.0015), ("1.", 1.0), (".5", 0.5),
+     ("1_000", 1000), ("0x1F", 31), ("0", 0), ("-7", -7), ("00.5", 0.5), (".inf", float("inf")), ("true", True),
+     ("False", False), ("null", None), ("~", None), ("", None), ("010", "010"), ("1:30", "1:30"), ("1:30.5", "1:30.5"),
+     ("0b11", "0b11"), ("0o7", "0o7"), ("2026-01-31", "2026-01-31"), ("2026-99-99", "2026-99-99"), ("no", "no"),
+     ("Off", "Off"), ("YES", "YES"), ("on", "on"), ("y", "y"), ("'no'", "no"), ("'1e-1'", "1e-1"), ("1e", "1e"),
+     ("e5", "e5"), ("[1e-1, no, 010]", [0.1, "no", "010"]), ("{no: 1e1}", {"no": 10.0})],
+)  # fmt: skip
+def test_plain_values_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) -> None:
+    found = read_yaml(write(tmp_path, f"a: {text}\n"))["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_words_stay_words_where_a_key_takes_text(tmp_path: Path) -> None:
+    ours, args, _ = stage_two(tmp_path, "alarms: off\neval_strategy: no\nsave_strategy: no\n")
+    assert (ours.alarms, str(args.eval_strategy.value), str(args.save_strategy.value)) == ("off", "no", "no")
+    for word in ("no", "Off", "2026-01-31", "1e3", "12e4567", "010", "1:30"):
+        assert evaluation(tmp_path, f"name: {word}\nrevision: {word}\n").name == word
+
+
+@pytest.mark.parametrize("word", ["yes", "On", "'yes'", "true"])
+def test_words_are_truth_values_where_a_key_takes_one(tmp_path: Path, word: str) -> None:
+    assert evaluation(tmp_path, f"lemmas: {word}\n").protocol.prompt.lemmas is True
+    ours, args, _ = stage_two(tmp_path, f"balance: {word}\ngradient_checkpointing: {word}\nscale_rewards: {word}\n")
+    assert (ours.balance, args.gradient_checkpointing, args.scale_rewards) == (True, True, "group")
+    before = resolved(*stage_two(tmp_path, "balance: true\ngradient_checkpointing: true\nscale_rewards: true\n"))
+    assert resolved(ours, args, stage_two(tmp_path, "")[2]) == before
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    from rewards import Context, compose
+
+    ours, args, _ = stage_two(
+        tmp_path,
+        "reward_weights: [1e-1, 1]\nmax_steps: 1e3\nlearning_rate: 1e-5\nwarmup_steps: 1e-1\ntrain_items: 1e2\n"
+        "rewards:\n- {name: accuracy, weight: 1e-1, schedule: {0: 1e-1, 10: 1}}\n- format\n",
+    )
+    assert (args.reward_weights, args.max_steps, args.learning_rate, args.warmup_steps) == ([0.1, 1], 1000, 1e-5, 0.1)
+    assert type(args.max_steps) is int
+    assert ours.train_items == 100
+    assert compose(ours.rewards, Context()).weights == [0.1, 1.0]
+    with pytest.raises(InputError, match="max_steps"):
+        stage_two(tmp_path, "max_steps: 1.5e0\n")
+
+
+@pytest.mark.parametrize("text", ["seed: 010", "items: 08", "temperature: 01.5e0", "seed: '010'", "max_model_len: 00"])
+def test_a_number_that_begins_with_a_zero_is_refused(tmp_path: Path, text: str) -> None:
+    if text.startswith("temperature"):  # a fraction has no base 8
+        assert evaluation(tmp_path, f"{text}\nsamples: 2\n").protocol.temperature == 1.5
+        return
+    with pytest.raises(InputError, match=r": \S+: \d+ begins with a 0, .* without it"):
+        evaluation(tmp_path, text + "\n")
+
+
+@pytest.mark.parametrize("text", ["items: 1:30", "temperature: 1:30", "seed: 0b1", "samples: 2026-01-31"])
+def test_what_is_no_number_is_none(tmp_path: Path, text: str) -> None:
+    key = text.split(":")[0]
+    with pytest.raises(InputError, match=f"{key}.* invalid (int|float) value"):
+        evaluation(tmp_path, text + "\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["extra_body: {stream: no}", "extra_body: {a: {b: [1, off]}}"],
+)
+def test_a_word_that_nothing_says_the_type_of_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(
+        InputError, match="extra_body.*: (no|off) is text in YAML 1.2 .* write true or false, or quotes"
+    ):
+        evaluation(tmp_path, text + "\n")
+    assert evaluation(tmp_path, "extra_body: {stream: 'no', x: false}\n").extra_body == {"stream": "no", "x": False}
+
+
+def test_parameters_of_a_reward_are_of_no_known_type(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rewards: parameters: strict: no is text in YAML 1.2"):
+        stage_two(tmp_path, "rewards: [{name: 'm.py:f', parameters: {strict: no}}]\n")
+
+
+def test_what_a_run_stored_is_read_as_it_was_stored(tmp_path: Path) -> None:
+    import yaml
+
+    stored = {
+        "output_dir": "1e5",
+        "model": "010",
+        "engine": "openai",
+        "name": "no",
+        "revision": "1:30",
+        "data": "2026-01-31",
+    }
+    before = parse_config(stored, (), (EvalArguments,))[0]
+    assert (before.output_dir, before.model, before.name) == ("1e5", "010", "no")
+    path = write(tmp_path, yaml.safe_dump(to_keys(before)))
+    assert parse_config(path, (), (EvalArguments,))[0] == before
+
+
+def test_the_home_folder_stands_for_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    home = str(tmp_path / "home")
+    args = evaluation(tmp_path, "adapter: ~/a\ndata: '~/labels'\nname: a~/b\n", "--output_dir", f"{home}/x")
+    assert (args.adapter, args.data, args.name, args.output_dir) == (f"{home}/a", f"{home}/labels", "a~/b", f"{home}/x")
+    (from_mapping,) = parse_config({"output_dir": "~/runs/x", "model": "~/m"}, (), (EvalArguments,))
+    assert (from_mapping.output_dir, from_mapping.model) == (f"{home}/runs/x", f"{home}/m")
+    found = read_yaml(write(tmp_path, "conditions: {a: {sft: {config: ~/c.yaml}}}\nruns: [~/r]\n"))
+    assert (found["conditions"]["a"]["sft"]["config"], found["runs"]) == (f"{home}/c.yaml", [f"{home}/r"])

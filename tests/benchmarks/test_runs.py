@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.runs import Run, open_run, package_versions, read_manifest, require_done
+from benchmarks.runs import Run, open_run, package_versions, read_manifest, read_stored, require_done
 from rewards import CheckError, InputError
 
 CONFIG: dict[str, Any] = {"seed": 0, "learning_rate": 1e-05, "rewards": ["accuracy"], "data": None, "name": "Zoë: 1"}
@@ -174,3 +174,27 @@ def test_a_full_disk_is_one_line_with_the_remedy(tmp_path: Path, monkeypatch: py
     with pytest.raises(CheckError, match="No space left on device"):
         run.finish()
     assert json.loads((run.path / "manifest.json").read_bytes())["status"] == "running"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_that_was_moved_goes_on(tmp_path: Path, finished: bool) -> None:
+    config = {**CONFIG, "output_dir": "runs/a", "base_url": "http://h:1/v1"}
+    end(open_run(tmp_path / "a", "eval", config), finished)
+    (tmp_path / "a").rename(tmp_path / "b")
+    for place, url in (("runs/b/", "http://h:1/v1"), (str(tmp_path / "b"), "http://other:2/v1")):
+        moved = {**config, "output_dir": place, "base_url": url}
+        again = open_run(tmp_path / "b", "eval", moved)
+        assert (again.done, again.resumed) == (finished, not finished)
+        stored = yaml.safe_load((tmp_path / "b" / "config.yaml").read_text(encoding="utf-8"))
+        assert stored == (config if finished else moved)
+    with pytest.raises(InputError, match=r"\(seed changed\)"):
+        open_run(tmp_path / "b", "eval", {**config, "seed": 7, "output_dir": "c"})
+
+
+def test_a_stored_configuration_is_read_by_the_rules_it_was_written_by(tmp_path: Path) -> None:
+    values = {"a": "1e5", "b": "no", "c": "010", "d": "1:30", "e": 1e-5}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    assert read_stored(tmp_path / "c.yaml", "") == values
+    (tmp_path / "c.yaml").write_text("- a")
+    with pytest.raises(InputError, match=r"c\.yaml: not a configuration; restore it$"):
+        read_stored(tmp_path / "c.yaml", "restore it")

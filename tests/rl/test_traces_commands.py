@@ -42,7 +42,7 @@ def test_import_with_our_prompts_then_filter_then_audit(folder: Path) -> None:
     (folder / "f.yaml").write_text(
         yaml.safe_dump({"input": "t.jsonl", "output": "o.jsonl", "steps": ["parse", "leak"]})
     )
-    done = run(folder, "filter", "--config", "f.yaml", "--out=k.jsonl")
+    done = run(folder, "filter", "--config", "f.yaml", "--out=~/k.jsonl")  # home is this folder here
     assert done.returncode == 0
     assert read_traces(folder / "k.jsonl") == traces
     done = run(folder, "audit", "k.jsonl", "--data", "sample")

@@ -3,13 +3,17 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from endpoint_server import RIGHT, Server, chat, error, http
 
-from benchmarks.evaluation.run import EvalArguments, check_unseen, run_evaluation
+from benchmarks.config import parse_config
+from benchmarks.evaluation.predictions import read_predictions
+from benchmarks.evaluation.run import PREDICTIONS, EvalArguments, check_unseen, run_evaluation
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.models.folders import write_trained_items
-from rewards import InputError
+from rewards import CheckError, InputError
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +48,33 @@ def test_an_adapter_of_one_split_is_refused_under_another(sample: Corpus, tmp_pa
     with pytest.raises(InputError, match="under split holdout:rpe1"):
         held_out = (sample.labels["cell_line"] == "rpe1").map({True: "test", False: "train"})
         check_unseen(tmp_path, replace(sample, split="holdout:rpe1", labels=sample.labels.assign(split=held_out)))
+
+
+def test_a_stopped_evaluation_goes_on_in_another_place_and_with_a_moved_server(
+    sample: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def answer(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        nonlocal asked
+        asked += 1
+        return error(402, "pay") if asked == 9 else http(200, chat(RIGHT.format(reason="so", label="upregulated")))
+
+    def evaluation(folder: Path | str, server: Server) -> EvalArguments:
+        keys = {"output_dir": str(folder), "model": "m", "engine": "openai", "base_url": server.url, "data": "sample",
+                "items": 4, "chunk": 4, "scores": "votes"}  # fmt: skip
+        return parse_config(keys, (), (EvalArguments,))[0]
+
+    monkeypatch.chdir(tmp_path)
+    with Server(answer) as server:
+        with pytest.raises(CheckError, match="asks for payment"):
+            run_evaluation(evaluation("runs/a", server))
+        stored = len(list(Path("runs/a").rglob("part-*.parquet")))
+        assert stored
+    Path("runs").rename("moved")
+    asked = 100
+    with Server(answer) as server:
+        for folder in ("./moved/a/", tmp_path / "moved" / "a"):
+            path = run_evaluation(evaluation(folder, server))
+            assert asked == 116 - 4 * stored
+    assert len(read_predictions(path / PREDICTIONS)) == 16

@@ -21,6 +21,7 @@ from benchmarks.evaluation.run import (
 )
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.keys import from_keys, to_keys
+from benchmarks.report import collect
 from benchmarks.report.collect import data_funnel, describe_training, report_runs
 from benchmarks.report.systems import group_by_name, merge_seeds, read_runs, same_items
 from benchmarks.runs import open_run
@@ -287,3 +288,43 @@ def test_the_report_says_whose_training_items_are_known(make_run: MakeRun, tmp_p
         text = (tmp_path / "report" / page).read_text()
         assert "theirs: nothing beside its adapter says" in text
         assert "SFT: none of the 1,234 items" in text
+
+
+@pytest.mark.parametrize("data", ["labels", "gone/labels"])
+def test_the_labels_of_a_run_are_found_from_anywhere(
+    make_run: MakeRun, sample: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    """`labels` lies where the evaluation ran, above the run; what an old path named lies in SYNTHPERT_DATA."""
+    opened: list[str] = []
+
+    def open_here(source: Path, split: str) -> Corpus:
+        opened.append(str(source))
+        return replace(sample, split=split)
+
+    monkeypatch.setattr(collect, "open_corpus", open_here)
+    run = make_run("a", folder="runs/a", data=data)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ((evaluation,), _) = read_runs([run])
+    monkeypatch.setenv("SYNTHPERT_DATA", str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"labels in .*labels, which are neither there.*none; set SYNTHPERT_DATA"):
+        collect._find_corpus(evaluation)
+    there = tmp_path / ("labels" if data == "labels" else "by-default")
+    there.mkdir()
+    if data != "labels":
+        monkeypatch.setenv("SYNTHPERT_DATA", str(there))
+    assert collect._find_corpus(evaluation).digest == sample.digest
+    assert opened == [str(there)]
+    other = replace(evaluation, facts={**evaluation.facts, "protocol": {"data": "of other labels"}})
+    with pytest.raises(InputError, match="set SYNTHPERT_DATA"):
+        collect._find_corpus(other)
+
+
+def test_the_same_data_in_two_folders_is_one_source(make_run: MakeRun) -> None:
+    runs = [make_run("a", data="x/labels"), make_run("b", data="y/labels")]
+    evaluations, _ = read_runs(runs)
+    assert len({run.source for run in evaluations}) == 2
+    collect._refuse_unless_one_source(evaluations)
+    other = replace(evaluations[1], facts={**evaluations[1].facts, "protocol": {"data": "others"}})
+    with pytest.raises(InputError, match="evaluated on different data"):
+        collect._refuse_unless_one_source([evaluations[0], other])

@@ -358,7 +358,7 @@ def test_a_configuration_of_stage_two_and_one_reward_are_read_alike(tmp_path: Pa
         ("sft_run: x\n", "no key 'rewards'"),
         ("rewards: [accuracy]\nscale_reward: none\n", "did you mean 'scale_rewards'"),
         ("rewards: [accuracy]\nrewards: [format]\n", "key 'rewards' is given twice"),
-        ("rewards: [accuracy]\nbalance: 'no'\n", "balance is 'no'; write true or false"),
+        ("rewards: [accuracy]\nbalance: 'maybe'\n", "balance is 'maybe'; write true or false"),
         ("rewards: [accuracy]\nlemmas: 1\n", "lemmas is 1; write true or false"),
         ("rewards: [accuracy]\nevidence: '5'\n", "evidence is '5'; write a whole number"),
         ("rewards: [accuracy]\nevidence: 5.5\n", "evidence is 5.5; write a whole number"),

@@ -169,7 +169,7 @@ def test_replies_of_which_nobody_knows_the_question_are_refused(tmp_path: Path) 
         with pytest.raises(InputError, match="is missing, so that nobody knows"):
             generate(server, path, mode="rationalize")
         config.write_text("a: [")
-        with pytest.raises(InputError, match="not YAML"):
+        with pytest.raises(InputError, match="not a configuration"):
             generate(server, path)
         config.write_text(kept)
         n = len(server.requests)
