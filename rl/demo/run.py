@@ -16,7 +16,7 @@ from rl.demo.plan import FLOOR, STAGES, Size, describe_plan, fit, predict, scale
 from rl.demo.rates import Rates, measure_rates
 from rl.study import run_command
 
-CONFIGS: Final = Path(__file__).resolve().parent.parent / "configs" / "demo"
+CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs" / "demo"
 PLAN: Final = "plan.json"
 _FOLDERS: Final = {
     "base": "eval-base", "SFT": "sft", "evaluation of SFT": "eval-sft", "GRPO": "grpo",
