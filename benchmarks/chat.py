@@ -1,15 +1,20 @@
 """A model's tokenizer and its prompts, the same for SFT, rollouts and evaluation."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from rewards import InputError
+from rewards.answer import TAGS
 
 Message = Mapping[str, str]
 THINK = "<think>"
 _PROBE: Final = "a b  c\nD"  # white space is what a wrong pre-tokenizer loses
+_TODAY: Final = re.compile(r"\bstrftime_now\s*\(")  # what transformers offers to templates as the clock
+_logger = logging.getLogger("synthpert.chat")
 _BLOCK: Final = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
@@ -39,7 +44,8 @@ def without_surrogates(text: str) -> str:
 def open_tokenizer(path: Path) -> Any:
     """Load a model's tokenizer, as SFT, GRPO and evaluation all use it.
 
-    Where transformers has a class for it that reads text otherwise than its `tokenizer.json`, the file decides.
+    Where transformers has a class for it that reads text otherwise than its `tokenizer.json`, the file decides. A chat
+    template that prints the date is told of.
 
     Args:
         path: the model's folder.
@@ -71,6 +77,8 @@ def open_tokenizer(path: Path) -> Any:
             f"{path}: its chat template ignores add_generation_prompt, so that the model is not told that it is its "
             "turn; take the template of the model's makers, or add the beginning of the assistant's turn to it"
         )
+    if prints_date(tokenizer):
+        _logger.warning("%s: its chat template prints today's date, so that prompts differ by day", path)
     return tokenizer
 
 
@@ -91,6 +99,11 @@ def _tells_whose_turn(tokenizer: Any) -> bool:
     return not found or before.strip() == prompt.strip()
 
 
+def prints_date(tokenizer: Any) -> bool:
+    """Return whether a tokenizer's chat template prints the date of the day."""
+    return _TODAY.search(str(tokenizer.chat_template)) is not None
+
+
 def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -101,11 +114,47 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
         messages: `{"role", "content"}` each, the last one from the user.
+
+    Raises:
+        InputError: a message holds a control token of the chat, or the template does not take the messages.
     """
-    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    from jinja2 import TemplateError
+
+    for message in messages:
+        refuse_control_tokens(tokenizer, message["content"])
+    try:
+        text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise InputError(
+            f"{tokenizer.name_or_path}: its chat template does not take a chat of {roles} "
+            f"({' '.join(str(error).split())[:160]}); mend the template there, or use another model"
+        ) from None
     if not isinstance(text, str):
         raise TypeError(f"chat template rendered {type(text).__name__}, not text")
     return text
+
+
+def refuse_control_tokens(tokenizer: Any, text: str) -> None:
+    """Refuse text that holds what a chat template sets between turns: a model would read it as the end of one.
+
+    Special tokens, and the tokens that the template names, are such; our own tags are none.
+
+    Raises:
+        InputError: the text holds one, which is named.
+    """
+    if (found := _control_tokens(tokenizer, str(tokenizer.chat_template)).search(text)) is not None:
+        raise InputError(f"its text holds the control token {found[0]!r} of the chat; take it out")
+
+
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: Any, template: str) -> re.Pattern[str]:
+    added = tokenizer.added_tokens_decoder.values()
+    tokens = {
+        token.content for token in added if token.content.strip() and (token.special or token.content in template)
+    }
+    longest_first = sorted((tokens | set(tokenizer.all_special_tokens)) - set(TAGS), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:

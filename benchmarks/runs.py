@@ -81,7 +81,9 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
         changed = sorted(key for key in {*before, *config} - PLACES if before.get(key) != config.get(key))
         read_before = manifest.get("inputs", {})
         replaced = [
-            f"{key}: {config.get(key)}" for key, digest in (inputs or {}).items() if read_before.get(key) != digest
+            f"{key}: {config[key]}" if key in config else key
+            for key, digest in (inputs or {}).items()
+            if read_before.get(key, digest) != digest  # what an earlier version did not write down is not compared
         ]
         if not changed and not replaced:
             if manifest["status"] != "done" and before != config and is_main_process():  # it has moved

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
-from benchmarks.chat import Message, encode_prompt, prefilled_think, render_prompt
+from benchmarks.chat import Message, encode_prompt, prefilled_think, refuse_control_tokens, render_prompt
 from benchmarks.config import ConfigSource, Idle, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
@@ -142,7 +142,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
     ours, args, model_args = read_arguments(config, overrides)
     sft_adapter, sft = Path(ours.sft_run) / ADAPTER, require_done(Path(ours.sft_run), "sft")
     base = find_base(model_args)
-    inputs = {"sft_run": str(sft["adapter_sha256"]), "model_name_or_path": base.fingerprint}
+    inputs = {"sft_run": str(sft["adapter_sha256"]), **base.inputs("model_name_or_path")}
     run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args), inputs)
     if run.done:
         return run.path
@@ -152,6 +152,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
 
     prompts = draw_prompts(ours, args.seed)
     tokenizer = load_tokenizer(base.path)
+    check_texts(prompts, tokenizer)
     rewards = read_rewards(ours, args, prompts, Path() if isinstance(config, Mapping) else Path(config).parent)
     for note in (unasked := prompt_notes(rewards, prompt_text(prompts.messages[0]))):
         _logger.warning("%s", note)
@@ -316,6 +317,17 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
     if rest.empty:
         raise InputError(f"held_out_items: {ours.held_out_items} leaves no row to train on; keep fewer apart")
     return draw_items(rest, ours.train_items, seed=seed, balance=ours.balance), held_out
+
+
+def check_texts(prompts: Prompts, tokenizer: Any) -> None:
+    """Refuse prompts that hold a control token of the chat: TRL tokenises the text as it is rendered."""
+    for rows, asked in ((prompts.items, prompts.messages), (prompts.held_out, prompts.held_out_messages)):
+        for item_id, messages in zip(rows["item_id"], asked, strict=True):
+            try:
+                for message in messages:
+                    refuse_control_tokens(tokenizer, message["content"])
+            except InputError as error:
+                raise InputError(f"{item_id}: {error}") from None
 
 
 def read_rewards(ours: GRPOArguments, args: Any, prompts: Prompts, folder: Path) -> Composition:

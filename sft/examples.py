@@ -2,12 +2,12 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
-from benchmarks.chat import prefilled_think, render_prompt
+from benchmarks.chat import prefilled_think, refuse_control_tokens, render_prompt
 from rewards import CheckError, InputError
 from rewards.answer import TAGS
 from sft.traces import Trace
@@ -71,13 +71,27 @@ def without_reasoning(trace: Trace) -> Trace:
     return replace(trace, completion=f"<think></think><answer>{trace.label}</answer>", answer=trace.label)
 
 
-def tokenize_traces(tokenizer: Any, traces: Sequence[Trace], max_length: int) -> list[Example]:
+def tokenize_traces(
+    tokenizer: Any, traces: Sequence[Trace], max_length: int, places: Mapping[str, str] | None = None
+) -> list[Example]:
     """Tokenise traces; see `tokenize_trace`.
+
+    Args:
+        tokenizer: the model's.
+        traces: N traces.
+        max_length: most tokens that an example may have.
+        places: by item id what errors call a trace beside that: its file and row.
 
     Raises:
         InputError: a trace cannot be learnt, or some are longer than `max_length`: how many, and the first of them.
     """
-    examples = [tokenize_trace(tokenizer, trace) for trace in traces]
+    examples = []
+    for trace in traces:
+        try:
+            examples.append(tokenize_trace(tokenizer, trace))
+        except InputError as error:
+            place = f"{places[trace.item_id]}: " if places else ""
+            raise InputError(f"{place}{trace.item_id}: {str(error).removeprefix(f'{trace.item_id}: ')}") from None
     too_long = [row for row, example in enumerate(examples) if len(example.input_ids) > max_length]
     if too_long:
         longest = max(len(examples[row].input_ids) for row in too_long)
@@ -96,10 +110,11 @@ def tokenize_trace(tokenizer: Any, trace: Trace) -> Example:
     completion goes on inside it. The template's rendering of past turns is not used: many drop the reasoning.
 
     Raises:
-        InputError: the example has more or fewer than one pair of each tag, or does not read back as prompt +
-            completion.
+        InputError: the example has more or fewer than one pair of each tag, holds a control token of the chat, or does
+            not read back as prompt + completion; or the chat template does not take the prompt.
     """
     prompt = render_prompt(tokenizer, trace.prompt)
+    refuse_control_tokens(tokenizer, trace.completion)
     prefill = prefilled_think(prompt)
     completion = trace.completion
     if prefill:

@@ -109,13 +109,14 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
         raise InputError(f"{path}: no such file; make it with `synthpert traces generate`")
     base = find_base(model_args)
     settings = resolved(ours, args, model_args)
-    inputs = {"traces": file_sha256(path), "model_name_or_path": base.fingerprint}
+    inputs = {"traces": file_sha256(path), **base.inputs("model_name_or_path")}
     if (out / MANIFEST).is_file() and open_run(out, "sft", settings, inputs).done:
         return out
     found, audit = read_clean_traces(ours)
     traces = choose_traces(found, ours, args.seed)
     tokenizer = load_tokenizer(base.path)
-    examples = tokenize_traces(tokenizer, traces, args.max_length)
+    places = {trace.item_id: f"{path}, row {row}" for row, trace in enumerate(found, start=1)}
+    examples = tokenize_traces(tokenizer, traces, args.max_length, places)
     run = open_run(out, "sft", settings, inputs)  # only now: what is refused above leaves no folder behind
 
     trainer = make_trainer(base, examples, tokenizer, args, model_args, run.path)

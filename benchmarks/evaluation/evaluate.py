@@ -184,7 +184,10 @@ def _check_context(
     if engine.context is None:
         return
     for item_id, prompt in zip(items["item_id"], messages, strict=True):
-        tokens = engine.prompt_tokens(prompt)
+        try:
+            tokens = engine.prompt_tokens(prompt)
+        except InputError as error:
+            raise InputError(f"item {item_id}: {error}") from None
         if tokens is not None and tokens + protocol.max_tokens > engine.context:
             raise InputError(
                 f"item {item_id}: {tokens} prompt tokens and max_tokens {protocol.max_tokens} exceed the model's "

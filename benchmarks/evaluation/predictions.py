@@ -41,6 +41,7 @@ SCHEMA: Final = pa.schema(
     ]
 )
 COLUMNS: Final[list[str]] = list(SCHEMA.names)
+_LATER: Final = ("tokenizer_sha256", "prompts_hold_date")  # facts of an engine that earlier versions did not write down
 _PART: Final = re.compile(r"part-[0-9]+\.parquet")
 _FACTS_KEY: Final = b"synthpert"
 _ERRORS_KEY: Final = b"synthpert_errors"
@@ -239,7 +240,12 @@ class PredictionLog:
             raise
 
     def _refuse_other(self, facts: Mapping[str, Any], path: Path) -> None:
-        keys = changed_keys({**facts, "errors": None}, {**self._facts, "errors": None})
+        engine = dict(self._facts.get("engine") or {})
+        for key in _LATER:
+            if key not in (facts.get("engine") or {}):
+                engine.pop(key, None)
+        ours = {**self._facts, "errors": None, **({"engine": engine} if "engine" in self._facts else {})}
+        keys = changed_keys({**facts, "errors": None}, ours)
         keys = [key for key in keys if key != "engine.url"]  # a server may move
         if keys:
             raise InputError(

@@ -16,7 +16,7 @@ from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import asked_of, build_prompts
 from benchmarks.keys import to_keys
 from benchmarks.models.engines import check_engine, engine_names, open_engine
-from benchmarks.models.folders import adapter_sha256, read_trained_items
+from benchmarks.models.folders import adapter_sha256, read_trained_items, resolve_model
 from benchmarks.progress import Progress
 from benchmarks.runs import open_run, settle_dtype
 from benchmarks.screens.schema import CELL_LINES
@@ -92,6 +92,8 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
     adapter = None if args.adapter is None else Path(args.adapter)
     trained = None if adapter is None else check_unseen(adapter, corpus)
     inputs = {} if adapter is None else {"adapter": adapter_sha256(adapter)}
+    if args.engine != "openai" and Path(args.model).is_dir():
+        inputs |= resolve_model(args.model, args.revision).inputs("model")
     args = settle(args)
     run = open_run(Path(args.output_dir), "eval", to_keys(args), inputs)
     if run.done and (run.path / PREDICTIONS).is_file():

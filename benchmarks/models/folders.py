@@ -45,13 +45,22 @@ class ModelFolder:
         """Of configuration and weights; see `model_fingerprint`."""
         return model_fingerprint(self.path)
 
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """Of tokenizer and chat template; see `tokenizer_sha256`."""
+        return tokenizer_sha256(self.path)
+
+    def inputs(self, key: str) -> dict[str, str]:
+        """Return what a run that reads the model under a configuration's key is held against when it goes on."""
+        return {key: self.fingerprint, f"tokenizer and chat template of {key}": self.tokenizer_sha256}
+
     def facts(self) -> dict[str, Any]:
         """Return what the manifest of a training run says of its base model."""
         return {
             "name": self.name,
             "revision": self.revision,
             "fingerprint": self.fingerprint,
-            "tokenizer_sha256": tokenizer_sha256(self.path),
+            "tokenizer_sha256": self.tokenizer_sha256,
         }
 
 

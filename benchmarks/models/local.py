@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.chat import Message, encode_prompt, open_tokenizer, prefilled_think, render_prompt
+from benchmarks.chat import Message, encode_prompt, open_tokenizer, prefilled_think, prints_date, render_prompt
 from benchmarks.models.folders import ModelFolder, adapter_sha256, check_adapter, resolve_model
 from benchmarks.models.generation import Generation, names_label, one_line, probabilities_of
 from benchmarks.quiet import hide_loading_bars
@@ -74,6 +74,8 @@ class LocalModel:
             "model": self.folder.name,
             "revision": self.folder.revision,
             "model_fingerprint": self.folder.fingerprint,
+            "tokenizer_sha256": self.folder.tokenizer_sha256,
+            "prompts_hold_date": prints_date(self.tokenizer),
             "adapter": None if self.adapter is None else self.adapter.resolve().name,
             "adapter_sha256": None if self.adapter is None else adapter_sha256(self.adapter),
         }
