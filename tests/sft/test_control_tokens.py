@@ -85,11 +85,10 @@ def with_template(model: Path, template: str, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("template", [NO_SYSTEM, BROKEN], ids=["no system role", "broken"])
 def test_a_template_that_does_not_take_the_chat_is_named_with_the_trace(
-    tiny_model: Path, traces: list[Trace], tmp_path: Path, template: str
+    tiny_model: Path, traces: list[Trace], tmp_path: Path
 ) -> None:
-    model = with_template(tiny_model, template, tmp_path / "model")
+    model = with_template(tiny_model, NO_SYSTEM, tmp_path / "model")
     with pytest.raises(InputError) as caught:
         run(model, traces, tmp_path)
     for words in ("chat template", "t.jsonl, row 1", traces[0].item_id):
