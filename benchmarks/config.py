@@ -215,7 +215,8 @@ def parse_stage(
         One instance of each, and the ModelConfig.
 
     Raises:
-        InputError: see `parse_config`; or a key has no effect, or what `report_to` names is not installed.
+        InputError: see `parse_config`; or a key has no effect, checkpoints would be of no use, or what `report_to`
+            names is not installed.
     """
     import torch
     from trl import ModelConfig
@@ -228,6 +229,11 @@ def parse_stage(
     where, values = _read(source, (ours, theirs, ModelConfig))
     own, args, model_args = parse_config(source, overrides, (ours, theirs, ModelConfig), defaults)
     _refuse_idle(values, [word[2:].split("=")[0] for word in overrides if word.startswith("--")], idle, where)
+    if args.save_only_model:
+        raise InputError(
+            f"{where}: save_only_model: a run cannot go on from a checkpoint without optimizer and schedule; leave it "
+            "out, and let save_total_limit: 1 save room"
+        )
     args.report_to = _asked_reports(values, overrides, args.report_to, where)
     model_args.dtype = settle_dtype(model_args.dtype, Path(args.output_dir))
     return own, args, model_args

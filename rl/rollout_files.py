@@ -72,6 +72,14 @@ def drop_rollouts_after(run: Path, step: int) -> None:
             path.unlink()
 
 
+def rolled_out(run: Path) -> set[str]:
+    """Return the items that a run's stored rollouts are of."""
+    found: set[str] = set()
+    for path in (run / FOLDER).glob("*.parquet"):
+        found.update(pq.read_table(path, columns=["item_id"])["item_id"].to_pylist())
+    return found
+
+
 def read_rollouts(source: Path) -> pd.DataFrame:
     """Read stored rollouts.
 

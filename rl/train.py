@@ -44,7 +44,7 @@ from rewards.composition import (
 from rl.alarms import alarm_callback, read_alarms
 from rl.recording import Recorder
 from rl.reward_context import label_counts, reward_context
-from rl.rollout_files import drop_rollouts_after
+from rl.rollout_files import drop_rollouts_after, rolled_out
 from rl.unlabelled import check_verifiers, read_unlabelled
 from sft.training import (
     ADAPTER,
@@ -151,6 +151,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
     args.use_vllm = choose_engine(ours.rollouts) == "vllm"
 
     prompts = draw_prompts(ours, args.seed)
+    check_batches(args, len(prompts.items))
     tokenizer = load_tokenizer(base.path)
     check_texts(prompts, tokenizer)
     rewards = read_rewards(ours, args, prompts, Path() if isinstance(config, Mapping) else Path(config).parent)
@@ -161,7 +162,8 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
     from_step = go_back_to_checkpoint(run.path)
     trainer = make_trainer(trainer_class, policy, tokenizer, args, ours, prompts, rewards, run.path)
     show_with(trainer, progress)
-    learn(trainer, run.path, base.path, prompts.item_ids, read_trained_items(sft_adapter))
+    learnt_before = read_trained_items(sft_adapter)
+    asked = learn(trainer, run.path, base.path, lambda: asked_items(run.path, prompts.item_ids), learnt_before)
     if not is_main_process():
         return run.path
     run.finish(
@@ -172,7 +174,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
         reference="sft" if args.beta > 0 else None,
         rewards=ours.rewards,
         reward_notes=[*weight_notes(rewards, scale_rewards=_scaling(args)), *unasked],
-        prompts=prompts.facts(),
+        prompts={**prompts.facts(), "asked": len(asked)},
         # A resumed run counts the rollouts since its checkpoint, and says from which step that is.
         rollouts={**asdict(trainer.cost), "mode": args.vllm_mode if args.use_vllm else None, "from_step": from_step},
         **step_facts(trainer.state),
@@ -292,6 +294,35 @@ def draw_prompts(ours: GRPOArguments, seed: int) -> Prompts:
         items = pd.concat([items.astype({"label": str}), read_unlabelled(Path(ours.unlabelled), corpus)])
     messages, held_out_messages = (build_prompts(rows, corpus, ours.prompt) for rows in (items, held_out))
     return Prompts(corpus, items, held_out, messages, held_out_messages)
+
+
+def check_batches(args: Any, n: int) -> None:
+    """Refuse fewer prompts than a generation batch asks, of which TRL makes no step; say what is left over.
+
+    Args:
+        args: TRL's GRPOConfig.
+        n: prompts to train on.
+    """
+    batch = args.generation_batch_size // args.num_generations
+    if n < batch:
+        raise InputError(
+            f"train_items: {n} prompts, but each generation batch asks {batch} (per_device_train_batch_size × "
+            "processes × steps_per_generation or else gradient_accumulation_steps, / num_generations); draw more, or "
+            "make one of these smaller"
+        )
+    if n % batch:
+        _logger.warning(
+            "train_items: each epoch leaves out %d of the %d prompts, which do not fill a generation batch of %d",
+            n % batch, n, batch,
+        )  # fmt: skip
+
+
+def asked_items(run: Path, drawn: Sequence[str]) -> list[str]:
+    """Return which of the items drawn the policy was asked in the steps of a run, of all processes, in their order."""
+    from accelerate.utils import gather_object
+
+    asked = {*gather_object(sorted(rolled_out(run)))}
+    return [item_id for item_id in drawn if item_id in asked]
 
 
 def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

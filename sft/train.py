@@ -123,7 +123,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     check_labels(trainer, tokenizer, examples)
     check_steps(trainer)
     show_with(trainer, progress)
-    learn(trainer, run.path, base.path, [trace.item_id for trace in traces])
+    learn(trainer, run.path, base.path, lambda: [trace.item_id for trace in traces])
     if not is_main_process():  # no more to do together: a long gate must not let the others run into a timeout
         return run.path
     gate = pass_gate(trainer, tokenizer, traces, examples, ours, run.path, progress) if ours.gate_prompts else None

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -144,7 +144,9 @@ def last_checkpoint(run: Path) -> str | None:
     """Return the newest whole checkpoint of an interrupted run, None where there is none to go on from."""
     # The trainer's state is written last: a folder without it was cut off while it was saved.
     states = (run / "checkpoints").glob("checkpoint-*/trainer_state.json")
-    whole = [state.parent for state in states if _CHECKPOINT.fullmatch(state.parent.name) and _reads(state)]
+    saved = [state.parent for state in states if _CHECKPOINT.fullmatch(state.parent.name) and _reads(state)]
+    # Without the schedule and the optimizer's moments, which DeepSpeed keeps elsewhere, both would begin anew.
+    whole = [path for path in saved if (path / "scheduler.pt").is_file() or any(path.glob("global_step*"))]
     return str(max(whole, key=lambda path: checkpoint_step(str(path)))) if whole else None
 
 
@@ -179,8 +181,8 @@ def write_items(run: Path, item_ids: Sequence[str]) -> None:
 
 
 def learn(
-    trainer: Any, run: Path, base: Path, item_ids: Sequence[str], learnt_before: Iterable[str] | None = ()
-) -> None:
+    trainer: Any, run: Path, base: Path, learnt: Callable[[], Sequence[str]], learnt_before: Iterable[str] | None = ()
+) -> Sequence[str]:
     """Train, from the run's last checkpoint on if it has one; save the adapter, and which items it was trained on.
 
     All processes return together.
@@ -189,17 +191,22 @@ def learn(
         trainer: one of TRL's.
         run: the run folder.
         base: the base model's folder.
-        item_ids: the items trained on.
+        learnt: called after training, tells the items trained on.
         learnt_before: those of the adapter that the stage starts from; None where that one does not say.
+
+    Returns:
+        The items trained on.
 
     Raises:
         CheckError: the disk is full.
     """
     with disk_errors(run):
         trainer.train(resume_from_checkpoint=last_checkpoint(run))
+        item_ids = learnt()
         save_adapter(trainer, run / ADAPTER, base, None if learnt_before is None else [*learnt_before, *item_ids])
         write_items(run, item_ids)
     trainer.accelerator.wait_for_everyone()
+    return item_ids
 
 
 def progress_callback(progress: Progress) -> Any:

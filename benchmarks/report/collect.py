@@ -183,7 +183,8 @@ def data_funnel(corpus: Corpus, n_evaluated: int, stages: Sequence[Mapping[str, 
 def _steps_of(stage: Mapping[str, Any], n_train: int) -> list[tuple[str, int, int, str]]:
     """What a training stage took: the step, its rows, of how many, of what."""
     if stage["stage"] == "grpo":
-        return [("prompts of GRPO", stage["prompts"]["items"], n_train, "training items")]
+        prompts = stage["prompts"]  # those drawn; how many of them were asked, older runs do not say
+        return [("prompts of GRPO", prompts.get("asked", prompts["items"]), n_train, "training items")]
     if stage["stage"] != "sft":
         return []
     there, used = stage["traces"]["rows"], stage["traces"].get("used", stage["traces"]["rows"])

@@ -15,8 +15,11 @@ import pytest
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig
 from rewards import LABELS, BalancedAccuracy, Context, InputError, accuracy
+from rl.rollout_files import FOLDER
 from rl.train import (
     GRPOArguments,
+    asked_items,
+    check_batches,
     choose_engine,
     load_policy,
     load_rewards,
@@ -248,3 +251,38 @@ def test_the_policy_writes_by_the_configuration_and_not_by_the_model_s_defaults(
         ).tolist()
 
     assert written(default) == written({})
+
+
+# --- what is asked -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "batch"),
+    [
+        ({"per_device_train_batch_size": 8, "num_generations": 2}, 4),
+        ({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "num_generations": 4}, 2),
+        ({"per_device_train_batch_size": 4, "steps_per_generation": 3, "num_generations": 4}, 3),
+        ({"per_device_train_batch_size": 4, "generation_batch_size": 24, "num_generations": 4}, 6),
+    ],
+)
+def test_fewer_prompts_than_a_generation_batch_are_refused(
+    keys: dict[str, int], batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"output_dir": "o", "model_name_or_path": "m", "sft_run": "s", "bf16": False, "use_cpu": True}
+    _, args, _ = read_arguments({**config, **keys})
+    with pytest.raises(InputError, match=f"train_items: {batch - 1} prompts, but each generation batch asks {batch} "):
+        check_batches(args, batch - 1)
+    check_batches(args, 2 * batch)
+    assert not caplog.messages
+    check_batches(args, 2 * batch + 1)
+    assert caplog.messages == [
+        f"train_items: each epoch leaves out 1 of the {2 * batch + 1} prompts, which do not fill a generation batch of "
+        f"{batch}"
+    ]
+
+
+def test_items_are_counted_that_were_asked(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    for rank, items in enumerate((["b", "b", "a"], ["d", "d"])):
+        pd.DataFrame({"item_id": items, "x": 1}).to_parquet(tmp_path / FOLDER / f"step-1-0-rank{rank}.parquet")
+    assert asked_items(tmp_path, ["a", "b", "c", "d", "e"]) == ["a", "b", "d"]

@@ -122,6 +122,7 @@ def checkpoint(run: Path, name: str) -> Path:
     path = run / "checkpoints" / name
     path.mkdir(parents=True)
     (path / "trainer_state.json").write_text(json.dumps({"global_step": 1}))
+    (path / "scheduler.pt").touch()
     return path
 
 
@@ -139,3 +140,19 @@ def test_a_copied_checkpoint_is_none(tmp_path: Path, copied: str) -> None:
 def test_copies_alone_are_no_checkpoint(tmp_path: Path) -> None:
     checkpoint(tmp_path, "checkpoint-10-backup")
     assert last_checkpoint(tmp_path) is None
+
+
+def test_a_checkpoint_without_its_schedule_is_no_start(tmp_path: Path) -> None:
+    older = checkpoint(tmp_path, "checkpoint-3")
+    (checkpoint(tmp_path, "checkpoint-6") / "scheduler.pt").unlink()
+    assert last_checkpoint(tmp_path) == str(older)
+    (tmp_path / "checkpoints" / "checkpoint-6" / "global_step6").mkdir()  # DeepSpeed's
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoints" / "checkpoint-6")
+
+
+@pytest.mark.parametrize("read", [read_sft, read_grpo])
+def test_checkpoints_of_the_model_alone_are_refused(read: Any) -> None:
+    config = SFT if read is read_sft else GRPO
+    read({**config, "save_only_model": False})
+    with pytest.raises(InputError, match=r"save_only_model: .* let save_total_limit: 1 save room"):
+        read({**config, "save_only_model": True})

@@ -290,6 +290,12 @@ def test_the_report_says_whose_training_items_are_known(make_run: MakeRun, tmp_p
         assert "SFT: none of the 1,234 items" in text
 
 
+def test_the_funnel_counts_the_prompts_that_were_asked(sample: Corpus) -> None:
+    for prompts, rows in (({"items": 6}, 6), ({"items": 6, "asked": 4}, 4)):
+        stage = {"stage": "grpo", "run": "r", "prompts": prompts}
+        assert [step["rows"] for step in data_funnel(sample, 1, [stage]) if step["step"] == "prompts of GRPO"] == [rows]
+
+
 @pytest.mark.parametrize("data", ["labels", "gone/labels"])
 def test_the_labels_of_a_run_are_found_from_anywhere(
     make_run: MakeRun, sample: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
