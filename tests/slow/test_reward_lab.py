@@ -186,7 +186,7 @@ def test_the_pages_own_reward_trains_by_the_pages_command(folder):
     config = write_grpo(folder, "page-command/page", max_steps=1)
     words[words.index("--config") + 1] = str(config)
     run(*words, "--sft_run", folder / "sft", cwd=own)
-    frame = read_rollouts(own / words[words.index("--output_dir") + 1])
+    frame = read_rollouts(own / words[words.index("--out") + 1])
     assert frame["reward/mine.py:right_and_brief"].notna().all()
 
 
