@@ -3,9 +3,10 @@
 import csv
 import re
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
+ALIASES: Final = Path(__file__).parent / "data" / "symbol_aliases.csv"
 _PLAIN: Final = re.compile(r"[!-{}~]+")  # visible ASCII but for `|`, which item ids have between names
 _MONTH: Final = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec)"
 # What spreadsheets make of MARCH5, SEPT2 or DEC1: dates, and their serial numbers.
@@ -39,5 +40,5 @@ def wrong_symbol(symbol: str) -> str | None:
 
 @cache
 def _aliases() -> dict[str, str]:
-    text = (files("benchmarks.screens") / "data" / "symbol_aliases.csv").read_text(encoding="utf-8")
-    return {row["alias"].casefold(): row["symbol"].casefold() for row in csv.DictReader(text.splitlines())}
+    with ALIASES.open(encoding="utf-8", newline="") as file:
+        return {row["alias"].casefold(): row["symbol"].casefold() for row in csv.DictReader(file)}

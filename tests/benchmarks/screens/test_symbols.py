@@ -1,14 +1,12 @@
 """Gene symbols: names of one gene are one, and what is no symbol is told."""
 
 import csv
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from benchmarks.screens.symbols import gene_of, wrong_symbol
-
-ALIASES = Path(__file__).parents[3] / "benchmarks" / "screens" / "data" / "symbol_aliases.csv"
+from benchmarks.screens.symbols import ALIASES, gene_of, wrong_symbol
+from tools.make_aliases import ADDED, find_aliases
 
 
 def rows() -> list[dict[str, str]]:
@@ -18,7 +16,7 @@ def rows() -> list[dict[str, str]]:
 
 def test_an_alias_is_of_one_symbol_and_no_symbol_itself() -> None:
     aliases, symbols = [row["alias"] for row in rows()], {row["symbol"] for row in rows()}
-    assert len(set(aliases)) == len(aliases) > 500
+    assert len(set(aliases)) == len(aliases) > 4000
     assert not set(aliases) & symbols
     assert [(row["symbol"], row["alias"]) for row in rows()] == sorted((row["symbol"], row["alias"]) for row in rows())
 
@@ -28,6 +26,20 @@ def test_aliases_are_of_perturbqa_s_symbols(full_frame: pd.DataFrame) -> None:
     assert {row["symbol"] for row in rows()} <= there
     assert not {row["alias"] for row in rows()} & there
     assert not [symbol for symbol in there if wrong_symbol(symbol) is not None]
+
+
+def test_a_name_of_two_genes_or_that_is_a_symbol_itself_is_no_alias() -> None:
+    genes = [
+        ["NEW1", "OLD1", "SHARED"],
+        ["NEW2", "SHARED"],
+        ["NEW3", "OURS2"],
+        ["OURS4", "ours2"],
+        ["NEW5", "OLD5"],
+        ["NEW6", "OLD6", "TWICE"],
+        ["NEW7", "TWICE"],
+    ]
+    pairs = find_aliases(genes, {"OLD1", "OURS2", "OURS4", "OLD6", "TWICE"})
+    assert set(pairs) - set(ADDED) == {("OLD1", "NEW1"), ("OURS2", "NEW3"), ("OLD6", "NEW6"), ("TWICE", "NEW7")}
 
 
 @pytest.mark.parametrize(
