@@ -29,11 +29,12 @@ def join_think(own: str, text: str) -> str:
 
     Args:
         own: the thinking.
-        text: the rest, with the think block that the prompt asked for, or without one.
+        text: the rest, with the think block that the prompt asked for, or without one. A block that says the same once
+            more is left out.
     """
     written, rest = split_think(text)
-    written = (written or "").strip()
-    return f"{THINK}{own.strip()}{chr(10) * 2 if written else ''}{written}</think>{rest.strip()}"
+    thoughts = dict.fromkeys(one for one in (own.strip(), (written or "").strip()) if one)
+    return f"{THINK}{(chr(10) * 2).join(thoughts)}</think>{rest.strip()}"
 
 
 def without_surrogates(text: str) -> str:
@@ -84,16 +85,14 @@ def open_tokenizer(path: Path) -> Any:
 
 def _tells_whose_turn(tokenizer: Any) -> bool:
     """Whether what a model continues is, white space aside, what stands before an assistant's words in a chat."""
-    from jinja2 import TemplateError
-
     asked = [{"role": "user", "content": "Q"}]
     said = [*asked, {"role": "assistant", "content": _PROBE}]
     try:
         prompt = render_prompt(tokenizer, asked)
-        if prompt != tokenizer.apply_chat_template(asked, add_generation_prompt=False, tokenize=False):
+        if prompt != _apply_template(tokenizer, asked, add_generation_prompt=False):
             return True
-        before, found, _ = tokenizer.apply_chat_template(said, tokenize=False).partition(_PROBE)
-    except (TemplateError, InputError):  # it takes no such chat: there is nothing to tell by
+        before, found, _ = _apply_template(tokenizer, said, add_generation_prompt=False).partition(_PROBE)
+    except InputError:  # it takes no such chat: there is nothing to tell by
         return True
     # Templates such as Mistral's need no flag: a user's turn ends in what the assistant's begins with.
     return not found or before.strip() == prompt.strip()
@@ -118,13 +117,20 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
     Raises:
         InputError: a message holds a control token of the chat, or the template does not take the messages.
     """
-    from jinja2 import TemplateError
-
     for message in messages:
         refuse_control_tokens(tokenizer, message["content"])
+    return _apply_template(tokenizer, messages, add_generation_prompt=True)
+
+
+def _apply_template(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    """Return a chat as its template renders it; whatever the template raises, as a template may, is an `InputError`."""
+    from jinja2 import TemplateError
+
     try:
-        text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
+        text = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise InputError(
             f"{tokenizer.name_or_path}: its chat template does not take a chat of {roles} "

@@ -15,7 +15,9 @@ ROLES: Final[Mapping[str, str]] = {
     "gpt": "assistant", "model": "assistant",
 }  # fmt: skip
 # Where a reply's own thinking stands; the first one that holds any is taken.
-_THINKING: Final = ("reasoning", "reasoning_content", "thinking", "reasoning_details")
+_THINKING: Final = (
+    "reasoning", "reasoning_content", "thinking", "reasoning_details", "thinking_blocks", "thoughts",
+)  # fmt: skip
 _TEXT_PARTS: Final = (None, "text", "input_text", "output_text")
 _THINKING_PARTS: Final = ("thinking", "reasoning", "redacted_thinking")
 _AS_TEXT: Final = re.compile(r"\s*(?:array\()?\s*\[\s*\{|\s*\(?\s*\{\s*['\"](?:role|from|content)['\"]\s*:")

@@ -125,7 +125,8 @@ class Endpoint:
     429 is no attempt while the server answers other questions. A question that fails for good is a `Reply` with
     `error`. A server that is out of reach, answers nobody but with 429, fails for 20 questions in a row by 5xx or for
     the first 50 in any way, refuses the key or does not know the model stops the run: no item is to blame. A refusal
-    (403, 404) of one question, while others or a plain one are answered, is that question's failure.
+    (403, 404) of one question, while others or a plain one are answered, is that question's failure; so is one of the
+    key (401) while a plain question is answered with it.
 
     Args:
         settings: how to ask.
@@ -210,11 +211,12 @@ class Endpoint:
                 reply = await self._try(question)
             except AttemptError as failure:
                 if failure.refused:
-                    await self._check_let_in()
+                    await self._check_let_in(failure.refused)
                 if failure.final or question.attempts >= self.settings.attempts:
                     return self._give_up(question, failure)
                 await self._sleep(self._pause(question.tries, failure))
             else:
+                self._note_answer()
                 return replace(
                     reply,
                     prompt_tokens=question.spent_in,
@@ -231,7 +233,6 @@ class Endpoint:
         try:
             await question.tell("sent", *reserved)
             reply = await self._attempt(question.messages, question.key, question.estimate, question.extra)
-            self._note_answer()
             used = (reply.prompt_tokens, reply.completion_tokens)
             return reply
         except AttemptError as failure:
@@ -248,14 +249,17 @@ class Endpoint:
             question.spent_in += used[0]
             question.spent_out += used[1]
 
-    async def _check_let_in(self) -> None:
+    async def _check_let_in(self, status: int) -> None:
         """Ask a plain question, unless the server has answered any: it may refuse one question, or all of them.
+
+        Its answer is none to a question of the run, and does not count as one. A refusal of the key (401) is looked
+        into each time, since a key may end within a run.
 
         Raises:
             InputError: it refuses the plain one, too: its key or model is wrong.
         """
         async with self._knocking:
-            if self._answers or self._let_in:
+            if status != 401 and (self._answers or self._let_in):
                 return
             plain = _Question(_PLAIN, "plain question", None, {}, len(_PLAIN[0]["content"]), self._answers)
             try:
@@ -376,9 +380,7 @@ class Endpoint:
 
         settings = self.settings
         match error:
-            case openai.AuthenticationError():
-                raise self._turned_away(error.status_code) from None
-            case openai.PermissionDeniedError() | openai.NotFoundError():
+            case openai.AuthenticationError() | openai.PermissionDeniedError() | openai.NotFoundError():
                 status = error.status_code
                 raise AttemptError(
                     f"HTTP {status}: the server refuses this question", final=True, refused=status

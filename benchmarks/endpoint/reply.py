@@ -82,21 +82,24 @@ def read_reply(body: bytes, estimate: int, redact: Callable[[str], str]) -> Repl
     Raises:
         AttemptError: it is no UTF-8 JSON, has no choice, or was broken off.
     """
-    choice, message, usage = _first_choice(body)
+    reply, choice, message = _first_choice(body)
     try:
         content, thinking = read_content(message.get("content"), only_text=False)
     except MessageError as error:
         raise AttemptError(f"the reply is no text ({error})", charged=True) from None
     text, reasoning = redact(content or ""), redact(thinking or read_thinking(message)) or None
     finish = str(choice.get("finish_reason") or "")
+    usage = reply.get("usage")
     tokens_in, tokens_out = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     if tokens_in is None or tokens_out is None:
         tokens_in, tokens_out = estimate, int((len(text) + len(reasoning or "")) * TOKENS_PER_CHARACTER)
     if finish == "content_filter" or message.get("refusal"):
         return Reply(None, None, "content_filter", tokens_in, tokens_out, 1, "the server filtered the content")
     ending = _ENDINGS.get(finish.lower())
-    if ending is None or choice.get("error"):
+    failed = any(part.get("error") for part in (reply, choice, message))
+    if ending is None or failed or str(choice.get("native_finish_reason")).lower() == "error":
         said = f"finish_reason: {redact(finish)[:_LONGEST_REASON]}" if finish else "no finish_reason"
+        said = said if ending is None else "it names an error"
         raise AttemptError(f"the server broke the reply off ({said})", charged=True)
     logprobs = choice.get("logprobs")
     entries = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -105,8 +108,8 @@ def read_reply(body: bytes, estimate: int, redact: Callable[[str], str]) -> Repl
     )
 
 
-def _first_choice(body: bytes) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Return a reply's first choice, the choice's message, and what the server says it used."""
+def _first_choice(body: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return a reply, its first choice, and the choice's message."""
     try:
         reply = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError:
@@ -118,7 +121,7 @@ def _first_choice(body: bytes) -> tuple[dict[str, Any], dict[str, Any], Any]:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
         raise AttemptError("the reply has no choice", charged=True)
-    return choice, message, reply.get("usage")
+    return reply, choice, message
 
 
 def _count(usage: Any, key: str) -> int | None:

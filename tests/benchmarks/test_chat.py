@@ -106,6 +106,22 @@ def test_templates_that_say_it_in_their_own_way_are_taken(template: str, with_te
     open_tokenizer(with_template(template))
 
 
+FAULTY = {
+    "TypeError": "{{ messages[0].content + 1 }}",
+    "ValueError": "{{ messages[0].content.index('no such words') }}",
+    "AttributeError": "{{ messages[0].content | map(attribute=1) | sum }}",
+    "ZeroDivisionError": "{{ 1 / 0 }}",
+    "a template's own": "{{ raise_exception('no') }}",
+}
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_what_a_template_raises_is_told_as_its_fault(kind: str, with_template: Callable[[str], Path]) -> None:
+    tokenizer = open_tokenizer(with_template(FAULTY[kind]))
+    with pytest.raises(InputError, match="its chat template does not take a chat of"):
+        render_prompt(tokenizer, MESSAGES)
+
+
 @pytest.mark.parametrize("end", ["<think>\n\n</think>\n\n", "<think></think>", "<think>No need.</think>"])
 def test_training_refuses_a_template_that_closes_the_think_block(
     end: str, with_template: Callable[[str], Path]

@@ -59,6 +59,14 @@ def test_thoughts_are_kept_under_any_key(kind: str, corpus: Corpus, item: dict[s
     assert trace_of(corpus, tmp_path, conversational).completion == wanted
 
 
+def test_thoughts_that_the_content_holds_too_are_kept_once(
+    corpus: Corpus, item: dict[str, str], tmp_path: Path
+) -> None:
+    content = f"<think>because</think>{answer_of(item)}"
+    reply = {"role": "assistant", "content": content, "reasoning": "because\n"}
+    assert trace_of(corpus, tmp_path, {**item, "messages": [ASKED, reply]}).completion == content
+
+
 def test_thoughts_among_the_parts(corpus: Corpus, item: dict[str, str], tmp_path: Path) -> None:
     parts = [{"type": "thinking", "thinking": "because", "signature": "x"}, {"type": "text", "text": answer_of(item)}]
     trace = trace_of(corpus, tmp_path, {**item, "messages": [ASKED, {"role": "assistant", "content": parts}]})

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from endpoint_server import RIGHT, Server, chat, error, http, respond_well
 
-from benchmarks.endpoint.client import Endpoint
+from benchmarks.endpoint.client import Endpoint, StoppedError
 from benchmarks.endpoint.reply import Reply, retry_after
 from benchmarks.endpoint.settings import EndpointSettings
 from benchmarks.evaluation.evaluate import evaluate
@@ -51,19 +51,25 @@ def without_finish() -> bytes:
     return json.dumps(body).encode()
 
 
-def with_error() -> bytes:
+def with_beside(part: str, **keys: Any) -> bytes:
+    """A reply that ends well, with more keys on the whole, on its choice or on its message."""
     body = json.loads(chat("half a text"))
-    body["choices"][0]["error"] = {"code": 502, "message": "upstream"}
+    choice = body["choices"][0]
+    {"reply": body, "choice": choice, "message": choice["message"]}[part].update(keys)
     return json.dumps(body).encode()
 
 
+FAILURE = {"code": 502, "message": "upstream"}
 BROKEN = {
     "error": chat("<think>half a tex", "error"),
     "abort": chat("half a text", "abort"),
     "insufficient_system_resource": chat("half a text", "insufficient_system_resource"),
     "network_error": chat("half a text", "network_error"),
     "not said": without_finish(),
-    "an error beside the text": with_error(),
+    "an error beside the text": with_beside("choice", error=FAILURE),
+    "an error beside the choices": with_beside("reply", error=FAILURE),
+    "an error within the message": with_beside("message", error=FAILURE),
+    "the upstream server's ending": with_beside("choice", native_finish_reason="error"),
 }
 
 
@@ -87,6 +93,13 @@ def test_a_reply_that_stays_broken_off_is_an_error(kind: str, tmp_path: Path, mo
     assert "broke" in next(iter(read_facts(path)["errors"]))
 
 
+@pytest.mark.parametrize("part", ["reply", "choice", "message"])
+def test_an_error_that_is_none_breaks_nothing_off(part: str) -> None:
+    with Server(say(http(200, with_beside(part, error=None, native_finish_reason="STOP")))) as server:
+        (reply,) = ask(server, "q")
+    assert (reply.text, reply.requests) == ("half a text", 1)
+
+
 @pytest.mark.parametrize("finish", ["stop", "length", "eos", "eos_token", "end_turn", "stop_sequence", "max_tokens"])
 def test_the_model_s_own_endings(finish: str) -> None:
     with Server(say(http(200, chat(ANSWER, finish)))) as server:
@@ -105,6 +118,8 @@ REASONING: dict[str, dict[str, Any]] = {
     "both, alike": {"reasoning": "because", "reasoning_content": "because"},
     "null and text": {"reasoning": None, "reasoning_content": "because"},
     "parts": {"reasoning": [{"type": "text", "text": "because"}]},
+    "blocks": {"thinking_blocks": [{"type": "thinking", "thinking": "because", "signature": "x"}]},
+    "thoughts": {"thoughts": "because"},
 }
 
 
@@ -158,6 +173,40 @@ def test_a_refusal_of_the_first_question_is_its_own_too() -> None:
 def test_a_key_that_is_refused_for_every_question_stops_the_run() -> None:
     with Server(say(error(403, "no access"))) as server, pytest.raises(InputError, match="refuses the key"):
         ask(server, "a")
+
+
+def test_a_plain_question_s_answer_is_none_to_a_question_of_the_run() -> None:
+    """A server that refuses all but the plain question: the run stops, and is not done with errors alone."""
+
+    async def refuse(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        if request["messages"][-1]["content"] == "Say yes.":
+            return http(200, chat("Yes."))
+        return error(403, "not for you")
+
+    with Server(refuse) as server:
+        assert len(ask(server, *(f"q{at}" for at in range(49)))) == 49
+        with pytest.raises(StoppedError, match="HTTP 403.* for 50 questions, and no answer yet"):
+            ask(server, *(f"q{at}" for at in range(50)))
+
+
+def test_a_key_that_is_refused_for_one_question_alone_is_that_question_s_failure() -> None:
+    async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
+        if request["messages"][-1]["content"] == "routed elsewhere":
+            return error(401, "no key for that upstream server")
+        return await respond_well(request, headers)
+
+    with Server(handler) as server:
+        first, lost, last = ask(server, "a", "routed elsewhere", "b")
+        assert (first.error, lost.text, last.error) == (None, None, None)
+        assert "HTTP 401" in (lost.error or "")
+
+
+def test_a_key_that_ends_within_a_run_stops_it() -> None:
+    with (
+        Server(say(http(200, chat(ANSWER)), error(401, "expired"))) as server,
+        pytest.raises(InputError, match="refuses the key"),
+    ):
+        ask(server, "a", "b")
 
 
 def test_a_model_that_is_gone_for_one_question_does_not_stop_the_others() -> None:
