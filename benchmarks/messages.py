@@ -21,6 +21,8 @@ _THINKING: Final = (
 _TEXT_PARTS: Final = (None, "text", "input_text", "output_text")
 _THINKING_PARTS: Final = ("thinking", "reasoning", "redacted_thinking")
 _AS_TEXT: Final = re.compile(r"\s*(?:array\()?\s*\[\s*\{|\s*\(?\s*\{\s*['\"](?:role|from|content)['\"]\s*:")
+_KEYS: Final = ("role", "from", "content")  # one of them is in every message
+_KEY: Final = re.compile(rf"['\"](?:{'|'.join(_KEYS)})['\"]\s*:")
 _OF_PART: Final = ("text", "thinking", "reasoning", "summary", "content")
 
 
@@ -50,7 +52,14 @@ class Read:
 
 def looks_like_messages(text: str) -> bool:
     """Return whether a text is meant as messages: JSON of them, or what Python and NumPy print for their lists."""
-    return _AS_TEXT.match(text) is not None
+    if _AS_TEXT.match(text) is None:
+        return False
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return _KEY.search(text) is not None
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(one, Mapping) and any(key in one for key in _KEYS) for one in items)
 
 
 def read_messages(value: Any) -> list[Read]:
@@ -59,15 +68,34 @@ def read_messages(value: Any) -> list[Read]:
     Raises:
         MessageError: it is none, is empty, or a message in it is none.
     """
-    value = value.tolist() if hasattr(value, "tolist") else value  # an array, as Parquet's lists become
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise MessageError("messages are no JSON list") from None
+    value = _unpacked(value)
     if not isinstance(value, list) or not value:
         raise MessageError("messages are no list")
     return [read_message(message) for message in value]
+
+
+def read_last_reply(value: Any) -> Read:
+    """Read the reply that a list of messages, or JSON text of one, ends in; or a message by itself.
+
+    Raises:
+        MessageError: see `read_messages`; or the last message is not the assistant's.
+    """
+    value = _unpacked(value)
+    last = read_messages([value] if isinstance(value, Mapping) else value)[-1]
+    if last.role != "assistant":
+        raise MessageError("messages do not end in a reply: the last one must be the assistant's")
+    return last
+
+
+def _unpacked(value: Any) -> Any:
+    """Python's own list of an array, as Parquet's lists become, or of JSON text."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise MessageError("messages are no JSON list") from None
 
 
 def read_message(message: Any) -> Read:

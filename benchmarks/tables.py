@@ -73,10 +73,14 @@ class Table:
             raise InputError(f"{self.path}, row {self.rows[found[0]]}: {shown}{problem}")
 
 
-def iter_rows(path: Path) -> Iterator[Row]:
+def iter_rows(path: Path, used: Collection[str] | None = None) -> Iterator[Row]:
     """Yield the number of each row and its values by column; a row that cannot be read is handed on as such.
 
     Values are text where the file is a CSV (`,`, `;` or tabs between them), empty ones too; else they are as stored.
+
+    Args:
+        path: the file.
+        used: columns that may not be there twice; None for all that have a name.
 
     Raises:
         InputError: the file is missing, of another kind, unreadable as a whole, or a column is there twice.
@@ -84,7 +88,7 @@ def iter_rows(path: Path) -> Iterator[Row]:
     kind = check_kind(path)
     read = _iter_csv if kind in _CSV else _iter_json if kind in _JSON else _iter_parquet
     with _readable(path):
-        yield from read(path)
+        yield from read(path, used)
 
 
 def read_table(path: Path, used: Collection[str] | None = None) -> Table:
@@ -157,11 +161,15 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read ({said}); write the file again") from None
 
 
-def _each_once(path: Path, names: Sequence[str]) -> list[str]:
-    twice = [name for at, name in enumerate(names) if name in names[:at]]
-    if twice:
+def _each_once(path: Path, names: Sequence[str], used: Collection[str] | None) -> list[str]:
+    if twice := _twice(names, used):
         raise InputError(f"{path}: column {twice[0]!r} occurs twice; rename one")
     return list(names)
+
+
+def _twice(names: Sequence[str], used: Collection[str] | None) -> list[str]:
+    """The names that are there twice, of those that are used; of all but empty ones where that is None."""
+    return [name for at, name in enumerate(names) if name in names[:at] and (name if used is None else name in used)]
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -191,12 +199,12 @@ def _iter_lists(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}: the file is empty; write the columns' names in its first line")
 
 
-def _csv_names(path: Path) -> list[str]:
-    return _each_once(path, next(_iter_lists(path))[1])
+def _csv_names(path: Path, used: Collection[str] | None) -> list[str]:
+    return _each_once(path, next(_iter_lists(path))[1], used)
 
 
-def _iter_csv(path: Path) -> Iterator[Row]:
-    names = _csv_names(path)
+def _iter_csv(path: Path, used: Collection[str] | None) -> Iterator[Row]:
+    names = _csv_names(path, used)
     for row, values in islice(_iter_lists(path), 1, None):
         if len(values) == len(names):
             yield row, dict(zip(names, values, strict=True))
@@ -207,11 +215,11 @@ def _iter_csv(path: Path) -> Iterator[Row]:
 
 
 def _read_csv(path: Path, used: Collection[str] | None) -> Table:
-    names = _csv_names(path)
+    names = _csv_names(path, used)
     kept = [name for name in names if used is None or name in used]
     rows: list[int] = []
     batches = [pa.table({name: pa.array([], pa.string()) for name in kept})]
-    records = _unbroken(path, _iter_csv(path))
+    records = _unbroken(path, _iter_csv(path, used))
     while batch := list(islice(records, _BATCH)):  # as Python's own objects, a large file would be many times its size
         rows += [row for row, _ in batch]
         columns = {name: [record[name] or None for _, record in batch] for name in kept}
@@ -222,39 +230,47 @@ def _read_csv(path: Path, used: Collection[str] | None) -> Table:
 # --- JSON lines -------------------------------------------------------------------------------------------------------
 
 
-def _iter_json(path: Path) -> Iterator[Row]:
+def _iter_json(path: Path, used: Collection[str] | None) -> Iterator[Row]:
     with path.open("rb") as file:
         for row, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"), object_pairs_hook=_keys_once)
+                record = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"), object_pairs_hook=_object)
             except UnicodeDecodeError:
                 yield row, BrokenRow("not UTF-8 text", line.decode("utf-8", "backslashreplace"))
-            except _RepeatedKeyError as error:
-                yield row, BrokenRow(f"key {error.args[0]!r} is there twice", line.decode("utf-8"))
             except (ValueError, RecursionError):
                 yield row, BrokenRow("not JSON", line.decode("utf-8"))
             else:
-                yield row, record if isinstance(record, dict) else BrokenRow("not an object", record)
+                if not isinstance(record, dict):
+                    yield row, BrokenRow("not an object", record)
+                elif isinstance(record, _Repeating) and (twice := _twice(record.names, used)):
+                    yield row, BrokenRow(f"key {twice[0]!r} is there twice", line.decode("utf-8-sig"))
+                else:
+                    yield row, record
 
 
-class _RepeatedKeyError(Exception):
-    """An object has a key twice, of which Python's reader would take the last."""
+class _Repeating(dict[str, Any]):
+    """An object that has a key twice, of which Python's reader takes the last.
+
+    Attributes:
+        names: all its keys, in the file's order.
+    """
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.names = [name for name, _ in pairs]
 
 
-def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RepeatedKeyError(next(name for at, name in enumerate(names) if name in names[:at]))
-    return record
+    return record if len(record) == len(pairs) else _Repeating(pairs)
 
 
 def _read_json(path: Path, used: Collection[str] | None) -> Table:
     names: dict[str, None] = {}  # a set that keeps the order
     rows, records = [], []
-    for row, record in _unbroken(path, _iter_json(path)):
+    for row, record in _unbroken(path, _iter_json(path, used)):
         names.update(dict.fromkeys(record))
         rows.append(row)
         records.append({name: value for name, value in record.items() if used is None or name in used})
@@ -274,16 +290,16 @@ def _unbroken(path: Path, rows: Iterator[Row]) -> Iterator[tuple[int, dict[str, 
 # --- Parquet ----------------------------------------------------------------------------------------------------------
 
 
-def _iter_parquet(path: Path) -> Iterator[Row]:
+def _iter_parquet(path: Path, used: Collection[str] | None) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
-        _each_once(path, file.schema_arrow.names)
+        _each_once(path, file.schema_arrow.names, used)
         batches = (pa.table(_decoded(batch)) for batch in file.iter_batches(1024))
         yield from enumerate((record for batch in batches for record in batch.to_pylist()), start=1)
 
 
 def _read_parquet(path: Path, used: Collection[str] | None) -> Table:
     with pq.ParquetFile(path) as file:
-        names = [name for name in _each_once(path, file.schema_arrow.names) if not _INDEX.fullmatch(name)]
+        names = [name for name in _each_once(path, file.schema_arrow.names, used) if not _INDEX.fullmatch(name)]
         table = pa.table(_decoded(file.read([name for name in names if used is None or name in used])))
     for field in table.schema:
         if used is not None and _text_type(field.type) != field.type:

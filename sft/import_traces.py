@@ -19,7 +19,7 @@ from benchmarks.chat import Message, join_think, split_think
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.files import disk_errors, file_sha256
-from benchmarks.messages import MessageError, looks_like_messages, read_messages
+from benchmarks.messages import MessageError, looks_like_messages, read_last_reply, read_messages
 from benchmarks.screens.schema import CELL_LINES
 from benchmarks.tables import KINDS, BrokenRow, Row, as_word, check_kind, iter_rows, label_words
 from rewards import LABELS, InputError, parse_answer
@@ -37,7 +37,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "prompt": ("prompt", "user_prompt"),
     "system": ("system", "system_prompt"),
     "completion": ("completion", "assistant_response"),
-    "thinking": ("generated_thinking",),
+    "thinking": ("generated_thinking", "reasoning_content", "reasoning", "thinking"),
     "answer": ("generated_answer",),
     "critic": ("critic",),
     "verdict": ("critic_evaluation", "verdict"),
@@ -119,9 +119,9 @@ def import_traces(
         raise InputError(f"{output}: is a folder; give a file, such as runs/traces/imported.jsonl")
     if path.resolve() in (output.resolve(), rejects.resolve()):
         raise InputError(f"{output}: is the source, or its rejects would be; give another output")
-    facts, records = _open(source, path, dataset_split)
-    head = list(islice(records, _HEAD))
     names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMNS.items()}
+    facts, records = _open(source, path, dataset_split, {one for theirs in names.values() for one in theirs})
+    head = list(islice(records, _HEAD))
     if keys := {key: None for _, record in head if isinstance(record, dict) for key in record}:
         _check_columns(list(keys), names, columns, source)
         there = {ours for ours, theirs in names.items() if any(name in keys for name in theirs)}
@@ -134,7 +134,8 @@ def import_traces(
             traces = sorter.accepted(chain(head, records))
             traces = traces if prompts is None else _with_our_prompts(traces, corpus, prompts)
             first = next(traces, None)  # before the output is touched
-            kept = 0 if first is None else write_traces(chain((first,), traces), output)
+            unused = _refuse_unused(labels, reader)
+            kept = 0 if first is None else write_traces(chain((first,), traces, unused), output)
     if not kept:
         found = ", ".join(f"{reason} ({count})" for reason, count in sorter.reasons.most_common(3))
         raise InputError(
@@ -189,12 +190,22 @@ def _check_effect(
             problem = "goes with thinking; a completion has its answer in itself"
         elif ours == "thinking" and not {"answer", "completion"} & set(there):
             problem = "goes with answer or completion; name its column, too"
+        elif ours == "reason" and not {"verdict", "critic"} & set(there):
+            problem = "goes with a verdict; name its column, too"
         else:
             continue
         raise InputError(f"--map {ours}={columns[ours]}: {problem}")
     if labels and not {"label", "answer"} & set(there):
         theirs, ours = next(iter(labels.items()))
         raise InputError(f"--label {theirs}={ours}: there is no column of labels or answers; leave it out")
+
+
+def _refuse_unused(labels: Mapping[str, str], reader: "_Reader") -> Iterator[Trace]:
+    """Yield nothing, after the last row; raise where no row has the word that a `--label` is of."""
+    for theirs, ours in labels.items():
+        if as_word(theirs) not in reader.words:
+            raise InputError(f"--label {theirs}={ours}: no row has it as a label or an answer; leave it out")
+    yield from ()
 
 
 def _with_our_prompts(traces: Iterator[Trace], corpus: Corpus, config: PromptConfig) -> Iterator[Trace]:
@@ -242,6 +253,7 @@ class _Reader:
 
     Attributes:
         cells: per `line|label` how many training items the rows are about (`drawn`), whatever became of them.
+        words: those for labels that some row had.
     """
 
     def __init__(
@@ -269,9 +281,12 @@ class _Reader:
         self._seen: dict[str, int] = {}
         self._created = datetime.now(UTC).isoformat(timespec="seconds")
         self.cells: dict[str, Counter[str]] = {}
+        self.words: set[str] = set()
 
     def trace(self, row: int, record: Mapping[str, Any]) -> Trace:
         """Return the trace in a row, or raise why there is none."""
+        said = (self._value(record, column) for column in ("label", "answer"))
+        self.words.update(word for one in said if isinstance(one, str) and (word := as_word(one)) in self._labels)
         pert, gene = self._symbol(record, "pert"), self._symbol(record, "gene")
         line = self._symbol(record, "cell_line").lower()
         if line not in CELL_LINES:
@@ -380,10 +395,12 @@ class _Reader:
                 raise _RefusedError("thinking holds tags")
             return completion
         value = self._value(record, "completion")
-        if isinstance(value, list) or (
-            isinstance(value, str) and looks_like_messages(value)
-        ):  # TRL's conversational form
-            value = _read_messages(value)[-1]["content"]
+        nested = isinstance(value, list | Mapping) or hasattr(value, "tolist")
+        if nested or (isinstance(value, str) and looks_like_messages(value)):  # TRL's conversational form
+            try:
+                value = read_last_reply(value).whole
+            except MessageError as error:
+                raise _RefusedError(str(error)) from None
         if not isinstance(value, str) or value.strip().casefold() in _MISSING:
             raise _RefusedError("completion is missing")
         return value if thinking is None else self._with_thinking(thinking, value)
@@ -442,13 +459,15 @@ def _read_messages(value: Any) -> list[Message]:
         raise _RefusedError(str(error)) from None
 
 
-def _open(source: str, path: Path, dataset_split: str | None) -> tuple[dict[str, Any], Iterator[Row]]:
+def _open(
+    source: str, path: Path, dataset_split: str | None, used: Collection[str]
+) -> tuple[dict[str, Any], Iterator[Row]]:
     """Return what the source is, and an iterator over each row's number, as an editor counts lines, and its values."""
     if path.suffix.lower() in (*KINDS, *_OTHER_SUFFIXES) or path.is_file():
         check_kind(path)
         if dataset_split is not None:
             raise InputError(f"--dataset-split {dataset_split}: {path} is a file and has no splits; leave it out")
-        return {"source": path.name, "source_sha256": file_sha256(path)}, iter_rows(path)
+        return {"source": path.name, "source_sha256": file_sha256(path)}, iter_rows(path, used)
     return _read_dataset(source, path, dataset_split or "train")
 
 

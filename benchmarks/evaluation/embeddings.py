@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 GENE_COLUMN: Final = "gene"
 COMPONENTS: Final = 32
 _UNNAMED: Final = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # what pandas writes and reads its row numbers as
-_OF_ROWS: Final = ("index", "level_0", "id", "row")
+_LEAST_ROWS: Final = 3  # from which a column of row numbers is told from a dimension
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,17 @@ def read_embeddings(path: Path) -> Embeddings:
     for at, name in enumerate(names):
         vectors[:, at] = numbers(table.frame[name])
         table.refuse(~np.isfinite(vectors[:, at]), "not a finite number; mend it, or leave the column out", name)
-        if name.lower() in _OF_ROWS and np.array_equal(vectors[:, at], np.arange(len(genes)) + vectors[0, at]):
+        if _counts_rows(vectors[:, at]):
             raise InputError(f"{path}: column {name!r} counts the rows and is no dimension; leave it out")
     return Embeddings(path, pd.Index(genes), vectors)
+
+
+def _counts_rows(values_G: Floats) -> bool:
+    """Whether values are consecutive whole numbers in any order, as row numbers are, of a file that was sorted too."""
+    ordered = np.sort(values_G)
+    if len(ordered) < _LEAST_ROWS or ordered[0] != np.round(ordered[0]):
+        return False
+    return np.array_equal(ordered, np.arange(len(ordered)) + ordered[0])
 
 
 def embedding_regression(embeddings: Embeddings, corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:

@@ -14,12 +14,12 @@ from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, TASKS, wri
 from benchmarks.evaluation.run import PREDICTIONS, check_training_seed
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.files import check_folder, file_sha256, write_text
-from benchmarks.messages import MessageError, looks_like_messages, read_messages
+from benchmarks.messages import MessageError, looks_like_messages, read_last_reply
 from benchmarks.runs import open_run
 from benchmarks.screens.schema import CELL_LINES
 from benchmarks.tables import as_word, label_words, numbers, read_table
 from rewards import LABELS, InputError, Label, Status, parse_answer
-from rewards.answer import is_missing, plain_space, split_confidence, tagged_answers
+from rewards.answer import exact_label, is_missing, split_confidence, tagged_answers
 
 UNMATCHED: Final = "unmatched.csv"
 KEYS: Final = ("cell_line", "pert", "gene")
@@ -33,8 +33,9 @@ MEANINGS: Final = (*(str(label) for label in LABELS), CHANGES, NO_ANSWER)
 # Where the direction is known too, the least probability of a change that is kept: at 0 it would be lost.
 _LEAST_CHANGE: Final = 1e-200
 _HUGE: Final = 10**30  # beyond any count, and not yet slow to write out
-_TOLERANCE: Final = 0.01 + 1e-9  # of a sum of decimals, which binary numbers miss by a little
-_FALSE: Final = ("", "0", "0.0", "false", "no", "none", "null", "nan", "n/a")  # an `error` that is none
+_TOLERANCE: Final = 0.01 + 1e-6  # of a sum of decimals, which binary numbers, of 32 bits too, miss by a little
+# An `error` that is none.
+_FALSE: Final = ("", "0", "0.0", "false", "no", "none", "null", "nan", "nat", "na", "<na>", "n/a", "[]", "{}")
 
 
 @dataclass(frozen=True)
@@ -153,17 +154,17 @@ def read_imported(
     Each row says its `cell_line` (or its file does), `pert` and `gene`, and one or more of:
 
     - `answer`: a label, or what `labels` maps to one, to `differentially expressed` (direction unknown) or to
-      `no answer`; empty is no answer. Letter case does not matter.
-    - `completion`: the whole text. Without `answer` and scores, the answer is what stands between its one pair of
-      answer tags; a text whose answer means nothing is malformed.
+      `no answer`. Letter case does not matter.
+    - `completion`: the whole text. In a row without `answer` and scores, the answer is what stands between its one pair
+      of answer tags; a text whose answer means nothing is malformed.
     - `p_up, p_down, p_none`: they add up to 1 within 0.01 and are normalised.
     - `p_de`, the probability of a change, and `p_dir`, that of up given a change: together p_none = 1 - p_de,
       p_up = p_de p_dir. `p_de` alone, or answers without direction, answer the task `de` alone; `p_dir` alone answers
       the task `dir` alone, which is asked of the items that change.
 
-    Where no answer is given, it is the likeliest label, the first of `LABELS` on a tie; from `p_de` and `p_dir`, a
-    change where p_de is at least 0.5, up where p_dir is. `error`, where not empty, makes a row unscorable. `sample` and
-    `seed` are read where there.
+    Where a row's `answer` is empty, it is the likeliest label, the first of `LABELS` on a tie; from `p_de` and `p_dir`,
+    a change where p_de is at least 0.5, up where p_dir is. `error`, where not empty, makes a row unscorable. `sample`
+    and `seed` are read where there.
 
     Args:
         files: see `import_run`.
@@ -190,6 +191,7 @@ def read_imported(
     if not any(len(part.rows) for part in parts):
         first = next(part.unmatched["reason"].iloc[0] for part in parts if len(part.unmatched))
         raise InputError(f"{files[0]}: no row matches a test item ({first}); check the columns and the split")
+    _refuse_unused(parts, told, labels or {})
     _refuse_other_kinds(files, told)
     frames = [_frame(part, one, training_seed) for part, one in zip(parts, told, strict=True)]
     frame = pd.concat(frames, ignore_index=True)
@@ -252,17 +254,10 @@ def _match(table: pd.DataFrame, corpus: Corpus) -> _Matched:
 
 def _tell(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Told:
     """Read answers, scores, texts and failures of a file's rows."""
-    meaning = _meaning(labels)
     texts = _completions(rows)
     failed = _failures(rows)
     prob, likeliest, kinds = _scores(rows, failed)
-    status = np.full(len(rows), str(Status.MALFORMED), dtype=object)
-    if "answer" in rows:
-        answer = _given_answers(rows, meaning)
-    elif kinds is not None:
-        answer = likeliest
-    else:
-        answer, status = _parsed_answers(texts, meaning)
+    answer, status = _answers(rows, likeliest, texts, labels)
     answer[failed] = None
     tasks = _directed(rows, answer, kinds, likeliest)
     status[[value is not None for value in answer]] = str(Status.ANSWERED)
@@ -288,6 +283,16 @@ def _frame(part: _Matched, told: _Told, training_seed: int) -> pd.DataFrame:
     frame["completion_tokens"] = 0
     frame["finish_reason"] = np.where(told.status == str(Status.ERROR), "error", "imported")
     return frame
+
+
+def _refuse_unused(parts: Sequence[_Matched], told: Sequence[_Told], labels: Mapping[str, str]) -> None:
+    """Refuse a word for a label that no row has, as a misspelt one; some files have no failure that means no answer."""
+    there = {as_word(text) for part in parts for text in _texts(part.rows, "answer") if text is not None}
+    texts = [text for one in told for text in one.texts if text is not None] if labels else []
+    there.update(as_word(split_confidence(said)[0]) for text in texts for said in tagged_answers(text))
+    for theirs, ours in labels.items():
+        if ours != NO_ANSWER and as_word(theirs) not in there:
+            raise InputError(f"--label {theirs}={ours}: no row has {theirs!r} as its answer; mend it, or leave it out")
 
 
 def _refuse_other_kinds(files: Sequence[str], told: Sequence[_Told]) -> None:
@@ -398,7 +403,7 @@ def _completions(table: pd.DataFrame) -> npt.NDArray[Any]:
             found.append(None if is_missing(value) else str(value).strip() or None)
             continue
         try:
-            found.append(read_messages(value)[-1].whole.strip() or None)
+            found.append(read_last_reply(value).whole.strip() or None)
         except MessageError as error:
             row = table.iloc[at]
             raise InputError(
@@ -430,19 +435,42 @@ def _meaning(labels: Mapping[str, str]) -> dict[str, str]:
     return label_words(labels)
 
 
-def _given_answers(table: pd.DataFrame, meaning: Mapping[str, str]) -> npt.NDArray[Any]:
-    """(N,) what the column `answer` says, None for nothing."""
+def _answers(
+    table: pd.DataFrame, likeliest: npt.NDArray[Any], texts: npt.NDArray[Any], labels: Mapping[str, str]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """(N,) what each row answers, None for nothing, and (N,) why nothing.
+
+    It is what stands first: its `answer`, the likeliest label of its scores, or what its completion says. Files that
+    were joined have the one in some rows and the other in others.
+    """
+    meaning = _meaning(labels)
+    answer, status = _parsed_answers(texts, {as_word(theirs): ours for theirs, ours in labels.items()})
+    scored = np.array([one is not None for one in likeliest], dtype=bool)
+    answer[scored] = likeliest[scored]
+    if "answer" in table:
+        given, is_given = _given_answers(table, meaning)
+        answer[is_given] = given[is_given]
+        status[is_given] = str(Status.MALFORMED)
+    return answer, status
+
+
+def _given_answers(table: pd.DataFrame, meaning: Mapping[str, str]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """(N,) what the column `answer` says, None for no answer; and (N,) whether it says anything."""
     texts = _texts(table, "answer")
     unknown = np.array([text is not None and as_word(text) not in meaning for text in texts], dtype=bool)
     if unknown.any():
         text = str(texts[unknown][0])[:60]
         _refuse(table, unknown, f"answer {text!r} is no label; say what it means: --label '{text}=LABEL'")
     said = [None if text is None else meaning[as_word(text)] for text in texts]
-    return _objects([None if one == NO_ANSWER else one for one in said])
+    return _objects([None if one == NO_ANSWER else one for one in said]), np.array(
+        [one is not None for one in said], dtype=bool
+    )
 
 
-def _parsed_answers(texts: npt.NDArray[Any], meaning: Mapping[str, str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _parsed_answers(texts: npt.NDArray[Any], words: Mapping[str, str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """(N,) what each completion answers between its one pair of tags, None for nothing; and (N,) why nothing.
+
+    It is a label as our own parser reads it, or one of the user's `words`.
 
     A text that says nothing known, or two things, is malformed, as one of our own models' would be.
     """
@@ -450,7 +478,9 @@ def _parsed_answers(texts: npt.NDArray[Any], meaning: Mapping[str, str]) -> tupl
     for at, text in enumerate(texts):
         between = [] if text is None else tagged_answers(text)
         if len(between) == 1:
-            said = meaning.get(plain_space(split_confidence(between[0])[0]).casefold())
+            word = split_confidence(between[0])[0]
+            label = exact_label(word)
+            said = words.get(as_word(word)) if label is None else str(label)
             answer[at] = None if said == NO_ANSWER else said
         if text is not None and parse_answer(text).status is Status.INCOMPLETE:
             status[at] = str(Status.INCOMPLETE)

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.messages import MessageError, Read, read_message, read_messages
+from benchmarks.messages import (
+    MessageError,
+    Read,
+    looks_like_messages,
+    read_last_reply,
+    read_message,
+    read_messages,
+)
 
 ASKED = {"role": "user", "content": "q"}
 PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
@@ -66,3 +73,24 @@ def test_the_thinking_of_a_reply_becomes_its_think_block(key: str) -> None:
 def test_what_is_no_chat_is_refused(value: Any, words: str) -> None:
     with pytest.raises(MessageError, match=words):
         read_messages(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_meant"),
+    [
+        ('[{"role": "user", "content": "q"}]', True), ('{"role": "user", "content": "q"}', True),
+        ("[{'content': 'q', 'role': 'user'}]", True), ("[{'id': 1, 'role': 'user'}]", True),
+        ('[{"answer": "upregulated"}]', False), ('[{"answer": 1}] is my answer', False), ("<think>", False),
+    ],
+)  # fmt: skip
+def test_only_what_has_messages_keys_is_meant_as_messages(text: str, is_meant: bool) -> None:
+    assert looks_like_messages(text) is is_meant
+
+
+def test_a_reply_is_the_last_message_and_the_assistant_s() -> None:
+    reply = {"role": "assistant", "content": "a"}
+    for value in ([ASKED, reply], reply, json.dumps(reply), np.array([reply], dtype=object)):
+        assert read_last_reply(value).text == "a"
+    for value in ([ASKED], [reply, ASKED], ASKED):
+        with pytest.raises(MessageError, match="the last one must be the assistant's"):
+            read_last_reply(value)

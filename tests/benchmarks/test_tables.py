@@ -128,6 +128,19 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path: Path, name: str, content:
         assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
+def test_what_is_not_used_may_be_there_twice(tmp_path: Path) -> None:
+    text = '{"a": 1, "meta": {"deep": {"k": 1, "k": 2}}, "other": 1, "other": 2}\n'
+    path = write(tmp_path / "t.jsonl", text)
+    assert read_table(path, {"a"}).frame["a"].tolist() == [1]
+    ((_, row),) = iter_rows(path, {"a"})
+    assert isinstance(row, dict) and row["a"] == 1
+    with pytest.raises(InputError, match="key 'other' is there twice"):
+        read_table(path, {"other"})
+    path = write(tmp_path / "t.csv", "a,,\n1,2,3\n")
+    assert read_table(path, {"a"}).frame["a"].tolist() == ["1"]
+    assert [record["a"] for _, record in iter_rows(path) if isinstance(record, dict)] == ["1"]
+
+
 def test_parquet_with_a_column_twice_is_refused(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

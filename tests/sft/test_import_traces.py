@@ -338,10 +338,10 @@ def test_a_jsonl_whose_first_row_lacks_a_key_is_read(corpus: Corpus, tmp_path: P
     rows = [{**messages_of(row), "pert": row.pert, "note": "n"} for row in corpus.train.head(3).itertuples()]
     path = tmp_path / "m.jsonl"
     write_jsonl([{"gene": "x"}, *rows], path)
-    done = import_traces(str(path), tmp_path / "t.jsonl", corpus, columns={"reason": "note"})
+    done = import_traces(str(path), tmp_path / "t.jsonl", corpus, columns={"teacher": "note"})
     assert (done.kept, done.reasons) == (3, {"pert is missing": 1})
     with pytest.raises(InputError, match="has no column 'noet'"):
-        import_traces(str(path), tmp_path / "t.jsonl", corpus, columns={"reason": "noet"})
+        import_traces(str(path), tmp_path / "t.jsonl", corpus, columns={"teacher": "noet"})
 
 
 def test_rejects_keep_what_stood_there(corpus: Corpus, tmp_path: Path) -> None:

@@ -127,6 +127,37 @@ def test_thoughts_in_a_column_of_their_own_become_the_think_block(
     assert trace.completion == f"<think>because</think>{answer_of(item)}"
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_beside_a_completion_are_kept_under_any_name(
+    name: str, corpus: Corpus, item: dict[str, str], tmp_path: Path
+) -> None:
+    row = {**item, "prompt": "What happens?", "completion": answer_of(item), name: "because"}
+    assert trace_of(corpus, tmp_path, row).completion == f"<think>because</think>{answer_of(item)}"
+    whole = f"<think>because</think>{answer_of(item)}"
+    assert trace_of(corpus, tmp_path, {**row, "completion": whole}).completion == whole
+
+
+def test_a_completion_is_the_assistant_s_message(corpus: Corpus, item: dict[str, str], tmp_path: Path) -> None:
+    row = {**item, "prompt": "What happens?"}
+    reply = {"role": "assistant", "content": f"<think>a</think>{answer_of(item)}"}
+    assert trace_of(corpus, tmp_path, {**row, "completion": reply}).completion == reply["content"]
+    with pytest.raises(InputError, match="messages do not end in a reply"):
+        bring(corpus, tmp_path, {**row, "completion": [{**reply, "role": "user"}]})
+
+
+def test_a_reason_without_a_verdict_is_refused(corpus: Corpus, item: dict[str, str], tmp_path: Path) -> None:
+    row = {**item, "prompt": "What happens?", "completion": f"<think>a</think>{answer_of(item)}", "mine": "x"}
+    with pytest.raises(InputError, match="--map reason=mine: goes with a verdict"):
+        bring(corpus, tmp_path, row, columns={"reason": "mine"})
+
+
+def test_a_word_that_no_row_has_is_refused(corpus: Corpus, item: dict[str, str], tmp_path: Path) -> None:
+    row = {**item, "prompt": "What happens?", "completion": f"<think>a</think>{answer_of(item)}"}
+    with pytest.raises(InputError, match="--label up=upregulated: no row has it"):
+        bring(corpus, tmp_path, row, labels={"up": "upregulated"})
+    assert not (tmp_path / "t.jsonl").exists()
+
+
 @pytest.mark.parametrize("ours", ["prompt", "system", "completion", "thinking", "answer"])
 def test_a_column_beside_messages_is_refused(ours: str, corpus: Corpus, item: dict[str, str], tmp_path: Path) -> None:
     reply = {"role": "assistant", "content": f"<think>a</think>{answer_of(item)}"}

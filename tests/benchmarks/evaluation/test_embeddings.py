@@ -35,7 +35,7 @@ def random_embeddings(labels: pd.DataFrame, n: int = 6) -> pd.DataFrame:
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_symbols_and_numbers_are_read_as_they_are(tmp_path: Path, suffix: str) -> None:
-    frame = pd.DataFrame({"x": [1, 2, 3], "gene": ["NA", "TP53", "1"], "y": [0.5, -1.25, 1e-3]})
+    frame = pd.DataFrame({"x": [1, 2, 4], "gene": ["NA", "TP53", "1"], "y": [0.5, -1.25, 1e-3]})
     embeddings = read_embeddings(write(tmp_path / f"e{suffix}", frame))
     assert embeddings.genes.tolist() == ["NA", "TP53", "1"]
     np.testing.assert_allclose(embeddings.vectors, frame[["x", "y"]].to_numpy(), rtol=1e-6)

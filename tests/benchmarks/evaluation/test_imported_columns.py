@@ -157,13 +157,13 @@ def test_answers_in_one_file_and_texts_in_another_are_both_read(tmp_path: Path) 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nothing", [False, 0, None, "", "false", "None", [], {}])
+@pytest.mark.parametrize("nothing", [False, 0, None, "", "false", "None", [], {}, "NaT"])
 def test_an_error_that_is_none_leaves_a_row_scorable(tmp_path: Path, nothing: object) -> None:
     file = write_jsonl(tmp_path / "f.jsonl", {"answer": UP, "error": nothing})
     assert list(read_imported([file], CORPUS).predictions["status"]) == ["answered"]
 
 
-@pytest.mark.parametrize("nothing", ["False", "0", "0.0", "nan", "null", "no"])
+@pytest.mark.parametrize("nothing", ["False", "0", "0.0", "nan", "null", "no", "NA", "<NA>", "[]", "{}"])
 def test_an_error_that_is_none_in_a_csv_file(tmp_path: Path, nothing: str) -> None:
     file = write_csv(tmp_path / "f.csv", "answer,error", f"{UP},{nothing}", f"{UP},CUDA out of memory")
     assert list(read_imported([file], CORPUS).predictions["status"]) == ["answered", "error"]
@@ -190,7 +190,7 @@ def test_errors_of_two_types(tmp_path: Path) -> None:
     ],
 )
 def test_a_text_is_read_by_the_parser_of_completions(tmp_path: Path, text: str, status: str, answer: str) -> None:
-    file = write_jsonl(tmp_path / "f.jsonl", {"completion": text})
+    file = write_jsonl(tmp_path / "f.jsonl", {"completion": text}, {"completion": "<answer>up</answer>"})
     frame = read_imported([file], CORPUS, labels={"up": UP}).predictions
     assert (frame["status"][0], frame["answer"].fillna("")[0]) == (status, answer)
 
@@ -208,6 +208,27 @@ def test_a_completion_may_be_messages(tmp_path: Path, key: str) -> None:
     frame = read_imported([write_jsonl(tmp_path / "f.jsonl", *rows)], CORPUS).predictions
     assert list(frame["status"]) == ["answered"] * 4
     assert list(frame["completion"]) == [text, text, f"<think>because</think>{text}", text]
+
+
+def test_a_completion_that_ends_in_a_question_is_refused(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "f.jsonl", {"completion": [{"role": "user", "content": f"<answer>{UP}</answer>"}]})
+    with pytest.raises(InputError, match="the last one must be the assistant's"):
+        read_imported([file], CORPUS)
+
+
+def test_json_that_is_no_message_is_a_text(tmp_path: Path) -> None:
+    rows = [{"completion": f"<answer>{UP}</answer>"}, {"completion": '[{"answer": "upregulated"}]'}]
+    frame = read_imported([write_jsonl(tmp_path / "f.jsonl", *rows)], CORPUS).predictions
+    assert list(frame["status"]) == ["answered", "malformed"]
+
+
+def test_a_text_s_label_is_read_as_our_own_parser_reads_it(tmp_path: Path) -> None:
+    rows = [
+        {"completion": f"<answer>{said}</answer>"} for said in (NONE.replace("ss", "ſſ"), "No  change", "NO change")
+    ]
+    file = write_jsonl(tmp_path / "f.jsonl", *rows)
+    frame = read_imported([file], CORPUS, labels={"No  change": NONE}).predictions
+    assert list(frame["status"]) == ["malformed", "answered", "answered"]
 
 
 def test_messages_in_a_parquet_file(tmp_path: Path) -> None:
@@ -281,6 +302,37 @@ def test_rows_of_a_csv_file_are_its_lines(tmp_path: Path) -> None:
     path.write_text(f'{KEYS},completion,answer\nk562,P0,G0,"a\nb\nc",{UP}\n\nk562,P1,G1,x,perhaps\n')
     with pytest.raises(InputError, match=r"f\.csv, row 6: answer 'perhaps'"):
         read_imported([str(path)], CORPUS)
+
+
+def test_scores_of_32_bits_are_held_to_the_same_tolerance(tmp_path: Path) -> None:
+    frame = pd.DataFrame([[0.34, 0.34, 0.33], [0.335, 0.335, 0.34]], columns=P, dtype=np.float32)
+    frame = frame.assign(cell_line="k562", pert=["P0", "P1"], gene=["G0", "G1"])
+    frame.to_parquet(tmp_path / "f.parquet")
+    assert list(read_imported([str(tmp_path / "f.parquet")], CORPUS).predictions["status"]) == ["answered"] * 2
+
+
+def test_a_word_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    rows = [{"answer": "up"}, {"completion": "<answer>Down <confidence>1</confidence></answer>"}]
+    file = write_jsonl(tmp_path / "f.jsonl", *rows)
+    labels = {"up": UP, "down": DOWN, "-1": "no answer"}
+    assert list(read_imported([file], CORPUS, labels=labels).predictions["answer"]) == [UP, DOWN]
+    with pytest.raises(InputError, match="--label dwon=downregulated: no row has 'dwon'"):
+        read_imported([file], CORPUS, labels={**labels, "dwon": DOWN})
+
+
+def test_a_row_without_an_answer_is_read_by_its_scores_or_its_text(tmp_path: Path) -> None:
+    text = f"<think>a</think><answer>{UP}</answer>"
+    scores = {"p_up": 0.1, "p_down": 0.8, "p_none": 0.1}
+    rows = [
+        {"answer": UP}, scores, {"answer": "", **scores}, {"answer": "", "completion": text}, {"completion": text},
+        {"answer": "none", "completion": text, **scores},
+    ]  # fmt: skip
+    file = write_jsonl(tmp_path / "f.jsonl", *rows)
+    frame = read_imported([file], CORPUS, labels={"none": "no answer"}).predictions
+    assert list(frame["answer"].fillna("")) == [UP, DOWN, DOWN, UP, UP, ""]
+    assert frame["status"].iloc[-1] == "malformed"
+    assert list(frame["p_down"].notna()) == [False, True, True, False, False, False]
+    check_predictions(frame, "f")
 
 
 def test_labels_that_nothing_could_use_are_refused(tmp_path: Path) -> None:

@@ -53,3 +53,17 @@ def test_names_of_one_gene_are_one(one: str, other: str) -> None:
 @pytest.mark.parametrize("symbol", ["TP53", "MT-ND5", "AC118549.1", "HLA-DRB1", "C9orf72", "NA", "H3-7", "MARCH1"])
 def test_symbols(symbol: str) -> None:
     assert wrong_symbol(symbol) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("'MT-ND5", "letters, digits"), ('"MT-ND5"', "letters, digits"), ("MT-ND5.", "letters, digits"),
+        ("MT-ND5,", "letters, digits"), ("-1", "letters, digits"), ("ENSG00000198786", "Ensembl"),
+        ("ENSG00000198786.2", "Ensembl"), ("100131801", "a number"), ("4540", "a number"), ("2.31E+13", "a number"),
+        ("44625.0", "a number"), ("3/5", "a date"), ("2024/03/05", "a date"), ("5-March", "a date"),
+        ("March-05", "a date"), ("1-Sept", "a date"),
+    ],
+)  # fmt: skip
+def test_what_is_no_symbol_is_told(text: str, said: str) -> None:
+    assert said in (wrong_symbol(text) or "")
