@@ -19,7 +19,7 @@ from benchmarks.chat import Message, join_think, split_think
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.files import disk_errors, file_sha256
-from benchmarks.messages import MessageError, looks_like_messages, read_last_reply, read_messages
+from benchmarks.messages import MessageError, looks_like_messages, read_last_reply, read_messages, read_thinking
 from benchmarks.screens.schema import CELL_LINES
 from benchmarks.tables import KINDS, BrokenRow, Row, as_word, check_kind, iter_rows, label_words
 from rewards import LABELS, InputError, parse_answer
@@ -388,7 +388,7 @@ class _Reader:
         return prompt, self._completion(record)
 
     def _completion(self, record: Mapping[str, Any]) -> str:
-        thinking, answer = self._text(record, "thinking"), self._label_in(record, "answer")
+        thinking, answer = self._thinking(record), self._label_in(record, "answer")
         if thinking is not None and answer is not None:
             completion = f"<think>{thinking.strip()}</think><answer>{answer}</answer>"
             if parse_answer(completion).label != answer:
@@ -404,6 +404,13 @@ class _Reader:
         if not isinstance(value, str) or value.strip().casefold() in _MISSING:
             raise _RefusedError("completion is missing")
         return value if thinking is None else self._with_thinking(thinking, value)
+
+    def _thinking(self, record: Mapping[str, Any]) -> str | None:
+        """Return the thinking that has a column; parts of it too, while a flag under such a name is none."""
+        value = self._value(record, "thinking")
+        if value is None or isinstance(value, str) or "thinking" in self._mapped:
+            return self._text(record, "thinking")
+        return read_thinking({"thinking": value}) or None
 
     def _with_thinking(self, thinking: str, completion: str) -> str:
         """Put thinking that has a column of its own in front of a completion that does not hold it already."""

@@ -137,6 +137,16 @@ def test_thoughts_beside_a_completion_are_kept_under_any_name(
     assert trace_of(corpus, tmp_path, {**row, "completion": whole}).completion == whole
 
 
+@pytest.mark.parametrize(
+    ("value", "said"), [([{"type": "text", "text": "because"}], "<think>because</think>"), (True, ""), (512, "")]
+)
+def test_a_column_called_thinking_may_hold_parts_or_a_flag(
+    value: object, said: str, corpus: Corpus, item: dict[str, str], tmp_path: Path
+) -> None:
+    row = {**item, "prompt": "What happens?", "completion": answer_of(item), "thinking": value}
+    assert trace_of(corpus, tmp_path, row).completion == f"{said}{answer_of(item)}"
+
+
 def test_a_completion_is_the_assistant_s_message(corpus: Corpus, item: dict[str, str], tmp_path: Path) -> None:
     row = {**item, "prompt": "What happens?"}
     reply = {"role": "assistant", "content": f"<think>a</think>{answer_of(item)}"}
