@@ -189,12 +189,26 @@ def _asked_reports(values: Mapping[str, Any], words: Sequence[str], found: Seque
     from transformers.integrations import get_available_reporting_integrations
 
     given = values.get("report_to") or []
-    asked = {*words, *([given] if isinstance(given, str) else given)}
+    asked = {*_values_of(words, "report_to"), *([given] if isinstance(given, str) else given)}
     reports = [name for name in found if name in asked or "all" in asked]
     for name in reports:
         if name not in get_available_reporting_integrations():
             raise InputError(f"{where}: report_to: {name} is not installed; install it, or leave report_to out")
     return reports
+
+
+def _values_of(words: Sequence[str], key: str) -> list[str]:
+    """Return what command-line words give a key: `--key value …` or `--key=value`."""
+    found: list[str] = []
+    here = False
+    for word in words:
+        name, sign, value = word.partition("=")
+        if word.startswith("--"):
+            here = name == f"--{key}"
+            found += [value] if here and sign else []
+        elif here:
+            found.append(word)
+    return found
 
 
 def parse_stage(

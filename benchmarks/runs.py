@@ -93,16 +93,16 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
             if changed:
                 raise InputError(
                     f"{path}: was started with another configuration ({', '.join(changed)} changed); "
-                    "change it back, or choose another output_dir"
+                    "change it back, or choose another folder with --out"
                 )
             raise InputError(
                 f"{path}: was started on other files (changed since: {', '.join(replaced)}); bring them back, or "
-                "choose another output_dir"
+                "choose another folder with --out"
             )
     if not is_main_process():
         return Run(path, {"status": "running"}, resumed=False)
     if not is_run and path.is_dir() and not _just_begun(path, config):
-        raise InputError(f"{path}: exists and is no run folder; choose another output_dir or remove it")
+        raise InputError(f"{path}: exists and is no run folder; choose another folder with --out or remove it")
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     manifest = {"stage": stage, "status": "running", "started": _now(), "packages": package_versions()}

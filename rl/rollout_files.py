@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.files import whole_file
-from rewards import LABELS, InputError, Status
+from rewards import LABELS, CheckError, InputError, Status
 
 FOLDER: Final = "rollouts"
 COMPONENT: Final = "reward/"  # prefix of a component's column
@@ -67,16 +67,26 @@ def write_rollouts(
 def drop_rollouts_after(run: Path, step: int) -> None:
     """Remove the batches of later steps: a run resumed from a checkpoint writes them anew."""
     for path in (run / FOLDER).glob("step-*"):
-        match = _FILE.fullmatch(path.name)
-        if match is None or int(match[1]) > step:
+        match = _FILE.fullmatch(path.name)  # a copy that somebody made stays
+        if path.suffix == ".partial" or (match and int(match[1]) > step):
             path.unlink()
 
 
-def rolled_out(run: Path) -> set[str]:
-    """Return the items that a run's stored rollouts are of."""
-    found: set[str] = set()
-    for path in (run / FOLDER).glob("*.parquet"):
-        found.update(pq.read_table(path, columns=["item_id"])["item_id"].to_pylist())
+def rolled_out(run: Path) -> dict[int, set[str]]:
+    """Return the items that a run's stored rollouts are of, by step; files that no process wrote do not count.
+
+    Raises:
+        CheckError: a file cannot be read.
+    """
+    found: dict[int, set[str]] = {}
+    for path in (run / FOLDER).glob("step-*"):
+        if match := _FILE.fullmatch(path.name):
+            try:
+                items = pq.read_table(path, columns=["item_id"])["item_id"].to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                said = " ".join(str(error).split())[:120]
+                raise CheckError(f"{path}: cannot be read ({said}); remove it and run the stage again") from error
+            found.setdefault(int(match[1]), set()).update(items)
     return found
 
 
@@ -98,6 +108,7 @@ def read_rollouts(source: Path) -> pd.DataFrame:
     if source.is_dir():
         folder = source / FOLDER if (source / FOLDER).is_dir() else source
         paths = sorted(folder.glob("*.parquet"))
+        paths = [path for path in paths if _FILE.fullmatch(path.name)] or paths  # a copy is no rollout
         if not paths:
             raise InputError(f"{source}: no rollouts (no Parquet files in {folder}); give the folder of a GRPO run")
     elif source.is_file():

@@ -432,7 +432,7 @@ def _check_traces(stage: Stage, config: Mapping[str, Any]) -> None:
     if changed := sorted(key for key in keys if before.get(key) != config.get(key)):
         raise InputError(
             f"{stage.path}: was made with another configuration ({', '.join(changed)} changed); change it back, or "
-            "choose another output_dir"
+            "choose another folder with --out"
         )
 
 

@@ -1,5 +1,6 @@
 """Stage two: GRPO from the SFT adapter, with rewards that are checked against PerturbQA's labels (TRL)."""
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -112,8 +113,19 @@ class GRPOArguments:
     alarms: Literal["off", "warn", "stop"] = field(default="warn", metadata={"help": "off, warn, or stop at the first"})
 
     def __post_init__(self) -> None:
+        # On the command line, where a study's entries come from, too, a mapping is written as JSON.
+        self.rewards = [
+            _read_json(entry) if isinstance(entry, str) and entry.startswith("{") else entry for entry in self.rewards
+        ]
         if self.held_out_items < 0:
             raise InputError(f"held_out_items: {self.held_out_items}; use 0 for none, or more")
+
+
+def _read_json(entry: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(entry))
+    except ValueError as error:
+        raise InputError(f"rewards: {entry!r} is no JSON ({error}); write the mapping in the file instead") from None
 
 
 def train(config: ConfigSource, overrides: Sequence[str] = (), *, trainer_class: Any = None) -> Path:
@@ -318,10 +330,18 @@ def check_batches(args: Any, n: int) -> None:
 
 
 def asked_items(run: Path, drawn: Sequence[str]) -> list[str]:
-    """Return which of the items drawn the policy was asked in the steps of a run, of all processes, in their order."""
+    """Return which of the items drawn the policy was asked in the steps of a run, of all processes, in their order.
+
+    Where the rollouts of the first step are gone, nobody can tell: then it is all that were drawn, so that none of them
+    passes as unseen.
+    """
     from accelerate.utils import gather_object
 
-    asked = {*gather_object(sorted(rolled_out(run)))}
+    stored = rolled_out(run)
+    asked = {*gather_object(sorted(set().union(*stored.values())))}
+    if not any(gather_object([1 in stored])):
+        _logger.warning("%s: the first step's rollouts are gone; all %d items drawn count as asked", run, len(drawn))
+        return list(drawn)
     return [item_id for item_id in drawn if item_id in asked]
 
 

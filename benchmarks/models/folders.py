@@ -277,6 +277,8 @@ def _check_loads(adapter: Path, weights: Path, base: Path) -> None:
 
     if is_deepspeed_zero3_enabled():  # a model's parts would be made by all processes together; evaluation finds out
         return
+    if "auto_map" in read_json(base / "config.json"):  # the base has code of its own, which only `load_base` may run
+        return
     try:
         with torch.device("meta"):
             config = AutoConfig.from_pretrained(base, trust_remote_code=False)

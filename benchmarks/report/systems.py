@@ -88,8 +88,10 @@ def group_by_name(runs: Sequence[EvaluationRun]) -> dict[str, list[EvaluationRun
                     f"{pair}, but were asked under different protocols ({', '.join(keys) or 'one has none'}); training "
                     "runs of one system need one protocol"
                 )
-            for key in ("model", "model_fingerprint", "tasks", "extra_body"):
+            for key in ("model", "model_fingerprint", "tokenizer_sha256", "tasks", "extra_body"):
                 before, now = (one.facts.get(key, (one.facts.get("engine") or {}).get(key)) for one in (other, run))
+                if key == "tokenizer_sha256" and None in (before, now):  # earlier versions did not store it
+                    continue
                 if before != now:
                     raise InputError(f"{pair}, but have another {key} ({before}, {now}); give them names of their own")
         groups[run.name].append(run)

@@ -38,10 +38,13 @@ def test_later_steps_and_halves_of_files_are_dropped(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         write_rollouts(tmp_path, step, 0, 0, columns(step), ["accuracy"])
     (tmp_path / FOLDER / "step-0000001-0-rank0.partial").write_text("half")
+    copy = tmp_path / FOLDER / "step-0000009-0-rank0 copy.parquet"  # of a user; it is nobody else's to remove, nor read
+    copy.write_text("kept")
     drop_rollouts_after(tmp_path, 2)
     assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == [
-        "step-0000001-0-rank0.parquet", "step-0000002-0-rank0.parquet",
+        "step-0000001-0-rank0.parquet", "step-0000002-0-rank0.parquet", copy.name,
     ]  # fmt: skip
+    assert set(read_rollouts(tmp_path)["step"]) == {1, 2}
     drop_rollouts_after(tmp_path / "none", 0)
 
 

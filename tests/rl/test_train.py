@@ -47,6 +47,13 @@ def test_rewards_come_in_the_order_of_their_names() -> None:
         assert [reward.__name__ for reward in load_rewards(names, CONTEXT, "none")] == names
 
 
+def test_a_reward_on_the_command_line_may_be_a_mapping_as_a_study_writes_it() -> None:
+    words = ["accuracy", '{"name": "margin", "weight": 0.5, "gate": "format"}']
+    assert GRPOArguments("sft", rewards=[*words]).rewards == ["accuracy", json.loads(words[1])]
+    with pytest.raises(InputError, match="is no JSON"):
+        GRPOArguments("sft", rewards=["{name: margin}"])
+
+
 def test_balanced_accuracy_weighs_by_the_counts_given() -> None:
     (component,) = load_rewards(["balanced_accuracy"], CONTEXT, "batch")
     assert isinstance(component.reward, BalancedAccuracy)
@@ -285,4 +292,11 @@ def test_items_are_counted_that_were_asked(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
     for rank, items in enumerate((["b", "b", "a"], ["d", "d"])):
         pd.DataFrame({"item_id": items, "x": 1}).to_parquet(tmp_path / FOLDER / f"step-1-0-rank{rank}.parquet")
+    (tmp_path / FOLDER / "step-1-0-rank0 copy.parquet").write_text("no process wrote this")
     assert asked_items(tmp_path, ["a", "b", "c", "d", "e"]) == ["a", "b", "d"]
+
+
+def test_where_the_first_rollouts_are_gone_all_items_count_as_asked(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    pd.DataFrame({"item_id": ["b"]}).to_parquet(tmp_path / FOLDER / "step-5-0-rank0.parquet")
+    assert asked_items(tmp_path, ["a", "b", "c"]) == ["a", "b", "c"]

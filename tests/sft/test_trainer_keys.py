@@ -100,14 +100,14 @@ def test_what_a_key_has_in_any_case_is_no_error() -> None:
 def test_reports_that_are_asked_for_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["tensorboard"])
     for keys, words in (({"report_to": "tensorboard"}, []), ({"report_to": ["tensorboard"]}, []),
-                        ({}, ["--report_to", "tensorboard"])):  # fmt: skip
+                        ({}, ["--report_to", "tensorboard"]), ({}, ["--report_to=tensorboard"])):  # fmt: skip
         _, args, _ = read_sft({**SFT, **keys}, words)
         assert trainer_arguments(args, tmp_path).report_to == ["tensorboard"]
 
 
 def test_reports_that_nobody_asked_for_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.integrations.is_kubeflow_available", lambda: True)
-    for keys in ({}, {"report_to": "none"}, {"report_to": []}):
+    for keys in ({}, {"report_to": "none"}, {"report_to": []}, {"run_name": "kubeflow"}):
         _, args, _ = read_sft({**SFT, **keys})
         assert trainer_arguments(args, tmp_path).report_to == []
 
