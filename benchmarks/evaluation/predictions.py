@@ -41,7 +41,8 @@ SCHEMA: Final = pa.schema(
     ]
 )
 COLUMNS: Final[list[str]] = list(SCHEMA.names)
-_LATER: Final = ("tokenizer_sha256", "prompts_hold_date")  # facts of an engine that earlier versions did not write down
+# Facts of an engine that earlier versions did not write down.
+_LATER: Final = ("tokenizer_sha256", "special_tokens_sha256", "prompts_hold_date")
 _PART: Final = re.compile(r"part-[0-9]+\.parquet")
 _FACTS_KEY: Final = b"synthpert"
 _ERRORS_KEY: Final = b"synthpert_errors"

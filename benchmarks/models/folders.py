@@ -17,6 +17,14 @@ TRAINED_ITEMS: Final = "items.txt"
 _MARKS: Final = "synthpert.json"
 _TOKENIZER: Final = "tokenizer_config.json"
 _VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
+# What else a tokenizer may be made of.
+_FURTHER: Final = ("added_tokens.json", "special_tokens_map.json", "spiece.model", "sentencepiece.bpe.model")
+# Keys of tokenizer_config.json that change no reading, or that saving again changes; the template has its own digest.
+_UNREAD: Final = frozenset({
+    "chat_template", "name_or_path", "tokenizer_file", "special_tokens_map_file", "transformers_version", "backend",
+    "is_local", "local_files_only", "processor_class", "model_max_length", "max_length", "stride", "padding_side",
+    "truncation_side", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id",
+})  # fmt: skip
 _BLOCK: Final = 4096  # bytes that a fingerprint reads at a time
 _STRIDE: Final = 4 << 20  # bytes from one of them to the next within a tensor
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
@@ -50,9 +58,18 @@ class ModelFolder:
         """Of tokenizer and chat template; see `tokenizer_sha256`."""
         return tokenizer_sha256(self.path)
 
+    @cached_property
+    def special_tokens_sha256(self) -> str:
+        """Of special tokens and the tokenizer's settings; see `special_tokens_sha256`."""
+        return special_tokens_sha256(self.path)
+
     def inputs(self, key: str) -> dict[str, str]:
         """Return what a run that reads the model under a configuration's key is held against when it goes on."""
-        return {key: self.fingerprint, f"tokenizer and chat template of {key}": self.tokenizer_sha256}
+        return {
+            key: self.fingerprint,
+            f"tokenizer and chat template of {key}": self.tokenizer_sha256,
+            f"special tokens of {key}": self.special_tokens_sha256,
+        }
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest of a training run says of its base model."""
@@ -61,6 +78,7 @@ class ModelFolder:
             "revision": self.revision,
             "fingerprint": self.fingerprint,
             "tokenizer_sha256": self.tokenizer_sha256,
+            "special_tokens_sha256": self.special_tokens_sha256,
         }
 
 
@@ -165,6 +183,43 @@ def tokenizer_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def special_tokens_sha256(path: Path) -> str:
+    """Return the SHA-256 of what else decides how a model reads text and where it stops.
+
+    It covers `tokenizer_config.json` (class, special tokens, which of them are added; not the template, nor what saving
+    again changes), files of tokens that `tokenizer_sha256` leaves out, and the tokens that end a reply by
+    `generation_config.json`. Apart from `tokenizer_sha256`, which earlier runs wrote down and are still held against.
+
+    Args:
+        path: a model folder.
+
+    Raises:
+        InputError: a file does not read.
+    """
+    config = _settings(path / _TOKENIZER)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in _FURTHER:
+        if (file := path / name).is_file():
+            digest.update(f"\n{name}\n".encode())
+            is_json = file.suffix == ".json"
+            digest.update(json.dumps(_settings(file), sort_keys=True).encode() if is_json else file.read_bytes())
+    ends = _settings(path / "generation_config.json").get("eos_token_id", [])
+    digest.update(json.dumps(sorted(ends if isinstance(ends, list) else [ends], key=str)).encode())
+    return digest.hexdigest()
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A tokenizer's settings, a token that is written with its flags as its text alone; none where there is no file."""
+    read = read_json(file) if file.is_file() else {}
+    return {key: _text_of(value) for key, value in read.items() if key not in _UNREAD and value is not None}
+
+
+def _text_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text_of(one) for one in value]
+    return value["content"] if isinstance(value, dict) and "content" in value else value
+
+
 def adapter_sha256(path: Path) -> str:
     """Return the SHA-256 of an adapter's configuration and weights (`adapter_config.json`, `*.safetensors`).
 
@@ -184,7 +239,11 @@ def adapter_sha256(path: Path) -> str:
 
 def mark_adapter(adapter: Path, base: Path) -> None:
     """Write beside an adapter's weights which model it belongs to, for `check_adapter`."""
-    marks = {"model_fingerprint": model_fingerprint(base), "tokenizer_sha256": tokenizer_sha256(base)}
+    marks = {
+        "model_fingerprint": model_fingerprint(base),
+        "tokenizer_sha256": tokenizer_sha256(base),
+        "special_tokens_sha256": special_tokens_sha256(base),
+    }
     write_text(adapter / _MARKS, json.dumps(marks) + "\n")
 
 
@@ -232,10 +291,11 @@ def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
 
 def _check_marks(adapter: Path, base: Path) -> None:
     marks = read_json(adapter / _MARKS)
-    # Adapters from before either was written have none; `base_fingerprint` is one that read less of the weights.
+    # Adapters from before one of them was written have none; `base_fingerprint` is one that read less of the weights.
     for what, wanted, found in (
         ("base model", marks.get("model_fingerprint"), model_fingerprint(base)),
         ("tokenizer or chat template", marks.get("tokenizer_sha256"), tokenizer_sha256(base)),
+        ("set of special tokens", marks.get("special_tokens_sha256"), special_tokens_sha256(base)),
     ):
         if wanted is not None and wanted != found:
             raise InputError(

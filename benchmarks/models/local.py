@@ -75,6 +75,7 @@ class LocalModel:
             "revision": self.folder.revision,
             "model_fingerprint": self.folder.fingerprint,
             "tokenizer_sha256": self.folder.tokenizer_sha256,
+            "special_tokens_sha256": self.folder.special_tokens_sha256,
             "prompts_hold_date": prints_date(self.tokenizer),
             "adapter": None if self.adapter is None else self.adapter.resolve().name,
             "adapter_sha256": None if self.adapter is None else adapter_sha256(self.adapter),

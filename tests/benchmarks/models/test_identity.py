@@ -53,14 +53,19 @@ def edit_tokenizer(model: Path) -> None:
     file.write_text(json.dumps(value))
 
 
+def edit_json(model: Path, name: str, **keys: Any) -> None:
+    file = model / name
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**before, **keys}))
+
+
 def edit_special_tokens(model: Path) -> None:
-    file = model / "tokenizer_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "add_bos_token": True, "eos_token": "<|endoftext|>"}))
+    edit_json(model, "tokenizer_config.json", bos_token="<|endoftext|>")
 
 
 @pytest.mark.parametrize(
     ("edit", "key"),
-    [(edit_template, "tokenizer"), (edit_tokenizer, "tokenizer"), (edit_special_tokens, "tokenizer")],
+    [(edit_template, "tokenizer"), (edit_tokenizer, "tokenizer"), (edit_special_tokens, "special_tokens")],
 )
 def test_an_evaluation_does_not_go_on_with_another_reading(model: Path, tmp_path: Path, edit, key: str) -> None:  # type: ignore[no-untyped-def]
     run = tmp_path / "run"
@@ -69,6 +74,43 @@ def test_an_evaluation_does_not_go_on_with_another_reading(model: Path, tmp_path
     engine = open_engine("transformers", model, dtype="float32")
     with pytest.raises(InputError, match=key):
         evaluate(engine, ITEMS, MESSAGES, PROTOCOL, run, chunk=2)
+
+
+READINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "the first token": ("tokenizer_config.json", {"bos_token": "<|endoftext|>"}),
+    "whether it is added": ("tokenizer_config.json", {"add_bos_token": True}),
+    "the class": ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}),
+    "further special tokens": ("tokenizer_config.json", {"additional_special_tokens": ["<x>"]}),
+    "added tokens": ("added_tokens.json", {"<x>": 49152}),
+    "the map of special tokens": ("special_tokens_map.json", {"bos_token": "<x>"}),
+    "the end of a reply": ("generation_config.json", {"eos_token_id": [0, 2]}),
+}
+
+
+@pytest.mark.parametrize("what", READINGS)
+def test_each_thing_that_changes_reading_or_stopping_is_told(what: str, model: Path) -> None:
+    before = resolve_model(model).inputs("model")
+    name, keys = READINGS[what]
+    edit_json(model, name, **keys)
+    after = resolve_model(model).inputs("model")
+    assert {key for key in before if before[key] != after[key]} == {"special tokens of model"}
+
+
+def test_a_vocabulary_of_another_name_is_told(model: Path) -> None:
+    before = resolve_model(model).special_tokens_sha256
+    (model / "spiece.model").write_bytes(b"words")
+    assert resolve_model(model).special_tokens_sha256 != before
+
+
+def test_what_saving_again_changes_is_no_other_reading(model: Path) -> None:
+    before = resolve_model(model).inputs("model")
+    bos = json.loads((model / "tokenizer_config.json").read_text())["bos_token"]
+    edit_json(
+        model, "tokenizer_config.json", name_or_path="elsewhere", local_files_only=True, padding_side="left",
+        bos_token={"content": bos, "lstrip": False}, mask_token=None,
+    )  # fmt: skip
+    edit_json(model, "generation_config.json", transformers_version="9", temperature=0.6)
+    assert resolve_model(model).inputs("model") == before
 
 
 def test_an_evaluation_goes_on_as_it_was(model: Path, tmp_path: Path) -> None:
@@ -86,7 +128,7 @@ def test_an_evaluation_from_before_goes_on(model: Path, tmp_path: Path, monkeypa
     run, engine = tmp_path / "run", open_engine("transformers", model, dtype="float32")
     facts = engine.facts()
     with monkeypatch.context() as before:
-        old = without({"engine": facts}, "tokenizer_sha256", "prompts_hold_date")["engine"]
+        old = without({"engine": facts}, "tokenizer_sha256", "special_tokens_sha256", "prompts_hold_date")["engine"]
         before.setattr(type(engine), "facts", lambda self: old)
         stop_after_the_first_chunk(engine, run)
     path = evaluate(engine, ITEMS, MESSAGES, PROTOCOL, run, chunk=2)
