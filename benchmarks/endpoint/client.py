@@ -126,7 +126,7 @@ class Endpoint:
     `error`. A server that is out of reach, answers nobody but with 429, fails for 20 questions in a row by 5xx or for
     the first 50 in any way, refuses the key or does not know the model stops the run: no item is to blame. A refusal
     (403, 404) of one question, while others or a plain one are answered, is that question's failure; so is one of the
-    key (401) while a plain question is answered with it.
+    key (401) after others were answered, while a plain one still is.
 
     Args:
         settings: how to ask.
@@ -380,6 +380,8 @@ class Endpoint:
 
         settings = self.settings
         match error:
+            case openai.AuthenticationError() if not self._answers:
+                raise self._turned_away(error.status_code) from None
             case openai.AuthenticationError() | openai.PermissionDeniedError() | openai.NotFoundError():
                 status = error.status_code
                 raise AttemptError(
