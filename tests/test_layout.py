@@ -82,9 +82,10 @@ def test_no_imports_form_a_circle() -> None:
         for module, file in NAMES.items()
     }
     try:
-        tuple(graphlib.TopologicalSorter(graph).static_order())
+        order = tuple(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+    assert set(order) == set(NAMES)
 
 
 @pytest.mark.parametrize("module", sorted({*NAMES} - {TRAINER}))

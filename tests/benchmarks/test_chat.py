@@ -103,7 +103,8 @@ def test_a_template_that_never_says_whose_turn_it_is_is_refused(
 
 @pytest.mark.parametrize("template", [CHATML + TURN, CHATML + TURN + "<think>\n", MISTRAL, USERS_ALONE])
 def test_templates_that_say_it_in_their_own_way_are_taken(template: str, with_template: Callable[[str], Path]) -> None:
-    open_tokenizer(with_template(template))
+    tokenizer = open_tokenizer(with_template(template))
+    assert "What happens?" in render_prompt(tokenizer, [{"role": "user", "content": "What happens?"}])
 
 
 FAULTY = {

@@ -133,7 +133,11 @@ def test_a_quantised_policy_has_no_rollouts_by_vllm(tmp_path: Path, key: str | N
 
 def test_a_policy_in_full_is_not_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    refuse_quantised(SimpleNamespace(load_in_4bit=False, load_in_8bit=False), tmp_path)
+    asked = SimpleNamespace(load_in_4bit=False, load_in_8bit=False)
+    refuse_quantised(asked, tmp_path)
+    asked.load_in_8bit = True  # the same policy in fewer bits is
+    with pytest.raises(InputError, match=r"^load_in_8bit: "):
+        refuse_quantised(asked, tmp_path)
 
 
 # --- select_items --------------------------------------------------------------------------------------------------

@@ -93,8 +93,10 @@ def test_a_key_without_effect_is_refused(stage: str, key: str, value: Any) -> No
 
 
 def test_what_a_key_has_in_any_case_is_no_error() -> None:
-    read_sft({**SFT, "do_train": False, "truncation_mode": "keep_start"})
-    read_grpo({**GRPO, "disable_dropout": True, "lora_r": 16})
+    _, sft, _ = read_sft({**SFT, "do_train": False, "truncation_mode": "keep_start"})
+    assert (sft.do_train, sft.truncation_mode) == (False, "keep_start")
+    _, grpo, model = read_grpo({**GRPO, "disable_dropout": True, "lora_r": 16})
+    assert (grpo.disable_dropout, model.lora_r) == (True, 16)
 
 
 def test_reports_that_are_asked_for_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

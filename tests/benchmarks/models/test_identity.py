@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.evaluation.evaluate import evaluate
-from benchmarks.evaluation.predictions import read_facts
+from benchmarks.evaluation.predictions import read_facts, read_predictions
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.models.engines import Engine, open_engine
 from benchmarks.models.folders import check_adapter, resolve_model
@@ -116,7 +116,8 @@ def test_what_saving_again_changes_is_no_other_reading(model: Path) -> None:
 def test_an_evaluation_goes_on_as_it_was(model: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     stop_after_the_first_chunk(open_engine("transformers", model, dtype="float32"), run)
-    evaluate(open_engine("transformers", model, dtype="float32"), ITEMS, MESSAGES, PROTOCOL, run, chunk=2)
+    path = evaluate(open_engine("transformers", model, dtype="float32"), ITEMS, MESSAGES, PROTOCOL, run, chunk=2)
+    assert sorted(read_predictions(path)["item_id"]) == sorted(ITEMS["item_id"])
 
 
 def without(facts: dict[str, Any], *keys: str) -> dict[str, Any]:
