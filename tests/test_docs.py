@@ -6,10 +6,23 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
+from trl import GRPOConfig, ModelConfig, SFTConfig
 
+from benchmarks.config import parse_config
+from benchmarks.evaluation.run import EvalArguments
+from benchmarks.evidence.corpus import open_corpus
+from benchmarks.evidence.prompts import PromptConfig, build_prompts
+from benchmarks.keys import key_fields
+from rewards import Context, InputError, compose
 from rl.cli import app
+from rl.train import GRPOArguments
+from sft.filters.run import FilterArguments
+from sft.teacher.arguments import EndpointArguments
+from sft.teacher.generate import TraceArguments
+from sft.train import SFTArguments
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
@@ -24,6 +37,15 @@ PATH = re.compile(
     rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./*-]*(?:\.(?:py|yaml|md|csv|json|svg|png|txt|j2)\b|/(?![\w{{<]))"
 )
 MODULE = re.compile(rf"(?:`|python -m |help\()((?:{'|'.join(FOLDERS)})(?:\.\w+)+)(?![\w/:])")
+
+# Commands that take the keys of their configuration as options, and the dataclasses that hold these keys.
+CONFIGURED = {
+    "sft": (SFTArguments, SFTConfig, ModelConfig),
+    "grpo": (GRPOArguments, GRPOConfig, ModelConfig),
+    "eval": (EvalArguments,),
+    "generate": (TraceArguments, EndpointArguments),
+}
+KEYS = {**CONFIGURED, "filter": (FilterArguments,), "import": (PromptConfig,)}
 
 
 def commands():
@@ -45,13 +67,69 @@ def test_command_exists(words):
     while hasattr(group, "commands"):
         assert rest[0] in group.commands, words
         group, rest = group.commands[rest[0]], rest[1:]
+    check_options(group, words[-len(rest) - 1], rest)
+
+
+def check_options(group, command, rest):
+    """Fail unless every option of a command is its own or a key of its configuration, and its values fit."""
     options = {name for parameter in group.params for name in parameter.opts}
-    passes_on = bool(group.context_settings.get("ignore_unknown_options"))
-    for word in rest:
-        if word.startswith("--") and not passes_on:
-            assert word in options, words
-    if "--config" in rest:
-        assert (REPO / rest[rest.index("--config") + 1]).is_file(), words
+    if group.context_settings.get("ignore_unknown_options"):
+        options |= {"--out", *(f"--{key}" for one in KEYS[command] for key in key_fields(one))}
+    assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options, (command, rest)
+    if "--config" not in rest:
+        return
+    at = rest.index("--config")
+    config, rest = REPO / rest[at + 1], rest[:at] + rest[at + 2 :]
+    assert config.is_file(), config
+    if command in CONFIGURED:
+        # TRL refuses bf16 on a machine without a GPU unless the CPU is asked for.
+        on_cpu = ["--use_cpu", "true"] if command in ("sft", "grpo") else []
+        parse_config(config, [*rest, *on_cpu], CONFIGURED[command])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sft --config configs/demo/sft.yaml --learning_rates 1",
+        "sft --config configs/demo/sft.yaml --learning_rate fast",
+        "grpo --config configs/demo/grpo.yaml --rewarding x",
+        "eval --config configs/demo/eval.yaml --evidence few",
+        "traces generate --config configs/traces/teacher.yaml --adapter x",
+        "traces filter --config configs/traces/nofilter.yaml",
+        "report runs/a --evidence 3",
+    ],
+)
+def test_an_option_that_is_not_there_is_found(line):
+    with pytest.raises((AssertionError, InputError)):
+        test_command_exists(["synthpert", *shlex.split(line)])
+
+
+def test_the_readme_s_item_is_what_the_demo_asks_and_pays():
+    """The prompt is our template's for that item; each completion earns what the demo's rewards pay for it."""
+    prompt, completions = re.findall(r"```text\n(.*?)\n```", (REPO / "README.md").read_text(), re.DOTALL)
+    (args, trl_args, _) = parse_config(
+        REPO / "configs" / "demo" / "grpo.yaml", ("--use_cpu", "true"), CONFIGURED["grpo"]
+    )
+    corpus = open_corpus("sample")
+    item = corpus.train[corpus.train["item_id"] == "hepg2|POLRMT|MT-ND3"]
+    (messages,) = build_prompts(item, corpus, args.prompt)
+    assert prompt == "\n".join(f"{one['role']}: {one['content']}" for one in messages)
+    label = item["label"].iloc[0]
+    assert f"The label is `{label}`" in (REPO / "README.md").read_text()
+    told = re.findall(r"(<think>.*)\n(.*) = reward (.*), advantage .*", completions)
+    rewards = compose(args.rewards, Context())
+    for completion, parts, reward in told:
+        scores = rewards.scores([completion], label=[label])
+        assert parts == " + ".join(f"{name} {score:g}" for name, (score,) in scores.items())
+        assert [float(reward)] == rewards([completion], label=[label])
+    # The group of four holds three like the first and one like the second; GRPO takes the mean off and divides by the
+    # standard deviation.
+    right, wrong = (float(reward) for _, _, reward in told)
+    group = np.array([right, right, right, wrong])
+    assert trl_args.num_generations == len(group)
+    advantages = [float(word) for word in re.findall(r"advantage (.*)", completions)]
+    expected = (group - group.mean()) / group.std(ddof=1)
+    np.testing.assert_allclose(advantages, expected[[0, -1]], atol=1e-9)
 
 
 def test_the_readme_s_report_takes_every_stage_of_its_model():
@@ -76,11 +154,11 @@ def test_python_in_the_statistics_page_runs():
     assert scope["one"].n_items > 0
 
 
-def test_python_in_the_readme_runs():
-    block = re.search(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+def test_python_in_the_baselines_page_runs():
+    block = re.search(r"```python\n(.*?)```", (REPO / "docs" / "baselines.md").read_text(), re.DOTALL)
     assert block
     scope: dict[str, object] = {}
-    exec(block[1], scope)  # the README's own lines
+    exec(block[1], scope)  # the page's own lines
     assert len(scope["forecast"]) > 0
 
 
