@@ -1,1 +1,1 @@
-"""Metrics with their variances, paired differences and power. Imports `evaluation` for what predictions are."""
+"""Metrics, their variances, paired comparisons and power. Imports `evaluation`, which defines predictions."""

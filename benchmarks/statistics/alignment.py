@@ -1,4 +1,4 @@
-"""Systems brought onto the same items, in one order and with one set of codes, so that they can be compared."""
+"""Bring systems onto the same items, in one order and with one set of category codes, before they are compared."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +15,14 @@ from rewards import LABELS, InputError
 def align(runs: PredictionArrays, to: PredictionArrays, name: str, name_to: str) -> PredictionArrays:
     """Return `runs` with its items in the order of `to`.
 
+    Args:
+        runs: the system to reorder.
+        to: the system whose order and category codes the result takes.
+        name: what errors call `runs`.
+        name_to: what errors call `to`.
+
     Raises:
-        InputError: the items are not the same, or one of them has another label, line, perturbation or gene.
+        InputError: the two hold different items, or an item differs in label, cell line, perturbation or gene.
     """
     at = runs.item_id.get_indexer(to.item_id)
     missing = np.flatnonzero(at < 0)
@@ -44,26 +50,26 @@ def align(runs: PredictionArrays, to: PredictionArrays, name: str, name_to: str)
         if differing.size:
             item = to.item_id[differing[0]]
             raise InputError(f"item {item!r} has another {column} in {name} than in {name_to}; use one set of labels")
-    # Equal by now; one set of codes lets influences of both be clustered together.
+    # The values are equal here. One set of codes lets the influences of both systems be clustered together.
     return replace(aligned, item_id=to.item_id, line=to.line, pert=to.pert, gene=to.gene)
 
 
 def align_all(
     runs: Mapping[str, PredictionArrays], missing: Literal["error", "drop"] = "error"
 ) -> tuple[PredictionArrays, dict[str, PredictionArrays]]:
-    """Bring systems into one order of items and one set of codes.
+    """Bring systems into one order of items and one set of category codes.
 
     Args:
         runs: one system or more, by name.
-        missing: what to do where items differ: refuse them, or `drop` from each pair what one of the two lacks, which
-            leaves each system its own items here.
+        missing: what to do where systems hold different items. `error` refuses them. `drop` keeps each system's own
+            items; each pair is later compared on the items that both hold.
 
     Returns:
-        All items (those that one system or more has, the first system's first; its answers say nothing), and the
-        systems, the items of each in that order.
+        Two values. First all items, those of the first system before the others; use its items only, not its answers.
+        Then the systems by name, each with its items in that order.
 
     Raises:
-        InputError: items differ (with `error`), or one is described in two ways.
+        InputError: `missing` is unknown, the items differ under `error`, or systems describe one item differently.
     """
     if missing not in ("error", "drop"):
         raise InputError(f"missing: {missing!r}; use 'error' or 'drop'")
@@ -76,7 +82,7 @@ def align_all(
 
 
 def _union(runs: Sequence[PredictionArrays]) -> PredictionArrays:
-    """The items that one system or more has, in the order in which they first occur, with no training run."""
+    """Items that at least one system holds, in the order of their first occurrence, with no training run."""
     parts: list[PredictionArrays] = []
     item_id = runs[0].item_id[:0]
     for one in runs:
@@ -102,9 +108,10 @@ def _union(runs: Sequence[PredictionArrays]) -> PredictionArrays:
 
 
 def common_items(a: PredictionArrays, b: PredictionArrays) -> tuple[PredictionArrays, PredictionArrays, int]:
-    """Return two systems on the items that both have, in a's order, and how many items one of them lacks.
+    """Return two systems on the items that both hold, in a's order.
 
-    A system of which that leaves every item as it was comes back as the same object, whose estimates a `Memo` knows.
+    The third value is the number of items that only one of them holds. A system that loses no item is returned as
+    the same object, so that a `Memo` finds its estimates again.
     """
     if a.item_id.equals(b.item_id):
         return a, b, 0

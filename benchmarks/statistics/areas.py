@@ -1,4 +1,4 @@
-"""Areas under curves from arrays: AUROC through placements, within groups or over all, and average precision."""
+"""Areas under curves, from arrays: AUROC (pooled or within groups) and average precision."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from rewards import InputError
 
 
 def both_classes(positive: Bools, group: Ints, n_groups: int) -> Bools:
-    """(n_groups,) whether a group has positives and negatives; `group` holds codes 0..n_groups-1."""
+    """(n_groups,) whether a group holds positives and negatives; `group` is (n,) codes 0..n_groups-1."""
     n_positive = np.bincount(group[positive], minlength=n_groups)
     return (n_positive > 0) & (n_positive < np.bincount(group, minlength=n_groups))
 
@@ -19,15 +19,17 @@ def both_classes(positive: Bools, group: Ints, n_groups: int) -> Bools:
 def placements(positive: Bools, score: Floats, group: Ints, n_groups: int) -> tuple[Floats, Floats]:
     """Compare every item with those of the other class in its group (DeLong et al. 1988, 10.2307/2531595).
 
+    The placement of a positive is the share of its group's negatives that score lower. The placement of a negative is
+    the share of its group's positives that score higher. Ties count 1/2.
+
     Args:
         positive: (n,) the class.
-        score: (n,) higher for more likely positive; NaN for none, which is 1/2 in each comparison.
+        score: (n,) higher for more likely positive. NaN means no score and counts 1/2 in each comparison.
         group: (n,) codes 0..n_groups-1; each group has both classes.
         n_groups: number of groups.
 
     Returns:
-        (n,) placement of each item: of a positive, the share of negatives below it, ties half; of a negative, the
-        share of positives above it. And (n_groups,) AUROC of each group, the mean placement of its positives.
+        (n,) placement of each item, and (n_groups,) AUROC of each group: the mean placement of its positives.
     """
     order = _by_group_and_score(score, group, n_groups)
     sorted_group, sorted_score, sorted_positive = group[order], score[order], positive[order]
@@ -39,7 +41,7 @@ def placements(positive: Bools, score: Floats, group: Ints, n_groups: int) -> tu
     group_of_tie = sorted_group[tie_start]
 
     def below_and_level(among: Bools) -> tuple[Floats, Floats]:
-        """For each tie: how many of `among` lie below it in its group, and how many in it."""
+        """For each tie: the number of `among` with a lower score in its group, and the number within the tie."""
         total = np.concatenate([[0], np.cumsum(among)])
         before = total[tie_start]
         level = np.diff(np.append(before, total[-1]))
@@ -66,7 +68,7 @@ def placements(positive: Bools, score: Floats, group: Ints, n_groups: int) -> tu
 
 
 def _by_group_and_score(score: Floats, group: Ints, n_groups: int) -> Ints:
-    """Positions of the items that have a score, sorted by group and by score within it."""
+    """Positions of the items that have a score, sorted by group, then by score."""
     known = ~np.isnan(score)
     order = np.argsort(score[known])
     if not known.all():
@@ -80,13 +82,13 @@ def _by_group_and_score(score: Floats, group: Ints, n_groups: int) -> Ints:
 def per_gene_auroc(label: npt.ArrayLike, score: npt.ArrayLike, gene: npt.ArrayLike | "pd.Series[Any]") -> float:
     """Mean AUROC over genes, PerturbQA's official metric (Wu et al. 2025, arXiv 2502.21290).
 
-    Ties count 1/2. A gene whose items are all of one class has no AUROC and is left out. Each of the others weighs
-    the same. Over several cell lines, pass line and gene joined as `gene`.
+    Ties count 1/2. A gene whose items are all of one class has no AUROC and is left out. All other genes have the
+    same weight. For several cell lines, pass line and gene joined as `gene`.
 
     Args:
         label: (n,) binary, 0/1 or bool.
         score: (n,) higher for more likely 1.
-        gene: (n,) the gene read out, any hashable value.
+        gene: (n,) the gene whose expression is measured, any hashable value.
 
     Returns:
         The mean, from 0 to 1; 0.5 is chance.
@@ -98,7 +100,7 @@ def per_gene_auroc(label: npt.ArrayLike, score: npt.ArrayLike, gene: npt.ArrayLi
     for column, values in (("label", labels), ("score", scores)):
         if (missing := np.flatnonzero(pd.isna(values))).size:
             raise InputError(f"per_gene_auroc: {column} of row {missing[0]} is missing; drop or fill such rows")
-    if scores.dtype == object:  # what pandas makes of a column that could hold missing values
+    if scores.dtype == object:  # pandas gives this type to a column that can hold missing values
         scores = pd.Series(scores).infer_objects().to_numpy()
     genes, names = pd.factorize(gene if isinstance(gene, pd.Series | pd.Index) else np.asarray(gene))
     if not (labels.ndim == scores.ndim == 1 and len(labels) == len(scores) == len(genes)):
@@ -106,7 +108,7 @@ def per_gene_auroc(label: npt.ArrayLike, score: npt.ArrayLike, gene: npt.ArrayLi
             f"per_gene_auroc: label {labels.shape}, score {scores.shape}, gene ({len(genes)},) differ; pass one each"
         )
     if not np.issubdtype(scores.dtype, np.number) and scores.dtype != np.bool_:
-        raise InputError(f"per_gene_auroc: score is {scores.dtype}, not numbers; convert it")
+        raise InputError(f"per_gene_auroc: score is {scores.dtype}, not numbers; convert it to numbers")
     scores = scores.astype(np.float64)
     unknown = np.flatnonzero(genes < 0)
     if unknown.size:
@@ -117,7 +119,7 @@ def per_gene_auroc(label: npt.ArrayLike, score: npt.ArrayLike, gene: npt.ArrayLi
         raise InputError(f"per_gene_auroc: label of row {other[0]} is {labels[other[0]]!r}; use 0 and 1")
     both = both_classes(positive, genes, len(names))
     if not both.any():
-        raise InputError("per_gene_auroc: no gene has items of both classes; the metric needs one that has")
+        raise InputError("per_gene_auroc: no gene has items of both classes; pass more items, or check the labels")
     kept = both[genes]
     if not kept.all():
         genes, positive, scores = (np.cumsum(both) - 1)[genes[kept]], positive[kept], scores[kept]
@@ -125,16 +127,18 @@ def per_gene_auroc(label: npt.ArrayLike, score: npt.ArrayLike, gene: npt.ArrayLi
 
 
 def average_precision(positive: Bools, score: Floats) -> tuple[float, Floats]:
-    """Average precision, the area under the precision-recall curve by steps, as scikit-learn defines it.
+    """Average precision: the area under the precision-recall curve in steps, as scikit-learn defines it.
 
-    AP = (1/P) sum over positives i of TP(i)/N(i): among the items that score at least as high as i, ties included,
-    the share of positives. With a weight w on every item (1 here) AP is a ratio of sums, and the influence of item k is
-    its derivative: with S_k the positives that score no higher than k,
-    (1/P) [sum over i in S_k of (y_k/N(i) - TP(i)/N(i)^2) + y_k (TP(k)/N(k) - AP)].
+    AP = (1/P) sum over positives i of TP(i)/N(i). N(i) is the number of items that score at least as high as i, and
+    TP(i) the number of positives among them.
+
+    Give every item a weight w (1 here). AP is then a ratio of sums, and the influence of item k is its derivative by
+    k's weight: (1/P) [sum over i in S_k of (y_k/N(i) - TP(i)/N(i)^2) + y_k (TP(k)/N(k) - AP)]. S_k holds the positives
+    that score no higher than k.
 
     Args:
-        positive: (n,) the class; both occur.
-        score: (n,) higher for more likely positive; NaN for none, which ranks below all others and is tied.
+        positive: (n,) the class; both classes occur.
+        score: (n,) higher for more likely positive. NaN means no score: such items are tied, below all others.
 
     Returns:
         AP, from the share of positives (chance) to 1, and the (n,) influences; they sum to 0.
@@ -148,7 +152,7 @@ def average_precision(positive: Bools, score: Floats) -> tuple[float, Floats]:
     in_tie = np.diff(positives_above, prepend=0.0)
     precision, n_positive = positives_above / n_above, positives_above[-1]
     value = float((in_tie * precision).sum() / n_positive)
-    # Summed over the ties from an item's own downwards: what one more positive, or one more item, changes there.
+    # Sums over the item's own tie and all lower ones: the effect of one more positive, and of one more item.
     gain = np.cumsum((in_tie / n_above)[::-1])[::-1]
     loss = np.cumsum((in_tie * precision / n_above)[::-1])[::-1]
     tie = np.repeat(np.arange(len(n_above)), np.diff(last_of_tie, prepend=-1))

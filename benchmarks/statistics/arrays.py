@@ -1,8 +1,12 @@
-"""A system's predictions as arrays: checked once, samples combined, one row an item and one column a training run.
+"""A system's predictions as checked arrays: samples combined, one column per item, one row per training run.
 
-Several samples of an item: probabilities are averaged over the samples that have them; the answer is the majority
-vote of the samples answered, ties going to the higher mean probability, then to the order of `rewards.LABELS`.
-An item whose every sample is an `error` is unscorable; one unscorable in one run is left out in all.
+Several samples of one item are combined as follows:
+
+- Probabilities are averaged over the samples that have them.
+- The answer is the majority vote of the answered samples. A tie goes to the label with the higher mean probability,
+  then to the earlier one in `rewards.LABELS`.
+- An item is unscorable where all its samples have the status `error`. An item that is unscorable in one training run
+  is left out in all runs.
 """
 
 from collections.abc import Sequence
@@ -35,9 +39,9 @@ class PredictionArrays:
         line, pert, gene: (N,) categories.
         label: (N,) true label as a position in `rewards.LABELS`.
         seeds: the K training runs.
-        answer: (K, N) label answered, `NO_ANSWER` for none.
+        answer: (K, N) the label answered, as a position in `rewards.LABELS`; `NO_ANSWER` where there is none.
         prob: (K, N, 3) probabilities over `rewards.LABELS`; NaN for an item without a score.
-        scorable: (N,) False where some run has nothing but errors for the item.
+        scorable: (N,) False where at least one run has only errors for the item.
         tasks: those of `TASKS` that the system answers; the others have no metrics.
     """
 
@@ -54,7 +58,7 @@ class PredictionArrays:
 
     @cached_property
     def pair(self) -> Ints:
-        """(N,) code of each item's perturbation and gene together; equal for a pair that recurs in another line."""
+        """(N,) code of each item's perturbation and gene together; the same pair has one code in all cell lines."""
         both = self.pert.codes.astype(np.int64) * len(self.gene.categories) + self.gene.codes
         return pd.factorize(both)[0].astype(np.intp)
 
@@ -78,18 +82,21 @@ def prediction_arrays(predictions: pd.DataFrame, name: str = "predictions") -> P
     """Check a predictions frame and combine its samples.
 
     Args:
-        predictions: one row per item, sample and training run. Columns `item_id, cell_line, pert, gene, label,
-            answer, status`; where they are absent, `sample` and `seed` are 0 and `p_up, p_down, p_none` are
-            unknown (all three or none of them).
+        predictions: one row per item, sample and training run. Needed columns: `item_id, cell_line, pert, gene, label,
+            answer, status`. Optional columns: `sample` and `seed` (0 where absent), and `p_up, p_down, p_none` (all
+            three or none of them).
         name: what to call the frame in errors.
 
     Returns:
         The predictions as arrays; items in the order of their first row.
 
     Raises:
-        InputError: a column or value is missing, a label, answer or status is unknown, an item occurs twice in one
-            sample of one run or is described in two ways, a run lacks an item, an answer does not go with its
-            status, or probabilities are not a distribution.
+        InputError: one of these:
+            - a column or value is missing;
+            - a label, answer or status is unknown, or an answer does not match its status;
+            - an item occurs twice in one sample of one run, or its rows describe it differently;
+            - a run lacks an item;
+            - probabilities are not a distribution.
     """
     missing = [column for column in NEEDED if column not in predictions]
     if missing:
@@ -119,7 +126,7 @@ def prediction_arrays(predictions: pd.DataFrame, name: str = "predictions") -> P
 
 @dataclass(frozen=True)
 class _Rows:
-    """Which item and which training run each row is of.
+    """The item and the training run of each row.
 
     Attributes:
         item_id: (N,) the items, in the order of their first row.
@@ -154,7 +161,7 @@ class _Rows:
 
     @property
     def n_cells(self) -> int:
-        """How many pairs of a run and an item there are."""
+        """The number of pairs of a run and an item."""
         return len(self.seeds) * len(self.item_id)
 
     @cached_property
@@ -178,7 +185,7 @@ def _answers(frame: pd.DataFrame, name: str) -> tuple[Ints, Ints, Bools, Bools]:
 
 
 def _described(frame: pd.DataFrame, column: str, rows: _Rows, name: str) -> pd.Categorical:
-    """What a column says of each item, the same in all of its rows."""
+    """The value of a column for each item; all rows of an item must agree."""
     value, names = pd.factorize(frame[column])
     _refuse(value < 0, frame, name, f"{column} is missing")
     first = value[rows.first]
@@ -189,7 +196,7 @@ def _described(frame: pd.DataFrame, column: str, rows: _Rows, name: str) -> pd.C
 def _refuse(wrong: Bools, frame: pd.DataFrame, name: str, problem: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(f"{name}, row {row} (item {frame['item_id'].iloc[row]!r}): {problem}; mend the row")
+        raise InputError(f"{name}, row {row} (item {frame['item_id'].iloc[row]!r}): {problem}; fix the row")
 
 
 def _integers(frame: pd.DataFrame, column: str, name: str) -> npt.NDArray[np.int64]:
@@ -210,13 +217,13 @@ def _positions(frame: pd.DataFrame, column: str, allowed: Sequence[str], name: s
         if value not in allowed:
             choices = ", ".join(repr(str(choice)) for choice in allowed)
             _refuse(codes == code, frame, name, f"{column} {value!r} is unknown; use one of {choices}")
-    # The last entry is where the code -1 of a missing value points.
+    # A missing value has the code -1, which indexes the last entry.
     lookup = np.array([*(allowed.index(value) for value in spelt), -1], dtype=np.intp)
     return lookup[codes]
 
 
 def _mean_probabilities(frame: pd.DataFrame, name: str, answered: Bools, cell: Ints, n_cells: int) -> Floats:
-    """(n_cells, 3) mean over an item's samples that have probabilities; NaN where none has."""
+    """(n_cells, 3) mean over an item's samples that have probabilities; NaN where no sample has them."""
     present = [column for column in PROBABILITIES if column in frame]
     if not present:
         return np.full((n_cells, len(LABELS)), np.nan)
@@ -245,7 +252,7 @@ def _mean_probabilities(frame: pd.DataFrame, name: str, answered: Bools, cell: I
 def _vote(cell: Ints, answer: Ints, prob: Floats) -> Ints:
     """(n_cells,) majority of the answers in each cell."""
     votes = np.bincount(cell * len(LABELS) + answer, minlength=prob.size).reshape(prob.shape)
-    # A vote weighs 1 and the probability at most 1/2: it decides only between equal numbers of votes.
+    # A vote counts 1 and a probability at most 1/2, so probabilities decide only between equal numbers of votes.
     majority: Ints = np.argmax(votes + 0.5 * np.nan_to_num(prob), axis=1)
     majority[votes.sum(axis=1) == 0] = NO_ANSWER
     return majority

@@ -1,4 +1,4 @@
-"""Curves of one system: how often the likeliest label is right, by its probability, and the pooled ROC curve."""
+"""Curves of one system: reliability (how often the likeliest label is right, by its probability) and pooled ROC."""
 
 from typing import Final
 
@@ -13,11 +13,14 @@ MAX_ROC_POINTS: Final = 200
 
 
 def reliability(runs: PredictionArrays) -> list[Bin]:
-    """Reliability of the likeliest label's probability, forecasts of all training runs together.
+    """Reliability of the likeliest label's probability, over the forecasts of all training runs together.
+
+    Args:
+        runs: one system's predictions.
 
     Returns:
-        The bins of `reliability_bins`; none where the system has no score. With one training run `ece` is their
-        `expected_calibration_error`; with several it is the mean over runs.
+        The bins of `reliability_bins`; empty where the system has no score. With one training run `ece` is the
+        `expected_calibration_error` of these bins. With several, `ece` is the mean over runs.
     """
     if "three_class" not in runs.tasks:
         return []
@@ -31,17 +34,18 @@ def reliability(runs: PredictionArrays) -> list[Bin]:
 def roc_points(runs: PredictionArrays, task: str) -> list[tuple[float, float]]:
     """Points of the pooled ROC curve, whose area is the pooled AUROC.
 
-    Of the items without a score one half lies above all others and one half below, which gives them the 1/2 in every
-    pair. Training runs are averaged at equal sums of the two rates, which makes the area the mean of the runs' areas.
+    Half of the items without a score are placed above all others and half below, so that each counts 1/2 in every
+    pair. The curves of several training runs are averaged at equal sums of the two rates. The area of the result is
+    then the mean of the runs' areas.
 
     Args:
         runs: one system's predictions.
         task: `de` or `dir`.
 
     Returns:
-        `(false positive rate, true positive rate)` from (0, 0) to (1, 1): every corner of the curve where there are at
-        most `MAX_ROC_POINTS` of them, else that many points evenly along it. Empty where a class is absent or a run
-        has no score.
+        `(false positive rate, true positive rate)` from (0, 0) to (1, 1). A curve with at most `MAX_ROC_POINTS`
+        corners has all of them; any other has that many points, evenly spaced along it. Empty where a class is absent
+        or a run has no score.
     """
     if task not in runs.tasks:
         return []
@@ -51,7 +55,7 @@ def roc_points(runs: PredictionArrays, task: str) -> list[tuple[float, float]]:
     if positive.all() or not positive.any() or any(np.isnan(score).all() for score in scores):
         return []
     curves = [_roc_corners(positive, score) for score in scores]
-    # Both rates grow, so their sum runs along the whole curve, up its steps too.
+    # Both rates only grow, so their sum tells positions along the curve apart, on its vertical steps too.
     along = [rates.sum(axis=0) for rates in curves]
     at = np.unique(np.concatenate(along))
     if len(at) > MAX_ROC_POINTS:
@@ -61,7 +65,7 @@ def roc_points(runs: PredictionArrays, task: str) -> list[tuple[float, float]]:
 
 
 def _roc_corners(positive: Bools, score: Floats) -> Floats:
-    """(2, corners) false and true positive rate."""
+    """(2, corners) the false and the true positive rate at each corner."""
     known = ~np.isnan(score)
     order = np.flatnonzero(known)[np.argsort(-score[known])]
     last_of_tie = np.flatnonzero(np.append(score[order][1:] != score[order][:-1], True))

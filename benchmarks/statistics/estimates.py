@@ -1,15 +1,16 @@
 """How metrics are computed: the value in each training run, and the influence of every item on it.
 
-Each metric of the table in metrics.py has one of these estimators. Rules that hold for all of them:
+The influence of an item is the first-order change of the metric when the item gets more weight. Each metric of the
+table in metrics.py has one of these estimators. Rules that hold for all of them:
 
-- An answer that is malformed or incomplete is wrong: the confusion matrix has a fourth predicted column, "no answer".
-- An item without a score counts 1/2 in every pair of an AUROC that it is in, as the uniform forecast in Brier, and in
-  AUPRC as ranked below every item with one, level with the others that have none: a positive among them then adds the
-  value of chance, the share of positives. ECE looks at the items with a score only.
-  A system without any score has none of these.
-- What is 0/0 has no value, and says why: the recall of a label that no item has, the precision of an answer never
-  given. In the means over labels (balanced accuracy, macro-F1) it is 0, so that an absent label stays in them.
-- An unscorable item (nothing but errors) is left out and counted, never wrong.
+- A malformed or incomplete answer is wrong. The confusion matrix has a fourth predicted column, "no answer".
+- An item without a score counts 1/2 in every pair of an AUROC. In Brier it counts as the uniform forecast. In AUPRC
+  all such items are tied below the others; a positive among them adds the share of positives, which is chance. ECE
+  uses only items with a score. A system without any score has none of these metrics.
+- A metric that is 0/0 has no value, and the estimate says why: the recall of a label that no item has, or the
+  precision of an answer never given. In means over labels (balanced accuracy, macro-F1) 0/0 counts as 0, so that an
+  absent label stays in the mean.
+- An unscorable item (all its samples are errors) is left out and counted. It is never wrong.
 - With several training runs a metric is the mean over runs.
 """
 
@@ -37,15 +38,15 @@ class Estimate:
     Attributes:
         values: (K,) the metric in each training run; empty where it has no value.
         rows: (n,) positions of the items it is computed on.
-        psi: (n,) influence of each item on the mean over runs; sums to 0. To first order the metric moves by the
-            sum of `psi` over items drawn anew.
+        psi: (n,) influence of each item on the mean over runs; sums to 0. If items are drawn anew, the metric changes
+            to first order by the sum of their `psi`.
         unit: `gene` or `pert` for a mean of AUROCs within genes or perturbations; None for all other metrics.
-        psi_unit: (n,) for such a mean, what takes the place of `psi` in the sums over its unit: all weight of unit
-            u's AUROC, (A_u - mean A)/K, spread over its items.
-        n_units: units averaged over, each line's apart; None for a metric that is no such mean.
-        n_units_left_out: units with one class only among the items; None likewise.
+        psi_unit: (n,) for such a mean, used instead of `psi` in sums over units. Unit u contributes (A_u - mean A)/G
+            (A_u its AUROC, G the number of units), spread evenly over its items.
+        n_units: number of units averaged over, counted in each cell line; None where `unit` is None.
+        n_units_left_out: number of units left out because their items are of one class; None where `unit` is None.
         reason: why there is no value; "" where there is one.
-        no_interval: why there is a value but no interval (`psi` is 0 throughout then); "" where `psi` gives one.
+        no_interval: why there is a value but no interval (then `psi` is 0); "" where `psi` gives an interval.
     """
 
     values: Floats
@@ -64,15 +65,15 @@ class Estimate:
         return float(self.values.mean()) if self.values.size else float("nan")
 
 
-# What computes a metric of a system on items at these positions, at least one, all scorable and of the metric's task.
+# Computes a metric of a system on the items at these positions: at least one, all scorable and of the metric's task.
 Estimator: TypeAlias = Callable[[PredictionArrays, Ints], Estimate]
 OfConfusion: TypeAlias = Callable[[npt.NDArray[Any]], Any]
 
 
 def scorable_rows(runs: PredictionArrays, task: str, use: Bools | None = None) -> Ints:
-    """Positions of the items of a task (`dir`: those labelled up or down) that have a scorable answer.
+    """Positions of a task's items that have a scorable answer; `dir` has only items labelled up or down.
 
-    `use` is (N,) items to look at; None for all.
+    `use` is (N,) a mask of the items to consider; None for all.
     """
     wanted = runs.scorable if use is None else runs.scorable & use
     return np.flatnonzero(wanted & (runs.label != NONE) if task == "dir" else wanted)
@@ -84,7 +85,7 @@ def no_value(rows: Ints, reason: str) -> Estimate:
 
 
 def _over_runs(rows: Ints, per_run: Sequence[tuple[float, Floats]]) -> Estimate:
-    """The estimate from a value and influences per training run."""
+    """The estimate from the value and the influences of each training run."""
     return Estimate(np.array([value for value, _ in per_run]), rows, np.mean([psi for _, psi in per_run], axis=0))
 
 
@@ -100,7 +101,7 @@ def changed_or_not(runs: PredictionArrays, rows: Ints) -> Estimate:
 
 
 def recall(named: int) -> Estimator:
-    """Of the items with a label (a position in `LABELS`), the share answered so."""
+    """Of the items with a label (a position in `LABELS`), the share that is answered with it."""
 
     def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
         labelled = rows[runs.label[rows] == named]
@@ -112,7 +113,7 @@ def recall(named: int) -> Estimator:
 
 
 def precision(named: int) -> Estimator:
-    """Of the items answered with a label (a position in `LABELS`), the share that have it."""
+    """Of the items answered with a label (a position in `LABELS`), the share that has it."""
 
     def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
         given = (runs.answer[:, rows] == named).any(axis=1)
@@ -125,7 +126,7 @@ def precision(named: int) -> Estimator:
 
 
 def brier(runs: PredictionArrays, rows: Ints) -> Estimate:
-    """Squared error of the three probabilities, summed; what an item has none of, others leave in equal parts."""
+    """Squared error of the three probabilities, summed; `_filled` supplies unknown probabilities."""
     if any(np.isnan(prob[rows]).all() for prob in runs.prob):
         return no_value(rows, "no probabilities")
     outcome = np.eye(len(LABELS))[runs.label[rows]]
@@ -134,14 +135,14 @@ def brier(runs: PredictionArrays, rows: Ints) -> Estimate:
 
 
 def _filled(prob: Floats) -> Floats:
-    """(N, 3) probabilities whose unknown ones have what the known ones leave, in equal parts."""
+    """(N, 3) probabilities; unknown ones share equally what the known ones leave of 1."""
     unknown = np.isnan(prob)
     left = (1 - np.nansum(prob, axis=1)) / np.maximum(unknown.sum(axis=1), 1)
     return np.where(unknown, left[:, None], prob)
 
 
 def calibration_error(runs: PredictionArrays, rows: Ints) -> Estimate:
-    """Expected calibration error of the likeliest label; it has no influences, so no interval."""
+    """Expected calibration error of the likeliest label. It has no influences and so no interval."""
     scored = ~np.isnan(runs.prob[:, rows, UP])
     if not scored.any(axis=1).all():
         return no_value(rows, "no probabilities")
@@ -153,7 +154,7 @@ def calibration_error(runs: PredictionArrays, rows: Ints) -> Estimate:
 
 
 def top_label(label: Ints, prob: Floats) -> tuple[Floats, Bools]:
-    """Probability of the likeliest label (the first among equals), and whether it is the true one."""
+    """Probability of the likeliest label (the first of equals), and whether it is the true label."""
     return prob.max(axis=1), prob.argmax(axis=1) == label
 
 
@@ -171,7 +172,7 @@ def macro_f1(confusion: npt.NDArray[Any]) -> Any:
 
 
 def mcc(confusion: npt.NDArray[Any]) -> Any:
-    """Gorodkin's R_K (10.1016/j.compbiolchem.2004.09.006); 0 where the answer or the label is constant."""
+    """Gorodkin's R_K (10.1016/j.compbiolchem.2004.09.006); 0 where all answers or all labels are the same."""
     n, true, predicted = confusion.sum(), confusion.sum(axis=1), confusion.sum(axis=0)
     spread = (n**2 - (predicted**2).sum()) * (n**2 - (true**2).sum())
     if spread.real == 0:
@@ -180,13 +181,13 @@ def mcc(confusion: npt.NDArray[Any]) -> Any:
 
 
 def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """part / whole, 0 where whole is 0 (scikit-learn's zero_division=0): an absent class stays in the mean."""
+    """part / whole, 0 where whole is 0 (scikit-learn's zero_division=0), so that an absent class stays in the mean."""
     empty = whole.real == 0
     return np.where(empty, 0, part / np.where(empty, 1, whole))
 
 
 def of_confusion(metric: OfConfusion) -> Estimator:
-    """Estimate a function of the confusion matrix (rows true, columns answered, "no answer" the last)."""
+    """Make an estimator from a function of the confusion matrix (rows true, columns answered, "no answer" last)."""
 
     def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
         return _over_runs(rows, [_confusion_metric(runs.label[rows], answer[rows], metric) for answer in runs.answer])
@@ -195,10 +196,10 @@ def of_confusion(metric: OfConfusion) -> Estimator:
 
 
 def _confusion_metric(label: Ints, answer: Ints, metric: OfConfusion) -> tuple[float, Floats]:
-    """A function of the confusion matrix (rows true, columns answered) and its gradient at each item's cell.
+    """A function of the confusion matrix (rows true, columns answered), and its gradient at each item's cell.
 
     The gradient is taken by the complex step (Squire & Trapp 1998, 10.1137/S003614459631241X), exact to rounding.
-    The metrics do not change when all counts are scaled, so influences in counts sum to 0.
+    The metrics do not change when all counts are scaled, so the influences sum to 0.
     """
     shape = (len(LABELS), len(LABELS) + 1)
     counts = np.bincount(label * shape[1] + answer, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
@@ -213,18 +214,19 @@ def _confusion_metric(label: Ints, answer: Ints, metric: OfConfusion) -> tuple[f
 
 
 def positives(label: Ints, task: str) -> tuple[Bools, str]:
-    """Which labels are positive in a task, and the two classes in words."""
+    """(n,) whether each label is positive in a task, and the two classes in words."""
     if task == "de":
         return label != NONE, "differentially expressed items and others"
     return label == UP, "items up and down"
 
 
 def auroc(task: str, unit: Literal["gene", "pert"] | None = None) -> Estimator:
-    """Pooled AUROC, or the mean AUROC within genes or perturbations (`unit`).
+    """Make an estimator of the pooled AUROC, or of the mean AUROC within genes or perturbations (`unit`).
 
-    The influence of an item on a mean of AUROCs is how far its placement lies from the *mean*, not from its own
-    unit's AUROC: half of PerturbQA's genes have a single positive, whose placement is its gene's AUROC, and centred on
-    that it would say nothing about the perturbation that it shares with other genes.
+    In a mean of AUROCs, an item's influence is the distance of its placement from the *mean*, not from the AUROC of
+    its own unit. Half of PerturbQA's genes have a single positive. Its placement equals the AUROC of its gene, so the
+    distance from that AUROC would be 0, and the item would say nothing about the perturbation that it shares with other
+    genes.
     """
 
     def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
@@ -250,7 +252,7 @@ def auroc(task: str, unit: Literal["gene", "pert"] | None = None) -> Estimator:
 def _units(runs: PredictionArrays, rows: Ints, positive: Bools, unit: Literal["gene", "pert"]) -> tuple[Ints, Bools]:
     """Unit of each item, and whether each unit has both classes.
 
-    A gene is read out anew in each line: its unit is (line, gene), while errors cluster on the symbol.
+    A gene is measured in each cell line, so the unit is (line, gene). Errors cluster on the gene's symbol alone.
     """
     names = runs.gene if unit == "gene" else runs.pert
     code, units = pd.factorize(runs.line.codes[rows].astype(np.int64) * len(names.categories) + names.codes[rows])
@@ -258,10 +260,10 @@ def _units(runs: PredictionArrays, rows: Ints, positive: Bools, unit: Literal["g
 
 
 def _mean_auroc(runs: PredictionArrays, task: str, rows: Ints, positive: Bools, group: Ints) -> Estimate:
-    """Mean over groups, each with both classes, of the AUROC within them."""
+    """Mean over groups of the AUROC within them; each group has both classes."""
     size = np.bincount(group)
     n_groups = len(size)
-    # Weight of an item: its class's share in its group, times the group's share in the mean.
+    # Weight of an item: 1 / (number of its class in its group x number of groups).
     weight = 1 / (np.bincount(group * 2 + positive, minlength=2 * n_groups)[group * 2 + positive] * n_groups)
     values, psi, psi_unit = [], np.zeros(len(rows)), np.zeros(len(rows))
     for prob in runs.prob:
@@ -276,7 +278,7 @@ def _mean_auroc(runs: PredictionArrays, task: str, rows: Ints, positive: Bools, 
 
 
 def auprc(task: str) -> Estimator:
-    """Average precision of the task's score."""
+    """Make an estimator of the average precision of the task's score."""
 
     def estimated(runs: PredictionArrays, rows: Ints) -> Estimate:
         positive, classes = positives(runs.label[rows], task)
@@ -296,14 +298,14 @@ def auprc(task: str) -> Estimator:
 
 
 def task_score(prob: Floats, task: str) -> Floats:
-    """(N,) what items are ranked by: the odds of a change (`de`), or of up against down (`dir`); NaN where unknown.
+    """(N,) the score that ranks items: the odds of a change (`de`), or of up against down (`dir`); NaN where unknown.
 
-    Odds keep apart what is nearly certain or nearly impossible, at any scale. They are rounded to 12 significant
-    digits, which is what arithmetic keeps: .1/.2 and .3/.6, votes perhaps, are a tie, which their last binary digits
-    would break.
+    Odds distinguish nearly certain and nearly impossible items at any scale. They are rounded to 12 significant digits,
+    which is the precision of the arithmetic. So .1/.2 and .3/.6 (vote shares, for example) are a tie, although their
+    last binary digits differ.
 
     Args:
-        prob: (N, 3) probabilities of the labels; of p_none alone the odds of a change are known, too.
+        prob: (N, 3) probabilities of the labels. Where only p_none is known, it still gives the odds of a change.
         task: `de` or `dir`.
     """
     if task == "dir":
@@ -319,10 +321,10 @@ def _odds(for_it: Floats, against: Floats) -> Floats:
 
 
 def _without_remainder(prob: Floats) -> Floats:
-    """0 for what subtracting leaves where nothing should be left: 1 - .3 - .7 is 2^-54.
+    """Replace by 0 a rounding error that is left where the exact result is 0: 1 - .3 - .7 gives 2^-54.
 
-    Such a remainder is a whole number of last digits of the numbers subtracted, at least 2^-60; a probability that is
-    really so small is none, but by a chance of 2^-40.
+    Such an error is a whole multiple of the last binary digit of the numbers subtracted, so of 2^-60. A genuine
+    probability of this size is such a multiple only with probability 2^-40.
     """
-    step = 2.0**-8  # whose last digit is 2^-60
+    step = 2.0**-8  # its last binary digit is 2^-60
     return np.where((prob < 2.0**-50) & ((prob + step) - step == prob), 0.0, prob)

@@ -1,6 +1,6 @@
-"""The metrics: one entry each, which all tables, words, figures, tests and the report read.
+"""The metrics: one entry each. All tables, figures, tests and the report read them from here.
 
-A metric is added by an entry in `METRICS`, nowhere else.
+To add a metric, add an entry to `METRICS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,18 +37,19 @@ class Metric:
     """A metric of one task.
 
     Attributes:
-        name: as in report.json; one task's metrics differ in it, and the first of a name is what the name alone means.
+        name: as in report.json. Unique within a task; without a task it means the first entry of that name.
         task: one of `benchmarks.evaluation.predictions.TASKS`.
         label: what a report calls it beside its task.
-        definition: what it is, in sentences for a reader of the report.
-        estimator: its value and the influence of every item on it; see `benchmarks.statistics.estimates`.
+        definition: what it measures, in sentences for a reader of the report.
+        estimator: computes its value and the influence of every item; see `benchmarks.statistics.estimates`.
         range: smallest and largest value.
-        higher_is_better: the direction; False for an error.
+        higher_is_better: False for an error.
         compared: whether reports compare systems on it.
-        official: whether it is PerturbQA's own, which reports compare first and show in each line and stratum.
-        by_label: whether it looks at one label, which its own name has after a comma; all such stand in one table.
+        official: whether it is PerturbQA's own metric. Reports compare it first and show it per cell line and stratum.
+        by_label: whether it measures one label, which `label` names after a comma; reports show all such in one table.
         no_interval: why it has a value but no interval; "" where the influences give one.
-        chance: what a system without knowledge scores, given the shares of the three labels, and what to call that.
+        chance: a function from the shares of the three labels to the score of a system without knowledge, and the
+            name of such a system; None where no such score is shown.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Metric:
 
     @property
     def long_label(self) -> str:
-        """The label where no task stands beside it."""
+        """The label with its task, for places that do not show the task."""
         return self.label + {"three_class": "", "de": " (DE)", "dir": " (direction)"}[self.task]
 
 
@@ -75,8 +76,8 @@ _POOLED: Final = (
     "genes, it rewards knowing which genes respond to anything."
 )
 _AUPRC: Final = (
-    "Area under precision against recall for finding {one} (average precision), over all items. A score that knows "
-    "nothing gets the share of such items, {share}, so values are only comparable on the same items."
+    "Area under the precision-recall curve for finding {one} (average precision), over all items. A score without "
+    "information gets the share of positives, {share}, so values are only comparable on the same items."
 )
 _PER_GENE: Final = (
     "The chance that {one} gets a higher score than {other} of the same gene in the same cell line, averaged over the "
@@ -85,11 +86,11 @@ _PER_GENE: Final = (
 )
 _PER_PERTURBATION: Final = (
     "The same within a perturbation in a cell line, averaged over the perturbations that have both: does the system "
-    "know which genes a knockdown {verb}? Like the pooled one, it rewards knowing which genes respond to anything."
+    "know which genes a knockdown {verb}? Like the pooled AUROC, it rewards knowing which genes respond to anything."
 )
 _COMMON: Final = "Ties, and pairs in which an item has no score, count half; 0.5 is chance."
 _DE: Final = {
-    "one": "a changed item", "other": "an unchanged one", "score": "1 less p(not DE)", "common": _COMMON,
+    "one": "a changed item", "other": "an unchanged one", "score": "1 - p(not DE)", "common": _COMMON,
     "share": "about one in seven on the full benchmark",
 }  # fmt: skip
 _DIR: Final = {
@@ -97,11 +98,11 @@ _DIR: Final = {
     "other": "a downregulated one",
     "score": "p(up) / (p(up) + p(down))",
     "common": _COMMON,
-    "share": "the upregulated ones among the changed",
+    "share": "upregulated items among the changed ones",
 }
 _CHANCE: Final = (lambda shares: 0.5, "chance")
-_RECALL: Final = "Of the items that have a label, the share answered so. No answer is a miss."
-_PRECISION: Final = "Of the items answered with a label, the share that have it. None where that is never answered."
+_RECALL: Final = "Of the items with this label, the share answered with it. No answer is a miss."
+_PRECISION: Final = "Of the items answered with this label, the share that has it. No value where it is never answered."
 
 METRICS: Final[tuple[Metric, ...]] = (
     Metric(
@@ -109,7 +110,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         "three_class",
         "Accuracy",
         "Share of items answered with the right label of the three. No answer is a wrong answer. Most items of the "
-        "full benchmark are “not differentially expressed”, so always saying that already scores high there.",
+        "full benchmark are “not differentially expressed”, so a system that always gives this answer scores high.",
         of_confusion(accuracy),
         compared=True,
         chance=(lambda shares: max(shares.values()), "majority class"),
@@ -160,9 +161,9 @@ METRICS: Final[tuple[Metric, ...]] = (
         "ece",
         "three_class",
         "ECE",
-        "Expected calibration error: how far the probability of the likeliest label lies from how often that label is "
-        "right, averaged over ten equally wide bins. It is biased upwards where items are few, so it has no interval. "
-        "Lower is better.",
+        "Expected calibration error: the distance between the probability of the likeliest label and how often that "
+        "label is right, averaged over ten equally wide bins. It is biased upwards where items are few, so it has no "
+        "interval. Lower is better.",
         calibration_error,
         higher_is_better=False,
         no_interval="no interval: ECE is biased upwards in small samples",
@@ -171,7 +172,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         "accuracy",
         "de",
         "Accuracy",
-        "Share of items where “changed or not” is right. No answer is a wrong answer.",
+        "Share of items for which “changed or not” is right. No answer is a wrong answer.",
         changed_or_not,
     ),
     Metric("de_auroc", "de", "Pooled AUROC", _POOLED.format(**_DE), auroc("de"), compared=True, chance=_CHANCE),
@@ -223,18 +224,22 @@ def metrics_of(task: str) -> list[Metric]:
 
 
 def metric_names() -> list[str]:
-    """Return the names that stand for one metric each; `accuracy` alone is the three-class one."""
+    """Return the names of all metrics, each once; `accuracy` without a task is the three-class one."""
     return list(dict.fromkeys(metric.name for metric in METRICS))
 
 
 def compared_metrics() -> list[str]:
-    """Return the names of the metrics that reports compare systems on, PerturbQA's own first."""
+    """Return the names of the metrics on which reports compare systems, PerturbQA's own first."""
     compared = [metric for metric in METRICS if metric.compared]
     return [metric.name for metric in sorted(compared, key=lambda metric: not metric.official)]
 
 
 def find_metric(name: str, task: str | None = None) -> Metric:
-    """Return a metric by its name, and its task where the name alone means another's.
+    """Return a metric by its name.
+
+    Args:
+        name: the metric's name.
+        task: its task; None for the first metric of that name.
 
     Raises:
         InputError: there is no such metric.
@@ -252,12 +257,12 @@ def estimate(runs: PredictionArrays, task: str, metric: str, use: Bools | None =
 
     Args:
         runs: one system's predictions.
-        task: one of `TASKS`; `dir` looks at items labelled up or down only.
+        task: one of `TASKS`; `dir` uses only items labelled up or down.
         metric: the name of one of the task's metrics.
-        use: (N,) items to look at; None for all. Unscorable items are left out in any case.
+        use: (N,) a mask of the items to consider; None for all. Unscorable items are always left out.
 
     Returns:
-        The estimate; without values, and with a reason, where the items or the system do not give one.
+        The estimate. Where the items or the system do not allow one, it has no values and gives the reason.
 
     Raises:
         InputError: the task has no such metric.

@@ -1,4 +1,4 @@
-"""What a comparison could have found, what it would take to find more, and whether two systems are as good as equal."""
+"""Power of a comparison: what it could have detected, how many more items it needs, and equivalence within a margin."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from rewards import InputError
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Is a system no worse than another, or as good, within a margin?
+    """Whether system a is no worse than system b, and whether they are equally good, within a margin.
 
     Attributes:
-        margin: the largest difference that does not matter.
-        p_no_worse: one-sided, of the hypothesis that a is worse than b by `margin` or more.
-        p_equivalent: of the hypothesis that they differ by `margin` or more either way (two one-sided tests).
+        margin: the largest difference that does not matter, in the metric's unit.
+        p_no_worse: one-sided p value of the hypothesis that a is worse than b by `margin` or more.
+        p_equivalent: p value of the hypothesis that a and b differ by `margin` or more (two one-sided tests).
     """
 
     margin: float
@@ -25,16 +25,16 @@ class Equivalence:
 def perturbations_needed(comparison: Comparison, difference: float) -> float:
     """Return how many test perturbations would find a true difference in 80 of 100 benchmarks at 5 %.
 
-    More perturbations over the same genes and training runs shrink the variance between perturbations and between
-    items alone; what genes and training runs add stays. (Of a mean over genes, all that V_gene holds is taken to
-    stay, which asks for too many.)
+    More perturbations with the same genes and training runs reduce the variance between perturbations and between
+    items. They do not reduce the variance between genes or between training runs. For a mean over genes the whole of
+    V_gene is treated as fixed, so the number is too high there.
 
     Args:
-        comparison: of two systems on the perturbations at hand.
-        difference: the true difference wanted, above 0, in the metric's unit.
+        comparison: two systems compared on the perturbations available now.
+        difference: the true difference to be found, above 0, in the metric's unit.
 
     Returns:
-        The number, not rounded; infinite where genes or training runs alone hide such a difference.
+        The number, not rounded; infinite where the variance of genes or training runs alone hides the difference.
 
     Raises:
         InputError: `difference` is not above 0, or the comparison has no standard error.
@@ -42,7 +42,9 @@ def perturbations_needed(comparison: Comparison, difference: float) -> float:
     if not difference > 0:
         raise InputError(f"perturbations_needed: difference is {difference}; pass one above 0")
     if not comparison.se > 0:
-        raise InputError(f"perturbations_needed: the comparison has no standard error ({comparison.test})")
+        raise InputError(
+            f"perturbations_needed: the comparison has no standard error ({comparison.test}); compare on more items"
+        )
     by_genes = comparison.v_gene - (0 if comparison.unit == "gene" else comparison.v_item)
     shrinking = max(comparison.se**2 - comparison.v_seed - max(by_genes, 0.0), 0.0)
     left = (difference / DETECTABLE) ** 2 - (comparison.se**2 - shrinking)
@@ -50,14 +52,17 @@ def perturbations_needed(comparison: Comparison, difference: float) -> float:
 
 
 def equivalence(comparison: Comparison, margin: float) -> Equivalence:
-    """Test whether a is no worse than b, and whether both are as good, within a margin.
+    """Test whether a is no worse than b, and whether they are equally good, within a margin.
 
     Two one-sided t tests (Schuirmann 1987, 10.1007/BF01068419) with the comparison's standard error and degrees of
-    freedom. Better is higher or lower as the metric's entry says.
+    freedom. The metric's `higher_is_better` says which direction is better.
 
     Args:
         comparison: of a and b.
-        margin: above 0, in the metric's unit, and fixed before the data were seen.
+        margin: above 0, in the metric's unit, and chosen before the data were seen.
+
+    Returns:
+        The margin and both p values.
 
     Raises:
         InputError: `margin` is not above 0, or the comparison has no standard error.
@@ -65,7 +70,9 @@ def equivalence(comparison: Comparison, margin: float) -> Equivalence:
     if not margin > 0:
         raise InputError(f"equivalence: margin is {margin}; pass one above 0")
     if not comparison.se >= 0:
-        raise InputError(f"equivalence: the comparison has no standard error ({comparison.test})")
+        raise InputError(
+            f"equivalence: the comparison has no standard error ({comparison.test}); compare on more items"
+        )
     better = comparison.difference if find_metric(comparison.metric).higher_is_better else -comparison.difference
     if comparison.se == 0:
         return Equivalence(margin, float(better <= -margin), float(abs(better) >= margin))

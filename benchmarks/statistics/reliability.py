@@ -1,4 +1,4 @@
-"""How sure and how right: bins of confidence, and the expected calibration error over them."""
+"""Calibration: how often forecasts of a given confidence come true, in bins, and the expected calibration error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 N_BINS: Final = 10
-# What a decimal edge such as 0.8 may be off in binary, after arithmetic.
+# Bin edges are compared after rounding to so many digits: 0.8 may be off in binary after arithmetic.
 _EDGE_DIGITS: Final = 9
 
 
@@ -27,9 +27,10 @@ class Bin:
 
 
 def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> list[Bin]:
-    """Group forecasts by confidence into ten equal bins, (low, high], as Guo et al. 2017 (arXiv 1706.04599) do.
+    """Group forecasts by confidence into ten equal bins, (low, high], as in Guo et al. 2017 (arXiv 1706.04599).
 
-    A confidence within 1e-9 of an edge is on it: 1 - 0.2, a little above 0.8 in binary, belongs to (0.7, 0.8].
+    A confidence within 1e-9 of an edge counts as on the edge: 1 - 0.2 is slightly above 0.8 in binary, and belongs to
+    (0.7, 0.8].
 
     Args:
         confidence: (n,) from 0 to 1; 0 goes to the first bin.
@@ -52,6 +53,13 @@ def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> list[
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float:
-    """Mean over forecasts of |accuracy - confidence| of their bin; `bins` as `reliability_bins` returns them."""
+    """Mean of |accuracy - confidence| of a bin, weighted by its number of forecasts (Guo et al. 2017).
+
+    Args:
+        bins: from `reliability_bins`.
+
+    Returns:
+        The error, from 0 to 1.
+    """
     n = sum(one.n for one in bins)
     return float(sum(one.n * abs(one.accuracy - one.confidence) for one in bins if one.n) / n)

@@ -1,8 +1,8 @@
 """Paired comparison of two systems, with errors clustered by perturbation and by gene and training runs counted.
 
-Items share a perturbation and a gene, and a model errs on such items together; a test that takes them as independent
-calls two equally good systems different far too often. Every metric here comes with the influence of each item on it
-(metrics.py), and one routine turns influences into a variance.
+Many items share a perturbation or a gene, and a model's errors on such items are correlated. A test that treats items
+as independent calls two equally good systems different far too often. Here every metric comes with the influence of
+each item on it (metrics.py), and one routine turns influences into a variance.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,20 +19,20 @@ from benchmarks.statistics.metrics import estimate, find_metric
 from benchmarks.statistics.variance import ZERO_SE, Variance, add_seed_variance, two_way_variance
 from rewards import InputError
 
-# Estimates kept between comparisons of the same objects, by system, metric and items.
+# Estimates kept between comparisons of the same objects. Key: the system's id, the metric, the mask of items.
 Memo: TypeAlias = dict[tuple[int, str, bytes], Estimate]
 
 LEVEL: Final = 0.95
-# z(0.975) + z(0.8): a true difference of so many standard errors is found at 5 % in 80 of 100 benchmarks.
+# z(0.975) + z(0.8): 80 of 100 benchmarks find a true difference of so many standard errors at 5 %.
 DETECTABLE: Final = 2.801585
-# Below this many perturbations or genes a cluster-robust variance is itself uncertain: 20 is the low end of what
-# Cameron & Miller 2015 (10.3368/jhr.50.2.317) call few.
+# Below this many perturbations or genes a cluster-robust variance is itself uncertain. For Cameron & Miller 2015
+# (10.3368/jhr.50.2.317) "few" begins somewhere between 20 and 50 clusters; this is the lower end.
 FEW_CLUSTERS: Final = 20
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % confidence interval; `low` and `high` are NaN, with a reason, where it cannot be told."""
+    """A 95 % confidence interval; `low` and `high` are NaN where it is unknown, and `reason` says why."""
 
     low: float
     high: float
@@ -50,30 +50,29 @@ class Comparison:
     Attributes:
         metric: its name.
         difference: value_a - value_b.
-        low, high: 95 % confidence interval of the difference; NaN where it cannot be told (see `test`).
+        low, high: 95 % confidence interval of the difference; NaN where it is unknown (`test` says why).
         p_value: two-sided, of the hypothesis that the systems are equal on new perturbations and genes (and, with
-            several training runs, new runs); NaN likewise.
-        test: how it was tested and what it leaves out, in words.
+            several training runs, new runs); NaN where it is unknown.
+        test: the test used and what it leaves out, in words.
         se: standard error of the difference.
         df: degrees of freedom of its t distribution.
         value_a, value_b: the metric of each, mean over training runs.
         n_items: items the metric is computed on.
         n_unscorable: items left out because one of the systems has only errors for them.
-        n_missing: items left out because one of the systems was not asked them; 0 unless `missing="drop"` (in a
+        n_missing: items left out because one of the systems does not have them; 0 unless `missing="drop"` (in a
             report, `pairwise`).
         n_perturbations, n_genes: clusters among `n_items`.
         n_seeds: training runs paired; 1 where training variance is unknown.
-        effect_size: the difference in standard deviations of a perturbation's contribution to it, difference /
-            (se sqrt(n_perturbations)): Cohen's d_z with the perturbation as the unit.
+        effect_size: difference / (se sqrt(n_perturbations)), which is Cohen's d_z with the perturbation as the unit.
         minimum_detectable: the true difference that this test finds in 80 of 100 benchmarks of this size,
             2.8016 se (normal approximation).
         v_pert, v_gene, v_item, v_seed: parts of the variance; see `Variance`.
         unit: `gene` or `pert` where the metric is a mean over genes or perturbations.
         per_seed: the difference in each training run.
-        p_same_items: plain paired t over training runs. It asks another question: would new training runs differ on
-            *these* items? NaN with fewer than two paired runs.
-        p_holm: p value adjusted within a family of comparisons (Holm's method, or what the caller chose); NaN
-            outside one.
+        p_same_items: p value of a plain paired t test over training runs. It answers another question: would new
+            training runs differ on *these* items? NaN with fewer than two paired runs.
+        p_holm: p value adjusted within a family of comparisons, by Holm's method or the one the caller chose; NaN
+            where the comparison belongs to no family.
     """
 
     metric: str
@@ -108,13 +107,15 @@ def confidence_interval(runs: PredictionArrays, found: Estimate, metric: str) ->
     """95 % confidence interval of one system's metric, within the metric's range.
 
     Args:
-        runs: the predictions `found` was computed from.
+        runs: the predictions from which `found` was computed.
         found: the estimate.
-        metric: its name, for its range.
+        metric: its name, which gives its range.
 
     Returns:
-        The interval; without bounds where the metric has no value, there are not two perturbations and two genes,
-        or no item's answer differs from the others' (an error of 0 would say more than is known).
+        The interval. It has no bounds in these cases:
+            - the metric has no value;
+            - the items have fewer than two perturbations or fewer than two genes;
+            - all influences are 0, since a standard error of 0 would claim too much.
     """
     lowest, highest = find_metric(metric).range
     interval, _, _ = _infer(runs, found)
@@ -122,7 +123,7 @@ def confidence_interval(runs: PredictionArrays, found: Estimate, metric: str) ->
 
 
 def _infer(runs: PredictionArrays, found: Estimate) -> tuple[Interval, float, Variance]:
-    """Interval of an estimate (a metric or a difference of two), p value of its being 0, and the variance's parts."""
+    """Interval of an estimate (a metric or a difference), p value of the hypothesis that it is 0, and its variance."""
     nan = float("nan")
     pert, gene = runs.pert.codes[found.rows], runs.gene.codes[found.rows]
     n_pert, n_gene = (int(np.count_nonzero(np.bincount(code))) for code in (pert, gene))
@@ -159,22 +160,26 @@ def compare(
 ) -> Comparison:
     """Compare two systems on the same items, with errors clustered by perturbation and gene.
 
-    The influence of each item on the difference goes through `two_way_variance`. With several training runs (`seed`)
-    on both sides, the same ones, influences are averaged over runs and s²/K is added, s² being the variance of the K
-    paired differences, with Satterthwaite's degrees of freedom. A system with one run against several is repeated.
+    `two_way_variance` turns the influence of each item on the difference into a variance. Training runs (`seed`) are
+    treated as follows:
+
+    - Both systems have several runs, with the same seeds: influences are averaged over runs, and s²/K is added, where
+      s² is the variance of the K paired differences (Satterthwaite's degrees of freedom).
+    - One system has one run and the other several: the one run is paired with each of the others.
 
     Args:
         a: predictions of the first system (see `benchmarks.statistics.arrays.prediction_arrays`).
         b: predictions of the second, on the same items.
         metric: name of one of `benchmarks.statistics.metrics.METRICS`; its entry says whether higher is better.
-        missing: what to do with items that one side lacks: refuse them, or `drop` them, counted in `n_missing`.
+        missing: what to do with items that only one side has: `error` refuses them, `drop` leaves them out and counts
+            them in `n_missing`.
 
     Returns:
         The comparison, a minus b.
 
     Raises:
         InputError: a frame is bad, items are missing on either side or described differently, the runs cannot be
-            paired, or the metric cannot be computed or its error not told.
+            paired, or the metric or its standard error cannot be computed.
     """
     find_metric(metric)
     runs_a, runs_b = prediction_arrays(a, "a"), prediction_arrays(b, "b")
@@ -199,12 +204,12 @@ def compare_runs(a: PredictionArrays, b: PredictionArrays, metric: str, memo: Me
 
     Args:
         a: the first system.
-        b: the second, aligned to it by `align`.
+        b: the second system, aligned with `align`.
         metric: name of one of `METRICS`.
-        memo: estimates to reuse between calls on the same objects; filled here.
+        memo: estimates to reuse between calls on the same objects; this call adds to it.
 
     Returns:
-        The comparison; NaN, with the reason as its `test`, where the metric or its error cannot be told.
+        The comparison; NaN where the metric or its error cannot be computed, with the reason in `test`.
 
     Raises:
         InputError: both have several training runs, and not the same ones.
@@ -267,11 +272,11 @@ def compare_pairs(
 
     Returns:
         `(name of a, name of b, comparison)`, metric by metric in the order given. Each pair is compared on the items
-        that both have; what one of them lacks is counted in `n_missing`.
+        that both have; `n_missing` counts the others.
     """
     memo: Memo = {}
     wanted = list(pairs)
-    paired = [common_items(systems[a], systems[b]) for a, b in wanted]  # alive as long as the memo, which goes by id
+    paired = [common_items(systems[a], systems[b]) for a, b in wanted]  # kept alive: the memo's keys are their ids
     rows: list[tuple[str, str, Comparison]] = []
     for metric in metrics:
         found = [replace(compare_runs(a, b, metric, memo), n_missing=missing) for a, b, missing in paired]
@@ -293,18 +298,18 @@ def compare_systems(
     Args:
         systems: predictions frames by name, all on the same items unless `missing` is `drop`.
         metrics: names out of `METRICS`; the comparisons of one metric are one family.
-        against: the system that each other one is compared with (the other minus it); None compares all pairs, the
-            later minus the earlier.
-        method: `holm` for claims, `fdr_bh` for exploring.
-        missing: what to do with items that a system lacks: refuse them, or `drop` them from the pairs it is in, counted
-            in `n_missing`; all pairs of a metric stay one family.
+        against: the system with which each other one is compared (other minus `against`); None compares all pairs
+            (later minus earlier).
+        method: how p values are adjusted: `holm` for claims, `fdr_bh` for exploring; see `adjust`.
+        missing: what to do with items that a system lacks: `error` refuses them, `drop` leaves them out of its pairs
+            and counts them in `n_missing`. All pairs of a metric stay one family.
 
     Returns:
-        One row a comparison: `a`, `b` and the attributes of `Comparison`; NaN, with the reason as `test`, where a
-        pair's items do not tell the metric or its error.
+        One row per comparison: `a`, `b` and the attributes of `Comparison`. Where a pair's items do not give the
+        metric or its error, the values are NaN and `test` has the reason.
 
     Raises:
-        InputError: fewer than two systems, an unknown name or metric, or what `compare` raises of frames.
+        InputError: fewer than two systems, an unknown name or metric, or a frame that `compare` refuses.
     """
     names = list(systems)
     if len(names) < 2:
@@ -323,15 +328,15 @@ def compare_systems(
 def aa_checks(predictions: pd.DataFrame, metrics: Sequence[str]) -> list[Comparison]:
     """Compare a system with itself: the first half of each item's samples with the second half.
 
-    Both halves are the same model asked twice, so a small p value is a false alarm, or a fault in how answers were
-    sampled or tested.
+    Both halves come from the same model. A small p value is therefore a false alarm, or a fault in sampling or testing.
 
     Args:
-        predictions: one system's, with two samples or more of every item.
+        predictions: one system's predictions, with at least two samples of every item.
         metrics: names out of `METRICS`.
 
     Returns:
-        One comparison per metric that can be tested, `p_holm` adjusted over them; none with one sample an item.
+        One comparison per metric that can be tested, with `p_holm` adjusted over them. Empty where an item has only one
+        sample.
     """
     if "sample" not in predictions:
         return []
@@ -349,15 +354,18 @@ def aa_checks(predictions: pd.DataFrame, metrics: Sequence[str]) -> list[Compari
 
 
 def adjust(p_values: Sequence[float], method: Literal["holm", "fdr_bh"] = "holm") -> list[float]:
-    """Adjust a family of p values; NaN stays NaN and is no member.
+    """Adjust a family of p values; NaN stays NaN and does not count as a member.
 
-    As statsmodels' `multipletests` does, which collects garbage at each call: with torch loaded that took half a
-    second, ten times a report. Holm 1979, Scandinavian Journal of Statistics 6:65; Benjamini and Hochberg by SciPy.
+    Gives the values of statsmodels' `multipletests`, which runs the garbage collector at each call: half a second with
+    torch loaded. Sources: Holm 1979, Scandinavian Journal of Statistics 6:65; Benjamini and Hochberg as in SciPy.
 
     Args:
         p_values: of one family.
-        method: `holm` bounds the chance of any false alarm, for claims; `fdr_bh` (Benjamini and Hochberg) the
-            expected share of false alarms among those raised, for exploring.
+        method: `holm` bounds the chance of any false alarm, for claims. `fdr_bh` (Benjamini and Hochberg) bounds the
+            expected share of false alarms among the alarms, for exploring.
+
+    Returns:
+        The adjusted values, in the order given.
 
     Raises:
         InputError: the method is unknown.
@@ -381,10 +389,10 @@ def adjust(p_values: Sequence[float], method: Literal["holm", "fdr_bh"] = "holm"
 def difference_of(
     a: PredictionArrays, b: PredictionArrays, metric: str, memo: Memo | None = None
 ) -> tuple[Estimate, Estimate, Estimate]:
-    """Return the estimates of a, of b, and of a minus b, on the items that both have scorable answers for.
+    """Return the estimates of a, of b, and of a minus b, on the items for which both have scorable answers.
 
     Raises:
-        InputError: both have several training runs, and not the same ones.
+        InputError: both have several training runs with different seeds.
     """
     if len(a.seeds) > 1 and len(b.seeds) > 1 and a.seeds != b.seeds:
         raise InputError(
@@ -397,7 +405,7 @@ def difference_of(
         reasons = ["no item in common"]
     if reasons:
         return of_a, of_b, replace(of_a, values=np.empty(0), reason="; ".join(reasons))
-    # One run against several is repeated.
+    # A single run is paired with each of several (broadcast).
     values, psi = of_a.values - of_b.values, of_a.psi - of_b.psi
     psi_unit = None if of_a.psi_unit is None or of_b.psi_unit is None else of_a.psi_unit - of_b.psi_unit
     return of_a, of_b, replace(of_a, values=values, psi=psi, psi_unit=psi_unit)
@@ -422,7 +430,7 @@ def _describe(a: PredictionArrays, b: PredictionArrays, interval: Interval, *, n
     if runs[1] == 1:
         parts.append("one training run each: training variance unknown")
     elif runs[0] == 1:
-        parts.append(f"{runs[1]} training runs against one repeated: the one's training variance unknown")
+        parts.append(f"one training run paired with each of {runs[1]}: the single run's training variance unknown")
     else:
         parts.append(f"{runs[1]} training runs, their variance included")
     if min(interval.n_perturbations, interval.n_genes) < FEW_CLUSTERS:

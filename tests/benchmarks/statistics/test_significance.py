@@ -181,7 +181,7 @@ class TestCompare:
         repeated = pd.concat([once.assign(seed=seed) for seed in range(3)])
         with_one, with_three = compare(several, once), compare(several, repeated)
         assert replace(with_one, test="") == replace(with_three, test="", p_holm=with_one.p_holm)
-        assert "one repeated" in with_one.test
+        assert "paired with each of 3" in with_one.test
 
     def test_different_seeds_cannot_be_paired(self) -> None:
         a = pd.concat([frame([1, 0], [0, 1], [0, 1], seed) for seed in (0, 1)])
