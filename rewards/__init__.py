@@ -1,6 +1,6 @@
-"""What a completion says (labels, the answer parser) and what it earns: reward functions, verifiers, composition.
+"""What a completion says (labels, the answer parser) and what it earns (reward functions, verifiers, composition).
 
-Imports nothing of ours, and no torch.
+Imports no other folder of this project, and no torch.
 """
 
 from rewards import functions, text

@@ -10,7 +10,7 @@ from rewards.labels import LABELS, Label
 
 
 class Status(StrEnum):
-    """What became of a completion. Only `ERROR` is unscorable: the others are the model's own doing."""
+    """What became of a completion. Only an `ERROR` is unscorable: the model itself is answerable for the others."""
 
     ANSWERED = "answered"
     MALFORMED = "malformed"
@@ -25,7 +25,7 @@ class Answer:
     Attributes:
         label: the label given; None unless `status` is `ANSWERED`.
         status: what became of the completion.
-        think: the reasoning between the think tags; None if there is no such pair.
+        think: the reasoning between the think tags; None if the completion has no pair of think tags.
         confidence: the stated probability that the label is right, in [0, 1]; None if none is stated.
     """
 
@@ -36,18 +36,19 @@ class Answer:
 
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-# Tags are searched one at a time: a pattern of a pair takes quadratic time where one is opened often and never closed.
+# Each tag is searched on its own. One pattern for an opening and a closing tag would take quadratic time on a text that
+# opens a tag many times and never closes it.
 _THINK, _END_THINK, _ANSWER, _END_ANSWER = (re.compile(tag, re.IGNORECASE) for tag in TAGS)
-# A label may be followed by how sure the model is of it: `LABEL <confidence>0.8</confidence>`.
+# The model may state its confidence after the label: `LABEL <confidence>0.8</confidence>`.
 _CONFIDENCE_TAGS = ("<confidence>", "</confidence>")
 _PROBABILITY = re.compile(r"[01](?:\.[0-9]+)?")
 _BY_TEXT = {str(label): label for label in LABELS}
-# Characters that nothing is seen of, which Python does not count as white space: zero-width ones, a byte-order mark.
+# Invisible characters that Python does not count as white space: zero-width characters and the byte-order mark.
 _UNSEEN = "\u200b\u200c\u200d\u2060\ufeff"
 _SPACE = re.compile(rf"[\s{_UNSEEN}]")
-# Longest label first: "not differentially expressed" is consumed whole, so no part of it is read again.
+# Longest label first: "not differentially expressed" is matched as a whole, so no part of it is matched again.
 _WHOLE_LABEL = re.compile(
-    r"(?<![\w-])(?a:"  # ASCII: else case folding takes the long s for an s
+    r"(?<![\w-])(?a:"  # ASCII: Unicode case folding would read the long s (ſ) as an s
     + "|".join(
         re.escape(label).replace(r"\ ", rf"(?u:[\s{_UNSEEN}]+)") for label in sorted(LABELS, key=len, reverse=True)
     )
@@ -65,20 +66,27 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s)|\n\s*\n")
 def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
     """Read the label out of a completion `<think>…</think><answer>LABEL</answer>`.
 
-    Labels are read whole, never as substrings: "not upregulated" is not "upregulated", nor is "is not expected to be
-    upregulated". Two different labels in one answer are no answer.
+    Labels are read as a whole, never as substrings. Neither "not upregulated" nor "is not expected to be upregulated"
+    counts as "upregulated". A completion that names two different labels gives no answer.
 
     Args:
-        completion: the model's text; None, or pandas' NaN, where there is none because the request failed.
-        strict: True asks for exactly one pair of each tag, nothing outside them, and one of `LABELS` alone, with
-            `<confidence>P</confidence>` after it, P in [0, 1], or nothing. Letter case and white space around it do not
-            matter, nor whether a space within is of another kind (a line's end, a no-break space). False also reads a
-            label in brackets or within a sentence that has no negation before it, a missing think block, and text
-            without answer tags that names one label after the reasoning.
+        completion: the model's text. None, or pandas' NaN, means that the request failed.
+        strict: True requires
+
+            - exactly one pair of each tag, with no text outside the tags,
+            - exactly one of `LABELS` in the answer. `<confidence>P</confidence>` with P in [0, 1] may follow the label.
+
+            Letter case does not matter, nor does the kind of white space (a line break, a no-break space).
+            False also reads a label in brackets, a label in a sentence with no negation before the label, a completion
+            without a think block, and a text without answer tags that names one label after the reasoning.
 
     Returns:
-        An `Answer`. `error` for None; `incomplete` where the text stops before its answer is closed;
-        `malformed` for any other text without one label.
+        An `Answer` with one of these statuses:
+
+        - `answered`: the completion gives one label.
+        - `incomplete`: the text stops before the answer is closed.
+        - `error`: `completion` is None or NaN.
+        - `malformed`: any other text.
     """
     if is_missing(completion):
         return Answer(None, Status.ERROR, None)
@@ -87,31 +95,31 @@ def parse_answer(completion: str | None, *, strict: bool = True) -> Answer:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value is None or one of pandas' marks for none: NaN, NaT, NA."""
+    """Return whether a value is None or one of pandas' missing values: NaN, NaT, NA."""
     if value is None or isinstance(value, str):
         return value is None
     try:
         return bool(value != value)
-    except (TypeError, ValueError):  # NA compares as neither; an array compares one by one
+    except (TypeError, ValueError):  # NA has no truth value; an array compares element by element
         return type(value).__name__ == "NAType"
 
 
 def exact_label(text: str) -> Label | None:
-    """Return the label that a text is, letter case and white space aside; None where it is more or less."""
+    """Return the label that a text consists of, whatever its letter case and white space; None for any other text."""
     text = plain_space(text)
     found = _BY_TEXT.get(text)
-    if found is None and text.isascii():  # else lower case would take the Kelvin sign for a k
+    if found is None and text.isascii():  # `lower` would turn the Kelvin sign into a k
         found = _BY_TEXT.get(text.lower())
     return found
 
 
 def plain_space(text: str) -> str:
-    """Return a text with a space for white space of any kind, such as a line's end, and none around it."""
+    """Return a text with each white-space character (such as a line break) as a plain space, and none at its ends."""
     return _SPACE.sub(" ", text).strip()
 
 
 def _parse_strict(text: str) -> Answer:
-    # Searches for tags instead of one pattern: rewards parse long texts by the hundred thousand.
+    # Plain searches are faster than one pattern, and rewards parse hundreds of thousands of long texts.
     whole = text.strip().strip(_UNSEEN).strip()
     if whole.startswith(TAGS[0]) and whole.endswith(TAGS[3]) and all(whole.count(tag) == 1 for tag in TAGS):
         think_end, answer_start = whole.find(TAGS[1]), whole.find(TAGS[2])
@@ -141,12 +149,15 @@ def _parse_lenient(text: str) -> Answer:
 
 
 def tagged_answers(text: str) -> list[str]:
-    """Return what stands between each opening answer tag and the next closing one."""
+    """Return the text between each opening answer tag and the next closing answer tag."""
     return list(_between(_ANSWER, _END_ANSWER, text))
 
 
 def split_confidence(answer: str) -> tuple[str, float | None]:
-    """Return an answer without its stated confidence, and that; as it is where none is stated or it is no P."""
+    """Return an answer without its stated confidence, and the confidence.
+
+    An answer that states no confidence, or none in [0, 1], is returned unchanged, with None.
+    """
     opening, closing = _CONFIDENCE_TAGS
     whole = answer.rstrip()
     start = whole.rfind(opening)
@@ -159,22 +170,23 @@ def split_confidence(answer: str) -> tuple[str, float | None]:
 
 
 def _whole_labels(text: str) -> set[Label | None]:
-    """Labels named in `text`; one after a negation in its sentence counts as None: it is never the single label found.
+    """Return the labels named in `text`, with None for a label that follows a negation in the same sentence.
 
-    What stands between "not" and a label has no end of forms ("is not expected to be"), so the distance does not count.
+    Any number of words may stand between "not" and the label ("is not expected to be"), so the distance does not count.
     """
     found: set[Label | None] = set()
     for sentence in _SENTENCE_END.split(text):
         negated, start = False, 0
         for match in _WHOLE_LABEL.finditer(sentence):
-            negated = negated or NEGATION.search(sentence, start, match.start()) is not None  # not in a label itself
+            # Searched between labels only: "not differentially expressed" has a "not" of its own.
+            negated = negated or NEGATION.search(sentence, start, match.start()) is not None
             found.add(None if negated else Label(" ".join(plain_space(match[0]).lower().split())))
             start = match.end()
     return found
 
 
 def _failure(text: str) -> Status:
-    """Why a text holds no answer: it stops inside an open tag or right after its reasoning, or it is malformed."""
+    """Return `INCOMPLETE` for a text that stops inside an open tag or right after its reasoning, else `MALFORMED`."""
     lowered = text.lower()
     if "</answer>" in lowered:
         return Status.MALFORMED
@@ -193,7 +205,7 @@ def _think(text: str) -> str | None:
 
 
 def _between(opening: re.Pattern[str], closing: re.Pattern[str], text: str) -> Iterator[str]:
-    """What stands between each opening tag and the next closing one, in linear time."""
+    """Yield the text between each opening tag and the next closing tag, in linear time."""
     end: re.Match[str] | None
     start = opening.search(text)
     while start and (end := closing.search(text, start.end())):

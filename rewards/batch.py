@@ -1,4 +1,4 @@
-"""Reading a batch as rewards see it: texts, parsed answers, labels, words. Rewards in a row share what was read."""
+"""Reading a batch as rewards see it: texts, parsed answers, labels, words. Rewards on the same batch read it once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -13,16 +13,16 @@ Scores: TypeAlias = list[float | None]
 Read = TypeVar("Read")
 
 _LABEL: Final = {str(label): label for label in Label}
-_KEPT: Final = 4096  # completions of a batch that is kept for the next reward; larger ones are read again
+_KEPT: Final = 4096  # the largest batch, in completions, that is kept for the next reward; a larger batch is read again
 
 
 def completion_text(completion: Completion) -> str | None:
     """Return the text of a completion, plain or as messages (the last message's content).
 
-    None, or one of pandas' marks for a missing value, stands for a completion that failed.
+    None, or one of pandas' missing values, stands for a completion that failed.
 
     Raises:
-        InputError: there is no message, or the last one has no content or none of text.
+        InputError: `completion` is no list of messages, or the last message has no text content.
     """
     if isinstance(completion, str):
         return completion
@@ -30,9 +30,9 @@ def completion_text(completion: Completion) -> str | None:
         return None
     try:
         content = completion[-1]["content"]  # type: ignore[index]
-    except (TypeError, LookupError):  # no list of messages; none in it; one without content
+    except (TypeError, LookupError):  # no list, an empty list, or a message without content
         raise InputError(
-            "completion: no message with content; pass text, a list of messages, or None where it failed"
+            "completion: no message with content; pass a text, a list of messages, or None for a failed completion"
         ) from None
     if is_missing(content):
         return None
@@ -47,9 +47,9 @@ def read_texts(completions: Sequence[Completion]) -> list[str | None]:
 
 
 class _Shared:
-    """The last batch read by a function, so that several rewards on one batch read it once.
+    """A function of a text, applied to a batch. It keeps the last batch, so that several rewards read a batch once.
 
-    Texts are compared, not objects, so that a batch which was changed in place is read again.
+    Batches are compared by their texts, so that a batch which was changed in place is read again.
     """
 
     def __init__(self, read: Callable[[str], Any]) -> None:
@@ -71,12 +71,15 @@ _words = _Shared(str.split)
 
 
 def read_answers(completions: Sequence[Completion]) -> list[Answer | None]:
-    """Parse each of B completions strictly; None where there is none because generation failed."""
+    """Parse each of B completions strictly; None where generation failed."""
     return _answers(read_texts(completions))
 
 
 def read_words(completions: Sequence[Completion]) -> list[list[str] | None]:
-    """Split each of B completions at white space; None where there is none. The lists are shared: not to be changed."""
+    """Split each of B completions at white space; None where generation failed.
+
+    Do not change the lists: rewards share them.
+    """
     return _words(read_texts(completions))
 
 
@@ -84,10 +87,10 @@ def read_labels(label: Sequence[object], n: int) -> list[Label]:
     """Return n true labels.
 
     Raises:
-        InputError: a label is unknown, or there is not one per completion.
+        InputError: a label is unknown, or the number of labels is not n.
     """
     if len(label) != n:
-        raise InputError(f"label: {len(label)} labels for {n} completions; pass one each")
+        raise InputError(f"label: {len(label)} labels for {n} completions; pass one label per completion")
     found = [_LABEL.get(value) if isinstance(value, str) else None for value in label]
     return [
         as_label(value, f"label, row {row}") if known is None else known
@@ -99,18 +102,18 @@ def column(columns: Mapping[str, Any], name: str, n: int, reward: str) -> Sequen
     """Return a dataset column of n values that a reward needs.
 
     Raises:
-        InputError: it is not there, or has another length.
+        InputError: the batch has no such column, or the column has another length.
     """
     values = columns.get(name)
     if values is None:
-        raise InputError(f"{reward}: needs the column {name!r}, which the batch does not have; add it to the dataset")
+        raise InputError(f"{reward}: the batch has no column {name!r}, which this reward needs; add it to the dataset")
     if len(values) != n:
-        raise InputError(f"{name}: {len(values)} values for {n} completions; pass one each")
+        raise InputError(f"{name}: {len(values)} values for {n} completions; pass one value per completion")
     return values  # type: ignore[no-any-return]
 
 
 def prompt_text(prompt: Any) -> str:
-    """Return a prompt's text: as it is, or the contents of its messages on lines of their own."""
+    """Return a prompt's text. Messages become their contents, each on a new line."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(str(message.get("content") or "") for message in prompt)
@@ -126,22 +129,24 @@ def returned_scores(found: Any, n: int, name: str) -> list[Any]:
     """Return what a reward returned for n completions as a list.
 
     Raises:
-        CheckError: it is no list, tuple or array of n scores; a mapping, a set or a text is none.
+        CheckError: `found` is not a list, tuple or one-dimensional array of n scores.
     """
     listed: Any = found
     if getattr(found, "ndim", None) == 1:  # of NumPy, pandas or torch
         listed = found.tolist()
     if not isinstance(listed, list | tuple) or len(listed) != n:
         what = f"{len(listed)} scores" if isinstance(listed, list | tuple) else type(found).__name__
-        raise CheckError(f"reward {name}: returned {what} for {n} completions; return a list, one each")
+        raise CheckError(
+            f"reward {name}: returned {what} for {n} completions; return a list of one score per completion"
+        )
     return list(listed)
 
 
 def is_column(value: Any, n: int) -> bool:
-    """Whether a keyword of a batch of n holds a value per completion: lists, arrays, series and the like do."""
+    """Return whether a keyword of a batch of n holds one value per completion, as a list, array or series does."""
     if isinstance(value, str | bytes | Mapping):
         return False
     try:
         return len(value) == n
-    except TypeError:  # no length, as of a trainer or an array of no dimension
+    except TypeError:  # a trainer or a zero-dimensional array has no length
         return False

@@ -1,4 +1,4 @@
-"""Rewards that are not ours: a function in a user's file, in a package, or in trl.rewards."""
+"""Loading rewards that are not built in: a function in a user's file, in a package, or in trl.rewards."""
 
 import difflib
 import hashlib
@@ -15,16 +15,17 @@ from rewards.errors import InputError
 
 
 def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") -> Any:
-    """Load a reward that is not ours.
+    """Load a reward that is not built in.
 
     Args:
         source: `package.module:function` or `file.py:function`.
-        parameters: where there are any, the function is a maker (or a class) and is called with them; so is any class,
-            and one of `trl.rewards` whose name begins with `get_`.
-        folder: what a relative file is relative to.
+        parameters: keyword arguments of a maker, which is a class or a function that returns the reward. A source is
+            called as a maker if `parameters` is not empty, if it is a class, or if it is a function of `trl.rewards`
+            whose name begins with `get_`.
+        folder: the folder that a relative path of a file is relative to.
 
     Raises:
-        InputError: there is no such module, file or function, or it does not take the parameters.
+        InputError: there is no such module, file or function, or the maker does not take the parameters.
     """
     module_name, _, attribute = source.rpartition(":")
     module = _module(module_name, Path(folder), source)
@@ -33,17 +34,17 @@ def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") 
         public = [one for one in vars(module) if not one.startswith("_") and callable(vars(module)[one])]
         raise InputError(f"{source}: {module_name} has no {attribute!r}{_hint(attribute, public)}")
     if not callable(made):
-        raise InputError(f"{source}: is {type(made).__name__}, not a function; name the reward function")
+        raise InputError(f"{source}: {attribute!r} is {type(made).__name__}, not a function; name the reward function")
     maker = module_name == "trl.rewards" and attribute.startswith("get_")
     if parameters and _takes_completions(made):
-        raise InputError(f"{source}: takes completions, so parameters cannot be passed to it; make it a class, or a "
-                         "function of the parameters that returns the reward")  # fmt: skip
+        raise InputError(f"{source}: is a reward itself, which takes completions and no parameters; remove the "
+                         "parameters, or name a class or function that takes them and returns the reward")  # fmt: skip
     if parameters or inspect.isclass(made) or maker:
         try:
             made = made(**parameters)
         except (Exception, SystemExit) as error:
             said = " ".join(str(error).split())[:160]
-            raise InputError(f"{source}: does not take its parameters ({said}); mend them") from None
+            raise InputError(f"{source}: does not take its parameters ({said}); correct them") from None
     if inspect.iscoroutinefunction(made):
         raise InputError(f"{source}: is asynchronous; make it a plain function")
     return made
@@ -52,15 +53,15 @@ def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") 
 def _takes_completions(made: Any) -> bool:
     try:
         return "completions" in inspect.signature(made).parameters
-    except (TypeError, ValueError):  # of a function in C, which does not say
+    except (TypeError, ValueError):  # a function in C, which has no signature
         return False
 
 
 def needed_columns(reward: Any) -> tuple[str, ...]:
-    """Return the keywords that a reward cannot be called without, beside its completions."""
+    """Return the keywords without a default that a reward takes, apart from `completions`."""
     try:
         parameters = inspect.signature(reward).parameters.values()
-    except (TypeError, ValueError):  # of a function in C, which does not say
+    except (TypeError, ValueError):  # a function in C, which has no signature
         return ()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = [one.name for one in parameters if one.kind in named and one.default is inspect.Parameter.empty]
@@ -68,7 +69,7 @@ def needed_columns(reward: Any) -> tuple[str, ...]:
 
 
 def stated_range(reward: Any) -> tuple[float, float] | None:
-    """Return the lowest and highest score that a reward states in its attribute `range`; None where it states none."""
+    """Return the lowest and highest score, from a reward's attribute `range`; None without a valid range."""
     stated = getattr(reward, "range", None)
     try:
         low, high = map(float, stated)  # type: ignore[arg-type]  # any other type is the TypeError below
@@ -78,16 +79,18 @@ def stated_range(reward: Any) -> tuple[float, float] | None:
 
 
 def find_file(name: str, folder: Path) -> Path:
-    """Return where a file that a configuration names is: beside it, else in the current directory.
+    """Return the path of a file that a configuration names.
+
+    A relative path is looked up in the configuration's folder first, then in the current directory.
 
     Raises:
-        InputError: it is in neither.
+        InputError: the file is in neither.
     """
     path = Path(name).expanduser()
     found = next((path for path in (folder / path, path) if path.is_file()), None)
     if found is None:
         raise InputError(
-            f"{name}: no such file in {folder.resolve()}, beside the configuration, nor in {Path.cwd()}; mend the path"
+            f"{name}: no such file in {folder.resolve()} (the configuration's folder) or {Path.cwd()}; correct the path"
         )
     return found
 
@@ -111,14 +114,16 @@ def _module(name: str, folder: Path, source: str) -> Any:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"{source}: cannot be loaded ({said_of(error)}); mend the module") from None
+        raise InputError(f"{source}: cannot be loaded ({said_of(error)}); correct the module") from None
 
 
 def said_of(error: BaseException) -> str:
-    """Return an error's kind and message on one line, with what helps where it is about processes."""
+    """Return an error's type and message on one line, with a remedy for a reward that may not start a process."""
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if isinstance(error, AssertionError) and "daemonic" in said:  # as Python says it to what ends with its parent
-        said += " - a reward with a time limit starts none: set timeout: 0, which runs it in the trainer's own process"
+    if isinstance(error, AssertionError) and "daemonic" in said:  # what Python says in a process as of `TimeLimited`
+        said += (
+            " - a reward with a time limit may not start processes; set timeout: 0 to run it in the trainer's process"
+        )
     return said
 
 

@@ -1,9 +1,14 @@
-"""A hard time limit for rewards that we did not write: they run in a process of their own, which can be ended.
+"""A hard time limit for rewards that are not built in: each runs in its own process, which can be killed.
 
-A thread cannot be ended, and a signal does not interrupt a loop in C; a process always can. It leads a session of its
-own, so that what it has started ends with it. Process pools promise less: `concurrent.futures` ends no process at a
-time limit; pebble 5.2 does, but leaves behind what that has started, and the process itself where the trainer is
-killed, counts loading again after a cut-off as part of the call, and serves no fork.
+Python cannot kill a thread, and a signal does not interrupt a loop in C. A process can always be killed. The process
+leads its own session, so that the processes which the reward starts are killed with it.
+
+Process pools promise less. `concurrent.futures` kills no process at a time limit. pebble 5.2 does, but
+
+- it leaves running what the killed process has started,
+- it leaves the process itself running where the trainer is killed,
+- it counts the time to load the reward again, after a cut-off, as part of the call,
+- it does not work in a fork.
 """
 
 import contextlib
@@ -24,13 +29,13 @@ from rewards.batch import Completion, Scores, is_column, returned_scores
 from rewards.errors import CheckError, InputError
 from rewards.foreign import needed_columns, said_of, stated_range
 
-_STARTING: Final = 120.0  # seconds for the process to start and to import the reward's module
+_STARTING: Final = 120.0  # seconds that the process may take to start and import the reward's module
 _logger = logging.getLogger("synthpert.rewards")
 
 
 @contextlib.contextmanager
 def without_main() -> Iterator[None]:
-    """Start processes (`spawn`) that do not run this one's main script again: it may have no main guard."""
+    """Let `spawn` start processes without running the main script again: the script may have no main guard."""
     main = sys.modules["__main__"]
     kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
     try:
@@ -45,24 +50,24 @@ def without_main() -> Iterator[None]:
 
 
 class TimeLimited:
-    """A reward in a process of its own; a call that takes too long is cut off, and all its completions get None.
+    """A reward in its own process. A call that takes too long is cut off, and all its completions get None.
 
-    Only columns of one value per completion reach the reward (and `step`): not the trainer and its callbacks. The
-    process starts at once, so that what does not load is told before anything else starts.
+    The reward gets `step` and the columns with one value per completion. It does not get the trainer and its callbacks.
+    The process starts at once, so that a reward which does not load is refused before anything else starts.
 
     Args:
         make: makes the reward in the other process; a function that can be pickled.
-        arguments: of `make`.
-        name: of the reward.
-        seconds: a call may take.
+        arguments: the arguments of `make`.
+        name: the reward's name.
+        seconds: the time that one call may take.
 
     Attributes:
-        cut_off: scores that were cut off.
-        range: what the reward states as its lowest and highest score; None where it states none.
-        needs: the keywords that it cannot be called without.
+        cut_off: number of scores that were cut off so far.
+        range: the lowest and highest score that the reward states; None where it states none.
+        needs: the keywords without a default that the reward takes.
 
     Raises:
-        InputError: the reward does not load, or not within two minutes.
+        InputError: the reward does not load within two minutes.
     """
 
     range: tuple[float, float] | None
@@ -73,7 +78,7 @@ class TimeLimited:
         self.seconds = seconds
         self.cut_off = 0
         self._make, self._arguments = make, tuple(arguments)
-        self._lock = threading.Lock()  # one call at a time: the process answers in order
+        self._lock = threading.Lock()  # one call at a time: answers come in the order of the calls
         self._end: Callable[[], object] = lambda: None
         self._pipe: Connection | None = self._start()
         _all.add(self)
@@ -87,14 +92,14 @@ class TimeLimited:
         _all.add(self)
 
     def _forget(self) -> None:
-        """Have no process, as after pickling or in a fork, whose parent's it is: the next call starts one."""
+        """Forget the process, as after pickling or in a fork, whose parent owns it. The next call starts a new one."""
         self._end, self._pipe, self._lock = lambda: None, None, threading.Lock()
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
-        """Score B completions; None for each of them where the reward did not come back in time.
+        """Score B completions; None for each of them where the call took too long.
 
         Raises:
-            CheckError: the reward raised an error; the message names it.
+            CheckError: the reward raised an error, its process died, or a column cannot be sent to the process.
         """
         n = len(completions)
         columns = {k: list(v) for k, v in columns.items() if is_column(v, n)} | {
@@ -112,30 +117,32 @@ class TimeLimited:
                 self._stop()
                 self.cut_off += n
                 _logger.warning(
-                    "reward %s: cut off after %g s, %d completions are unscorable", self.__name__, self.seconds, n
+                    "reward %s: cut off after %g s; %d completions are unscorable", self.__name__, self.seconds, n
                 )
                 return [None] * n
             kind, found = pipe.recv()
         except BaseException as error:
-            self._stop()  # on Ctrl-C too: an answer left in the pipe would be taken for that of the next batch
+            self._stop()  # after Ctrl-C too: the next call would read this batch's answer from the pipe
             if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
                 raise CheckError(
-                    f"reward {self.__name__}: its process ended by itself; call it by hand to see why"
+                    f"reward {self.__name__}: its process died; call the function in a Python shell to see why"
                 ) from None
             if isinstance(error, pickle.PicklingError | TypeError | AttributeError):
                 raise CheckError(f"reward {self.__name__}: a column cannot be sent to its process ({error}); set "
-                                 "timeout: 0 to run it in the trainer's own") from error  # fmt: skip
+                                 "timeout: 0 to run it in the trainer's process") from error  # fmt: skip
             raise
         if kind == "returned":
             raise CheckError(found)
         if kind == "error":
-            raise CheckError(f"reward {self.__name__}: raised {found}; an error is no score, mend the function")
+            raise CheckError(
+                f"reward {self.__name__}: raised {found}; correct the function, or return None for what it cannot judge"
+            )
         return found  # type: ignore[no-any-return]
 
     def _start(self) -> Connection:
         if multiprocessing.current_process().daemon:
-            raise InputError(f"{self.__name__}: its time limit needs a process, which a daemonic worker may not start; "
-                             "set timeout: 0 to run it in the worker's own")  # fmt: skip
+            raise InputError(f"{self.__name__}: a time limit needs a process, which a daemonic worker may not start; "
+                             "set timeout: 0 to run it in the worker's process")  # fmt: skip
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.__name__, self._make, self._arguments), daemon=True)
@@ -144,12 +151,14 @@ class TimeLimited:
         theirs.close()
         self._end = weakref.finalize(self, _end_group, process, ours, os.getpid())  # at exit too
         found: Any
-        kind, found = "error", f"{self.__name__}: does not load within {_STARTING:g} s; mend the module"
+        kind, found = "error", f"{self.__name__}: did not load within {_STARTING:g} s; let its module do less at import"
         try:
             if ours.poll(_STARTING):
                 kind, found = ours.recv()
         except (EOFError, OSError):
-            found = f"{self.__name__}: its process ended while it loaded; mend the module"
+            found = (
+                f"{self.__name__}: its process died while loading the module; import the module in Python to see why"
+            )
         except BaseException:
             self._stop()
             raise
@@ -176,10 +185,10 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 def _end_group(process: Any, pipe: Connection, owner: int) -> None:
-    """End a process and all that it has started; in a fork of its owner, nothing."""
+    """Kill a process and all processes that it has started. In a fork of its owner, do nothing."""
     if os.getpid() != owner:
         return
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has not come to lead a group, or is gone
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it does not lead a group yet, or is gone
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
@@ -187,9 +196,9 @@ def _end_group(process: Any, pipe: Connection, owner: int) -> None:
 
 
 def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
-    """Score what comes through the pipe until it closes."""
-    os.setsid()  # so that its group can be ended, and Ctrl-C, which is the trainer's, does not reach it
-    _watch = _end_with_parent()  # kept: without a reference it would be warned of
+    """Score the batches that come through the pipe until it closes."""
+    os.setsid()  # the group can be killed as one, and Ctrl-C reaches the trainer alone
+    _watch = _end_with_parent()  # kept: Python warns of a running process that nothing refers to
     try:
         reward = make(*arguments)
     except BaseException as error:
@@ -204,12 +213,15 @@ def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Seq
             return
         try:
             pipe.send(_scored(reward, name, completions, columns))
-        except Exception as error:  # a score that no pipe takes
+        except Exception as error:  # a score that cannot be pickled
             pipe.send(("error", said_of(error)))
 
 
 def _scored(reward: Any, name: str, completions: list[Completion], columns: dict[str, Any]) -> tuple[str, Any]:
-    """Return what to tell the trainer: `scores`, what it `returned` against the contract, or the `error` it raised."""
+    """Return what to send to the trainer, and its kind.
+
+    The kind is `scores`, `returned` (a message: the value returned is no list of scores) or `error` (the error raised).
+    """
     try:
         found = reward(completions=completions, **columns)
     except Exception as error:
@@ -221,10 +233,11 @@ def _scored(reward: Any, name: str, completions: list[Completion], columns: dict
 
 
 def _end_with_parent() -> subprocess.Popen[bytes]:
-    """Start what ends the group when the trainer is gone, even if it was killed while the reward hangs.
+    """Start a process that kills this group when the trainer is gone, even if the reward hangs.
 
-    A process, since a thread waits for ever where the reward holds the interpreter's lock; a shell, as the smallest. It
-    reads what only the trainer could write to, and so waits for its end, even one that came before.
+    A thread would wait for ever where the reward holds the interpreter's lock, so this is a process; a shell is the
+    smallest. The shell reads from a pipe that only the trainer can write to. Its `read` returns when the trainer ends,
+    or at once if the trainer has ended before.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -235,5 +248,5 @@ def _end_with_parent() -> subprocess.Popen[bytes]:
 
 
 def _plain(score: Any) -> Any:
-    """A score without its package: NumPy's and torch's numbers as Python's."""
+    """Return a NumPy or torch number as a Python number."""
     return score.item() if hasattr(score, "item") else score

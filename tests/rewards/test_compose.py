@@ -313,7 +313,7 @@ def test_a_composition_survives_pickling(context: Context) -> None:
         (["mine.py:constant"], "is int, not a function"),
         (["mine.py:later"], "asynchronous"),
         (["mine.py:Scaled"], "does not take its parameters"),
-        ([{"name": "mine.py:short", "parameters": {"by": 1}}], "takes completions, so parameters cannot be passed"),
+        ([{"name": "mine.py:short", "parameters": {"by": 1}}], "takes completions and no parameters"),
         (["nowhere.py:short"], "nowhere.py: no such file"),
         (["no_such_module:short"], "cannot be loaded"),
         ([{"name": "mine.py:Scaled", "parameters": {"bye": 1}}], "does not take its parameters"),
@@ -335,8 +335,8 @@ def test_a_file_that_does_not_load_is_bad_input(context: Context) -> None:
     ("text", "words"),
     [
         ("import sys; sys.exit(3)", r"odd\.py:f: cannot be loaded \(SystemExit: 3\)"),
-        ("import os; os._exit(3)", r"odd\.py:f: its process ended while it loaded"),
-        ("import time; time.sleep(600)", r"odd\.py:f: does not load within 0.5 s"),
+        ("import os; os._exit(3)", r"odd\.py:f: its process died while loading"),
+        ("import time; time.sleep(600)", r"odd\.py:f: did not load within 0.5 s"),
         ("raise KeyboardInterrupt", r"odd\.py:f: loading it raised KeyboardInterrupt"),
     ],
 )
@@ -560,7 +560,7 @@ def test_a_daemonic_worker_is_told_that_it_cannot_have_a_time_limit(context: Con
 
 
 def test_a_process_that_ends_by_itself_is_an_error(context: Context) -> None:
-    with pytest.raises(CheckError, match="ended by itself"):
+    with pytest.raises(CheckError, match="died"):
         compose(["mine.py:exits"], context)([say(UP)], **columns())
 
 

@@ -36,7 +36,7 @@ def score(tmp_path: Path, body: str, timeout: float, n: int = 2) -> list[float |
     ],
 )
 def test_what_is_no_list_of_scores_is_refused(tmp_path: Path, timeout: float, returned: str) -> None:
-    with pytest.raises(CheckError, match=r"returned .* for 2 completions; return a list, one each"):
+    with pytest.raises(CheckError, match=r"returned .* for 2 completions; return a list of one score per completion"):
         score(tmp_path, f"def reward(completions, **columns): return {returned}", timeout)
 
 
