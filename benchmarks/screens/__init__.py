@@ -1,1 +1,1 @@
-"""The labels: PerturbQA's files, the sample that ships, and what a table of labels is made of. Imports `rewards`."""
+"""The labels: PerturbQA's files, the sample that ships with the package, cell lines and splits. Imports `rewards`."""

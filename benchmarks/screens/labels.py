@@ -37,17 +37,17 @@ Codes = np.ndarray[tuple[int], np.dtype[np.int8]]
 
 
 def data_dir() -> Path:
-    """Return where the full labels are looked for: `SYNTHPERT_DATA`, else the folder `data fetch` writes to."""
+    """Return the folder of the full labels: `SYNTHPERT_DATA` if set, else the folder that `data fetch` fills."""
     override = os.environ.get("SYNTHPERT_DATA")
     return Path(override).expanduser() if override else Path.home() / ".cache" / "synthpert" / "perturbqa"
 
 
 def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout: float = 60.0) -> Path:
-    """Copy the eight label files into `out`, each checked against its SHA-256 before it takes its name.
+    """Copy the eight label files into `out`. Each is checked against its SHA-256 before it is put in place.
 
     Args:
         source: a folder, or the base URL of one; None for the official repository.
-        out: the folder to fill; None for `data_dir()`. Files already there and right are kept.
+        out: the folder to fill; None for `data_dir()`. Correct files that are already there are kept.
         timeout: seconds to wait for the network, per file.
 
     Returns:
@@ -77,7 +77,7 @@ def _read_source(base: str, name: str, timeout: float) -> bytes:
             raise InputError(f"{path}: no such file; --source must be the folder that holds the eight PerturbQA files")
         return path.read_bytes()
     if not base.startswith(("https://", "http://")):
-        raise InputError(f"{base}: only http(s) URLs and folders can be a source")
+        raise InputError(f"{base}: --source must be a folder or an http(s) URL; pass one of these")
     url = f"{base.rstrip('/')}/{name}"
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
@@ -98,21 +98,21 @@ def _check_digest(where: str, name: str, content: bytes) -> None:
     digest = hashlib.sha256(content).hexdigest()
     if digest == SHA256[name]:
         return
-    hint = "it is truncated or was changed"
+    hint = "the file is truncated or was changed"
     if hashlib.sha256(content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")).hexdigest() == SHA256[name]:
-        hint = "its text is right, but its line ends or a byte-order mark were changed on the way"
+        hint = "the text is right, but its line ends or a byte-order mark were changed"
     raise InputError(
         f"{where}: SHA-256 is {digest[:12]}…, not {SHA256[name][:12]}…: {hint}; run `synthpert data fetch`"
     )
 
 
 def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.DataFrame:
-    """Load PerturbQA's labels as three-class items, all lines, with the official split.
+    """Load PerturbQA's labels as three-class items, all cell lines, with the official split.
 
     Args:
         source: a folder with the eight files; `"sample"` for the rows that ship with the package; None for
             `data_dir()`.
-        verify: check each file's SHA-256 (after its rows, so that an error names the row where it can).
+        verify: check each file's SHA-256. The rows are checked first, so that an error names the row where it can.
 
     Returns:
         One row per item, in the files' order, lines in the order of `CELL_LINES`: `item_id` (str,
@@ -120,8 +120,8 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
         (category of `train`, `test`). Gene symbols are text: `NA` stays `NA`.
 
     Raises:
-        InputError: a file is missing, empty or changed, or one of its rows is inconsistent. The message names
-            file and row; rows are counted as an editor counts lines, the header being row 1.
+        InputError: a file is missing, empty or changed, or one of its rows is inconsistent. The message names file
+            and row; rows are counted as in a text editor, the header being row 1.
     """
     if source == "sample":
         from benchmarks.screens.sample import load_sample
@@ -155,7 +155,7 @@ def _load_line(folder: Path, line: str, *, verify: bool) -> pd.DataFrame:
 
 
 def _join_labels(paths: tuple[Path, Path], de: pa.Table, direction: pa.Table, split: Codes) -> Codes:
-    """Join a line's two files: (N,) code of the label of each row of the first, whose split is given."""
+    """Join a line's two files: (N,) label code of each row of `de`; `split` holds the split codes of these rows."""
     de_path, dir_path = paths
     de_key, dir_key = _pair_keys(de_path, de), _pair_keys(dir_path, direction)
     de_label, dir_label = _binary(de_path, de), _binary(dir_path, direction)
@@ -203,12 +203,12 @@ def _read_csv(path: Path) -> tuple[pa.Table, bytes]:
 
     def note(row: pyarrow.csv.InvalidRow) -> str:
         broken.append(f"row {row.number}: {row.actual_columns} columns, not {row.expected_columns}: {row.text[:80]!r}")
-        return "skip"  # only to collect it: any broken row raises below
+        return "skip"  # goes on to collect all broken rows; any of them raises below
 
     try:
         table = pyarrow.csv.read_csv(
             pa.py_buffer(content),
-            read_options=pyarrow.csv.ReadOptions(use_threads=False),  # threads lose the row numbers
+            read_options=pyarrow.csv.ReadOptions(use_threads=False),  # with threads, row numbers are missing
             parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=note, ignore_empty_lines=False),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=dict.fromkeys(COLUMNS, pa.string()), strings_can_be_null=False, check_utf8=True
@@ -231,13 +231,13 @@ def _read_csv(path: Path) -> tuple[pa.Table, bytes]:
 
 
 def _pair_keys(path: Path, table: pa.Table) -> pa.Array:
-    """Return `pert|gene` per row, each once."""
+    """Return `pert|gene` of each row; raise where a pair occurs twice."""
     keys = pc.binary_join_element_wise(table["pert"], table["gene"], "|").combine_chunks()
     codes = keys.dictionary_encode().indices.to_numpy()
-    if codes.max() + 1 < len(codes):  # codes count up at each new key: the first that does not is a repeat
+    if codes.max() + 1 < len(codes):  # a new key gets the next code, so the first row that does not is a repeat
         repeat = int(np.flatnonzero(codes != np.arange(len(codes)))[0])
         first = int(np.flatnonzero(codes == codes[repeat])[0])
-        raise _row_error(path, table, repeat, f"is there twice (first in row {first + 2})", "each pair has one row")
+        raise _row_error(path, table, repeat, f"occurs twice (first in row {first + 2})", "remove one of the rows")
     return keys
 
 
@@ -264,6 +264,8 @@ def _codes(path: Path, table: pa.Table, column: str, allowed: Sequence[str]) -> 
 def stats(labels: pd.DataFrame) -> pd.DataFrame:
     """Count rows per cell line, as PerturbQA's own table does.
 
+    Args:
+        labels: a frame as from `load_labels`.
     Returns:
         One row per line and one for all: `rows`, `train`, `test`, `positives` (differentially expressed),
         `positive_percent`, `upregulated`, `downregulated`, `test_perturbations`, `genes`.

@@ -1,10 +1,13 @@
 """The sample of real PerturbQA rows that ships with the package; `tools/make_sample.py` makes it from the full files.
 
-It is drawn for density, not at random: per line a few genes with every label among their rows, for each gene up to a
-fixed number of rows a label, and for the perturbations that recur most some of their other readouts. Label shares in
-it are therefore not PerturbQA's. Each row carries its gene's
-training rates, the neighbour forecast and the nearest similar knockdowns, all computed from the full training
-labels, so that evidence and baselines on the sample are the real ones.
+The sample is chosen for density, not at random. It holds, for each cell line:
+
+- a few genes that have every label among their rows, with up to a fixed number of rows per label;
+- for the perturbations that recur most, some of their other genes.
+
+Its label shares are therefore not PerturbQA's. Each row carries the training rates of its gene, the neighbour forecast
+and the nearest similar knockdowns. All three were computed from the full training labels, so that evidence and
+baselines on the sample are the real ones.
 """
 
 import csv
@@ -28,10 +31,13 @@ _LONG: Final = {short: label for label, short in SHORT.items()}
 def load_sample(path: Path = SAMPLE_FILE) -> pd.DataFrame:
     """Load the sample.
 
+    Args:
+        path: the sample's CSV file.
+
     Returns:
-        `item_id, cell_line, pert, gene, label, split` as `load_labels` has them, and `rate_up, rate_down` (the
-        gene's training rates in its line), `p_up, p_down` (the neighbour forecast), `evidence` (a list of
-        `(pert, similarity, label)`, most similar first; empty where the perturbation is unknown elsewhere).
+        One row per item: `item_id, cell_line, pert, gene, label, split` as in `load_labels`; `rate_up, rate_down` (the
+        gene's training rates in its line); `p_up, p_down` (the neighbour forecast); `evidence` (a list of
+        `(pert, similarity, label)`, most similar first, empty where the perturbation is unknown in the other lines).
 
     Raises:
         InputError: the file is missing or a row is broken; the message names file and row.
@@ -46,7 +52,9 @@ def load_sample(path: Path = SAMPLE_FILE) -> pd.DataFrame:
         rows = []
         for number, row in enumerate(reader, start=2):
             if len(row) != len(COLUMNS):
-                raise InputError(f"{path}, row {number}: {len(row)} columns, not {len(COLUMNS)}; install again")
+                raise InputError(
+                    f"{path}, row {number}: {len(row)} columns, not {len(COLUMNS)}; install the package again"
+                )
             where = f"{path}, row {number}"
             if row[0] not in CELL_LINES or row[4] not in SPLITS:
                 raise InputError(f"{where}: {row[0]}, {row[4]}: an unknown line or split; install the package again")

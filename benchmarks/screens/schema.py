@@ -1,4 +1,4 @@
-"""What a table of labels is made of: cell lines, splits, column types, and what identifies its content."""
+"""Columns of a table of labels: cell lines, splits, column types, and a digest of the content."""
 
 import hashlib
 from typing import Final
@@ -23,8 +23,11 @@ def apply_split(labels: pd.DataFrame, split: str = "official") -> pd.DataFrame:
         split: `official` (PerturbQA's own, per line) or `holdout:LINE` (every row of that line is test, every
             row of the other lines is train).
 
+    Returns:
+        The same rows with that column.
+
     Raises:
-        InputError: an unknown split, or a line without rows.
+        InputError: the split is unknown, or its line has no rows.
     """
     if split == "official":
         return labels
@@ -34,12 +37,12 @@ def apply_split(labels: pd.DataFrame, split: str = "official") -> pd.DataFrame:
         raise InputError(f"split: {split!r} is unknown; use official or one of {lines}")
     held_out = labels["cell_line"] == line
     if not held_out.any():
-        raise InputError(f"split: {split!r}, but the labels have no row of {line}")
+        raise InputError(f"split: {split!r}, but the labels have no row of {line}; load that line, or use official")
     return labels.assign(split=pd.Categorical(np.where(held_out, "test", "train"), dtype=SPLIT_DTYPE))
 
 
 def digest(labels: pd.DataFrame) -> str:
-    """Return a SHA-256 over the items with their labels and splits: what an evaluation was made on."""
+    """Return a SHA-256 over items, labels and splits, which identifies the data of an evaluation."""
     columns = ["item_id", "label", "split"]
     hashed = pd.util.hash_pandas_object(labels[columns].astype(str), index=False).to_numpy()
     return hashlib.sha256(hashed.tobytes()).hexdigest()
