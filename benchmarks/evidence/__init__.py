@@ -1,1 +1,1 @@
-"""What the training labels say about an item, and the prompts that quote it. Imports `screens`."""
+"""What the training labels show about an item, and the prompts that quote them. Imports `screens`."""

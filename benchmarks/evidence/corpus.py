@@ -1,4 +1,4 @@
-"""Labels under one split, with what their training part says about each item: the input of every stage."""
+"""Labels under one split, with the evidence that their training part gives about each item: the input of all stages."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from benchmarks.screens.schema import CELL_LINES, SPLIT_DTYPE, apply_split, dige
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
 
-WITHHELD: Final = 5  # one in so many training perturbations of each line goes into a rehearsal's test part
+WITHHELD: Final = 5  # one of so many training perturbations per line goes to a rehearsal's test part
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Corpus:
     Attributes:
         source: the folder of the full labels, or `sample`.
         split: `official` or `holdout:LINE`.
-        labels: `item_id, cell_line, pert, gene, label, split`; for the sample also the carried columns.
+        labels: `item_id, cell_line, pert, gene, label, split`; the sample also has the columns it carries.
     """
 
     source: str
@@ -55,7 +55,7 @@ class Corpus:
 
     @cached_property
     def train_counts(self) -> dict[Label, int]:
-        """How often each label occurs in the training split; for the sample, in the full one it was drawn from."""
+        """How often each label occurs in the training split; for the sample, in the full split it was drawn from."""
         if self.is_sample:
             return dict(OFFICIAL_TRAIN_COUNTS)
         counts = self.train["label"].value_counts()
@@ -67,7 +67,7 @@ class Corpus:
 
     @cached_property
     def _rate_model(self) -> NeighbourModel:
-        """A neighbour model for its rates alone: what is costly in it does not move them and is left out."""
+        """A neighbour model used for its rates alone; the settings skip its costly parts, which do not affect rates."""
         if "_neighbours" in self.__dict__:
             return self._neighbours
         return fit_neighbours(self.train, NeighbourSettings(components=1, least_similar=2.0))
@@ -76,9 +76,10 @@ class Corpus:
     def rehearsals(self) -> tuple["Corpus", ...]:
         """The split repeated inside its training part, to learn there how far forecasts can be trusted.
 
-        Corpora whose test part was withheld from this one's training part; of this one's test part they hold
-        nothing. `official`: one, with every fifth training perturbation of each line in a random order.
-        `holdout:LINE`: one per trained line, with all of that line.
+        Each rehearsal is a corpus of training items only. Its test part is withheld from its training part:
+
+        - `official`: one rehearsal, which withholds every fifth training perturbation of each line in a random order.
+        - `holdout:LINE`: one rehearsal per training line, which withholds all of that line.
         """
         train = self.train
         if self.split == "official":
@@ -90,9 +91,15 @@ class Corpus:
         return tuple(replace(self, labels=train.assign(split=split)) for split in splits)
 
     def rates(self, items: pd.DataFrame) -> pd.DataFrame:
-        """Return `item_id, p_up, p_down, p_none`: how the gene of each item responds in training, in its line.
+        """Return `item_id, p_up, p_down, p_none`: the label shares of each item's gene in its line's training items.
 
         An item's own label never counts.
+
+        Args:
+            items: rows with `item_id`, `cell_line`, `pert`, `gene`.
+
+        Raises:
+            InputError: the corpus is the sample and does not hold an item.
         """
         if self.is_sample:
             return self._carried(items, {"p_up": "rate_up", "p_down": "rate_down"})
@@ -102,7 +109,14 @@ class Corpus:
         )
 
     def neighbour_forecast(self, items: pd.DataFrame) -> pd.DataFrame:
-        """Return `item_id, p_up, p_down, p_none` of the cross-line neighbour model."""
+        """Return `item_id, p_up, p_down, p_none` of the cross-line neighbour model.
+
+        Args:
+            items: rows with `item_id`, `cell_line`, `pert`, `gene`.
+
+        Raises:
+            InputError: the corpus is the sample and does not hold an item.
+        """
         if self.is_sample:
             return self._carried(items, {"p_up": "p_up", "p_down": "p_down"})
         return self._neighbours.predict(items)
@@ -110,8 +124,12 @@ class Corpus:
     def evidence(self, items: pd.DataFrame, k: int) -> pd.DataFrame:
         """Return `item_id, rank, pert, similarity, label`: what the k most similar knockdowns did to the gene.
 
+        Args:
+            items: rows with `item_id`, `cell_line`, `pert`, `gene`.
+            k: knockdowns per item, at least 1.
+
         Raises:
-            InputError: the sample carries fewer than `k` knockdowns.
+            InputError: the corpus is the sample, which carries fewer than `k` knockdowns or does not hold an item.
         """
         if not self.is_sample:
             return self._neighbours.evidence(items, k)
@@ -148,9 +166,9 @@ def _every_fifth_perturbation(train: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, float, str]]:
     if k < 1:
-        raise InputError(f"k: {k} similar knockdowns; ask for at least 1")
+        raise InputError(f"k: {k} similar knockdowns; use at least 1")
     if k > EVIDENCE_PER_ITEM:
-        raise InputError(f"evidence: {k} asked for, but the sample carries {EVIDENCE_PER_ITEM}; use the full labels")
+        raise InputError(f"evidence: {k} is more than the sample carries ({EVIDENCE_PER_ITEM}); use the full labels")
     return entries[:k]
 
 
@@ -158,12 +176,16 @@ def open_corpus(source: str | Path | None = None, split: str = "official") -> Co
     """Load labels and apply a split.
 
     Args:
-        source: a folder with PerturbQA's files, `sample` for the rows that ship, None for `data_dir()`.
+        source: a folder with PerturbQA's files; `sample` for the rows that ship with the package; None for
+            `data_dir()`.
         split: `official` or `holdout:LINE`.
 
+    Returns:
+        The corpus.
+
     Raises:
-        InputError: the labels are missing or inconsistent, or the split is unknown (the sample has only
-            `official`, the split its evidence was computed under).
+        InputError: the labels are missing or inconsistent, or the split is unknown. The sample has only the split
+            `official`, for which its evidence was computed.
     """
     if source == "sample":
         if split != "official":
@@ -174,26 +196,28 @@ def open_corpus(source: str | Path | None = None, split: str = "official") -> Co
 
 
 def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.DataFrame:
-    """Draw items at random, the same ones for the same seed.
+    """Draw items at random; the same seed gives the same items.
 
     Args:
         items: rows of one split.
-        n: how many; 0 for all of them, in a random order.
-        seed: of the draw.
-        balance: True draws each label in equal numbers (a remainder goes to the first labels), in an order that
-            mixes them.
+        n: number of items; 0 for all of them, in a random order.
+        seed: seed of the draw, 0 to 2^32 - 1.
+        balance: True draws equal numbers of each label (the first labels get a remainder), in a mixed order.
+
+    Returns:
+        The rows drawn.
 
     Raises:
-        InputError: there are fewer items than asked for, too few of a label to balance them, or no such seed.
+        InputError: there are too few items, or too few of one label to balance them; or the seed is out of range.
     """
     if n < 0:
-        raise InputError(f"items: {n} asked for; use 0 for all, or more")
+        raise InputError(f"items: {n}; use 0 for all, or more")
     if not 0 <= seed < 2**32:
-        raise InputError(f"seed: {seed}; draws take a whole number from 0 to 2^32 - 1")
+        raise InputError(f"seed: {seed}; use a whole number from 0 to 2^32 - 1")
     shuffled = items.sample(frac=1.0, random_state=seed)
     if not balance:
         if n > len(items):
-            raise InputError(f"items: {n} asked for, but there are {len(items)}")
+            raise InputError(f"items: {n}, but there are only {len(items)}; ask for fewer")
         return shuffled if n == 0 else shuffled.head(n)
     labels = [str(label) for label in LABELS if (items["label"] == str(label)).any()]
     available = {label: int((items["label"] == label).sum()) for label in labels}

@@ -1,31 +1,31 @@
 """What similar knockdowns did to the same gene: the cross-line neighbour model.
 
-**Similarity.** A perturbation is described by its signed training labels in the *other* cell lines: +1 and -1 summed
-over those lines, one column per gene read out, weighted log(1 + N/n) where n of the N knockdowns (line x
-perturbation) change the gene, so that genes which answer to everything count little (inverse document frequency,
+**Similarity.** A perturbation is described by its training labels in the *other* cell lines. There is one column per
+gene. Its entry is the sum over those lines of +1 (up) or -1 (down), times log(1 + N/n): n of the N knockdowns (line x
+perturbation) change the gene. Genes that respond to everything therefore count little (inverse document frequency,
 Sparck Jones 1972, 10.1108/eb026526). A truncated SVD gives perturbations (left) and genes (right) as vectors of unit
-length; cosines between them are the similarities.
+length. Similarities are the cosines between them.
 
 **Forecast** of label k for item (c, p, g), from line c's training labels y:
 
     w_q = exp(sharpness cos(p, q))                    other perturbations q known in another line
     v_h = cos(g, h)^2 where that cosine >= least_similar     other genes h
     n_k = sum_q w_q [y(q, g) = k]                     what similar knockdowns did to this gene
-    O_k = sum_h v_h sum_q w_q [y(q, h) = k]           what they did to similar genes,
-    E_k = sum_h v_h sum_q w_q [y(q, h) known] r_k(h)  and what those genes' own rates let expect
+    O_k = sum_h v_h sum_q w_q [y(q, h) = k]           what they did to similar genes (observed)
+    E_k = sum_h v_h sum_q w_q [y(q, h) known] r_k(h)  what the rates of those genes predict (expected)
     e_k ~ r_k(g) (O_k + a) / (E_k + a)                the gene's own rate, corrected; sums to 1
     p_k = (n_k + A e_k) / (n + A)
 
-r_k is a gene's share of label k in the line, with b pseudo-counts at the shares of all training labels. (O + a)/(E + a)
-is the ratio of observed to expected counts, as in a standardised incidence ratio. Where p is unknown in the other
-lines, or g under other knockdowns in line c, the forecast is the gene's rate.
+r_k is a gene's share of label k in the line, with b pseudo-counts distributed as all training labels. (O + a)/(E + a)
+is the ratio of observed to expected counts, as in a standardised incidence ratio. The forecast is the gene's rate
+alone in two cases: p is unknown in the other lines, or line c has no other perturbation with a label of g.
 
-No label of an item's own perturbation in its own line enters, so that a training item is forecast exactly as a test
-item is. The settings were chosen by cross-validation over training perturbations (`tools/choose_neighbours.py`,
-docs/baselines.md).
+The forecast never uses a label of the item's own perturbation in its own line. A training item is therefore forecast
+exactly as a test item is. The settings were chosen by cross-validation over training perturbations
+(`tools/choose_neighbours.py`, docs/baselines.md).
 
 The same model serves as a baseline, as the evidence in prompts and as a soft verifier. Evidence is about the same gene
-only: similar genes enter the forecast alone.
+only. Similar genes are used in the forecast alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,18 +43,18 @@ EVIDENCE_COLUMNS: Final = ["item_id", "rank", "pert", "similarity", "label"]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
-_DENSE: Final = 256  # perturbations or genes up to which the SVD is done in full
-_BLOCK: Final = 128  # perturbations weighed at once: bounds the memory to some 128 x genes x 12 numbers
+_DENSE: Final = 256  # up to so many perturbations or genes the SVD is a dense one
+_BLOCK: Final = 128  # perturbations computed at once: limits the memory to about 128 x genes x 12 numbers
 
 
 @dataclass(frozen=True)
 class NeighbourSettings:
-    """Settings of the neighbour model, in the terms of this module's formula; the defaults are those chosen.
+    """Settings of the neighbour model, named as in this module's formula. The defaults were chosen by cross-validation.
 
     Attributes:
-        components: SVD components of a perturbation's description, at least 1.
+        components: number of SVD components that describe a perturbation, at least 1.
         sharpness: factor of the cosine in a knockdown's weight, at least 0.
-        least_similar: smallest cosine of a similar gene, above 0; above 1 there are none.
+        least_similar: smallest cosine at which a gene counts as similar, above 0; above 1 no gene does.
         pseudo_counts: A, above 0.
         ratio_counts: a, above 0.
         rate_counts: b, above 0.
@@ -82,14 +82,14 @@ SETTINGS: Final = NeighbourSettings()
 
 @dataclass(frozen=True)
 class _Line:
-    """One cell line's training labels, and how alike its perturbations and genes are in the other lines.
+    """One cell line's training labels, and the similarity of its perturbations and genes in the other lines.
 
-    Axes: P all perturbations trained in any line; G genes trained here; L labels.
+    Axes: P all perturbations in the training rows of any line; G genes in those of this line; L labels.
     """
 
     perts: pd.Index
     genes: pd.Index
-    label_PG: Any  # sparse: 1 + position in LABELS, 0 for no row
+    label_PG: Any  # sparse: 1 + position in LABELS, 0 where there is no training row
     similarity_PP: Floats
     known_P: Bools
     similar_GG: Any  # sparse: v of the formula
@@ -102,7 +102,10 @@ def fit_neighbours(train: pd.DataFrame, settings: NeighbourSettings = SETTINGS) 
 
     Args:
         train: training rows with `cell_line`, `pert`, `gene`, `label` (a `split` column must hold `train` only).
-        settings: of the formula; those chosen by cross-validation by default.
+        settings: of the formula.
+
+    Returns:
+        The fitted model.
 
     Raises:
         InputError: `train` lacks a column, is empty, holds a row of another split, or an unknown cell line or label.
@@ -148,10 +151,17 @@ class NeighbourModel:
         self._counts_L: Floats = np.bincount(code_N, minlength=len(LABELS)).astype(np.float64)
 
     def rates(self, items: pd.DataFrame) -> Floats:
-        """Return each item's gene rates, (N, 3) in the order of `LABELS`, without the item's own perturbation.
+        """Return each item's gene rates: the shares of the labels among its gene's training rows in its line.
 
-        A gene without other training rows in the item's line has its rate over all trained lines; an unseen gene
-        has the shares of all training labels, without those of the item's perturbation in its line.
+        The item's own label is left out. A gene without other training rows in the line has its rate over all training
+        lines. A gene without any has the shares of all training labels, without those of the item's perturbation in
+        its line.
+
+        Args:
+            items: N rows with `item_id`, `cell_line`, `pert`, `gene`.
+
+        Returns:
+            (N, 3) rates, in the order of `LABELS`.
         """
         rates = np.empty((len(items), len(LABELS)))
         for line, at, group in _by_line(items):
@@ -166,6 +176,9 @@ class NeighbourModel:
 
         Returns:
             `item_id, p_up, p_down, p_none`, one row per item in the order given; the three sum to 1.
+
+        Raises:
+            InputError: `items` lacks a column or has an unknown cell line.
         """
         forecast = np.empty((len(items), len(LABELS)))
         for line, at, group in _by_line(items):
@@ -188,15 +201,18 @@ class NeighbourModel:
 
         Args:
             items: rows with `item_id`, `cell_line`, `pert`, `gene`.
-            k: knockdowns per item, at least 1; fewer where fewer are known.
+            k: knockdowns per item, at least 1; an item has fewer rows where fewer are known.
 
         Returns:
             `item_id, rank` (from 1), `pert` (the similar knockdown), `similarity` (cosine over the other lines),
-            `label` (what it did to the gene), most similar first. An item whose perturbation is unknown in the
-            other lines has no rows, nor has one in a line without training labels.
+            `label` (what it did to the gene), most similar first. An item has no rows where its perturbation is unknown
+            in the other lines, or where its line has no training labels.
+
+        Raises:
+            InputError: `k` is below 1, `items` lacks a column or has an unknown cell line.
         """
         if k < 1:
-            raise InputError(f"k: {k} similar knockdowns; ask for at least 1")
+            raise InputError(f"k: {k} similar knockdowns; use at least 1")
         parts = []
         for line, _, group in _by_line(items):
             fitted = self._lines.get(line)
@@ -224,7 +240,7 @@ class NeighbourModel:
         return _shares(counts_NL - own_NL, _shares(pooled_NL - own_NL, prior_NL))
 
     def _weigh(self, fitted: _Line, pert_N: Ints, gene_N: Ints) -> Floats:
-        """Return p of the formula, (N, 3), for items of one line given by known perturbation and trained gene."""
+        """Return p of the formula, (N, 3), for items of one line whose perturbation and gene have these codes."""
         said_PG = [(fitted.label_PG == 1 + c).astype(np.float64) for c in range(len(LABELS))]
         forecast = np.empty((len(pert_N), len(LABELS)))
         asked = np.unique(pert_N)
@@ -243,7 +259,7 @@ class NeighbourModel:
         return forecast
 
     def _expected(self, fitted: _Line, block: Ints, n_LBG: Floats, own_LBG: Floats) -> Floats:
-        """Return e of the formula, (3, B, G): each gene's rate, corrected by what similar knockdowns did to its kin."""
+        """Return e of the formula, (3, B, G): each gene's rate, corrected by the results for similar genes."""
         a, b = self._settings.ratio_counts, self._settings.rate_counts
         prior_BL = _shares(self._counts_L - fitted.pert_counts_PL[block], 1 / len(LABELS))
         counts_LBG = fitted.gene_counts_GL.T[:, None, :] - own_LBG
@@ -305,7 +321,7 @@ def _describe(there: pd.DataFrame, perts: pd.Index, genes: pd.Index, components:
     """Describe perturbations and genes by signed labels in the other lines.
 
     Returns:
-        (P, K) perturbations of unit length, or 0 if unknown; (P,) whether they are known; (G, K) genes likewise.
+        (P, K) perturbations as unit vectors, 0 if unknown; (P,) whether they are known; (G, K) genes likewise.
     """
     from scipy import sparse
     from scipy.sparse.linalg import svds
@@ -315,13 +331,13 @@ def _describe(there: pd.DataFrame, perts: pd.Index, genes: pd.Index, components:
     column_N, columns = pd.factorize(signed["gene"], sort=True)
     shape = (len(perts), max(len(columns), 1))
     k = min(components, min(shape) - 1)
-    if k < 1:  # a single perturbation or column: nothing can be similar
+    if k < 1:  # with a single perturbation or column nothing can be similar
         return np.zeros((len(perts), 1)), np.zeros(len(perts), dtype=bool), np.zeros((len(genes), 1))
     rarity_N = np.log1p(n_knockdowns / np.bincount(column_N))[column_N]
     sign_N = np.where(signed["code"] == LABELS.index(Label.UP), 1.0, -1.0)
     pert_N = perts.get_indexer(pd.Index(signed["pert"]))
-    matrix = sparse.csr_array((sign_N * rarity_N, (pert_N, column_N)), shape=shape)  # sums what occurs twice
-    if min(shape) <= _DENSE:  # ARPACK breaks down on matrices of low rank
+    matrix = sparse.csr_array((sign_N * rarity_N, (pert_N, column_N)), shape=shape)  # sums repeated entries
+    if min(shape) <= _DENSE:  # ARPACK fails on matrices of low rank
         left, scale, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
         left_PK, scale_K, right_KC = left[:, :k], scale[:k], right[:k]
     else:
@@ -334,7 +350,7 @@ def _describe(there: pd.DataFrame, perts: pd.Index, genes: pd.Index, components:
 
 
 def _unit(rows: Floats) -> tuple[Floats, Bools]:
-    """Scale rows to unit length; those without length become 0, and are told apart."""
+    """Scale rows to unit length, and say which rows could be scaled; rows of length 0 stay 0."""
     length = np.linalg.norm(rows, axis=1)
     known = length > 1e-9
     return rows / np.where(known, length, 1.0)[:, None] * known[:, None], known
@@ -344,10 +360,10 @@ def _similar_genes(vector_GK: Floats, least: float) -> Any:
     """Return the squared cosines of at least `least` between different genes: sparse (G, G)."""
     from scipy import sparse
 
-    if least > 1:  # no genes are, and looking for them costs seconds
+    if least > 1:  # no gene is similar, and the search would take seconds
         return sparse.csr_array((len(vector_GK), len(vector_GK)))
     step, parts = 1024, []
-    for start in range(0, len(vector_GK), step):  # all genes at once would be half a gigabyte
+    for start in range(0, len(vector_GK), step):  # all genes at once would take half a gigabyte
         cosine = np.round(vector_GK[start : start + step] @ vector_GK.T, 12)
         cosine[np.arange(len(cosine)), start + np.arange(len(cosine))] = 0.0
         parts.append(sparse.csr_array(np.where(cosine >= least, cosine**2, 0.0)))
@@ -355,18 +371,19 @@ def _similar_genes(vector_GK: Floats, least: float) -> Any:
 
 
 def _own_labels(fitted: _Line, pert_N: Ints, gene_N: Ints) -> Ints:
-    """Return the label code of each item itself, 0 where it is no training item."""
+    """Return the label code of each item itself; 0 where the item is not a training item."""
     inside = (pert_N >= 0) & (gene_N >= 0)
     own = np.zeros(len(pert_N), dtype=np.int64)
-    if inside.any():  # SciPy returns no array for no indices
+    if inside.any():  # with no indices SciPy returns no array
         own[inside] = fitted.label_PG[pert_N[inside], gene_N[inside]]
     return own
 
 
 def _usable(fitted: _Line, group: pd.DataFrame) -> tuple[Ints, Ints, Ints]:
-    """Return the positions of items that can be forecast by neighbours, and all items' codes.
+    """Return the positions of the items that neighbours can forecast, and the perturbation and gene codes of all items.
 
-    Those are items whose perturbation is known elsewhere, and whose gene other perturbations are trained on here.
+    Neighbours can forecast an item under two conditions: its perturbation is known in another line, and its line has
+    training labels of its gene under other perturbations.
     """
     pert_N = fitted.perts.get_indexer(pd.Index(group["pert"]))
     gene_N = fitted.genes.get_indexer(pd.Index(group["gene"]))

@@ -1,4 +1,4 @@
-"""Prompts: what a model is asked about an item. Any change of wording here raises `VERSION`."""
+"""The prompts about an item. Any change of their wording must raise `VERSION`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -33,7 +33,7 @@ _QUESTION: Final = {
 }
 _FORMAT: Final = "Think first, then answer: <think>reasoning</think><answer>one label</answer>"
 
-# The eleven angles that SynthPert (arXiv 2509.25346) has its teacher consider, in our words.
+# The eleven angles that SynthPert (arXiv 2509.25346) makes its teacher consider, in our words.
 LEMMAS: Final = (
     "gene function: what both genes do",
     "pathway: which processes they share",
@@ -54,9 +54,9 @@ class PromptConfig:
     """What a prompt holds. Each field is a key of every configuration that makes prompts.
 
     Attributes:
-        template: `three_class`, or `direction` (asked of differentially expressed items only).
-        evidence: how many similar knockdowns are quoted; 0 quotes none.
-        lemmas: whether the eleven angles to consider are listed.
+        template: `three_class`, or `direction` (for differentially expressed items only).
+        evidence: number of similar knockdowns quoted, at least 0.
+        lemmas: whether the prompt lists eleven angles to consider (`LEMMAS`).
     """
 
     template: Literal["three_class", "direction"] = field(
@@ -71,12 +71,12 @@ class PromptConfig:
             raise InputError(f"prompt: evidence is {self.evidence}; it must be at least 0")
 
     def facts(self) -> dict[str, Any]:
-        """Return what is kept of it beside what was asked: its fields, and the version of the wording."""
+        """Return what run facts store about a prompt: its keys and the version of its wording."""
         return {"template": self.template, "template_version": VERSION} | to_keys(self)
 
 
 def prompt_of(facts: Mapping[str, Any]) -> PromptConfig | None:
-    """Return the prompt that kept facts tell of; None where they tell of no prompt of ours."""
+    """Return the prompt that stored facts describe; None where they describe no prompt of this package."""
     if "template" not in facts:
         return None
     own = {one.name: facts[one.name] for one in fields(PromptConfig) if one.name in facts}
@@ -88,7 +88,7 @@ def prompt_of(facts: Mapping[str, Any]) -> PromptConfig | None:
 
 
 def asked_of(items: pd.DataFrame, config: PromptConfig) -> pd.DataFrame:
-    """Return the items that a prompt can be asked about: `direction` offers no answer for those that do not change."""
+    """Return the items that suit a prompt: `direction` leaves out unchanged items, which it has no label for."""
     return items if config.template != "direction" else items[items["label"].astype("str") != str(Label.NONE)]
 
 
@@ -97,7 +97,7 @@ def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> 
 
     Args:
         items: rows with `item_id`, `cell_line`, `pert`, `gene`, from training or test.
-        corpus: whose training labels the evidence comes from.
+        corpus: the labels whose training part gives the evidence.
         config: what the prompts hold.
 
     Returns:
@@ -128,7 +128,11 @@ def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> 
 
 
 def rate_words(rate: float) -> str:
-    """Say a rate in [0, 1] in words coarse enough that leaving out one label cannot be read from them."""
+    """Put a rate in [0, 1] into words, so coarse that they do not reveal whether one label was left out.
+
+    Raises:
+        ValueError: the rate is not in [0, 1].
+    """
     if not 0.0 <= rate <= 1.0 + 1e-9:
         raise ValueError(f"a rate of {rate} is not within 0 and 1")
     for limit, words in ((0.05, "hardly any"), (0.2, "few"), (0.4, "some"), (0.6, "about half the"), (0.8, "many")):

@@ -71,7 +71,7 @@ def test_the_audit_names_every_trace_to_remove(folder: Path) -> None:
         (("--prompts", "mine"), "--prompts 'mine': use ours or theirs"),
         (("--evidence", "2"), "goes with --prompts ours"),
         (("--prompts", "ours", "--template", "four"), "--template: invalid choice: 'four'"),
-        (("--prompts", "ours", "--evidence", "9"), "evidence: 9 asked for, but the sample carries 5"),
+        (("--prompts", "ours", "--evidence", "9"), "evidence: 9 is more than the sample carries (5)"),
     ],
 )
 def test_what_is_wrong_with_an_import_is_said_in_one_line(words: tuple[str, ...], problem: str, folder: Path) -> None:

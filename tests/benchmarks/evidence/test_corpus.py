@@ -76,7 +76,7 @@ def test_a_label_without_training_rows_counts_0(small: Corpus) -> None:
 def test_evidence_in_the_sample_ends_at_what_it_carries(sample: Corpus) -> None:
     items = sample.test.head(5)
     assert sample.evidence(items, EVIDENCE_PER_ITEM)["rank"].max() == EVIDENCE_PER_ITEM
-    with pytest.raises(InputError, match=f"carries {EVIDENCE_PER_ITEM}"):
+    with pytest.raises(InputError, match=rf"carries \({EVIDENCE_PER_ITEM}\)"):
         sample.evidence(items, EVIDENCE_PER_ITEM + 1)
 
 
