@@ -1,4 +1,4 @@
-"""What requests may take in all: counted before they are sent, those under way included."""
+"""A budget for requests: each is counted before it is sent, so that the requests under way are included."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -15,13 +15,17 @@ class BudgetSpentError(CheckError):
 
 @dataclass
 class Budget:
-    """What all requests together may take. A request that could exceed it is not sent.
+    """Limits on all requests together. A request that could exceed one is not sent.
 
     Attributes:
-        max_requests, max_tokens: limits; 0 for none. Tokens are those of prompts and completions.
-        max_cost: limit in the currency of the prices; 0 for none.
-        price_in, price_out: per million tokens of prompts and completions.
+        max_requests: largest number of requests; 0 for no limit.
+        max_tokens: largest number of tokens, prompts and completions together; 0 for no limit.
+        max_cost: largest cost, in the currency of the prices; 0 for no limit.
+        price_in, price_out: prices per million tokens of prompts and of completions.
         requests, prompt_tokens, completion_tokens: spent so far, earlier runs included.
+
+    Raises:
+        InputError: a limit or price is negative, or `max_cost` is set without prices.
     """
 
     max_requests: int = 0
@@ -38,9 +42,9 @@ class Budget:
     def __post_init__(self) -> None:
         for key in ("max_requests", "max_tokens", "max_cost", "price_in", "price_out"):
             if not getattr(self, key) >= 0:
-                raise InputError(f"budget: {key} is {getattr(self, key)}; use 0 for none, or more")
+                raise InputError(f"budget: {key} is {getattr(self, key)}; it must be 0 (none) or above")
         if self.max_cost and not (self.price_in or self.price_out):
-            raise InputError("max_cost: needs price_in and price_out, per million tokens")
+            raise InputError("max_cost: needs price_in and price_out, per million tokens; set them")
 
     @property
     def cost(self) -> float:
@@ -51,7 +55,7 @@ class Budget:
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / _MILLION
 
     def _over(self, prompt_tokens: int, completion_tokens: int) -> str | None:
-        """Which limit a request with so many tokens, on top of those under way, would exceed."""
+        """The limit that a request with so many tokens would exceed, requests under way included; None for none."""
         tokens_in = self.prompt_tokens + sum(one[0] for one in self._open) + prompt_tokens
         tokens_out = self.completion_tokens + sum(one[1] for one in self._open) + completion_tokens
         if self.max_requests and self.requests + 1 > self.max_requests:
@@ -63,10 +67,18 @@ class Budget:
         return None
 
     async def reserve(self, prompt_tokens: int, completion_tokens: int) -> tuple[int, int]:
-        """Set tokens aside for one request, waiting for those under way where they may give some back.
+        """Set tokens aside for one request.
+
+        Where the limit would be exceeded, this waits for requests under way, which may use less than they reserved.
+
+        Args:
+            prompt_tokens, completion_tokens: the most that the request can use.
+
+        Returns:
+            The reservation, for `settle`.
 
         Raises:
-            BudgetSpentError: nothing under way could make room.
+            BudgetSpentError: the limit would be exceeded, and no request under way can make room.
         """
         async with self._changed:
             while over := self._over(prompt_tokens, completion_tokens):
@@ -78,7 +90,7 @@ class Budget:
         return prompt_tokens, completion_tokens
 
     async def settle(self, reserved: tuple[int, int], prompt_tokens: int, completion_tokens: int) -> None:
-        """Give a reservation back and note what was spent instead."""
+        """Release a reservation, and add the tokens that were really spent."""
         async with self._changed:
             self._open.remove(reserved)
             self.prompt_tokens += prompt_tokens

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint: teacher, critic or evaluated; asked with patience, within a budget."""
+"""A client for one model (teacher, critic or model under evaluation) behind an OpenAI-compatible endpoint."""
 
 import asyncio
 import contextlib
@@ -21,24 +21,28 @@ from rewards import CheckError, InputError
 
 _T = TypeVar("_T")
 _LONGEST_PAUSE: Final = 60.0  # seconds between two attempts where the server names no time
-_QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not mend
-_OUTAGE: Final = 20  # so many questions in a row that fail by 5xx are the server's fault, not theirs
-_NEVER: Final = 50  # and so many that fail in any way before the first answer
-_PLAIN: Final = ({"role": "user", "content": "Say yes."},)  # what no server turns away that lets anybody in
+_QUOTA: Final = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not help
+_OUTAGE: Final = 20  # if so many questions in a row fail by 5xx, the server is at fault, not the questions
+_NEVER: Final = 50  # likewise if so many fail in any way before the first answer
+_PLAIN: Final = ({"role": "user", "content": "Say yes."},)  # a question that no server refuses if the key is right
 
 
 def run_async(work: Coroutine[Any, Any, _T], on_interrupt: Callable[[], None] | None = None) -> _T:
-    """Run `work` to its end from plain code; from within a running loop, such as a notebook's, in a thread.
+    """Run a coroutine to its end from synchronous code. Within a running loop (a notebook's), it runs in a thread.
+
+    `asyncio.run` cancels at the point where the signal arrives. That can be between the check of a future and its use,
+    which then fails with a traceback. Here the loop itself cancels, between two callbacks.
 
     Args:
-        work: what to run.
-        on_interrupt: called at the first Ctrl-C, after which `work` is to end by itself; a second one cancels it.
-            Without it the first one does.
+        work: the coroutine.
+        on_interrupt: called at the first Ctrl-C, after which `work` should end by itself; a second Ctrl-C cancels it.
+            None: the first Ctrl-C cancels it.
+
+    Returns:
+        What `work` returns.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came; `work` was cancelled first. `asyncio.run` cancels from wherever the signal
-            lands, also between a future's check and its use, which fails with a traceback; here the loop does it
-            between two callbacks.
+        KeyboardInterrupt: Ctrl-C cancelled `work`.
     """
     try:
         asyncio.get_running_loop()
@@ -67,7 +71,7 @@ def run_async(work: Coroutine[Any, Any, _T], on_interrupt: Callable[[], None] | 
 
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return asyncio.run(work)  # nohup and others set the signal aside on purpose
+        return asyncio.run(work)  # SIGINT is handled elsewhere, or ignored on purpose (nohup)
     try:
         return asyncio.run(interruptible())
     except asyncio.CancelledError:
@@ -77,21 +81,21 @@ def run_async(work: Coroutine[Any, Any, _T], on_interrupt: Callable[[], None] | 
 
 
 class StoppedError(CheckError):
-    """The server cannot be asked any more, which is no item's fault."""
+    """The server takes no more questions. No item is at fault."""
 
 
 @dataclass
 class _Question:
-    """A question on its way.
+    """A question under way.
 
     Attributes:
         messages, request_id, note, extra: see `Endpoint.ask`.
-        estimate: tokens of its prompt.
-        answers: questions that the endpoint had answered when this one was last tried.
+        estimate: estimated tokens of its prompt.
+        answers: number of questions that the endpoint had answered when this one was last tried.
         tries: requests sent for it.
-        attempts: those of them that count against the settings' `attempts`.
-        useless: whole replies to it that could not be used.
-        spent_in, spent_out: tokens charged for them.
+        attempts: tries that count against the `attempts` of the settings.
+        useless: complete replies to it that could not be used.
+        spent_in, spent_out: prompt and completion tokens charged for it.
     """
 
     messages: Sequence[Message]
@@ -108,11 +112,11 @@ class _Question:
 
     @property
     def key(self) -> str:
-        """Its `Idempotency-Key`, another one after a reply of no use: under the same one it might come again."""
+        """Its `Idempotency-Key`. It changes after an unusable reply: with the same key the server may repeat it."""
         return f"{self.request_id}-{self.useless}" if self.useless else self.request_id
 
     async def tell(self, event: str, tokens_in: int, tokens_out: int) -> None:
-        """Note an event, where somebody keeps notes."""
+        """Report an event to `note`, if there is one."""
         if self.note is not None:
             await self.note(event, tokens_in, tokens_out)
 
@@ -120,21 +124,30 @@ class _Question:
 class Endpoint:
     """One model behind an endpoint.
 
-    Failed attempts are made again: connection trouble, a timeout, 408, 409, 429, 5xx, a reply that is cut, is no UTF-8
-    JSON, has no choice, or was broken off by the server. `Retry-After` is honoured, for all questions at once, and a
-    429 is no attempt while the server answers other questions. A question that fails for good is a `Reply` with
-    `error`. A server that is out of reach, answers nobody but with 429, fails for 20 questions in a row by 5xx or for
-    the first 50 in any way, refuses the key or does not know the model stops the run: no item is to blame. A refusal
-    (403, 404) of one question, while others or a plain one are answered, is that question's failure; so is one of the
-    key (401) after others were answered, while a plain one still is.
+    An attempt is repeated after:
+
+    - a connection error or a timeout;
+    - HTTP 408, 409, 429 or 5xx (a 429 does not count as an attempt while the server answers other questions);
+    - a reply that is cut off, is not UTF-8 JSON, or has no choice.
+
+    `Retry-After` holds for all questions at once. A question that fails for good gives a `Reply` with `error`.
+
+    The run stops where the server is at fault, not an item. That is the case if the server:
+
+    - cannot be reached, or answers every question with 429;
+    - fails by 5xx for 20 questions in a row, or in any way for the first 50;
+    - refuses the key or does not know the model.
+
+    A refusal (401, 403 or 404) may concern one question or all. A plain question decides: if it is answered, only the
+    refused question has failed. After a 403 or 404 it is not sent if any question has been answered.
 
     Args:
-        settings: how to ask.
-        budget: shared with other endpoints; None for none.
-        connections: connections kept open.
+        settings: how to send requests.
+        budget: may be shared with other endpoints; None for no limits.
+        connections: number of connections kept open.
 
     Raises:
-        InputError: the key in the environment cannot be one.
+        InputError: the key in the environment has characters that no key has.
     """
 
     def __init__(self, settings: EndpointSettings, budget: Budget | None = None, connections: int = 100) -> None:
@@ -145,7 +158,7 @@ class Endpoint:
         self._key = os.environ.get(settings.api_key_env)
         if self._key and not (self._key.isascii() and self._key.isprintable() and " " not in self._key):
             raise InputError(
-                f"{settings.api_key_env}: holds white space or other characters than a key has; set it again"
+                f"{settings.api_key_env}: holds white space or other characters that no key has; set it again"
             )
         self._not_before = 0.0
         self._answers = 0
@@ -157,20 +170,20 @@ class Endpoint:
         self._errors: tuple[type[Exception], ...] = (openai.OpenAIError, *_transport_errors())
         self._client = openai.AsyncOpenAI(
             base_url=settings.base_url,
-            api_key=self._key or "none",  # the client wants one; servers without keys ignore it
+            api_key=self._key or "none",  # the client needs one; servers without keys ignore it
             max_retries=0,
             timeout=settings.timeout,
-            # Followed, a redirection may turn the question into a GET without its body.
+            # A redirection that is followed may turn the request into a GET without its body.
             http_client=openai.DefaultAsyncHttpxClient(limits=_limits(connections), follow_redirects=False),
         )
 
     @property
     def failing(self) -> bool:
-        """Whether the last questions failed by 5xx, or all so far in any way, so that the server may be at fault."""
+        """Whether the server may be at fault: the last questions failed by 5xx, or all so far failed in any way."""
         return bool(self._down) or (bool(self._failed) and not self._answers)
 
     def end(self) -> None:
-        """Make no further attempts: a question raises `StoppedError` unless its attempt under way is answered."""
+        """Make no further attempts. A question then raises `StoppedError`, unless its current attempt is answered."""
         self._ending.set()
 
     async def close(self) -> None:
@@ -178,7 +191,7 @@ class Endpoint:
         await self._client.close()
 
     def redact(self, text: str) -> str:
-        """Return the text without the key, which servers may echo; one of fewer than 8 characters is left."""
+        """Return the text without the key, which servers may echo; a key of fewer than 8 characters is not removed."""
         return text.replace(self._key, "[key]") if self._key and len(self._key) >= SHORTEST_KEY else text
 
     async def ask(
@@ -191,18 +204,21 @@ class Endpoint:
         """Ask one question.
 
         Args:
-            messages: the chat, the last message from the user.
-            request_id: sent as `Idempotency-Key`; a server that honours it charges for the question once. After a reply
-                of no use a number is added.
-            note: told `sent` before each attempt leaves, with the prompt and completion tokens set aside for it, and
-                `failed` where it failed, with those it may have cost.
+            messages: the chat; its last message is the user's.
+            request_id: sent as `Idempotency-Key`; a server that supports it charges for the question once. After an
+                unusable reply a number is added.
+            note: called with `sent` before each attempt, with the prompt and completion tokens reserved for it, and
+                with `failed` after a failed one, with the tokens it may have cost.
             extra: keys of this request alone, such as its seed.
+
+        Returns:
+            The reply. A question that failed for good has `error` set.
 
         Raises:
             BudgetSpentError: the budget does not allow the next attempt.
-            StoppedError: the server is out of reach, stays too busy, fails for many questions in a row, or asks to wait
-                too long.
-            InputError: it refuses the key, does not know the model, or redirects.
+            StoppedError: the server cannot be reached, stays busy, fails for many questions in a row, or asks to wait
+                longer than `max_wait`.
+            InputError: the server refuses the key, does not know the model, or redirects.
         """
         estimate = int(sum(len(message["content"]) for message in messages) * TOKENS_PER_CHARACTER) + 16
         question = _Question(messages, request_id, note, extra or {}, estimate, self._answers)
@@ -225,7 +241,7 @@ class Endpoint:
                 )
 
     async def _try(self, question: _Question) -> Reply:
-        """Send a question once, when it may be sent, and account for it."""
+        """Send a question once, as soon as it may be sent, and account for its tokens."""
         await self._turn()
         reserved = await self.budget.reserve(question.estimate, self.settings.max_tokens)
         used = (0, 0)
@@ -250,13 +266,13 @@ class Endpoint:
             question.spent_out += used[1]
 
     async def _check_let_in(self, status: int) -> None:
-        """Ask a plain question, unless the server has answered any: it may refuse one question, or all of them.
+        """After a refusal, send a plain question to learn whether the server refuses one question or all.
 
-        Its answer is none to a question of the run, and does not count as one. A refusal of the key (401) is looked
-        into each time, since a key may end within a run.
+        It is not sent if a question has been answered before, except after a 401: a key may expire within a run. Its
+        answer does not count as an answer to a question of the run.
 
         Raises:
-            InputError: it refuses the plain one, too: its key or model is wrong.
+            InputError: the server refuses the plain question too, so the key or the model is wrong.
         """
         async with self._knocking:
             if status != 401 and (self._answers or self._let_in):
@@ -267,7 +283,7 @@ class Endpoint:
             except AttemptError as failure:
                 if failure.refused:
                     raise self._turned_away(failure.refused) from None
-            self._let_in = True  # or busy or broken, which says nothing of the key
+            self._let_in = True  # also where the server is busy or broken, which says nothing about the key
 
     def _turned_away(self, status: int) -> InputError:
         settings = self.settings
@@ -285,11 +301,11 @@ class Endpoint:
         place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
         place = self.redact(place.removesuffix("/").removesuffix("/chat/completions"))
         return InputError(
-            f"{self.settings.base_url}: redirects to {place} (HTTP {status}); set base_url to where it is"
+            f"{self.settings.base_url}: redirects to {place} (HTTP {status}); set base_url to that address"
         )
 
     async def _turn(self) -> None:
-        """Wait for the time that the server named to any question."""
+        """Wait until the time that the server asked any question to wait for."""
         while (wait := self._not_before - time.monotonic()) > 0 and not self._ending.is_set():
             await self._sleep(wait)
         if self._ending.is_set():
@@ -300,7 +316,7 @@ class Endpoint:
             await asyncio.wait_for(self._ending.wait(), seconds)
 
     def _pause(self, tries: int, failure: AttemptError) -> float:
-        """Seconds before the next try: growing, and different for each question, so that they do not come at once."""
+        """Seconds before the next try. They grow, and differ at random, so that questions do not return all at once."""
         growing = min(_LONGEST_PAUSE, self.settings.backoff * 2.0 ** (tries - 1))
         return growing * random.uniform(0.5, 1.0) if failure.wait is None else failure.wait + growing * random.random()
 
@@ -310,20 +326,20 @@ class Endpoint:
         self._down.clear()
 
     def _note_attempt(self, question: _Question, failure: AttemptError) -> None:
-        """Let all questions wait where the server asks for it, and count the attempt."""
+        """Count a failed attempt. If the server asks to wait, all questions wait."""
         if failure.wait is not None:
             if failure.wait > self.settings.max_wait:
                 raise StoppedError(
-                    f"{self.settings.base_url}: asks to wait {failure.wait:g} s, and a run waits "
-                    f"{self.settings.max_wait:g} s; run the same command again then"
+                    f"{self.settings.base_url}: asks to wait {failure.wait:g} s, more than max_wait "
+                    f"({self.settings.max_wait:g} s); run the same command again later"
                 ) from None
             self._not_before = max(self._not_before, time.monotonic() + failure.wait)
-        # Who is busy answering others has not turned this question down.
+        # A server that is busy answering other questions has not refused this one.
         question.attempts += not (failure.server and self._answers > question.answers)
         question.answers = self._answers
 
     def _give_up(self, question: _Question, failure: AttemptError) -> Reply:
-        """Return the reply of a question that failed for good, or stop where the server is to blame."""
+        """Return the reply of a question that failed for good, or stop the run where the server is at fault."""
         url, reason = self.settings.base_url, failure.reason
         if failure.server:
             raise StoppedError(f"{url}: {reason} after {self.settings.attempts} attempts")
@@ -358,12 +374,12 @@ class Endpoint:
             raise replace(failure, answered=True) from None
 
     def _request(self, messages: Sequence[Message], request_id: str, extra: Mapping[str, Any]) -> Any:
-        """Return the request as a context, whose value is the response as it streams in."""
+        """Return the request as an async context, whose value is the streamed response."""
         settings = self.settings
         temperature = {} if settings.temperature is None else {"temperature": settings.temperature}
         return self._client.chat.completions.with_streaming_response.create(
             model=settings.model,
-            messages=[],  # they go with the extra body, which spares the client's costly walk through them
+            messages=[],  # they are in `extra_body`, since the client's own validation of messages is slow
             extra_headers={"Idempotency-Key": request_id},
             extra_body={
                 "messages": [{key: without_surrogates(text) for key, text in one.items()} for one in messages],
@@ -375,7 +391,7 @@ class Endpoint:
         )
 
     def _explain(self, error: Exception, answering: bool) -> NoReturn:
-        """Raise what an error of the client means: that another attempt may help, or that none will."""
+        """Raise what an error of the client means: that another attempt may succeed, or that none will."""
         import openai
 
         settings = self.settings
@@ -406,23 +422,25 @@ class Endpoint:
         wait = retry_after(error.response.headers)
         if status == 429:
             if getattr(error, "code", None) in _QUOTA:
-                raise StoppedError(f"{self.settings.base_url}: the account's quota is used up (HTTP 429)") from None
+                raise StoppedError(
+                    f"{self.settings.base_url}: the account's quota is used up (HTTP 429); raise it and run again"
+                ) from None
             raise AttemptError("HTTP 429: too many requests", wait, server=True) from None
         if status == 402:
-            raise StoppedError(f"{self.settings.base_url}: asks for payment (HTTP 402)") from None
+            raise StoppedError(f"{self.settings.base_url}: asks for payment (HTTP 402); pay and run again") from None
         if status in (408, 409) or status >= 500:
             raise AttemptError(f"HTTP {status}", wait, outage=status >= 500) from None
-        # Only a complaint about the request is worth quoting; other bodies may echo credentials.
+        # Only the server's complaint about the request is quoted; other bodies may echo credentials.
         detail = f": {' '.join(str(error).split())}" if status in (400, 422) else ""
         said = f"HTTP {status}{detail}"
-        said = said.replace(self._key, "[key]") if self._key else said  # a short one too: no answer is harmed here
+        said = said.replace(self._key, "[key]") if self._key else said  # short keys too, since this is no answer
         raise AttemptError(said[:300], final=True) from None
 
 
 def _http() -> Any:
     try:
         import httpx2 as http
-    except ImportError:  # the client before its version 3
+    except ImportError:  # openai before version 3
         import httpx as http  # type: ignore[no-redef]
     return http
 

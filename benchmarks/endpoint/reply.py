@@ -1,4 +1,4 @@
-"""What a server says: the reply to a question, or why an attempt failed and whether another may not."""
+"""A server's reply to a question, or why an attempt failed and whether another may succeed."""
 
 import json
 import time
@@ -11,29 +11,29 @@ from typing import Any, Final
 from benchmarks.messages import MessageError, read_content, read_thinking
 
 _LONGEST_REASON: Final = 40
-# How a model ends a reply by itself, in servers' words; all else is the server's doing, `content_filter` aside.
+# Servers' names for a reply that ended normally. With any other, `content_filter` apart, the server broke it off.
 _ENDINGS: Final = {
     **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), "stop"),
     **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), "length"),
     **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "tool_calls"),
 }
 _MOST_TOKENS: Final = 10**9
-# Where the server does not say: prose has a token per four characters, gene symbols more; half errs on the safe side.
+# Used where the server reports no counts. Prose has 0.25 tokens per character, gene symbols more; 0.5 is a safe bound.
 TOKENS_PER_CHARACTER: Final = 0.5
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of one question.
+    """The outcome of one question.
 
     Attributes:
         text: the message's content; None if the question failed.
-        reasoning: the model's own thinking where the server keeps it apart.
+        reasoning: the model's thinking, where the server returns it separately; None elsewhere.
         finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or `error`.
-        prompt_tokens, completion_tokens: charged over all attempts; estimates where the server did not say.
-        requests: attempts made.
-        error: why it failed for good; None if it did not.
-        logprobs: the server's entry for each generated token, as it came; None where it gave none.
+        prompt_tokens, completion_tokens: tokens charged over all attempts; estimates where the server reports none.
+        requests: number of attempts.
+        error: why the question failed for good; None if it did not.
+        logprobs: the server's entry for each generated token, unchanged; None where it gave none.
     """
 
     text: str | None
@@ -48,17 +48,17 @@ class Reply:
 
 @dataclass(eq=False)
 class AttemptError(Exception):
-    """An attempt failed in a way that another may not. For control flow: it is never shown.
+    """A failed attempt. Used for control flow; users never see it.
 
     Attributes:
-        reason: in words.
-        wait: seconds that the server asks to wait.
-        charged: whether the server may have charged for it.
+        reason: why it failed, in words.
+        wait: seconds that the server asks to wait; None where it names none.
+        charged: whether the server may have charged for the attempt.
         server: whether the server as a whole is at fault, not this question.
-        outage: whether the server is at fault if many questions in a row fail by this.
-        final: whether no other attempt would mend it.
-        answered: whether a whole reply came, which could not be used.
-        refused: status of a refusal, of this question or of all; 0 where it is none.
+        outage: whether the server is at fault if many questions in a row fail like this.
+        final: whether another attempt cannot succeed.
+        answered: whether a complete but unusable reply came.
+        refused: HTTP status of a refusal (of this question or of all); 0 where it is none.
     """
 
     reason: str
@@ -72,15 +72,18 @@ class AttemptError(Exception):
 
 
 def read_reply(body: bytes, estimate: int, redact: Callable[[str], str]) -> Reply:
-    """Read the body of a server's reply; one that the model ended, or its limit, before a word is an empty text.
+    """Read the body of a server's reply. A reply without a word, ended by the model or the limit, has empty text.
 
     Args:
-        body: as it came.
-        estimate: tokens of the prompt, where the server does not count them.
-        redact: takes out of a text what must not be stored.
+        body: the bytes received.
+        estimate: estimated tokens of the prompt, used where the server reports none.
+        redact: removes from a text what must not be stored.
+
+    Returns:
+        The reply, with `requests` 1.
 
     Raises:
-        AttemptError: it is no UTF-8 JSON, has no choice, or was broken off.
+        AttemptError: the body is not UTF-8 JSON, has no choice, or was broken off.
     """
     reply, choice, message = _first_choice(body)
     try:
@@ -131,7 +134,7 @@ def _count(usage: Any, key: str) -> int | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date."""
+    """Return the seconds a server asks to wait, or None: `retry-after-ms`, or `Retry-After` as seconds or a date."""
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             seconds = float(headers[name]) * scale
@@ -143,5 +146,5 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         date = parsedate_to_datetime(headers["retry-after"])
     except (KeyError, ValueError, TypeError):
         return None
-    date = date.replace(tzinfo=UTC) if date.tzinfo is None else date  # which is what -0000 says, too
+    date = date.replace(tzinfo=UTC) if date.tzinfo is None else date  # a zone of -0000 means UTC, too
     return max(0.0, date.timestamp() - time.time())

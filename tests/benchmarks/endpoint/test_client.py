@@ -454,7 +454,7 @@ def test_one_answer_breaks_the_row() -> None:
     ],
 )
 def test_further_keys_that_may_be_secrets_are_refused_and_not_repeated(body: Any) -> None:
-    with pytest.raises(InputError, match=r"extra_body: '.*' is called like a secret.*api_key_env") as caught:
+    with pytest.raises(InputError, match=r"extra_body: '.*' is named like a secret.*api_key_env") as caught:
         read_extra_body(body)
     assert KEY not in str(caught.value)
 

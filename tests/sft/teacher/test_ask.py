@@ -740,7 +740,7 @@ def test_a_server_that_refuses_the_key_stops_at_once(tmp_path: Path) -> None:
         ({"temperature": -1.0}, "temperature: is -1.0"),
         ({"temperature": float("nan")}, "temperature: is nan"),
         ({"critics": ["c", "c"]}, "name each model once"),
-        ({"extra_body": {"nested": [{"X-Api-Key": KEY}]}}, "extra_body: 'X-Api-Key' is called like a secret"),
+        ({"extra_body": {"nested": [{"X-Api-Key": KEY}]}}, "extra_body: 'X-Api-Key' is named like a secret"),
         ({"critic_extra_body": f'{{"Authorization": "{KEY}"}}'}, "critic_extra_body: 'Authorization'"),
         ({"api_key_env": KEY}, "api_key_env: is no name"),
         ({"critics": ["c"], "critic_api_key_env": KEY}, "api_key_env: is no name"),
