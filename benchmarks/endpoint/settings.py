@@ -81,7 +81,7 @@ def read_extra_body(value: Mapping[str, Any] | str | None, key: str = "extra_bod
     try:
         body = json.loads(value if isinstance(value, str) else json.dumps(value, allow_nan=False))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{key}: is not JSON ({error}); write an object such as '{{\"top_p\": 0.9}}'") from None
+        raise InputError(f"{key}: no JSON ({error}); write an object such as '{{\"top_p\": 0.9}}'") from None
     if not isinstance(body, dict):
         raise InputError(f"{key}: is no JSON object; write one such as '{{\"top_p\": 0.9}}'")
     if (name := _secret_key(body)) is not None:
