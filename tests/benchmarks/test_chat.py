@@ -33,10 +33,10 @@ def misnamed(tiny_model: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_tokenizer_file_decides_where_the_class_reads_text_otherwise(misnamed: Path, smollm2: Path) -> None:
+def test_the_tokenizer_file_decides_where_the_class_reads_text_otherwise(misnamed: Path, tiny_tokenizer: Path) -> None:
     from transformers import AutoTokenizer
 
-    right, wrong = open_tokenizer(smollm2), AutoTokenizer.from_pretrained(misnamed)
+    right, wrong = open_tokenizer(tiny_tokenizer), AutoTokenizer.from_pretrained(misnamed)
     assert encode_prompt(wrong, MESSAGES) != encode_prompt(right, MESSAGES)
     for tokenizer in (open_tokenizer(misnamed), load_tokenizer(misnamed)):
         assert encode_prompt(tokenizer, MESSAGES) == encode_prompt(right, MESSAGES)
@@ -45,9 +45,9 @@ def test_the_tokenizer_file_decides_where_the_class_reads_text_otherwise(misname
         assert tokenizer.padding_side == wrong.padding_side
 
 
-def test_an_engine_reads_text_as_the_tokenizer_file_does(misnamed: Path, smollm2: Path) -> None:
+def test_an_engine_reads_text_as_the_tokenizer_file_does(misnamed: Path, tiny_tokenizer: Path) -> None:
     engine = TransformersEngine(misnamed)
-    assert engine.prompt_tokens(MESSAGES) == len(encode_prompt(open_tokenizer(smollm2), MESSAGES))
+    assert engine.prompt_tokens(MESSAGES) == len(encode_prompt(open_tokenizer(tiny_tokenizer), MESSAGES))
     engine.close()
 
 

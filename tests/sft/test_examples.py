@@ -21,8 +21,8 @@ PREFILLED = (
 
 
 @pytest.fixture(scope="module")
-def tokenizer(smollm2):
-    return load_tokenizer(smollm2)
+def tokenizer(tiny_tokenizer):
+    return load_tokenizer(tiny_tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +140,9 @@ def test_rendered_example_equals_generation_prompt_plus_completion(
 
 
 @pytest.mark.parametrize("template", ["deepseek_r1_distill", "qwen3"])
-def test_a_think_tag_that_is_one_token_is_learnt_as_one(smollm2, trace, template):
+def test_a_think_tag_that_is_one_token_is_learnt_as_one(tiny_tokenizer, trace, template):
     """As in DeepSeek's and Qwen's vocabularies: an added token, but no special one."""
-    tokenizer = load_tokenizer(smollm2)
+    tokenizer = load_tokenizer(tiny_tokenizer)
     tokenizer.add_tokens(["<think>", "</think>"])
     opening, closing = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
     tokenizer.chat_template = shipped_template(template)

@@ -57,8 +57,8 @@ class Student:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(smollm2: Path) -> Any:
-    return load_tokenizer(smollm2)
+def tokenizer(tiny_tokenizer: Path) -> Any:
+    return load_tokenizer(tiny_tokenizer)
 
 
 def gate(tokenizer: Any, replies: list[str], n: int = 64) -> Any:

@@ -9,10 +9,10 @@ from rewards import InputError
 from sft.training import load_tokenizer, log_callback
 
 
-def test_tags_that_are_special_tokens_are_refused(smollm2, tmp_path):
+def test_tags_that_are_special_tokens_are_refused(tiny_tokenizer, tmp_path):
     from transformers import AutoTokenizer
 
-    changed = AutoTokenizer.from_pretrained(smollm2)
+    changed = AutoTokenizer.from_pretrained(tiny_tokenizer)
     changed.add_special_tokens({"additional_special_tokens": ["</think>"]})
     changed.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="</think> is a special token"):

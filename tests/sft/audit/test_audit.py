@@ -406,14 +406,14 @@ def test_labels_are_found_from_the_traces_own_protocol(traces: list[Trace], corp
 
 
 def test_a_leak_stops_training_before_the_model_is_touched(
-    traces: list[Trace], corpus: Corpus, tmp_path: Path, smollm2: Path
+    traces: list[Trace], corpus: Corpus, tmp_path: Path, tiny_model: Path
 ) -> None:
     from sft.train import train
 
     path = tmp_path / "t.jsonl"
     write_traces([*traces[:8], moved(traces[8], next(corpus.test.itertuples()))], path)
     config = {
-        "output_dir": str(tmp_path / "run"), "traces": str(path), "model_name_or_path": str(smollm2), "use_peft": True,
+        "output_dir": str(tmp_path / "run"), "traces": str(path), "model_name_or_path": str(tiny_model), "use_peft": True,
         "max_length": 512, "use_cpu": True, "bf16": False,
     }  # fmt: skip
     with pytest.raises(CheckError, match="leak: train: 1 of 9"):

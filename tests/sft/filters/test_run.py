@@ -364,17 +364,17 @@ def test_a_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
             filter_traces(path, tmp_path / "o.jsonl", read_steps(["parse"], 0))
 
 
-def test_what_the_trainer_would_refuse_for_its_tokens_is_dropped(smollm2: Path, tmp_path: Path) -> None:
+def test_what_the_trainer_would_refuse_for_its_tokens_is_dropped(tiny_model: Path, tmp_path: Path) -> None:
     from sft.examples import tokenize_trace
     from sft.training import load_tokenizer
 
     traces = [trace(0, prose(0, 20)), trace(1, prose(1, 400)), trace(2, "a lone surrogate \ud800")]
-    longest = len(tokenize_trace(load_tokenizer(smollm2), traces[0]).input_ids)
-    assert kept(tmp_path, traces, {"tokens": {"max": longest, "model": str(smollm2)}}) == traces[:1]
+    longest = len(tokenize_trace(load_tokenizer(tiny_model), traces[0]).input_ids)
+    assert kept(tmp_path, traces, {"tokens": {"max": longest, "model": str(tiny_model)}}) == traces[:1]
     reasons = json.loads((tmp_path / "out.jsonl.funnel.json").read_text())["steps"][0]["reasons"]
     assert reasons == {"too many tokens": 1, "holds a lone surrogate, which no tokenizer reads": 1}
     with pytest.raises(InputError, match="none of 1 traces passes; step tokens dropped 1"):
-        kept(tmp_path, traces[:1], {"tokens": {"max": longest - 1, "model": str(smollm2)}})
+        kept(tmp_path, traces[:1], {"tokens": {"max": longest - 1, "model": str(tiny_model)}})
 
 
 def test_a_leak_is_told_by_the_item_s_own_symbols(tmp_path: Path) -> None:
