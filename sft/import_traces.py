@@ -23,7 +23,7 @@ from benchmarks.messages import MessageError, looks_like_messages, read_last_rep
 from benchmarks.screens.schema import CELL_LINES
 from benchmarks.tables import KINDS, BrokenRow, Row, as_word, check_kind, iter_rows, label_words
 from rewards import LABELS, InputError, parse_answer
-from sft.teacher.critic import VERDICTS
+from sft.teacher.critic import GIVEN, VERDICTS
 from sft.teacher.outcomes import Outcomes, write_manifest
 from sft.traces import MODES, Trace, prompt_protocol, write_traces
 
@@ -434,6 +434,10 @@ class _Reader:
             return None
         if verdict not in VERDICTS:
             raise _RefusedError(f"unknown verdict: {verdict!r}")
+        if "given" in critic:
+            critic["given"] = critic["given"].strip("*\"'`. \n").lower()
+            if critic["given"] not in GIVEN:
+                raise _RefusedError(f"critic's `given` is neither yes nor no: {critic['given']!r}")
         return {**critic, "verdict": verdict}
 
     def _mapping(self, record: Mapping[str, Any], column: str) -> dict[str, Any] | None:

@@ -28,7 +28,8 @@ class Trace:
         answer: the label that the completion gives.
         teacher: who wrote it.
         mode: `blind` (the teacher predicted) or `rationalize` (it was given the label).
-        critic: a verdict and its reason, or None where nobody graded it.
+        critic: what critics say of the reasoning, None where none was asked: `verdict`, `reason`, and `given` (`yes` if
+            the reasoning treats its answer as given, else `no`; missing where no critic said).
         created: when, in UTC, ISO 8601.
         protocol: what the prompt was made with.
     """
@@ -134,6 +135,8 @@ def parse_trace(line: bytes, path: Path, row: int) -> tuple[Trace, Answer]:
         raise _error(path, row, "prompt is no list of messages; remove the row")
     if not isinstance(trace.protocol, dict) or not (trace.critic is None or isinstance(trace.critic, dict)):
         raise _error(path, row, "protocol or critic is no mapping; remove the row")
+    if trace.critic and trace.critic.get("given", "no") not in ("yes", "no"):
+        raise _error(path, row, f"critic's `given` is {trace.critic['given']!r}; write yes or no, or remove it")
     if not isinstance(trace.label, str) or trace.label not in _LABELS:
         as_label(trace.label, f"{path}, row {row}: label")
     if trace.mode not in MODES:
@@ -143,6 +146,12 @@ def parse_trace(line: bytes, path: Path, row: int) -> tuple[Trace, Answer]:
     if parsed.label != answer:
         raise _error(path, row, f"the completion does not give the answer {trace.answer!r}; remove the row")
     return trace, parsed
+
+
+def treats_as_given(trace: Trace) -> bool | None:
+    """Return whether a critic found that a trace treats its answer as given, None where no critic said."""
+    given = (trace.critic or {}).get("given")
+    return None if given is None else given == "yes"
 
 
 def learnt_text(trace: Trace, answer: Answer) -> str:

@@ -122,7 +122,7 @@ def is_critic(request: dict[str, Any]) -> bool:
 async def respond_well(request: dict[str, Any], headers: dict[str, str]) -> bytes:
     """Answer by the question alone: a critic says good; a teacher's label depends on the text's length."""
     if is_critic(request):
-        return http(200, chat("<verdict>good</verdict><reason>Sound.</reason>"))
+        return http(200, chat("<verdict>good</verdict><given>no</given><reason>Sound.</reason>"))
     text = request["messages"][-1]["content"]
     label = ("upregulated", "downregulated", "not differentially expressed")[sum(text.encode()) % 3]
     return http(200, chat(RIGHT.format(reason=f"Loss of it stresses the cell {sum(text.encode())}.", label=label)))

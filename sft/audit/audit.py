@@ -16,7 +16,7 @@ from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts, prompt_of
 from rewards import CheckError, InputError, parse_answer
 from sft.audit.quotations import QuotationFinder
-from sft.traces import Trace, learnt_text
+from sft.traces import Trace, learnt_text, treats_as_given
 
 _EXAMPLES: Final = 20  # few enough to read, and mostly enough to remove them by hand
 _BLOCK: Final = 10_000  # prompts rebuilt at once
@@ -49,7 +49,7 @@ class Finding:
                 self.examples.append(example)
 
     def __str__(self) -> str:
-        skipped = f", {self.skipped} not checked" if self.skipped else ""
+        skipped = f", {self.skipped} not audited" if self.skipped else ""
         return f"{self.failed} of {self.checked} fail{skipped}"
 
 
@@ -110,6 +110,7 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
         item_id = f"{trace.cell_line}|{trace.pert}|{trace.gene}"
         _check_item(trace, item_id, known, corpus.split, findings)
         _check_quotations(trace, item_id, finder, findings)
+        _check_given(trace, item_id, findings["given"])
         config = _our_prompt(trace.protocol, corpus)
         if config is not None and item_id in known:
             prompts.setdefault(config, {})[item_id] = _digest(trace.prompt)
@@ -135,6 +136,7 @@ def _claims(split: str) -> dict[str, Finding]:
         "quoted test label": Finding("no prompt quotes a test label"),
         "own label": Finding("no prompt quotes its own item's label"),
         "reasoning quotes a test label": Finding("no reasoning quotes a test label"),
+        "given": Finding("no rationalized reasoning treats its answer as given, says its critic"),
     }
 
 
@@ -164,6 +166,15 @@ def _check_quotations(trace: Trace, item_id: str, finder: QuotationFinder, findi
         findings["own label"].note(own, item_id)
     for quoted in finder.in_reasoning(trace, learnt_text(trace, parse_answer(trace.completion))):
         findings["reasoning quotes a test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
+
+
+def _check_given(trace: Trace, item_id: str, finding: Finding) -> None:
+    """Take a critic's word on a rationalized trace; a blind teacher was not given the answer."""
+    if trace.mode == "rationalize":
+        if (given := treats_as_given(trace)) is None:
+            finding.skipped += 1
+        else:
+            finding.note(given, item_id)
 
 
 def _our_prompt(protocol: dict[str, Any], corpus: Corpus) -> PromptConfig | None:

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rewards import Answer, InputError
-from sft.filters.leaks import find_leak
 from sft.filters.near_duplicates import find_duplicates
 from sft.filters.visible import find_foreign
 from sft.teacher.critic import VERDICTS
-from sft.traces import Trace, learnt_text
+from sft.traces import Trace, learnt_text, treats_as_given
 
 Check: TypeAlias = Callable[[Trace, Answer], str | None]
 Rows: TypeAlias = npt.NDArray[np.intp]
@@ -62,9 +61,14 @@ def plain_text(trace: Trace, answer: Answer) -> str | None:
 
 
 def no_leak(trace: Trace, answer: Answer) -> str | None:
-    """Refuse reasoning that treats its label as given; see `sft.filters.leaks.find_leak`."""
-    found = find_leak(learnt_text(trace, answer), trace.pert, trace.gene)
-    return None if found is None else f"leak: {found[:40]}"
+    """Refuse reasoning that treats its answer as given, by its critic, and rationalized reasoning that none judged.
+
+    A blind trace that no critic judged passes: its teacher was not given the answer.
+    """
+    given = treats_as_given(trace)
+    if given is None and trace.mode == "rationalize":
+        return "no critic said whether the answer is treated as given"
+    return "answer treated as given" if given else None
 
 
 def verdict_in(verdicts: Sequence[str]) -> Check:

@@ -60,6 +60,11 @@ class EndpointArguments:
     def __post_init__(self) -> None:
         self.extra_body = read_extra_body(self.extra_body, "extra_body")
         self.critic_extra_body = read_extra_body(self.critic_extra_body, "critic_extra_body")
+        if self.mode == "rationalize" and not self.critics:
+            raise InputError(
+                "mode: rationalize gives the teacher the answer, and only a critic can tell whether the reasoning "
+                "treats it as given; name a model under critics, or use mode: blind"
+            )
         if not all(isinstance(name, str) for name in self.critics) or len({*self.critics}) < len(self.critics):
             raise InputError(f"critics: {self.critics}; name each model once, since each has one vote")
         if listed := [name for name in self.critics if name.startswith("[") or "," in name]:

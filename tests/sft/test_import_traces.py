@@ -219,7 +219,10 @@ def test_other_words_for_labels(corpus: Corpus, tmp_path: Path) -> None:
 
 def test_our_own_traces_keep_what_they_say_of_themselves(corpus: Corpus, tmp_path: Path) -> None:
     traces = generate(corpus.train.head(4), corpus, PromptConfig(evidence=3), seed=0)
-    graded = [replace(trace, critic={"verdict": "good", "reason": "sound", "votes": "good, bad"}) for trace in traces]
+    graded = [
+        replace(trace, critic={"verdict": "good", "given": "no", "reason": "sound", "votes": "good, bad"})
+        for trace in traces
+    ]
     path = tmp_path / "own.jsonl"
     write_traces(graded, path)
     done = import_traces(str(path), tmp_path / "t.jsonl", corpus)
@@ -307,7 +310,7 @@ def test_under_which_split_a_prompt_of_theirs_was_written_is_not_claimed(corpus:
     traces = read_traces(import_traces(str(path), tmp_path / "t.jsonl", corpus).path)
     assert "split" not in traces[0].protocol
     assert corpus_of(traces[0].protocol, None, None).is_sample
-    assert str(audit_traces(traces, corpus).findings["split"]) == "0 of 0 fail, 3 not checked"
+    assert str(audit_traces(traces, corpus).findings["split"]) == "0 of 0 fail, 3 not audited"
     ours = import_traces(str(path), tmp_path / "t.jsonl", corpus, prompts=PromptConfig())
     assert str(audit_traces(read_traces(ours.path), corpus).findings["split"]) == "0 of 3 fail"
 
@@ -320,6 +323,7 @@ def test_under_which_split_a_prompt_of_theirs_was_written_is_not_claimed(corpus:
         ({"protocol": '{"split": "holdout:rpe1"}'}, "prompt was made under another split"),
         ({"critic": "{torn"}, "critic is no JSON object"),
         ({"critic": '{"verdict": "superb"}'}, "unknown verdict"),
+        ({"critic": '{"verdict": "good", "given": "maybe"}'}, "critic's `given` is neither yes nor no"),
         ({"user_prompt": '[{"role": "robot", "content": "x"}]'}, "unknown role of a message"),
         ({"user_prompt": "[{'role': 'user', 'content': 'x'}]"}, "messages are no JSON list"),
     ],

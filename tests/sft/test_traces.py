@@ -80,6 +80,7 @@ def without(key: str) -> str:
         (json.dumps(record(completion=None, answer=None)), "completion"),
         (json.dumps(record(completion=5)), "completion"),
         (json.dumps(record(prompt="text")), "prompt"),
+        (json.dumps(record(critic={"verdict": "good", "given": True})), "critic's `given` is True; write yes or no"),
         (json.dumps(record(prompt=[])), "prompt"),
         (json.dumps(asdict(make_trace("A"))), "there twice (first in row 1)"),
     ],

@@ -27,7 +27,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs_vllm]
 REPO = Path(__file__).resolve().parents[2]
 # A model of 135M parameters does not keep to a format: the server does it for it, as a user would have it do.
 ANSWER = "<think>[A-Za-z ,]{30,120}\\.</think><answer>(" + "|".join(LABELS) + ")</answer>"
-VERDICT = "<verdict>(excellent|good|average|bad|terrible)</verdict><reason>[A-Za-z ]{10,60}</reason>"
+VERDICT = (
+    "<verdict>(excellent|good|average|bad|terrible)</verdict><given>(yes|no)</given><reason>[A-Za-z ]{10,60}</reason>"
+)
 # `vllm serve`. The command asks for the version of a package `vllm`, which the CPU build from PyPI is not called.
 SERVE = """
 import importlib.metadata as metadata
@@ -115,7 +117,7 @@ def test_teacher_critic_filter_audit_and_stage_one(server: str, smollm2: Path, t
     assert "40 traces" in run("traces", "generate", "--config", "teacher.yaml", cwd=tmp_path)
     assert json.loads((tmp_path / "t.jsonl.manifest.json").read_text())["spent"] == manifest["spent"]
 
-    steps = ["parse", "label", "plain", "leak", {"critic": ["excellent", "good", "average", "bad", "terrible"]}]
+    steps = ["parse", "label", "plain", {"critic": ["excellent", "good", "average", "bad", "terrible"]}]
     filtering = {"input": "t.jsonl", "output": "kept.jsonl", "steps": steps}
     (tmp_path / "filter.yaml").write_text(yaml.safe_dump(filtering))
     run("traces", "filter", "--config", "filter.yaml", cwd=tmp_path)

@@ -89,7 +89,7 @@ def test_a_prompt_of_our_template_is_built_again(traces: list[Trace], corpus: Co
     other_labels = replace(traces[1], protocol={**traces[1].protocol, "data": "0" * 64})
     nonsense = replace(traces[2], protocol={**traces[2].protocol, "evidence": "five"})
     audit = audit_traces([foreign, other_labels, nonsense, traces[3]], corpus)
-    assert str(audit.findings["prompt"]) == "0 of 1 fail, 3 not checked"
+    assert str(audit.findings["prompt"]) == "0 of 1 fail, 3 not audited"
 
 
 def test_traces_drawn_under_another_split_are_refused(traces: list[Trace], corpus: Corpus) -> None:
@@ -98,7 +98,7 @@ def test_traces_drawn_under_another_split_are_refused(traces: list[Trace], corpu
     silent = replace(traces[1], protocol={})
     assert failing([*traces, other], corpus) == {"split"}
     audit = audit_traces([silent, traces[2]], corpus)
-    assert str(audit.findings["split"]) == "0 of 1 fail, 1 not checked"
+    assert str(audit.findings["split"]) == "0 of 1 fail, 1 not audited"
 
 
 def row_of(corpus: Corpus, traces: list[Trace], label: str) -> tuple[Trace, Any]:
@@ -397,6 +397,17 @@ def test_a_held_out_line_must_not_appear(full_frame: pd.DataFrame) -> None:
     ) as caught:
         audit_traces(traces, held_out).require_clean("t.jsonl")
     assert "\n" not in str(caught.value)
+
+
+def test_a_critic_s_word_on_rationalized_traces_is_audited(traces: list[Trace], corpus: Corpus) -> None:
+    def said(trace: Trace, given: str, mode: Any = "rationalize") -> Trace:
+        return replace(trace, mode=mode, critic={"verdict": "good", "given": given, "reason": ""})
+
+    kept = [said(traces[0], "no"), said(traces[1], "yes", "blind"), *traces[2:5]]
+    audit = audit_traces(kept, corpus)
+    assert audit.clean
+    assert str(audit.findings["given"]) == "0 of 1 fail, 3 not audited"
+    assert failing([*kept, said(traces[5], "yes")], corpus) == {"given"}
 
 
 def test_labels_are_found_from_the_traces_own_protocol(traces: list[Trace], corpus: Corpus) -> None:

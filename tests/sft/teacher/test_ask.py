@@ -79,13 +79,20 @@ def test_blind_traces_are_the_teacher_s_own_predictions(tmp_path: Path) -> None:
 
 def test_a_rationalizing_teacher_is_given_the_label_and_the_student_is_not(tmp_path: Path) -> None:
     with Server(respond_well) as server:
-        generate(server, tmp_path / "t.jsonl", mode="rationalize")
+        generate(server, tmp_path / "t.jsonl", mode="rationalize", critics=["c"])
         asked = {request["messages"][-1]["content"] for request in server.requests}
-    for trace in read_traces(tmp_path / "t.jsonl"):
+    traces = read_traces(tmp_path / "t.jsonl")
+    assert {(trace.critic or {}).get("given") for trace in traces if trace.answer == trace.label} == {"no"}
+    for trace in traces:
         assert trace.mode == "rationalize"
         student = trace.prompt[-1]["content"]
         assert "the measured effect is" not in student
         assert any(text.startswith(student) and f"the measured effect is {trace.label}." in text for text in asked)
+
+
+def test_rationalized_traces_need_a_critic() -> None:
+    with pytest.raises(InputError, match="mode: rationalize .* name a model under critics, or use mode: blind"):
+        EndpointArguments(mode="rationalize")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +174,7 @@ def test_replies_of_which_nobody_knows_the_question_are_refused(tmp_path: Path) 
         kept = config.read_text()
         config.unlink()
         with pytest.raises(InputError, match="is missing, so that nobody knows"):
-            generate(server, path, mode="rationalize")
+            generate(server, path)
         config.write_text("a: [")
         with pytest.raises(InputError, match="not a configuration"):
             generate(server, path)
@@ -704,8 +711,8 @@ def test_a_changed_configuration_is_refused_and_a_changed_budget_is_not(tmp_path
     path = tmp_path / "t.jsonl"
     with Server(respond_well) as server:
 
-        def run(mode: Any, budget: int) -> None:
-            args = EndpointArguments(base_url=server.url, mode=mode, max_requests=budget)
+        def run(mode: Any, budget: int, critics: list[str] | None = None) -> None:
+            args = EndpointArguments(base_url=server.url, mode=mode, critics=critics or [], max_requests=budget)
             config = {"mode": mode, "max_requests": budget}
             ask_teacher(make_work(30, **config), "m", args, path)
 
@@ -713,7 +720,7 @@ def test_a_changed_configuration_is_refused_and_a_changed_budget_is_not(tmp_path
             run("blind", 10)
         assert len(read_traces(path)) == 10
         with pytest.raises(InputError, match=r"another configuration \(mode changed\)"):
-            run("rationalize", 10)
+            run("rationalize", 10, ["c"])
         run("blind", 30)
         assert len(server.requests) == 30
     assert len(read_traces(path)) == 30

@@ -40,6 +40,38 @@ def test_a_reply_is_one_verdict_after_the_thinking(reply: str, verdict: str | No
     assert parse_verdict(reply) == (None if verdict is None else Verdict(verdict, reason))
 
 
+@pytest.mark.parametrize(
+    ("reply", "given"),
+    [
+        ("<verdict>good</verdict><given>no</given><reason>sound</reason>", "no"),
+        ("<verdict>good</verdict>\n<GIVEN> **Yes.** </GIVEN>", "yes"),
+        ("<given>yes</given><verdict>good</verdict>", "yes"),
+        ("<think><given>yes</given></think><verdict>good</verdict><given>no</given>", "no"),
+        ("<verdict>good</verdict><given>no</given><reason>not <given>yes</given></reason>", "no"),
+        ("<verdict>good</verdict><given>no</given> so <given>no</given>", "no"),
+        ("<verdict>good</verdict><given>no</given> or <given>yes</given>", None),
+        ("<verdict>good</verdict><given>yes or no</given>", None),
+        ("<verdict>good</verdict><given></given>", None),
+        ("<verdict>good</verdict>", None),
+    ],
+)
+def test_a_reply_says_whether_the_answer_is_treated_as_given(reply: str, given: str | None) -> None:
+    verdict = parse_verdict(reply)
+    assert verdict is not None
+    assert (verdict.verdict, verdict.given) == ("good", given)
+
+
+def test_one_critic_who_finds_the_answer_given_is_enough() -> None:
+    def given(*votes: str | None) -> str | None:
+        combined = combine([Verdict("good", "", vote) for vote in votes], len(votes))
+        assert combined is not None
+        return combined.get("given")
+
+    assert given("no") == given("no", "no") == given("no", None) == "no"
+    assert given("yes") == given("no", "yes", "no") == given(None, "yes") == "yes"
+    assert given(None) is given(None, None) is None
+
+
 def test_several_critics_are_one_grade() -> None:
     def grade(*verdicts: str) -> str:
         combined = combine([Verdict(verdict, f"why {verdict}") for verdict in verdicts], len(verdicts))
