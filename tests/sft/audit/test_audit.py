@@ -424,8 +424,8 @@ def test_a_leak_stops_training_before_the_model_is_touched(
     path = tmp_path / "t.jsonl"
     write_traces([*traces[:8], moved(traces[8], next(corpus.test.itertuples()))], path)
     config = {
-        "output_dir": str(tmp_path / "run"), "traces": str(path), "model_name_or_path": str(tiny_model), "use_peft": True,
-        "max_length": 512, "use_cpu": True, "bf16": False,
+        "output_dir": str(tmp_path / "run"), "traces": str(path), "model_name_or_path": str(tiny_model),
+        "use_peft": True, "max_length": 512, "use_cpu": True, "bf16": False,
     }  # fmt: skip
     with pytest.raises(CheckError, match="leak: train: 1 of 9"):
         train(config)
