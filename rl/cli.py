@@ -8,36 +8,51 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="SFT on reasoning traces, GRPO, honest reports.")
-data_app = typer.Typer(no_args_is_help=True, help="PerturbQA's labels.")
-traces_app = typer.Typer(no_args_is_help=True, help="Reasoning traces for stage one.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Train a model to predict knockdown effects (SFT, then GRPO), and report what it learnt.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Fetch and check PerturbQA's labels.")
+traces_app = typer.Typer(no_args_is_help=True, help="Make, import, filter and check the traces that SFT learns from.")
 app.add_typer(data_app, name="data")
 app.add_typer(traces_app, name="traces")
-rewards_app = typer.Typer(no_args_is_help=True, help="Rewards: tried without a model, before a run is spent on them.")
+rewards_app = typer.Typer(no_args_is_help=True, help="Try out rewards without a GPU.")
 app.add_typer(rewards_app, name="rewards")
 
 INTERRUPTED: Final = 130
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-_SAMPLE_HELP = "Folder of the labels, or `sample`; SYNTHPERT_DATA or the fetched ones by default."
-_CONFIG_HELP = "YAML file; any of its keys can follow as --key value, and --out for what is written."
+_SAMPLE_HELP = "Folder of the labels, or `sample`. Default: SYNTHPERT_DATA, else what `data fetch` wrote."
+_CONFIG_HELP = "YAML file. Every key is also an option (--key value). --out is where the result goes."
 ConfigOption = Annotated[Path, typer.Option("--config", help=_CONFIG_HELP)]
 DataOption = Annotated[str | None, typer.Option("--data", help=_SAMPLE_HELP)]
 _REWARDS_HELP = (
-    "Folder of the labels, or `sample`; the configuration's or run's by default, else the full ones or the sample."
+    "Folder of the labels, or `sample`. Default: that of the configuration or run, else the full labels if they are "
+    "there, else the sample."
 )
 RewardsDataOption = Annotated[str | None, typer.Option("--data", help=_REWARDS_HELP)]
-_EMBEDDINGS_HELP = "Parquet or CSV of gene embeddings, for a regression on them."
+_EMBEDDINGS_HELP = "Parquet or CSV file of gene embeddings. Adds a regression on them as a baseline."
 EmbeddingsOption = Annotated[Path | None, typer.Option("--embeddings", help=_EMBEDDINGS_HELP)]
-_PROMPTS_HELP = "theirs, or ours: built by our template; the keys of a prompt (--evidence 3) can follow, as in grpo."
-OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+_PROMPTS_HELP = (
+    "theirs: keep the prompts of the file. ours: build them with our template; keys of a prompt, such as "
+    "--evidence 3, can follow."
+)
+_SPLIT_HELP = "official, or holdout:LINE to keep one cell line out of training."
+_MAP_HELP = "OURS=THEIRS: name of our column in the file, such as pert=knockdown. Can be repeated."
+_LABEL_HELP = "THEIRS=OURS: meaning of a word in the file, such as up=upregulated. Can be repeated."
+OutOption = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 
 
 @data_app.command("fetch")
 def data_fetch(
-    source: Annotated[str | None, typer.Option(help="Folder or URL; the official repository by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to fill.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Folder or URL of the files. Default: PerturbQA's repository.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write. Default: the folder that the other commands read.")
+    ] = None,
 ) -> None:
-    """Fetch the eight label files, each checked against its SHA-256."""
+    """Fetch the eight label files and check their SHA-256."""
     from benchmarks.screens.labels import fetch, load_labels
 
     folder = fetch(source, out)
@@ -46,7 +61,7 @@ def data_fetch(
 
 @data_app.command("verify")
 def data_verify(data: DataOption = None) -> None:
-    """Check every row and every file's SHA-256."""
+    """Check that all rows are consistent, and print a SHA-256 of the items."""
     from benchmarks.evidence.corpus import open_corpus
 
     corpus = open_corpus(data)
@@ -54,10 +69,8 @@ def data_verify(data: DataOption = None) -> None:
 
 
 @data_app.command("stats")
-def data_stats(
-    data: DataOption = None, split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official"
-) -> None:
-    """Count rows, labels and test perturbations per cell line."""
+def data_stats(data: DataOption = None, split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "official") -> None:
+    """Count items, labels and test perturbations per cell line."""
     from benchmarks.evidence.corpus import open_corpus
     from benchmarks.screens.labels import stats
 
@@ -66,7 +79,7 @@ def data_stats(
 
 @traces_app.command("generate", context_settings=_PASS_ON)
 def traces_generate(context: typer.Context, config: ConfigOption) -> None:
-    """Write traces with the offline teacher, or with a model behind an OpenAI-compatible endpoint."""
+    """Write traces with a model behind an OpenAI-compatible endpoint, or with the offline template teacher."""
     from benchmarks.config import parse_config
     from sft.teacher.arguments import EndpointArguments
     from sft.teacher.generate import TraceArguments, generate_traces
@@ -79,18 +92,25 @@ def traces_generate(context: typer.Context, config: ConfigOption) -> None:
 @traces_app.command("import", context_settings=_PASS_ON)
 def traces_import(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(help="A .csv, .jsonl or .parquet file, or a Hugging Face data set's id.")],
-    out: Annotated[Path, typer.Option(help="JSONL file to write; refused rows go beside it.")],
-    columns: Annotated[list[str] | None, typer.Option("--map", help="Column, OURS=THEIRS: pert=knockdown.")] = None,
-    labels: Annotated[list[str] | None, typer.Option("--label", help="Label, THEIRS=OURS: up=upregulated.")] = None,
+    source: Annotated[
+        str, typer.Argument(help="A .csv, .jsonl or .parquet file, or the id of a Hugging Face data set.")
+    ],
+    out: Annotated[Path, typer.Option(help="JSONL file to write. Refused rows go to a file beside it.")],
+    columns: Annotated[list[str] | None, typer.Option("--map", help=_MAP_HELP)] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help=_LABEL_HELP)] = None,
     prompts: Annotated[str, typer.Option(help=_PROMPTS_HELP)] = "theirs",
     data: DataOption = None,
-    split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
-    teacher: Annotated[str, typer.Option(help="Who wrote them, where the rows do not say.")] = "imported",
-    mode: Annotated[str, typer.Option(help="blind or rationalize, where the rows do not say.")] = "blind",
-    dataset_split: Annotated[str | None, typer.Option(help="Split of a data set from the hub (train).")] = None,
+    split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "official",
+    teacher: Annotated[str, typer.Option(help="Name of the teacher, for rows that do not say.")] = "imported",
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="blind or rationalize, for rows that do not say. rationalize: the teacher was given the label."
+        ),
+    ] = "blind",
+    dataset_split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set. Default: train.")] = None,
 ) -> None:
-    """Take traces of another making: SynthPert's CSV, JSONL or Parquet with messages, a data set."""
+    """Import traces from SynthPert's CSV, from JSONL or Parquet with messages, or from a data set."""
     from benchmarks.evidence.corpus import open_corpus
     from sft.import_traces import import_traces
 
@@ -107,7 +127,7 @@ def traces_import(
 
 @traces_app.command("filter", context_settings=_PASS_ON)
 def traces_filter(context: typer.Context, config: ConfigOption) -> None:
-    """Keep the traces that pass a list of steps, and say what each step dropped."""
+    """Keep the traces that pass a list of steps. Prints what each step dropped."""
     from sft.filters.run import run_filter
 
     path, funnel = run_filter(config, context.args)
@@ -119,13 +139,17 @@ def traces_filter(context: typer.Context, config: ConfigOption) -> None:
 
 @traces_app.command("stats")
 def traces_stats(
-    traces: Annotated[Path, typer.Argument(help="Traces as generated or imported.")],
-    used: Annotated[Path | None, typer.Option(help="The filtered traces that training takes.")] = None,
-    accept: Annotated[str, typer.Option(help="Critic's verdicts that count as accepted.")] = "excellent,good",
+    traces: Annotated[Path, typer.Argument(help="All traces, as generated or imported.")],
+    used: Annotated[Path | None, typer.Option(help="The filtered traces that SFT learns from.")] = None,
+    accept: Annotated[
+        str, typer.Option(help="Verdicts of the critic that count as accepted, with commas between.")
+    ] = "excellent,good",
     data: DataOption = None,
-    split: Annotated[str | None, typer.Option(help="official or holdout:LINE; the traces' own by default.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="official or holdout:LINE. Default: the split of the traces.")
+    ] = None,
 ) -> None:
-    """Print the funnel, drawn to used, with shares of the training split, and the teacher's accuracy."""
+    """Print how many traces each step left, as shares of the training split, and the teacher's accuracy."""
     from sft.audit.audit import corpus_of
     from sft.filters.funnel import format_funnel, measure_funnel
     from sft.traces import iter_traces
@@ -138,11 +162,13 @@ def traces_stats(
 
 @traces_app.command("audit")
 def traces_audit(
-    traces: Annotated[Path, typer.Argument(help="The traces that training takes.")],
+    traces: Annotated[Path, typer.Argument(help="The traces that SFT learns from.")],
     data: DataOption = None,
-    split: Annotated[str | None, typer.Option(help="official or holdout:LINE; the traces' own by default.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="official or holdout:LINE. Default: the split of the traces.")
+    ] = None,
 ) -> None:
-    """Check that nothing of the test split is in the traces; exit code 1 where it is."""
+    """Check that the traces hold nothing of the test split. Exit code 1 if they do."""
     from sft.audit.audit import audit_traces, corpus_of
     from sft.traces import iter_traces
 
@@ -157,7 +183,7 @@ def traces_audit(
 
 @app.command("sft", context_settings=_PASS_ON)
 def sft_command(context: typer.Context, config: ConfigOption) -> None:
-    """Stage one: fine-tune a LoRA adapter on traces."""
+    """Stage one: fine-tune a LoRA adapter on traces. Run it again to continue a stopped run."""
     from sft.train import train
 
     run = train(config, context.args)
@@ -166,7 +192,7 @@ def sft_command(context: typer.Context, config: ConfigOption) -> None:
 
 @app.command("grpo", context_settings=_PASS_ON)
 def grpo_command(context: typer.Context, config: ConfigOption) -> None:
-    """Stage two: GRPO from stage one's adapter."""
+    """Stage two: GRPO from the SFT adapter. Run it again to continue a stopped run."""
     from rl.train import train
 
     run = train(config, context.args)
@@ -177,7 +203,7 @@ def grpo_command(context: typer.Context, config: ConfigOption) -> None:
 
 @app.command("eval", context_settings=_PASS_ON)
 def eval_command(context: typer.Context, config: ConfigOption) -> None:
-    """Evaluate a model on test items; a stopped run goes on where it was."""
+    """Evaluate a model on test items. Run it again to continue a stopped run."""
     from benchmarks.config import parse_config
     from benchmarks.evaluation.run import EvalArguments, run_evaluation
 
@@ -190,10 +216,10 @@ def eval_command(context: typer.Context, config: ConfigOption) -> None:
 def baselines_command(
     out: OutOption,
     data: DataOption = None,
-    split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
+    split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "official",
     embeddings: EmbeddingsOption = None,
 ) -> None:
-    """Score the shortcuts on every test item, from training labels alone."""
+    """Score the baselines on every test item. They use training labels and no language model."""
     from benchmarks.evidence.corpus import open_corpus
     from benchmarks.report.collect import report_baselines
 
@@ -216,20 +242,29 @@ def _show_scores(page: Path) -> None:
 
 @app.command("report")
 def report_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders: evaluations, and the training runs to tell of.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders of evaluations, and of the training runs to describe.")
+    ],
     out: OutOption,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "SynthPert evaluation",
     common: Annotated[
-        bool, typer.Option("--common", help="Score the items that all systems have, not an error.")
+        bool,
+        typer.Option(
+            "--common", help="Score only the items that all systems have. Without it, other items are an error."
+        ),
     ] = False,
     pairwise: Annotated[
         bool,
-        typer.Option("--pairwise", help="Score each system on its own items, and each pair on those that both have."),
+        typer.Option(
+            "--pairwise", help="Score each system on its own items, and compare each pair on the items that both have."
+        ),
     ] = False,
     embeddings: EmbeddingsOption = None,
-    notes: Annotated[list[str] | None, typer.Option("--note", help="A sentence on the runs, for the page.")] = None,
+    notes: Annotated[
+        list[str] | None, typer.Option("--note", help="Sentence to show on the page. Can be repeated.")
+    ] = None,
 ) -> None:
-    """Write the report: metrics with intervals, baselines, paired differences. Seeds of one name are one system."""
+    """Write a report: metrics with intervals, baselines, paired differences. Runs of one name are one system."""
     from benchmarks.report.collect import report_runs
 
     page = report_runs(
@@ -247,19 +282,24 @@ def report_command(
 
 @app.command("import")
 def import_command(
-    files: Annotated[list[str], typer.Argument(help="CSV, JSONL or Parquet; LINE=FILE for one cell line's.")],
-    name: Annotated[str, typer.Option(help="What reports call the system.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
-    columns: Annotated[list[str] | None, typer.Option("--map", help="Column, OURS=THEIRS: pert=knockdown.")] = None,
-    labels: Annotated[list[str] | None, typer.Option("--label", help="Answer, THEIRS=OURS: up=upregulated.")] = None,
+    files: Annotated[
+        list[str], typer.Argument(help="CSV, TSV, JSONL or Parquet files. LINE=FILE: a file of one cell line.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the system in reports.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write. `report` reads it.")],
+    columns: Annotated[list[str] | None, typer.Option("--map", help=_MAP_HELP)] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help=_LABEL_HELP)] = None,
     data: DataOption = None,
-    split: Annotated[str, typer.Option(help="official or holdout:LINE.")] = "official",
-    training_seed: Annotated[int, typer.Option(help="Tells training runs of one system apart.")] = 0,
+    split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "official",
+    training_seed: Annotated[int, typer.Option(help="Seed of the training run, if the system has several runs.")] = 0,
     allow_unmatched: Annotated[
-        bool, typer.Option("--allow-unmatched", help="Leave out rows that match no test item, not an error.")
+        bool,
+        typer.Option(
+            "--allow-unmatched", help="Leave out rows that match no test item. Without it, such rows are an error."
+        ),
     ] = False,
 ) -> None:
-    """Make predictions from any other system a run that `report` takes; see docs/import.md."""
+    """Turn predictions of another system into a run folder for `report`. See docs/import.md."""
     from benchmarks.evaluation.imported import import_run
 
     run = import_run(
@@ -271,11 +311,13 @@ def import_command(
 
 @app.command("study")
 def study_command(
-    config: Annotated[Path, typer.Argument(help="YAML file; configs/study/ has examples.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it and print the commands.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to, in place of its output_dir.")] = None,
+    config: Annotated[Path, typer.Argument(help="YAML file. configs/study/ has examples.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the study and print its commands. Runs nothing.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: output_dir of the file.")] = None,
 ) -> None:
-    """Run conditions × seeds, each cell once, and report them; a stopped study goes on where it was."""
+    """Run several conditions with several seeds and report them. Run it again to continue a stopped study."""
     from rl.study import run_study
 
     page = run_study(config, typer.echo, dry_run=dry_run, out=out)
@@ -285,12 +327,16 @@ def study_command(
 
 @rewards_app.command("check")
 def rewards_check(
-    config: Annotated[str, typer.Argument(help="YAML file with `rewards`, a built-in reward, or file.py:function.")],
+    config: Annotated[
+        str, typer.Argument(help="YAML file with the key `rewards`, name of a built-in reward, or file.py:function.")
+    ],
     data: RewardsDataOption = None,
-    rows: Annotated[int, typer.Option(min=3, help="Rows for the exploits; the gold answer is scored on all.")] = 300,
-    every: Annotated[bool, typer.Option("--all", help="Print every exploit, not only the best paid.")] = False,
+    rows: Annotated[
+        int, typer.Option(min=3, help="Rows to score exploits on. Gold answers are scored on all rows.")
+    ] = 300,
+    every: Annotated[bool, typer.Option("--all", help="Print every exploit, not only those that earn most.")] = False,
 ) -> None:
-    """Score gold answers and exploits, and fail where an exploit earns more than an honest policy."""
+    """Check whether a reward can be gamed: fail if an exploit earns more than an honest policy."""
     from rewards import CheckError
     from rl.lab.commands import check_config, describe_check, read_reward_config
 
@@ -305,12 +351,14 @@ def rewards_check(
 
 @rewards_app.command("replay")
 def rewards_replay(
-    configs: Annotated[list[str], typer.Argument(help="One or two, as for `check`; two are shown side by side.")],
-    rollouts: Annotated[Path, typer.Option(help="Folder of a GRPO run, or a Parquet file of rollouts.")],
+    configs: Annotated[
+        list[str], typer.Argument(help="One or two rewards, as for `check`. Two are shown side by side.")
+    ],
+    rollouts: Annotated[Path, typer.Option(help="Folder of a GRPO run, or Parquet file of rollouts.")],
     out: OutOption = Path("runs/replay"),
     data: RewardsDataOption = None,
 ) -> None:
-    """Apply rewards to stored rollouts: distribution, signal, what they pay for, where two differ."""
+    """Apply rewards to stored rollouts and show what they would have paid for."""
     from rl.lab.commands import read_reward_config, replay_configs
 
     page = replay_configs(
@@ -322,13 +370,15 @@ def rewards_replay(
 @app.command("demo")
 def demo_command(
     out: OutOption = Path("runs/demo"),
-    model: Annotated[Path, typer.Option(help="Folder of the small model; made if absent.")] = Path(
+    model: Annotated[Path, typer.Option(help="Folder of the small model. It is made if it is not there.")] = Path(
         "models/smollm2-135m-instruct"
     ),
-    seed: Annotated[int, typer.Option(help="Seed of both stages and of the traces.")] = 0,
-    minutes: Annotated[float, typer.Option(help="How long it may take; it sizes itself to that.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the traces and of both stages.")] = 0,
+    minutes: Annotated[
+        float, typer.Option(help="Most minutes that the demo may take. Its size is chosen to fit.")
+    ] = 20,
 ) -> None:
-    """Both stages on the sample with a small real model, evaluated and reported; on a CPU, without a hub."""
+    """Run both stages with a 135M model on the sample, evaluate and report. A CPU is enough."""
     from rl.demo.run import run_demo
 
     typer.echo(f"report: {run_demo(out, model, seed, typer.echo, minutes)}")
@@ -337,11 +387,11 @@ def demo_command(
 @app.command("doctor")
 def doctor_command(
     engine: Annotated[
-        bool, typer.Option(help="Also measure the machine's speed and start vLLM once, which takes a minute.")
+        bool, typer.Option(help="Also measure the machine's speed and start vLLM once. Takes about a minute.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
-    """Print versions, devices, speed, whether vLLM starts, where data and model are, and what to do about each gap."""
+    """Check versions, devices, speed, vLLM, data and model. Says what to do about each gap."""
     import json
 
     from rl.doctor import diagnose
@@ -415,7 +465,7 @@ def main() -> NoReturn:
         if result == INTERRUPTED:  # typer turns Ctrl-C into this code
             raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("\nsynthpert: stopped; the same command again goes on from what is stored", err=True)
+        typer.echo("\nsynthpert: stopped; run the same command again to continue", err=True)
         sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
