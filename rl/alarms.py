@@ -11,12 +11,12 @@ from typing import Any, Final
 from rewards import LABELS, CheckError
 
 FILE: Final = "alarms.jsonl"
-WINDOW: Final = 10  # logged steps that are averaged
-EVALUATIONS: Final = 5  # that are averaged at each end
-ERRORS: Final = 3  # standard errors; the alarm is looked for at every evaluation of a run
-DRIFT: Final = 1.5  # longer or shorter by this factor
+WINDOW: Final = 10  # logged steps in a mean
+EVALUATIONS: Final = 5  # evaluations in a mean
+ERRORS: Final = 3  # standard errors of a fall in accuracy; not 2, since every evaluation of a run tests for one
+DRIFT: Final = 1.5  # factor by which the mean length grows or shrinks
 TAKEN_OVER: Final = 0.9  # share of one class among the answers
-UNSCORABLE: Final = 0.01
+UNSCORABLE: Final = 0.01  # share of the completions
 HELD_OUT: Final = "eval_held_out_accuracy"
 HELD_OUT_ITEMS: Final = "eval_held_out_items"
 _logger = logging.getLogger("synthpert.alarms")
@@ -28,7 +28,7 @@ class Alarm:
 
     Attributes:
         kind: `reward_without_accuracy`, `length_drift`, `class_takeover` or `unscorable`.
-        step: of the log in which it shows.
+        step: the logged step at which it was raised.
         message: one line with the numbers and what to do.
     """
 
@@ -38,25 +38,30 @@ class Alarm:
 
 
 def find_alarms(history: Sequence[Mapping[str, Any]], label_shares: Mapping[str, float]) -> list[Alarm]:
-    """Return the alarms that the end of a log raises, one of a kind at most.
+    """Return the alarms that a log raises at its end, at most one of each kind.
 
     Args:
-        history: log entries in order, as the trainer keeps them: those of steps have `reward`, those of evaluations
-            `eval_held_out_accuracy` and `eval_held_out_items`.
-        label_shares: how often each label occurs among the prompts.
+        history: log entries in order, as the trainer keeps them. Entries of steps have `reward`; entries of evaluations
+            have `eval_held_out_accuracy` and `eval_held_out_items`.
+        label_shares: share of each label among the prompts.
 
     Returns:
-        - `reward_without_accuracy`: the mean held-out accuracy p of the last k evaluations is below that of the first k
-          (five, or half of them where there are fewer than ten) by more than 3 sqrt(2 p (1 - p) / (m k)), m being the
-          held-out items, while the mean reward of the last ten logged steps is above that of the first ten (halves
-          where there are fewer than twenty). The items are the same throughout, so that the noise is that of sampling
-          completions; where an evaluation samples several an item, the alarm is a cautious one.
-        - `length_drift`: the mean length of the last ten logged steps is 1.5 times that of the first ten, or less than
-          two thirds of it (from 20 on).
-        - `class_takeover`: over the last ten logged steps (from 10 on) one class has more than 90 % of the answers, and
-          more than halfway from its share of the prompts to all.
-        - `unscorable`: over the last ten logged steps (or all, where there are fewer) more than 1 % of the completions
-          could not be judged.
+        - `reward_without_accuracy`: the mean reward rose and the mean held-out accuracy fell.
+
+          - Reward: the last 10 logged steps against the first 10. With fewer than 20 steps, one half against the other.
+          - Accuracy: the last k evaluations against the first k, with k = 5. With fewer than 10 evaluations, k is half
+            of them.
+          - The fall must exceed 3 sqrt(2 p (1 - p) / (m k)), with p the mean accuracy of these 2 k evaluations and m
+            the number of held-out items. Every evaluation asks the same items, so the noise comes from sampling the
+            completions alone. Where an evaluation samples several completions an item, the threshold is too high
+            rather than too low.
+
+        - `length_drift`: the mean length of the last 10 logged steps is more than 1.5 times that of the first 10, or
+          less than two thirds of it. Needs 20 logged steps.
+        - `class_takeover`: over the last 10 logged steps, one class has more than 90 % of the answers, and also more
+          than (1 + s) / 2 of them, with s its share of the prompts. Needs 10 logged steps.
+        - `unscorable`: over the last 10 logged steps, or all if there are fewer, more than 1 % of the completions could
+          not be judged.
     """
     steps = [entry for entry in history if "reward" in entry]
     if not steps:
@@ -82,7 +87,7 @@ def _without_accuracy(history: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     k, half = min(EVALUATIONS, len(evaluations) // 2), min(WINDOW, len(steps) // 2)
     if k == 0 or half == 0:
         return kind, ""
-    # The best evaluation so far would not do as the start: the largest of many is too high by chance.
+    # Not compared with the best evaluation so far: the highest of many is too high by chance.
     first, last = (sum(float(entry[HELD_OUT]) for entry in part) / k for part in (evaluations[:k], evaluations[-k:]))
     used = [*evaluations[:k], *evaluations[-k:]]
     items = sum(float(entry.get(HELD_OUT_ITEMS) or 1) for entry in used) / len(used)
@@ -105,8 +110,8 @@ def _drift(steps: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if not first or not last or 1 / DRIFT <= last / first <= DRIFT:
         return kind, ""
     return kind, (
-        f"completions went from {first:.0f} tokens to {last:.0f}; if that is not wanted, add the reward `length` or "
-        "see whether a reward pays for length"
+        f"completions went from {first:.0f} tokens to {last:.0f} on average; if you do not want that, add the reward "
+        "`length`, or see with `synthpert rewards check` whether a reward pays for length"
     )
 
 
@@ -119,8 +124,8 @@ def _takeover(steps: Sequence[Mapping[str, Any]], label_shares: Mapping[str, flo
         prompts = label_shares.get(str(label), 0.0)
         if share is not None and share > max(TAKEN_OVER, (1 + prompts) / 2):
             return kind, (
-                f"{share:.1%} of the answers are {str(label)!r}, of the prompts {prompts:.1%}; use `balance: true` "
-                "or `balanced_accuracy`"
+                f"{share:.1%} of the answers are {str(label)!r}, but only {prompts:.1%} of the prompts; use "
+                "`balance: true` or the reward `balanced_accuracy`"
             )
     return kind, ""
 
@@ -131,15 +136,20 @@ def _unscorable(steps: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         return "unscorable", ""
     return (
         "unscorable",
-        f"{share:.1%} of the completions could not be judged; see the log for rewards that were cut off",
+        f"{share:.1%} of the completions could not be judged; the log names the rewards that were cut off, and "
+        "the rollouts hold null for a reward that could not judge",
     )
 
 
 def alarm_callback(run: Path, mode: str, label_shares: Mapping[str, float]) -> Any:
-    """Return a trainer callback that raises alarms, each kind once in a run.
+    """Return a trainer callback that raises each kind of alarm at most once in a run.
 
-    An alarm is a warning in the log and a line of `alarms.jsonl`. With the mode `stop` it also ends the run with a
-    `CheckError`.
+    An alarm writes a warning to the log and a line to `alarms.jsonl`.
+
+    Args:
+        run: the run folder.
+        mode: `warn`, or `stop`, with which an alarm also ends the run with a `CheckError`.
+        label_shares: share of each label among the prompts.
     """
     from transformers import TrainerCallback
 

@@ -1,4 +1,4 @@
-"""What is installed and found here, how fast this machine is, and what to do about each gap."""
+"""`synthpert doctor`: what is installed, how fast this machine is, and what to do about what is missing."""
 
 import importlib.metadata
 import subprocess
@@ -29,11 +29,11 @@ class Finding:
     """One line of `synthpert doctor`.
 
     Attributes:
-        what: what was looked at.
-        ok: whether it is as it should be.
+        what: what was checked.
+        ok: False if something is missing or broken.
         found: what was found, in words.
-        remedy: what to do, where it is a gap.
-        facts: the same as values, for `--json`.
+        remedy: what to do if `ok` is False.
+        facts: `found` as values, for `--json`.
     """
 
     what: str
@@ -44,10 +44,10 @@ class Finding:
 
 
 def diagnose(*, start_engine: bool, model: Path = DEFAULT) -> Iterator[Finding]:
-    """Look at versions, devices, speed, vLLM, data and model, one after the other.
+    """Yield findings on versions, devices, labels, the demo's model, speed and vLLM.
 
     Args:
-        start_engine: also measure how fast the model runs here, and start vLLM on it, in processes of their own.
+        start_engine: also measure the model's speed, and start vLLM on the model, each in its own process.
         model: the demo's model folder.
     """
     yield Finding("python", sys.version_info >= (3, 11), sys.version.split()[0], "use Python 3.11 or newer")
@@ -64,12 +64,12 @@ def diagnose(*, start_engine: bool, model: Path = DEFAULT) -> Iterator[Finding]:
         facts={"processor": machine.processor, "cores": machine.cores, "abilities": list(machine.abilities)},
     )  # fmt: skip
     yield Finding("gpu", True, ", ".join(machine.gpus) or "none", facts={"names": list(machine.gpus)})
-    yield Finding("dtype", True, f"auto is {machine.dtype} here", facts={"auto": machine.dtype})
+    yield Finding("dtype", True, f"`dtype: auto` means {machine.dtype} here", facts={"auto": machine.dtype})
     folder = data_dir()
     missing = [name for name in SHA256 if not (folder / name).is_file()]
     yield Finding(
         "labels", not missing, f"{folder}, {len(SHA256) - len(missing)} of {len(SHA256)} files",
-        "run `synthpert data fetch`, or set SYNTHPERT_DATA; the sample needs neither",
+        "run `synthpert data fetch`, or set SYNTHPERT_DATA to their folder; the sample needs neither",
     )  # fmt: skip
     has_model = (model / "model.safetensors").is_file()
     yield Finding("demo model", has_model, str(model) if has_model else f"{model}: not there", "run `make demo`")
@@ -80,12 +80,12 @@ def diagnose(*, start_engine: bool, model: Path = DEFAULT) -> Iterator[Finding]:
 
 def _speed(model: Path) -> Iterator[Finding]:
     with Progress("doctor") as progress:
-        progress.phase("measuring how fast the model reads, writes and learns")
+        progress.phase("measuring the model's speed")
         rates = measure_rates(model)
     yield Finding(
         "speed", True,
-        f"SmolLM2-135M in {rates.dtype}: {rates.read:.0f} tokens a second read, {rates.write:.0f} written, "
-        f"{rates.learn:.0f} learnt",
+        f"SmolLM2-135M in {rates.dtype}, tokens a second: {rates.read:.0f} read, {rates.write:.0f} written, "
+        f"{rates.learn:.0f} trained on",
         facts=asdict(rates),
     )  # fmt: skip
     size = fit(rates, DEMO_MINUTES * 60, STAGES, (), None)
@@ -101,10 +101,10 @@ def _speed(model: Path) -> Iterator[Finding]:
 
 
 def test_seconds(rates: Rates) -> dict[str, float]:
-    """Return how long the test targets take, after installation.
+    """Return how many seconds `make test` and `make test-all` are expected to take, after installation.
 
-    The fast suite is Python alone, as loading the libraries is; the slow one also learns and writes. The factors were
-    fitted to runs on two kinds of CPU.
+    The fast suite runs Python code, so its time is proportional to that of loading the libraries. The slow suite also
+    trains and generates. The factors were fitted to runs on two kinds of CPU.
     """
     fast = 60.0 * rates.load
     return {"make test": fast, "make test-all": 2.0 * fast + 100_000 / rates.learn}
@@ -113,7 +113,7 @@ def test_seconds(rates: Rates) -> dict[str, float]:
 def _vllm(model: Path | None) -> Finding:
     from benchmarks.models.engines import has_vllm
 
-    remedy = "run `make install`; without vLLM, rollouts: auto uses transformers"
+    remedy = "run `make install`; without vLLM, `rollouts: auto` uses transformers"
     if not has_vllm():
         return Finding("vllm", False, "not installed", remedy)
     if model is None:

@@ -1,4 +1,4 @@
-"""What GRPO's policy writes and earns, batch by batch: stored as rollouts, and summed up for the step's log."""
+"""Each batch that GRPO's policy generates, with its rewards: stored as rollouts, and summed up for the step's log."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,10 @@ class Recorder:
 
     Attributes:
         run: the run folder.
-        components: the rewards, whose weights make the total.
-        prefix: the think tag that the template had opened, as the rewards see it; empty without one.
-        rank: of this process.
+        components: the rewards with their weights.
+        prefix: the opening think tag, if the chat template ends the prompt with one; else empty. It is put before each
+            completion, as it is for the rewards.
+        rank: rank of this process.
     """
 
     run: Path
@@ -40,15 +41,15 @@ class Recorder:
         scores: Sequence[Sequence[float]],
         group_size: int,
     ) -> None:
-        """Take in a batch of B scored completions; `store` writes it when its advantages are known.
+        """Keep a batch of B scored completions until `store` writes it with its advantages.
 
         Args:
-            step: the optimizer step that it is for, from 1.
+            step: the optimizer step that the batch is for, from 1.
             inputs: B dataset rows.
-            prompts, completions: B each, as TRL has them.
-            tokens: B lengths.
-            scores: B rows of a score per component, NaN where one cannot judge.
-            group_size: completions per group; a group's stand together.
+            prompts, completions: B each, as TRL hands them over.
+            tokens: B completion lengths in tokens.
+            scores: B rows of one score per component; NaN where a component cannot judge.
+            group_size: completions per group; the completions of a group follow each other.
         """
         number = self._last[1] + 1 if self._last[0] == step else 0
         self._last = (step, number)
@@ -70,7 +71,7 @@ class Recorder:
         self._pending = columns
 
     def store(self, advantages: Sequence[float]) -> Path | None:
-        """Write the batch taken in last, with its B advantages; nothing where there is none."""
+        """Write the batch that `batch` kept, with its B advantages. Without one, write nothing and return None."""
         if self._pending is None:
             return None
         columns, self._pending = self._pending, None
@@ -83,7 +84,7 @@ class Recorder:
         return [parse_answer(self._text(completion)) for completion in completions]
 
     def newly_cut_off(self) -> int:
-        """How many scores the time limits of rewards and gates have cut off since the last call."""
+        """Return how many scores the time limits of rewards and gates have cut off since the last call."""
         now = sum(component.cut_off for component in self.components)
         new, self._cut_off = now - self._cut_off, now
         return new
@@ -100,16 +101,19 @@ def batch_facts(
 
     Args:
         answers: B parsed completions.
-        labels: B true labels; None where there is none.
-        totals: B rewards, None where one cannot be judged.
+        labels: B true labels; None for a prompt without a label.
+        totals: B total rewards; None for a completion that no component can judge.
         group_size: completions per group.
-        cut_off: scores that a time limit cut off.
+        cut_off: number of scores that a time limit cut off.
 
     Returns:
-        `answered_accuracy` (over labelled rows; no answer counts as wrong, a failed generation not at all),
-        `answer/LABEL` (shares of the answers given), `status/STATUS` (shares), `unscorable` (share of completions,
-        those cut off included), and `zero_variance_groups` (share of groups that are paid alike throughout, so that
-        they move nothing).
+        - `answered_accuracy`: accuracy over the labelled rows. A completion without an answer counts as wrong; a failed
+          generation does not count.
+        - `answer/LABEL`: share of each label among the answers.
+        - `status/STATUS`: share of each status among the completions.
+        - `unscorable`: share of the completions that could not be judged or were cut off.
+        - `zero_variance_groups`: share of the groups whose completions all have the same reward. Such a group has no
+          advantages, so it does not change the policy.
     """
     n = len(answers)
     given = [answer.label for answer in answers if answer.label is not None]

@@ -1,4 +1,4 @@
-"""What rewards need to know of the data: class counts and forecasts by name."""
+"""What rewards need to know of the data: class counts, named forecasts and gene rates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +15,21 @@ from rewards.verifiers import PROBABILITIES
 def reward_context(
     items: pd.DataFrame, corpus: Corpus, *, folder: Path, counts: Mapping[str, int] | None = None
 ) -> Context:
-    """Return what rewards are made with.
+    """Return the context that rewards are made with.
 
-    Rates hold among the prompts: where labels are drawn more or less often than they occur in training, each gene's
-    rates are weighted by that and add up to 1 again (prior shift: Saerens et al., 2002, 10.1162/089976602753284446).
-    The table `gene_rate` is a forecast, without the item's own label; what `margin` takes off is `prompt_rates`.
+    A gene's rate of a label is the share of its rows with that label. Rates hold for the prompts, whose labels may be
+    drawn more or less often than they occur in training. The rates are then reweighted and normalised (prior shift:
+    Saerens et al., 2002, 10.1162/089976602753284446).
+
+    The table `gene_rate` is a forecast, which leaves out the item's own label. `prompt_rates`, which the reward
+    `margin` subtracts, counts the item's own label.
 
     Args:
-        items: the rows that will be scored, with `item_id`, `cell_line`, `pert`, `gene`, `label`; each item may recur.
-        corpus: whose training labels the tables `neighbours` and `gene_rate` come from, made when a reward asks.
-        folder: of the configuration: files that it names are relative to it.
-        counts: rows per label among the prompts; those of the items by default.
+        items: the rows that will be scored, with `item_id`, `cell_line`, `pert`, `gene`, `label`. An item may recur.
+        corpus: its training labels give the tables `neighbours` and `gene_rate`. A table is made when a reward asks for
+            it.
+        folder: the configuration's folder, which relative paths in the configuration start from.
+        counts: rows per label among the prompts; by default those of `items`.
     """
     once = items.drop_duplicates("item_id")
     if counts is None:
@@ -43,17 +47,17 @@ def reward_context(
 
 
 def label_counts(items: pd.DataFrame) -> dict[str, int]:
-    """Return how often each label occurs."""
+    """Return the number of rows of each label."""
     return {str(label): int((items["label"].astype(str) == str(label)).sum()) for label in LABELS}
 
 
 def shift_rates(rates: pd.DataFrame, drawn: Mapping[str, int], trained: Mapping[str, int]) -> pd.DataFrame:
-    """Return label rates as they are among prompts whose labels were drawn otherwise than they occur.
+    """Reweight label rates of the training rows to the label shares of the prompts.
 
     Args:
         rates: `item_id, p_up, p_down, p_none` among the training rows.
-        drawn: prompts per label, or any numbers in their proportion, 0 for a label that is not asked; where all are 0
-            (no prompt has a label) the rates stay as they are.
+        drawn: prompts per label, or numbers proportional to them; 0 for a label that no prompt has. If all are 0,
+            because no prompt has a label, the rates stay unchanged.
         trained: training rows per label.
     """
     if not any(drawn.values()):
@@ -62,25 +66,30 @@ def shift_rates(rates: pd.DataFrame, drawn: Mapping[str, int], trained: Mapping[
     p_NL = rates[list(PROBABILITIES)].to_numpy() * weight_L
     total_N = p_NL.sum(axis=1, keepdims=True)
     prior_L = np.array([drawn[label] for label in map(str, LABELS)]) / sum(drawn.values())
-    p_NL = np.where(total_N > 0, p_NL / np.where(total_N > 0, total_N, 1.0), prior_L)  # a gene of undrawn labels only
+    p_NL = np.where(
+        total_N > 0, p_NL / np.where(total_N > 0, total_N, 1.0), prior_L
+    )  # a gene all of whose labels have drawn 0
     return rates.assign(**dict(zip(PROBABILITIES, p_NL.T, strict=True)))
 
 
 def prompt_rates(items: pd.DataFrame, corpus: Corpus, drawn: Mapping[str, int] | None = None) -> pd.DataFrame:
-    """Return `item_id, p_up, p_down, p_none`: how often a gene shows each label among the prompts, in the item's line.
+    """Return `item_id, p_up, p_down, p_none`: the share of each label among the prompts of the item's gene and line.
 
-    The item itself counts. Of a gene with k_a rows of label a, drawn w_a times as often as they occur, the rate of a is
-    r_a = k_a w_a / S with S = sum of k_b w_b. The mean of [label = a] - r_a over the gene's prompts is then 0,
-    whichever a is answered. A rate without the item multiplies each term by S / (S - w), w being that of its own label:
-    always answering a rare label would earn more than 0, and a frequent one less.
+    Let the gene have k_a training rows of label a, and let the prompts hold label a w_a times as often as the training
+    rows do. The rate of a is r_a = k_a w_a / S, with S the sum of k_b w_b over the labels b.
 
-    A gene that the line has no training row of has the rate that the corpus forecasts. So has one of the sample, whose
-    other rows are not there: without the item itself.
+    The item's own row counts. The mean of [label = a] - r_a over the gene's prompts is then 0 for every answer a, so
+    that always giving the same answer earns 0. Without the own row, each term would be multiplied by S / (S - w), with
+    w the weight of the item's own label. Always answering a rare label would then earn more than 0, and always
+    answering a frequent one less.
+
+    Two kinds of item have the rates that the corpus forecasts, which leave out the own row: an item whose gene has no
+    training row in its line, and an item of the sample, which lacks the gene's other rows.
 
     Args:
         items: as in `reward_context`.
         corpus: as in `reward_context`.
-        drawn: as in `shift_rates`; None for prompts that are the training rows as they come.
+        drawn: as in `shift_rates`; None if the prompts have the label shares of the training rows.
     """
     rates = corpus.rates(items)
     if not corpus.is_sample:

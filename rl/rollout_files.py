@@ -1,7 +1,7 @@
 """Rollouts on disk: what GRPO's policy wrote and what it earned, one Parquet file per generated batch.
 
-A batch's file is written whole or not at all, so that a stopped run leaves no half of one. A resumed run drops the
-batches after its checkpoint and writes them anew.
+A file is written whole or not at all, so that a stopped run leaves no partial file. A resumed run removes the batches
+after its checkpoint and writes them again.
 """
 
 import math
@@ -38,7 +38,7 @@ _FILE: Final = re.compile(r"step-(\d+)-(\d+)-rank(\d+)\.parquet")
 
 
 def rollout_schema(components: list[str]) -> pa.Schema:
-    """Return the columns of rollouts with these components: `reward/NAME` each, null where a reward cannot judge."""
+    """Return the columns of rollouts. Each component has a column `reward/NAME`, null where it cannot judge."""
     parts = [pa.field(COMPONENT + name, pa.float64()) for name in components]
     return pa.schema([*_FIXED, *parts, *_AFTER])
 
@@ -46,13 +46,13 @@ def rollout_schema(components: list[str]) -> pa.Schema:
 def write_rollouts(
     run: Path, step: int, batch: int, rank: int, columns: Mapping[str, Any], components: list[str]
 ) -> Path:
-    """Write one generated batch, whole or not at all.
+    """Write one generated batch, whole or not at all, and return the path of its file.
 
     Args:
         run: the run folder.
-        step: the optimizer step that it is for, from 1.
-        batch: its number within the step, from 0.
-        rank: of the process.
+        step: the optimizer step that the batch is for, from 1.
+        batch: number of the batch within the step, from 0.
+        rank: rank of the process.
         columns: the columns of `rollout_schema`, B values each.
         components: names of the rewards.
     """
@@ -65,15 +65,15 @@ def write_rollouts(
 
 
 def drop_rollouts_after(run: Path, step: int) -> None:
-    """Remove the batches of later steps: a run resumed from a checkpoint writes them anew."""
+    """Remove the batches of later steps. A run resumed from a checkpoint writes them again."""
     for path in (run / FOLDER).glob("step-*"):
-        match = _FILE.fullmatch(path.name)  # a copy that somebody made stays
+        match = _FILE.fullmatch(path.name)  # a copy with another name stays
         if path.suffix == ".partial" or (match and int(match[1]) > step):
             path.unlink()
 
 
 def rolled_out(run: Path) -> dict[int, set[str]]:
-    """Return the items that a run's stored rollouts are of, by step; files that no process wrote do not count.
+    """Return the ids of the items in a run's stored rollouts, by step. Other Parquet files in the folder do not count.
 
     Raises:
         CheckError: a file cannot be read.
@@ -94,23 +94,28 @@ def read_rollouts(source: Path) -> pd.DataFrame:
     """Read stored rollouts.
 
     Args:
-        source: a run folder, its folder of rollouts, or a Parquet file with the same columns (`step`, `group`,
-            `prompt` and what stands after `status` may be missing; a predictions file of an evaluation will do).
+        source: a run folder, its folder of rollouts, or one Parquet file with the same columns. Only the item's columns
+            (`ITEM`) and `completion` are required, so that an evaluation's predictions file will do.
 
     Returns:
-        The columns of `rollout_schema`; `group` is the item where none is stored, `step` 0, and the completion None
-        where generation failed. One group number in two steps is two groups.
+        The columns of `rollout_schema` that the source has, with these defaults:
+
+        - `step` is 0 where none is stored.
+        - `group` is the item where none is stored. The same group in two steps becomes two groups.
+        - `completion` is None where generation failed.
 
     Raises:
-        InputError: there are no rollouts, a file is broken, a value is not what its column holds, or a group holds two
-            items; names file, row (from 0) and column.
+        InputError: there are no rollouts, a file is broken, a value does not fit its column, or a group holds two
+            items. The message names file, row (from 0) and column.
     """
     if source.is_dir():
         folder = source / FOLDER if (source / FOLDER).is_dir() else source
         paths = sorted(folder.glob("*.parquet"))
-        paths = [path for path in paths if _FILE.fullmatch(path.name)] or paths  # a copy is no rollout
+        paths = [
+            path for path in paths if _FILE.fullmatch(path.name)
+        ] or paths  # other files in the folder, such as copies, do not count
         if not paths:
-            raise InputError(f"{source}: no rollouts (no Parquet files in {folder}); give the folder of a GRPO run")
+            raise InputError(f"{source}: no Parquet files in {folder}; give the folder of a GRPO run")
     elif source.is_file():
         paths = [source]
     else:
@@ -121,12 +126,14 @@ def read_rollouts(source: Path) -> pd.DataFrame:
             tables.append(pq.ParquetFile(path).read())
         except (pa.ArrowException, OSError) as error:
             said = " ".join(str(error).split())[:120]
-            remedy = "write it with pandas' to_parquet" if path == source else "remove it, or run the stage again"
+            remedy = "write it with pandas' to_parquet" if path == source else "remove the file, or run the stage again"
             raise InputError(f"{path}: not a Parquet file ({said}); {remedy}") from None
     try:
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     except pa.ArrowException as error:
-        raise InputError(f"{source}: its files do not fit together ({error}); give one run's rollouts") from None
+        raise InputError(
+            f"{source}: its files have different columns ({error}); give the rollouts of one run"
+        ) from None
     ends = np.cumsum([table.num_rows for table in tables])
 
     def place(row: int) -> str:
@@ -140,11 +147,11 @@ def _checked(frame: pd.DataFrame, source: Path, place: Callable[[int], str]) -> 
     for name in (*ITEM, "completion"):
         if name not in frame:
             raise InputError(
-                f"{source}: no column {name!r}; rollouts need {', '.join((*ITEM, 'completion'))}, and docs/rewards.md "
-                "names what else they may have"
+                f"{source}: no column {name!r}; rollouts need {', '.join((*ITEM, 'completion'))}; docs/rewards.md "
+                "lists the optional columns"
             )
     if frame.empty:
-        raise InputError(f"{source}: no rollouts in it; give the folder of a GRPO run that made a step")
+        raise InputError(f"{source}: has no rows; give the folder of a GRPO run that made at least one step")
     if "prompt" in frame and frame["prompt"].isna().all():
         frame = frame.drop(columns="prompt")
     rewards = [name for name in frame if str(name).startswith(COMPONENT) or name == "total_reward"]
@@ -153,7 +160,7 @@ def _checked(frame: pd.DataFrame, source: Path, place: Callable[[int], str]) -> 
             continue
         for row, value in enumerate(_values(frame[name])):
             if not fits(value):
-                raise InputError(f"{place(row)}: {name}: {repr(value)[:60]} is no {wanted}; mend the file")
+                raise InputError(f"{place(row)}: {name}: {repr(value)[:60]} is no {wanted}; correct the file")
     item, completion = frame["item_id"], _values(frame["completion"])
     if "status" in frame:
         failed = frame["status"] == str(Status.ERROR)
@@ -161,7 +168,7 @@ def _checked(frame: pd.DataFrame, source: Path, place: Callable[[int], str]) -> 
     step = frame["step"].astype(int) if "step" in frame else pd.Series(0, index=frame.index)
     group = _values(frame["group"]) if "group" in frame else [None] * len(frame)
     _check_groups([*zip(step, group, strict=True)], _values(item), place)
-    if len({*zip(step, group, strict=True)}) > len({*group}):  # they are numbered anew at each step
+    if len({*zip(step, group, strict=True)}) > len({*group}):  # group numbers start again at each step
         group = [key if key is None else f"{at}.{key}" for at, key in zip(step, group, strict=True)]
     return frame.assign(
         step=step,
@@ -172,18 +179,18 @@ def _checked(frame: pd.DataFrame, source: Path, place: Callable[[int], str]) -> 
 
 
 def _check_groups(group: Sequence[tuple[int, Any]], item: Sequence[str], place: Callable[[int], str]) -> None:
-    """Refuse a group of two items: its completions would be compared with each other as those of one prompt."""
+    """Refuse a group of two items: GRPO compares the completions of one prompt with each other."""
     first: dict[tuple[int, Any], str] = {}
     for row, (key, one) in enumerate(zip(group, item, strict=True)):
         if key[1] is not None and first.setdefault(key, one) != one:
             raise InputError(
-                f"{place(row)}: group: {key[1]!r} of step {key[0]} holds {one}, and {first[key]} before; give each "
-                "prompt's completions a group of their own, or leave the column out"
+                f"{place(row)}: group: {key[1]!r} of step {key[0]} holds two items, {first[key]} and {one}; give each "
+                "prompt its own group, or leave the column out"
             )
 
 
 def _values(column: pd.Series) -> list[Any]:
-    """A column's values, None where one is missing."""
+    """Return a column's values, with None for a missing value."""
     values: list[Any] = column.astype(object).where(column.notna(), None).tolist()
     return values
 
@@ -208,13 +215,13 @@ def _one_of(*names: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in names
 
 
-# Column to what a value of it must be; a column that is not there is not looked at.
+# What the values of each column must be, if the column is there.
 _SCORE: Final = (_or_none(_is_number), "finite number or null")
 _RULES: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     **dict.fromkeys(("item_id", "cell_line", "pert", "gene"), (_is_name, "name")),
     "label": (_or_none(_one_of("", *LABELS)), f"label ({', '.join(LABELS)}, or null)"),
-    "prompt": (lambda value: isinstance(value, str), "text (of messages, their contents)"),
-    "completion": (_or_none(lambda value: isinstance(value, str)), "text (of messages, the last one's content)"),
+    "prompt": (lambda value: isinstance(value, str), "text (for messages, their contents)"),
+    "completion": (_or_none(lambda value: isinstance(value, str)), "text (for messages, the content of the last one)"),
     "completion_ids": (_or_none(lambda value: isinstance(value, list | np.ndarray)), "list of token ids"),
     "status": (_one_of(*Status), f"status ({', '.join(Status)})"),
     "step": (_is_count, "whole number"),
@@ -223,5 +230,5 @@ _RULES: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 
 
 def stored_components(frame: pd.DataFrame) -> list[str]:
-    """Return the names of the rewards that rollouts were trained with."""
+    """Return the names of the rewards that rollouts have columns of."""
     return [str(name)[len(COMPONENT) :] for name in frame if str(name).startswith(COMPONENT)]

@@ -1,4 +1,4 @@
-"""Pairs without a label as prompts: what soft and mixed verifiers let GRPO train on beyond the labelled ones."""
+"""Pairs without a label as prompts. Soft and mixed verifiers let GRPO train on them, beside the labelled pairs."""
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -18,20 +18,24 @@ COLUMNS: Final = ("cell_line", "pert", "gene")
 
 
 def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
-    """Read pairs to prompt with.
+    """Read the unlabelled pairs that GRPO will ask about.
 
     Args:
-        path: a table (`benchmarks.tables`) with `cell_line`, `pert`, `gene`, white space around which is dropped; other
-            columns are left.
-        corpus: none of whose items may be among them, under any of its genes' names: a labelled pair has its label, and
-            a test pair is no prompt.
+        path: a table (`benchmarks.tables`) with the columns `cell_line`, `pert`, `gene`. White space around a value is
+            removed. Other columns are ignored.
+        corpus: PerturbQA's items. None of them may be in the file, not even under another name of its genes: a labelled
+            pair belongs with its label, and a test pair must not be trained on.
 
     Returns:
-        `item_id, cell_line, pert, gene, label`, the label empty.
+        `item_id, cell_line, pert, gene, label`, with an empty label.
 
     Raises:
-        InputError: the file or a column is missing, a value is empty, has a `|` in it or is no symbol of a gene, a line
-            is unknown, or a pair is there twice or among PerturbQA's items; names file and row.
+        InputError: one of the following. The message names file and row.
+
+            - The file or a column is missing.
+            - A value is empty, contains a `|`, or is no gene symbol.
+            - A cell line is unknown.
+            - A pair occurs twice, or is an item of PerturbQA.
     """
     table = read_table(path, COLUMNS)
     frame = _pairs_of(table)
@@ -41,13 +45,13 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
 
 
 def _pairs_of(table: Table) -> pd.DataFrame:
-    """The three columns of a file as text, without white space around it."""
+    """Return the three columns of a file as text, without white space around each value."""
     frame, path = table.frame, table.path
     for name in COLUMNS:
         if name not in frame:
             raise InputError(f"{path}: no column {name!r}; unlabelled pairs have {', '.join(COLUMNS)}")
     if frame.empty:
-        raise InputError(f"{path}: no pairs in it; leave unlabelled out instead")
+        raise InputError(f"{path}: has no rows; add pairs, or remove the key unlabelled")
     frame = frame[list(COLUMNS)].fillna("").astype(str).reset_index(drop=True)
     for name in COLUMNS:
         frame[name] = frame[name].str.strip()
@@ -58,9 +62,9 @@ def _check_pairs(table: Table, frame: pd.DataFrame, corpus: Corpus) -> None:
     """Refuse the first pair that cannot be a prompt.
 
     Args:
-        table: the file.
+        table: the file, for the row that the error names.
         frame: `item_id` and the three columns.
-        corpus: see `read_unlabelled`.
+        corpus: as in `read_unlabelled`.
     """
     same = _identity(frame)
     known = set(_identity(corpus.labels[list(COLUMNS)].astype(str)))
@@ -69,40 +73,40 @@ def _check_pairs(table: Table, frame: pd.DataFrame, corpus: Corpus) -> None:
     barred = parts.apply(lambda values: values.str.contains("|", regex=False)).any(axis=1)
     for wrong, problem, remedy in (
         ((parts == "").any(axis=1), "has an empty value", "fill it in"),
-        (barred, "has a | in a name", "take it out"),
+        (barred, "has a | in a name", "remove the |"),
         (~frame["cell_line"].isin(CELL_LINES), "has an unknown cell line", f"use {', '.join(CELL_LINES)}"),
         *_wrong_symbols(frame, symbols),
-        (same.duplicated(), "is there twice", "give each pair once"),
-        (same.isin(known), "is an item of PerturbQA", "leave labelled pairs out, test pairs above all"),
+        (same.duplicated(), "occurs twice", "give each pair once"),
+        (same.isin(known), "is an item of PerturbQA, which has a label", "remove the row"),
     ):
         if wrong.any():
             table.refuse(wrong, f"{frame['item_id'][wrong].iloc[0]} {problem}; {remedy}")
 
 
 def _identity(pairs: pd.DataFrame) -> pd.Series:
-    """(N,) what a pair is, whatever its genes are called."""
+    """Return (N,) keys that are equal for two rows of the same pair, whichever names of its genes they use."""
     genes = {symbol: gene_of(symbol) for name in ("pert", "gene") for symbol in pairs[name].unique()}
     return pairs["cell_line"] + "|" + pairs["pert"].map(genes) + "|" + pairs["gene"].map(genes)
 
 
 def _wrong_symbols(frame: pd.DataFrame, known: Collection[str]) -> Iterator[tuple[pd.Series, str, str]]:
-    """Yield which rows have a text that is no symbol, what is wrong with it, and the remedy."""
+    """Yield, for each text that is no gene symbol: the mask of its rows, what is wrong, and the remedy."""
     for name in ("pert", "gene"):
         for symbol in frame[name].unique():
             if symbol not in known and (wrong := wrong_symbol(symbol)) is not None:
                 problem, _, remedy = wrong.partition("; ")
-                yield frame[name] == symbol, f"is no pair of genes: {symbol!r} {problem}", remedy
+                yield frame[name] == symbol, f"is no pair of gene symbols: {symbol!r} {problem}", remedy
 
 
 def check_verifiers(components: Sequence[Component]) -> None:
     """Refuse rewards that need a label for every prompt.
 
     Raises:
-        InputError: a built-in reward checks answers against labels alone.
+        InputError: the verifier of a built-in reward is `hard`.
     """
     for component in components:
         if isinstance(getattr(component.reward, "verifier", None), HardVerifier):
             raise InputError(
-                f"rewards: {component.name} checks answers against labels, which unlabelled pairs do not have; give it "
+                f"rewards: {component.name} needs labels, which unlabelled pairs do not have; give it "
                 "parameters: {verifier: {kind: mixed, table: neighbours}}"
             )

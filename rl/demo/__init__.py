@@ -1,1 +1,1 @@
-"""Both stages on the sample in the minutes given: costs, plan, model. Imports all folders."""
+"""`synthpert demo`: both stages on the sample, sized to the minutes given."""

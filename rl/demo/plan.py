@@ -1,4 +1,4 @@
-"""How large the demo is on this machine: what each stage costs, and the largest size that its minutes allow."""
+"""How large the demo is on this machine: the time of each stage, and the largest size that fits into the minutes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,16 +7,16 @@ from typing import Final
 from benchmarks.progress import in_words
 from rl.demo.rates import COMPLETION, PROMPT, Rates
 
-MAX_TOKENS: Final = 96  # of a completion, as in configs/demo/
+MAX_TOKENS: Final = 96  # most tokens of a completion, as in configs/demo/
 LINES: Final = 4  # cell lines of the sample
-ALL_ITEMS: Final = 310  # its test items
+ALL_ITEMS: Final = 310  # test items of the sample
 STAGES: Final = ("base", "SFT", "evaluation of SFT", "GRPO", "evaluation of SFT+GRPO", "report")
-# Which keys of a size are settled once a stage has begun.
+# The keys of a size that must not change once a stage has begun.
 SETTLES: Final = {
     "base": ("base_items",), "SFT": ("traces", "batch", "gate"), "evaluation of SFT": ("items",),
     "GRPO": ("steps", "completions"),
 }  # fmt: skip
-_KEPT_BACK: Final = 0.9  # share of the time that a plan fills at most
+_KEPT_BACK: Final = 0.9  # largest share of the time that a plan fills
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Size:
     """How much each stage of the demo does.
 
     Attributes:
-        base_items: test items a cell line that the base model is asked. It never ends its answers, so that each costs
-            the most tokens there are; the report compares it on these items.
-        traces: traces that stage one learns.
-        batch: how many of them a step.
-        gate: training prompts asked after stage one.
-        items: test items a cell line that SFT and SFT+GRPO are asked; 0 for all.
-        steps: of stage two.
-        completions: rollouts a step, 4 for each prompt.
+        base_items: test items per cell line that the base model is asked. They are few, because the base model never
+            ends an answer and so writes the maximum of tokens for each. The report compares it on these items.
+        traces: traces that SFT trains on.
+        batch: traces per step of SFT.
+        gate: training prompts that the model is asked after SFT, to check that it answers.
+        items: test items per cell line that SFT and SFT+GRPO are asked; 0 for all.
+        steps: steps of GRPO.
+        completions: rollouts per step of GRPO, 4 for each prompt.
     """
 
     base_items: int
@@ -49,8 +49,11 @@ class Size:
 
 
 FULL: Final = Size(base_items=12, traces=192, batch=8, gate=16, items=0, steps=5, completions=16)
-# The smallest stage one that was tried and ended in at least 95 % answers. It is the steps that count: after 24 steps
-# of 2 traces 60 of 60 test items were answered, after 16 steps of 3 traces 58, after 12 steps of 4 traces 31 of 160.
+# The smallest SFT that was tried after which the model answers at least 95 % of the test items. With 48 traces, the
+# number of steps decides:
+# - 24 steps of 2 traces: 60 of 60 test items were answered,
+# - 16 steps of 3 traces: 58 of 60,
+# - 12 steps of 4 traces: 31 of 160.
 FLOOR: Final = Size(base_items=3, traces=48, batch=2, gate=8, items=15, steps=2, completions=8)
 SIZES: Final = 11  # from the floor to full size
 
@@ -77,20 +80,20 @@ def size_at(rank: int) -> Size:
 
 
 def predict(size: Size, rates: Rates) -> dict[str, float]:
-    """Return the seconds that each of `STAGES` is expected to take, after the first.
+    """Return the seconds that each of `STAGES` is expected to take.
 
-    Rates are those of transformers, loading times those of torch and transformers. The factors between them and the
-    stages, which use vLLM and TRL, were fitted to whole demos; `python -m tools.demo_costs` prints both side by side.
+    The rates were measured with torch and transformers, but the stages use vLLM and TRL. The factors between the two
+    were fitted to whole demos. `python -m tools.demo_costs` prints predicted and actual times side by side.
     """
     engine, trainer = 3.0 * rates.load, 2.0 * rates.load
     ask = PROMPT / rates.read
     learn = (PROMPT + COMPLETION) / rates.learn
 
     def answers(items: int, tokens: int) -> float:
-        return items * (ask + 0.5 * tokens / rates.write)  # vLLM writes more at a time
+        return items * (ask + 0.5 * tokens / rates.write)  # vLLM writes more completions at a time
 
     evaluation = engine + answers(size.test_items, COMPLETION)
-    # A step of stage two: rollouts; two passes for log-probabilities and one forward and backward.
+    # A step of GRPO: rollouts, two forward passes for log-probabilities, and one forward and backward pass.
     step = answers(size.completions, COMPLETION) + 2.4 * size.completions * learn
     return {
         "base": engine + answers(size.base_items * LINES, MAX_TOKENS),
@@ -103,14 +106,14 @@ def predict(size: Size, rates: Rates) -> dict[str, float]:
 
 
 def fit(rates: Rates, seconds: float, to_do: Sequence[str], begun: Collection[str], kept: Size | None) -> Size:
-    """Return the largest size whose stages fit into the time, and the floor where none does.
+    """Return the largest size whose stages fit into the time, or the floor if none does.
 
     Args:
-        rates: what was measured.
-        seconds: how much time there is.
-        to_do: the stages that are not done, out of `STAGES`.
-        begun: the stages that were begun; what they settled stays.
-        kept: the size of those stages; None where none was begun.
+        rates: the machine's measured rates.
+        seconds: the time left.
+        to_do: the stages of `STAGES` that are not done.
+        begun: the stages that have begun; their part of the size stays unchanged.
+        kept: the size that these stages have; None if none has begun.
     """
     settled = [] if kept is None else [key for stage in begun for key in SETTLES.get(stage, ())]
     for rank in reversed(range(SIZES)):
@@ -121,11 +124,11 @@ def fit(rates: Rates, seconds: float, to_do: Sequence[str], begun: Collection[st
 
 
 def describe_plan(size: Size, seconds: Mapping[str, float], to_do: Sequence[str]) -> list[str]:
-    """Return the plan in lines: what each stage does, and how long that is expected to take here.
+    """Return the plan as lines: what each stage does, and how long it is expected to take.
 
     Args:
-        size: of the demo.
-        seconds: what each stage is expected to take.
+        size: the demo's size.
+        seconds: the expected seconds of each stage.
         to_do: the stages that are not done.
     """
     does = {
@@ -134,15 +137,15 @@ def describe_plan(size: Size, seconds: Mapping[str, float], to_do: Sequence[str]
         "evaluation of SFT": f"{size.test_items} test items",
         "GRPO": f"{size.steps} steps of {size.completions} rollouts",
         "evaluation of SFT+GRPO": f"{size.test_items} test items",
-        "report": "with the shortcuts",
+        "report": "with the baselines",
     }
     total = sum(seconds[stage] for stage in to_do)
     lines = [f"  {stage:24} {does[stage]:28} {in_words(seconds[stage])}" for stage in to_do]
-    return [*lines, f"  in all about {in_words(total)}{scaled(size, '; ')}"]
+    return [*lines, f"  about {in_words(total)} in all{scaled(size, '; ')}"]
 
 
 def scaled(size: Size, lead: str = "") -> str:
-    """Say what was made smaller than at full size; empty where nothing was."""
+    """Return `lead` and what is smaller than at full size; an empty text for full size."""
     pairs = (
         ("traces", size.traces, FULL.traces),
         ("test items", size.test_items, FULL.test_items),
@@ -151,4 +154,4 @@ def scaled(size: Size, lead: str = "") -> str:
         ("rollouts a step", size.completions, FULL.completions),
     )
     smaller = [f"{few} of {many} {what}" for what, few, many in pairs if few < many]
-    return f"{lead}scaled to this machine, {', '.join(smaller)}" if smaller else ""
+    return f"{lead}scaled down to this machine: {', '.join(smaller)}" if smaller else ""

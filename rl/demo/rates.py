@@ -1,4 +1,4 @@
-"""How fast this machine reads, writes and learns with the demo's model: a few seconds of real work."""
+"""How fast this machine reads prompts, writes completions and trains with the demo's model, by short measurements."""
 
 import time
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-PROMPT: Final = 175  # tokens of the demo's mean prompt, with SmolLM2's tokenizer
-COMPLETION: Final = 60  # tokens of its mean trace
-_LONG_ENOUGH: Final = 2.0  # seconds that a measurement takes at least
+PROMPT: Final = 175  # mean length of the demo's prompts, in tokens of SmolLM2
+COMPLETION: Final = 60  # mean length of the demo's traces, in tokens
+_LONG_ENOUGH: Final = 2.0  # least seconds of a measurement
 _MOST_ROWS: Final = 8
 _NEW: Final = 8  # tokens written in a measurement
 LORA: Final[dict[str, Any]] = {"r": 32, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -19,15 +19,15 @@ LORA: Final[dict[str, Any]] = {"r": 32, "lora_alpha": 32, "target_modules": "all
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured, by transformers in the number type of `dtype: auto`.
+    """The machine's rates, measured with transformers in the number type of `dtype: auto`.
 
     Attributes:
         dtype: the number type.
-        cores: cores that were used.
+        cores: number of cores used.
         load: seconds to load the libraries and the model.
-        read: prompt tokens a second.
-        write: new tokens a second, 8 completions at a time.
-        learn: tokens a second forward and backward, with a LoRA adapter on all linear layers.
+        read: prompt tokens per second in a forward pass.
+        write: generated tokens per second, with 8 completions at a time.
+        learn: tokens per second in a forward and backward pass, with a LoRA adapter on all linear layers.
     """
 
     dtype: str
@@ -39,7 +39,7 @@ class Rates:
 
 
 def measure_rates(model: Path) -> Rates:
-    """Measure in a process of its own, which gives its memory back.
+    """Measure this machine's rates in a separate process, which returns its memory when it ends.
 
     Args:
         model: the model's folder.
@@ -112,10 +112,14 @@ def _learn(learner: Any, rows: int) -> int:
 
 
 def _rate(work: Callable[[int], int], rows: int = 1) -> float:
-    """Return tokens a second, the best of a few runs: other work on the machine only makes one slower.
+    """Return tokens per second, the best of a few runs: other work on the machine can only make a run slower.
 
-    Each size runs once before, as kernels are made for it. One that takes no time is followed by a larger one, which
-    tells more.
+    Each number of rows runs once before it is measured, so that its kernels are ready. If a run is too short to measure
+    well, the next has more rows.
+
+    Args:
+        work: takes a number of rows and returns the number of tokens processed.
+        rows: the number of rows to begin with.
     """
     while True:
         work(rows)

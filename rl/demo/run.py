@@ -1,4 +1,4 @@
-"""The demo: each stage in a process of its own, as a user would run it, sized to keep to its minutes."""
+"""The demo: each stage by its own command, as a user would run it, sized to fit into the minutes given."""
 
 import json
 import time
@@ -29,34 +29,34 @@ def run_demo(
 ) -> Path:
     """Run both stages on the sample, evaluate base, SFT and SFT+GRPO, and write the report.
 
-    The size is the largest that fits into the minutes, by a few seconds of measurement; before each stage what is left
-    is planned anew, by how long the stages before it took. Where the machine is too slow even for the smallest size,
-    that one runs, and the plan says how long it takes.
+    The machine's speed is measured first, and the demo gets the largest size that fits into the minutes. Before each
+    stage the rest is planned again, from the time that the stages so far took. On a machine that is too slow for the
+    smallest size, the smallest size runs, and the plan says how long it takes.
 
     Args:
-        out: the demo's folder; stages that are done are kept, so that a stopped demo goes on.
-        model: the small model's folder; made from its wheel if absent.
-        seed: of traces and of both stages.
-        say: told of the plan, and of each stage as it begins and ends.
+        out: the demo's folder. Finished stages in it are kept, so that a stopped demo goes on.
+        model: the small model's folder; written from the wheel if absent.
+        seed: seed of the traces and of both stages.
+        say: called with each line of the plan, and with a line as each stage begins and ends.
         minutes: how long this call may take; above 0.
-        size: a size to run at, instead of a plan.
+        size: a size to run at; nothing is measured or planned then.
 
     Returns:
         The path of the HTML page.
 
     Raises:
         InputError: the demo in `out` was made with another seed or model, or `minutes` is not above 0.
-        CheckError: a stage failed; its own line says why.
+        CheckError: a stage failed; the stage's own message says why.
     """
     if not minutes > 0:
-        raise InputError(f"--minutes {minutes:g}: give a number above 0; 20 is the default")
+        raise InputError(f"--minutes: {minutes:g} is no time; give a number above 0 (20 is the default)")
     planner = Planner(out, model, seed, minutes, say, size)
     with Progress("model") as progress:
         progress.phase("SmolLM2-135M-Instruct")
         prepare_smollm2(model)
     for at, stage in enumerate(STAGES, start=1):
         if _is_done(out, stage):
-            say(f"{at} of {len(STAGES)}  {stage}: done before")
+            say(f"{at} of {len(STAGES)}  {stage}: already done")
             continue
         planned = planner.size_for(stage)
         say(f"{at} of {len(STAGES)}  {stage}")
@@ -69,18 +69,18 @@ def run_demo(
 
 
 class Planner:
-    """Plans what is left of a demo before each stage, by what was measured and by how long the stages so far took.
+    """Plans the rest of a demo before each stage, from the measured rates and the time that the stages so far took.
 
     Args:
-        out: the demo's folder; the plan is kept there.
+        out: the demo's folder, where the plan is stored.
         model: the small model's folder.
-        seed: of the demo.
-        minutes: the ceiling, from now on.
-        say: told of the plan where it changes.
-        fixed: a size to keep to; nothing is measured then.
+        seed: the demo's seed.
+        minutes: the time allowed, from now on.
+        say: called with the lines of a plan, first and whenever the size changes.
+        fixed: a size to run at; nothing is measured or planned then.
 
     Raises:
-        InputError: the folder holds a demo with another seed or model, or one without a plan.
+        InputError: the folder holds a demo with another seed or model, or without a plan.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class Planner:
         self._here: list[str] = []  # stages that ran in this call
 
     def size_for(self, stage: str) -> Size:
-        """Return the size at which a stage is to run."""
+        """Return the size for a stage that is about to run."""
         size = self._fixed or (self._size if stage == "report" else None) or self._plan()
         self._size = size
         self._write()
         return size
 
     def took(self, stage: str, seconds: float) -> None:
-        """Take note of how long a stage took."""
+        """Record how many seconds a stage took."""
         self._took[stage] = seconds
         self._here.append(stage)
         self._write()
@@ -117,30 +117,35 @@ class Planner:
         size = fit(self._rates, left / pace, to_do, begun, self._size)
         if first or size != self._size:
             seconds = {stage: pace * one for stage, one in predict(size, self._rates).items()}
-            self._say(f"plan for {self._minutes:g} min at most{'' if first else f', {in_words(gone)} of them gone'}:")
+            self._say(
+                f"plan: at most {self._minutes:g} min{'' if first else f', of which {in_words(gone)} have passed'}"
+            )
             for line in describe_plan(size, seconds, to_do):
                 self._say(line)
             if size == FLOOR and sum(seconds[stage] for stage in to_do) > left:
                 self._say(
-                    "  That is longer than the time asked for, but no smaller demo still teaches the model to answer. "
-                    "It runs all the same; Ctrl-C stops it and keeps what is done."
+                    "  This is longer than the time asked for. A smaller demo would not teach the model to answer, so "
+                    "this one runs all the same. Ctrl-C stops it and keeps the finished stages."
                 )
         return size
 
     def _pace(self, rates: Rates) -> float:
-        """How many times longer the stages took than was foretold: what was not measured, such as other work here."""
+        """Return the actual time of this call's stages, divided by their predicted time.
+
+        It differs from 1 because of what was not measured, such as other work on the machine.
+        """
         if self._size is None or not self._here:
             return 1.0
-        foretold = predict(self._size, rates)
-        return sum(self._took[stage] for stage in self._here) / sum(foretold[stage] for stage in self._here)
+        predicted = predict(self._size, rates)
+        return sum(self._took[stage] for stage in self._here) / sum(predicted[stage] for stage in self._here)
 
     def _measure(self) -> Rates:
         with Progress("this machine") as progress:
-            progress.phase("measuring how fast it reads, writes and learns")
+            progress.phase("measuring its speed")
             rates = measure_rates(self._model)
         self._say(
-            f"this machine: {rates.cores} cores, {rates.dtype}, {rates.read:.0f} tokens a second read, "
-            f"{rates.write:.0f} written, {rates.learn:.0f} learnt"
+            f"this machine: {rates.cores} cores, {rates.dtype}; tokens a second: {rates.read:.0f} read, "
+            f"{rates.write:.0f} written, {rates.learn:.0f} trained on"
         )
         return rates
 
@@ -188,7 +193,7 @@ def _run(words: Sequence[str]) -> None:
 
 def _is_done(out: Path, stage: str) -> bool:
     if stage == "report":
-        return False  # made anew: it costs seconds
+        return False  # always written again: it takes seconds
     folder = out / _FOLDERS[stage]
     return (folder / MANIFEST).is_file() and read_manifest(folder)["status"] == "done"
 
@@ -200,21 +205,23 @@ def _has_begun(out: Path, stage: str) -> bool:
 
 
 def _read_plan(out: Path, model: Path, seed: int) -> tuple[Size | None, dict[str, float], dict[str, Any] | None]:
-    """The size of the demo that a folder holds, None where it holds none, how long its stages took, and its rates."""
+    """Return size, seconds per stage and rates of the demo in a folder; None, {} and None where it holds none."""
     path = out / PLAN
     if not path.is_file():
         if any(_has_begun(out, stage) for stage in STAGES):
-            raise InputError(f"{out}: holds a demo without a {PLAN}; give another folder by --out, or remove this one")
+            raise InputError(
+                f"{out}: holds a demo without a {PLAN}; give another folder with --out, or remove this one"
+            )
         return None, {}, None
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
         size, took, rates = Size(**plan["size"]), dict(plan["took"]), plan["rates"]
         before = {"seed": plan["seed"], "model": plan["model"]}
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: does not read as a plan of the demo; remove {out}") from error
+        raise InputError(f"{path}: is no plan of a demo; remove the folder {out} and run the demo again") from error
     for key, value in {"seed": seed, "model": str(model)}.items():
         if before[key] != value:
             raise InputError(
-                f"{out}: holds a demo with {key} {before[key]}, not {value}; give another folder by --out, or remove it"
+                f"{out}: holds a demo with {key} {before[key]}, not {value}; remove it, or give another with --out"
             )
     return size, took, rates

@@ -30,11 +30,11 @@ def test_cpu_speed_and_times_are_told_as_lines_and_as_values(model: Path) -> Non
     for ability in machine.abilities:
         assert ability in found["cpu"].found
     assert found["cpu"].facts["cores"] == machine.cores
-    assert found["dtype"].found == f"auto is {machine.dtype} here"
-    assert "150 tokens a second read, 30 written, 48 learnt" in found["speed"].found
+    assert found["dtype"].found == f"`dtype: auto` means {machine.dtype} here"
+    assert "tokens a second: 150 read, 30 written, 48 trained on" in found["speed"].found
     assert found["speed"].facts["learn"] == 48.0
     demo = found["make demo"]
-    assert "scaled to this machine" in demo.found and "at full size" in demo.found
+    assert "scaled down to this machine" in demo.found and "at full size" in demo.found
     assert demo.facts["seconds"] < 1200 < demo.facts["seconds_full_size"]
     assert found["make test"].facts["seconds"] < found["make test-all"].facts["seconds"]
 

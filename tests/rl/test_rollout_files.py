@@ -66,7 +66,7 @@ def test_a_file_of_ones_own_needs_items_labels_and_completions_only(tmp_path: Pa
         ({"item_id": [7, 8]}, "row 0: item_id: 7 is no name"),
         ({"gene": ["B", ""]}, "row 1: gene: '' is no name"),
         ({"completion": [5, 6]}, "row 0: completion: 5 is no text"),
-        ({"completion": [[{"role": "assistant", "content": "x"}]] * 2}, "row 0: completion: .*of messages"),
+        ({"completion": [[{"role": "assistant", "content": "x"}]] * 2}, "row 0: completion: .*for messages"),
         ({"prompt": ["p", None]}, "row 1: prompt: None is no text"),
         ({"step": [1, None]}, "row 1: step: None is no whole number"),
         ({"step": ["a", "b"]}, "row 0: step: 'a' is no whole number"),
@@ -109,7 +109,7 @@ def test_a_generation_that_failed_has_no_completion(tmp_path: Path) -> None:
 def test_what_holds_no_rollouts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         read_rollouts(tmp_path / "none")
-    with pytest.raises(InputError, match="no rollouts"):
+    with pytest.raises(InputError, match="no Parquet files"):
         read_rollouts(tmp_path)
     (tmp_path / "x.parquet").write_text("no")
     with pytest.raises(InputError, match="not a Parquet file"):
@@ -118,7 +118,7 @@ def test_what_holds_no_rollouts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no column 'gene'"):
         read_rollouts(tmp_path)
     pd.DataFrame(columns(1)).head(0).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(InputError, match="no rollouts in it"):
+    with pytest.raises(InputError, match="has no rows"):
         read_rollouts(tmp_path)
 
 
@@ -132,5 +132,7 @@ def test_groups_that_are_numbered_anew_at_each_step_are_told_apart(tmp_path: Pat
 def test_a_group_of_two_items_is_refused(tmp_path: Path, with_step: bool) -> None:
     frame = pd.DataFrame(columns(1, group=[0, 0], item_id=["k562|A|B", "k562|A|C"]))
     (frame if with_step else frame.drop(columns="step")).to_parquet(tmp_path / "own.parquet")
-    with pytest.raises(InputError, match=r"own\.parquet, row 1: group: 0 of step \d holds k562\|A\|C, and k562\|A\|B"):
+    with pytest.raises(
+        InputError, match=r"own\.parquet, row 1: group: 0 of step \d holds two items, k562\|A\|B and k562\|A\|C"
+    ):
         read_rollouts(tmp_path / "own.parquet")

@@ -58,7 +58,7 @@ def test_white_space_around_names_is_dropped(corpus: Corpus, tmp_path: Path) -> 
 @pytest.mark.parametrize("reward", ["accuracy", "balanced_accuracy", "margin", "direction", "confidence"])
 def test_rewards_that_need_labels_are_refused_by_name(corpus: Corpus, reward: str) -> None:
     context = reward_context(corpus.train, corpus, folder=Path())
-    with pytest.raises(InputError, match=f"{reward} checks answers against labels"):
+    with pytest.raises(InputError, match=f"{reward} needs labels"):
         check_verifiers(load_rewards(["format", reward], context, "batch"))
     check_verifiers(load_rewards(["format", {"name": reward, "parameters": {"verifier": MIXED}}], context, "batch"))
 
@@ -69,13 +69,13 @@ def test_wrong_files_are_refused_by_row(corpus: Corpus, tmp_path: Path) -> None:
     test_row = corpus.test.iloc[0]
     for frame, words in (
         (pairs.drop(columns="gene"), "no column 'gene'"),
-        (pairs.head(0), "no pairs"),
+        (pairs.head(0), "has no rows"),
         (pairs.assign(gene=["G1", "", "G2"]), "row 3: .* has an empty value"),
         (pairs.assign(cell_line="hela"), "row 2: .* unknown cell line"),
-        (pd.concat([pairs, pairs.head(1)]), "row 5: .* is there twice"),
+        (pd.concat([pairs, pairs.head(1)]), "row 5: .* occurs twice"),
         (
             pd.concat([pairs, pairs.head(1).assign(gene=f" {pairs['gene'].iloc[0].lower()}")]),
-            "row 5: .* is there twice",
+            "row 5: .* occurs twice",
         ),
         (pairs.assign(gene=["G1", " ", "G2"]), "row 3: .* has an empty value"),
         (pairs.assign(pert=["P1", "P1|G2", "P1"]), r"row 3: .* has a \| in a name"),

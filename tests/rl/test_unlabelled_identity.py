@@ -73,7 +73,7 @@ def test_a_date_that_a_spreadsheet_made_is_refused(corpus: Corpus, tmp_path: Pat
 
 def test_two_names_of_one_gene_are_one_pair(corpus: Corpus, tmp_path: Path) -> None:
     pairs = [("k562", "NEW1", "TAFAZZIN"), ("k562", "NEW1", "TAZ")]
-    with pytest.raises(InputError, match=r"p\.csv, row 3: .* is there twice"):
+    with pytest.raises(InputError, match=r"p\.csv, row 3: .* occurs twice"):
         read_unlabelled(write(tmp_path / "p.csv", *pairs), corpus)
 
 

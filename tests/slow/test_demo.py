@@ -67,7 +67,7 @@ def check_demo(folder: Path, engine: str, dtype: str) -> None:
         "base": 4, "SFT": 8, "SFT+GRPO": 8, "gene rate": 8,
     }  # fmt: skip
     page = (out / "report.html").read_text()
-    assert "scaled to this machine, 16 of 192 traces, 8 of 310 test items, 4 of 48 test items of base" in page
+    assert "scaled down to this machine: 16 of 192 traces, 8 of 310 test items, 4 of 48 test items of base" in page
 
 
 @pytest.mark.needs_vllm
@@ -92,7 +92,7 @@ def test_a_short_demo_on_a_cpu_without_avx512(tiny_model: Path, tmp_path: Path) 
     before = [path.stat().st_mtime_ns for path in kept]
     again = run_small_demo(tiny_model, tmp_path, OLD_CPU)
     assert again.returncode == 0
-    assert again.stdout.count("done before") == 5
+    assert again.stdout.count("already done") == 5
     assert [path.stat().st_mtime_ns for path in kept] == before
 
 

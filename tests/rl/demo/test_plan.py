@@ -74,7 +74,7 @@ def test_the_plan_says_what_was_scaled_and_how_long_each_stage_takes() -> None:
     lines = describe_plan(FLOOR, predict(FLOOR, SLOW), STAGES)
     assert len(lines) == len(STAGES) + 1
     assert "48 traces, 2 a step" in lines[1]
-    assert "scaled to this machine, 48 of 192 traces, 60 of 310 test items" in lines[-1]
+    assert "scaled down to this machine: 48 of 192 traces, 60 of 310 test items" in lines[-1]
     assert scaled(FULL) == ""
     assert "scaled" not in describe_plan(FULL, predict(FULL, FAST), STAGES)[-1]
 
@@ -95,7 +95,7 @@ def test_a_plan_is_made_anew_by_how_long_the_stages_took(tmp_path: Path, monkeyp
     second = planner.size_for("SFT")
     assert second.base_items == first.base_items
     assert second.traces < first.traces
-    assert any("of them gone" in line for line in said[told:])
+    assert any("have passed" in line for line in said[told:])
     assert planner.size_for("report") == second
 
 
@@ -108,10 +108,10 @@ def test_a_machine_below_the_floor_is_told(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_bad_minutes_and_a_broken_plan_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--minutes 0: give a number above 0"):
+    with pytest.raises(InputError, match=r"--minutes: 0 is no time; give a number above 0"):
         run_demo(tmp_path, tmp_path, 0, print, minutes=0)
     (tmp_path / demo.PLAN).write_text('{"size": {"traces": 3}}')
-    with pytest.raises(InputError, match=r"plan\.json: does not read as a plan"):
+    with pytest.raises(InputError, match=r"plan\.json: is no plan"):
         run_demo(tmp_path, tmp_path, 0, print)
 
 
@@ -125,5 +125,5 @@ def test_a_demo_of_another_seed_model_or_version_is_not_taken_for_this_one(tmp_p
     (tmp_path / demo.PLAN).unlink()
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "manifest.json").write_text('{"status": "done"}')
-    with pytest.raises(InputError, match=r"holds a demo without a plan\.json; give another folder by --out"):
+    with pytest.raises(InputError, match=r"holds a demo without a plan\.json; give another folder with --out"):
         run_demo(tmp_path, Path("models/a"), 0, print)
