@@ -61,7 +61,7 @@ def data_fetch(
 
 @data_app.command("verify")
 def data_verify(data: DataOption = None) -> None:
-    """Check that all rows are consistent, and print a SHA-256 of the items."""
+    """Check every row, and the SHA-256 of every file."""
     from benchmarks.evidence.corpus import open_corpus
 
     corpus = open_corpus(data)
@@ -183,7 +183,10 @@ def traces_audit(
 
 @app.command("sft", context_settings=_PASS_ON)
 def sft_command(context: typer.Context, config: ConfigOption) -> None:
-    """Stage one: fine-tune a LoRA adapter on traces. Run it again to continue a stopped run."""
+    """Stage one: fine-tune a LoRA adapter on traces. Run it again to continue a stopped run.
+
+    Keys: TRL's SFTConfig and ModelConfig, and SFTArguments in sft/train.py.
+    """
     from sft.train import train
 
     run = train(config, context.args)
@@ -192,7 +195,10 @@ def sft_command(context: typer.Context, config: ConfigOption) -> None:
 
 @app.command("grpo", context_settings=_PASS_ON)
 def grpo_command(context: typer.Context, config: ConfigOption) -> None:
-    """Stage two: GRPO from the SFT adapter. Run it again to continue a stopped run."""
+    """Stage two: GRPO from the SFT adapter. Run it again to continue a stopped run.
+
+    Keys: TRL's GRPOConfig and ModelConfig, and GRPOArguments in rl/train.py.
+    """
     from rl.train import train
 
     run = train(config, context.args)
@@ -203,7 +209,10 @@ def grpo_command(context: typer.Context, config: ConfigOption) -> None:
 
 @app.command("eval", context_settings=_PASS_ON)
 def eval_command(context: typer.Context, config: ConfigOption) -> None:
-    """Evaluate a model on test items. Run it again to continue a stopped run."""
+    """Evaluate a model on test items. Run it again to continue a stopped run.
+
+    Keys: EvalArguments in benchmarks/evaluation/run.py.
+    """
     from benchmarks.config import parse_config
     from benchmarks.evaluation.run import EvalArguments, run_evaluation
 
