@@ -73,6 +73,7 @@ class TestCores:
             monkeypatch.setenv("OMP_NUM_THREADS", asked)
             assert granted_cores(tmp_path) == cores
 
+    @pytest.mark.slow  # a new process with torch
     def test_torch_computes_with_them(self) -> None:
         code = "import os, torch; from benchmarks.machine import *; use_cpu_well(); print(torch.get_num_threads())"
         assert in_new_process(code, {"OMP_NUM_THREADS": "1"}) == "1"
@@ -120,6 +121,27 @@ class TestDtype:
         with pytest.raises(InputError, match="dtype: 'int4' is unknown; use one of auto, float32"):
             resolve_dtype("int4")
 
+    @pytest.mark.parametrize(
+        ("level", "most", "left"),
+        [
+            ("AVX512", "", ("AVX2", "AVX-512", "AVX512-BF16")),
+            ("AVX512", "AVX512_CORE", ("AVX2", "AVX-512")),
+            ("AVX2", "", ("AVX2",)),
+            ("DEFAULT", "", ()),
+        ],
+    )
+    def test_what_torch_and_onednn_are_held_to_is_left_out(
+        self, monkeypatch: pytest.MonkeyPatch, level: str, most: str, left: tuple[str, ...]
+    ) -> None:
+        import torch
+
+        able = {"avx2": True, "avx512_f": True, "avx512_bf16": True, "amx_bf16": False}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+        assert cpu_abilities() == left
+
+    @pytest.mark.slow  # a new process with torch, which reads the environment once
     @pytest.mark.parametrize(
         "env", [OLD_CPU, {"ATEN_CPU_CAPABILITY": "default"}, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}], ids=str
     )

@@ -1,8 +1,10 @@
 """Progress in a log and on a terminal."""
 
 import io
+import itertools
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,12 +19,16 @@ class Terminal(io.StringIO):
 def wait_for(stream: io.StringIO, pattern: str) -> str:
     """Return what the stream holds once it matches; pytest's own limit ends a wait in vain."""
     while not re.search(pattern, stream.getvalue()):
-        time.sleep(0.01)
+        time.sleep(0.001)
     return stream.getvalue()
 
 
-def shown_on(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, every: float = 3600) -> None:
-    """Let progress go to a stream, in a log with a line in so many seconds."""
+def shown_on(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, every: float = 3600, passes: float = 0) -> None:
+    """Let progress go to a stream, in a log with a line in so many seconds; `passes` from one look at the time on."""
+    seconds = itertools.count(0.0, passes)
+    monkeypatch.setattr("benchmarks.progress.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr("tqdm.std.time", lambda: next(seconds))
+    monkeypatch.setattr("benchmarks.progress._TICK", 0.01)
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr("benchmarks.progress._EVERY", every)
 
@@ -39,7 +45,7 @@ def test_a_log_has_a_line_at_each_phase_and_then_one_each_time(monkeypatch: pyte
         "evaluation of SFT: writing, 78 of 310 completions",
     ]
     log = io.StringIO()
-    shown_on(log, monkeypatch, every=1)
+    shown_on(log, monkeypatch, every=1, passes=1)
     with Progress("stage one") as progress:
         progress.phase("learning", 24, "steps", 12)
         progress.at(15, "loss 2.5")
@@ -50,7 +56,7 @@ def test_a_log_has_a_line_at_each_phase_and_then_one_each_time(monkeypatch: pyte
 
 def test_a_terminal_has_a_bar_that_moves_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
-    shown_on(screen, monkeypatch)
+    shown_on(screen, monkeypatch, passes=1)
     with Progress("stage two") as progress:
         progress.phase("loading")
         wait_for(screen, r"(?s)loading \[(\d\d:\d\d)\].*loading \[(?!\1)\d\d:\d\d\]")  # nothing was told in between

@@ -121,12 +121,11 @@ def _without_regression(corpus: Corpus) -> dict[str, pd.DataFrame]:
     return {name: as_predictions(corpus.test, one(corpus, corpus.test)) for name, one in forecasters.items()}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_an_own_label_never_enters(make_labels: MakeLabels, seed: int) -> None:
+def test_an_own_label_never_enters(make_labels: MakeLabels) -> None:
     """Training items are forecast without their own label; the regression's weights alone are learnt from all."""
-    labels = make_labels(seed)
+    labels = make_labels(0)
     corpus = Corpus("small", "official", labels)
-    for row in corpus.train.sample(12, random_state=seed).index:
+    for row in corpus.train.sample(10, random_state=0).index:
         item = labels.loc[[row]]
         for label in {UP, DOWN, NONE} - {str(labels.loc[row, "label"])}:
             flipped = labels.copy()

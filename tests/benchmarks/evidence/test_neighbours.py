@@ -14,7 +14,7 @@ from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)
-SEEDS = [0, 1, 2]
+SEEDS = [0, 1]
 Said = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[tuple[object, ...]]]
 MakeLabels = Callable[[int], pd.DataFrame]
 
@@ -74,7 +74,7 @@ def test_a_training_perturbation_is_forecast_as_a_test_one(make_labels: MakeLabe
     model = fit_neighbours(train)
     for line in CELL_LINES:
         here = train[train["cell_line"] == line]
-        for pert in here["pert"].unique():
+        for pert in {*here["pert"].unique()[::3], *{"Psolo"}.intersection(here["pert"])}:
             mine = here[here["pert"] == pert]
             as_test = fit_neighbours(train.drop(index=mine.index))
             rates, forecast, evidence = said_of(model, mine)
@@ -89,7 +89,7 @@ def test_an_items_own_label_never_matters(make_labels: MakeLabels, seed: int) ->
     train = train_of(make_labels(seed))
     model = fit_neighbours(train)
     rare = train.index[train["gene"].isin(["Grare", "Gonly"]) | (train["pert"] == "Psolo")]
-    some = train.sample(25, random_state=seed).index
+    some = train.sample(8, random_state=seed).index
     for row in [*rare, *some]:
         item = train.loc[[row]]
         before = said_of(model, item)

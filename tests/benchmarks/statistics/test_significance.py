@@ -384,7 +384,7 @@ class TestInterval:
         assert interval.reason == "no interval from one gene"
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "de_auroc", "de_per_gene_auroc"])
+@pytest.mark.parametrize("metric", ["accuracy", "de_per_gene_auroc"])
 def test_equal_systems_are_called_different_about_as_often_as_meant(metric: str) -> None:
     """Both systems err with the same perturbation and gene effects in law; an item-wise test rejects about 20 %."""
     rng = np.random.default_rng(7)
@@ -393,7 +393,7 @@ def test_equal_systems_are_called_different_about_as_often_as_meant(metric: str)
     for _ in range(n_trials):
         items = random_items(rng, 30, 30, 0.5)
         p_values.append(compare(random_system(rng, items, 1.0), random_system(rng, items, 1.0), metric).p_value)
-    # Binomial(150, .05) is at most 15 with probability .997; tests/slow/test_calibration.py looks closer.
+    # Binomial(150, .05) is at most 15 with probability .997; tests/slow/test_calibration.py looks at every metric.
     assert sum(p < 0.05 for p in p_values) <= 15
 
 
@@ -593,10 +593,10 @@ class TestAgainstTheBootstrap:
         assert weighted(metric, *systems[0], everything) == pytest.approx(found.value_a, abs=1e-9)
         rng = np.random.default_rng(0)
         differences = []
+        groups = [pd.factorize(self.items[name]) for name in ("pert", "gene")]
         for _ in range(200):
             weight = everything.copy()
-            for name in ("pert", "gene"):
-                code, names = pd.factorize(self.items[name])
+            for code, names in groups:
                 weight *= np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))[code]
             a, b = (weighted(metric, *system, weight) for system in systems)
             differences.append(a - b)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -184,47 +185,47 @@ def test_replies_of_which_nobody_knows_the_question_are_refused(tmp_path: Path) 
         assert len(server.requests) == n
 
 
-def test_500_items_with_30_percent_faults_are_each_accounted_for_once(
+def test_items_with_30_percent_faults_are_each_accounted_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault proxy stands between the client and the server that answers."""
-    path = tmp_path / "t.jsonl"
+    path, n = tmp_path / "t.jsonl", 200
     used: Counter[str] = Counter()
     limits = Limits(monkeypatch)
     with (
         Server(respond_well) as server,
         Server(faulty(forward(server.url), 1, used=used, give_up=limits.end)) as proxy,
     ):
-        generate(proxy, path, n=500, attempts=4, max_in_flight=64)
+        generate(proxy, path, n=n, attempts=4, max_in_flight=64)
         asked = Counter(request["messages"][-1]["content"] for request in proxy.requests)
         reached = {request["messages"][-1]["content"] for request in server.requests}
-        assert 350 < len(reached) < 500  # some questions never got through
+        assert 0.7 * n < len(reached) < n  # some questions never got through
     assert set(used) == set(FAULTS)
     manifest = read_manifest(path)
     assert manifest
     counts: Counter[str] = Counter()
     for cell in manifest["cells"].values():
         counts.update(cell)
-    assert counts["drawn"] == 500
-    settled = {name: n for name, n in counts.items() if name != "drawn"}
-    assert sum(settled.values()) == 500
+    assert counts["drawn"] == n
+    settled = {name: count for name, count in counts.items() if name != "drawn"}
+    assert sum(settled.values()) == n
     assert {"answered", "incomplete", "error"} == set(settled)
     traces = read_traces(path)  # refuses an item that comes twice
-    assert len(traces) == 500 - counts["error"]
+    assert len(traces) == n - counts["error"]
     assert sum(manifest["errors"].values()) == counts["error"]
-    assert len(asked) == 500
+    assert len(asked) == n
     assert max(asked.values()) <= 4
-    assert 500 < sum(asked.values()) == manifest["spent"]["requests"]
+    assert n < sum(asked.values()) == manifest["spent"]["requests"]
     log = [json.loads(line) for line in (tmp_path / "t.jsonl.requests.jsonl").read_text().splitlines()]
     outcomes = Counter(line["question"] for line in log if line["event"] == "outcome")
-    assert len(outcomes) == 500
+    assert len(outcomes) == n
     assert set(outcomes.values()) == {1}
 
 
-def run_generate(config: Path, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+def run_generate(config: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "rl.cli", "traces", "generate", "--config", str(config)],
-        env={**os.environ, **(env or {}), "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=config.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -276,6 +277,7 @@ for death in range({deaths} + 1):  # one import, many deaths
 """
 
 
+@pytest.mark.slow  # 20 processes
 def test_killed_at_20_random_moments_it_ends_as_if_unbroken(tmp_path: Path) -> None:
     """Each life ends at a random line of its log: before it is written, in the middle, or after."""
     path, unbroken = tmp_path / "killed.jsonl", tmp_path / "unbroken.jsonl"
@@ -411,9 +413,10 @@ def test_more_failures_than_replies_are_an_error_that_says_why(tmp_path: Path) -
     with Server(refuse(400, "Unsupported value: temperature")) as server:
         text = f"output: t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 30\n"
         config.write_text(text)
-        process = run_generate(config)
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 1
+        words = ("traces", "generate", "--config", config)
+        done = synthpert(*words, cwd=tmp_path)
+        assert done.returncode == 1
+        errors = done.stderr
         assert "30 of 30 questions failed: HTTP 400: Error code: 400" in errors
         assert "Unsupported value: temperature" in errors
         assert "×30" in errors
@@ -424,7 +427,6 @@ def test_more_failures_than_replies_are_an_error_that_says_why(tmp_path: Path) -
         # Nothing was paid for: the configuration may change, and what failed is asked again.
         server.handler = respond_well
         config.write_text(text + "temperature: null\n")
-        words = ("traces", "generate", "--config", config)
         assert synthpert(*words, cwd=tmp_path).returncode == 0
         assert "temperature" not in server.requests[-1]
         config.write_text(text + "temperature: 1\n")
@@ -782,8 +784,13 @@ def test_a_test_item_is_never_asked_about(tmp_path: Path) -> None:
         assert not server.requests
 
 
-def test_no_key_is_in_any_file_log_or_message(tmp_path: Path) -> None:
+def test_no_key_is_in_any_file_log_or_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The server echoes the key in replies and errors, and the client's own debug log is on."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("openai", "httpx", "httpcore"):
+        caplog.set_level(logging.DEBUG, logger=name)
     seen: Counter[str] = Counter()
 
     async def handler(request: dict[str, Any], headers: dict[str, str]) -> bytes:
@@ -803,12 +810,12 @@ def test_no_key_is_in_any_file_log_or_message(tmp_path: Path) -> None:
     with Server(handler) as server:
         text = f"output: run/t.jsonl\nteacher: m\nbase_url: {server.url}\ndata: sample\nevidence: 0\nrows: 60\n"
         config.write_text(text + "critics: [c]\n")
-        process = run_generate(config, {"OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug"})
-        output, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, errors[-2000:]
+        done = synthpert("traces", "generate", "--config", config, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert "HTTP Request" in caplog.text  # the client's own
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) >= 5
-    for text in (output, errors, *(file.read_text(encoding="utf-8") for file in files)):
+    for text in (done.stdout, done.stderr, caplog.text, *(file.read_text(encoding="utf-8") for file in files)):
         assert KEY not in text
         assert "Bearer sk" not in text
     assert "[key]" in (tmp_path / "run" / "t.jsonl").read_text()
