@@ -46,6 +46,21 @@ def reward_context(
     )
 
 
+def stand_in_context(folder: Path) -> Context:
+    """Return a context of made-up counts and forecasts, with which a configuration can be checked without the data.
+
+    Args:
+        folder: the configuration's folder, which relative paths in the configuration start from.
+    """
+    table = pd.DataFrame({"item_id": ["rpe1|AARS|CALR"], **dict.fromkeys(PROBABILITIES, 1 / len(LABELS))})
+    return Context(
+        train_counts={str(label): 1 for label in LABELS},
+        tables={"neighbours": lambda: table, "gene_rate": lambda: table},
+        folder=folder,
+        prompt_rates=lambda: table,
+    )
+
+
 def label_counts(items: pd.DataFrame) -> dict[str, int]:
     """Return the number of rows of each label."""
     return {str(label): int((items["label"].astype(str) == str(label)).sum()) for label in LABELS}

@@ -1,4 +1,4 @@
-"""A study: conditions × training seeds, each cell made by the commands that one would run by hand; then one report."""
+"""A study: conditions × training seeds, then one report. Each cell runs the commands that a user would run by hand."""
 
 import json
 import re
@@ -23,10 +23,10 @@ from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments, config_of, made_with
 from sft.training import ADAPTER
 
-STAGES: Final = ("sft", "grpo", "eval")  # of a condition, in the order in which they run
+STAGES: Final = ("sft", "grpo", "eval")  # the stages of a condition, in the order in which they run
 SHARED: Final = ("model", "data", "split", *key_fields(PromptConfig))
 CONDITION_KEYS: Final = ("from", *STAGES)
-# What each stage takes of the shared keys, under its own name.
+# The shared keys that each stage takes: the study's name of the key, then the stage's.
 TAKES: Final[dict[str, dict[str, str]]] = {
     "traces": {key: key for key in SHARED if key != "model"},
     "sft": {"model": "model_name_or_path"},
@@ -37,7 +37,7 @@ TAKES: Final[dict[str, dict[str, str]]] = {
 
 @dataclass
 class StudyArguments:
-    """The keys of a study's file, besides those of `SHARED`; see `read_study`."""
+    """The keys of a study's file, apart from those of `SHARED`; see `read_study`."""
 
     output_dir: str
     conditions: dict[str, Any]
@@ -52,7 +52,7 @@ class StudyArguments:
 
 
 KEYS: Final = (*key_fields(StudyArguments), *SHARED)
-_ON_CPU: Final = ("--use_cpu", "true")  # TRL refuses bf16 where there is no GPU, which a dry run need not have
+_ON_CPU: Final = ("--use_cpu", "true")  # a dry run need not have a GPU, and TRL refuses bf16 without one
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Stage:
 
     Attributes:
         kind: `traces`, `sft`, `grpo` or `eval`.
-        path: what it makes: a JSONL file of traces, or a run folder.
-        config: its configuration file.
-        values: keys that win over the file.
-        where: what errors call it.
+        path: what the stage writes: a JSONL file of traces, or a run folder.
+        config: the configuration file.
+        values: keys that override those of the file.
+        where: how error messages name the stage.
     """
 
     kind: str
@@ -75,7 +75,7 @@ class Stage:
 
     @property
     def options(self) -> list[str]:
-        """Its keys as command-line words."""
+        """`values` as command-line words."""
         words: list[str] = []
         for key, value in self.values.items():
             words.append(f"--{key}")
@@ -90,7 +90,7 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        """Whether what it makes is there, whole."""
+        """Whether the stage has run to its end."""
         if self.kind == "traces":
             return self.path.is_file()
         return (self.path / MANIFEST).is_file() and read_manifest(self.path)["status"] == "done"
@@ -98,12 +98,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cell:
-    """A condition under one training seed: what is trained for it, and its evaluation.
+    """A condition with one training seed: its training stages and its evaluation.
 
     Attributes:
-        condition: its name, which is the system's in the report.
-        seed: of training; None for a condition that trains nothing and runs once.
-        stages: in the order in which they run.
+        condition: the condition's name, which the report gives to the system.
+        seed: the training seed; None for a condition that trains nothing and so runs once.
+        stages: the stages in the order in which they run.
     """
 
     condition: str
@@ -112,24 +112,24 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """How messages name the cell."""
         return self.condition if self.seed is None else f"{self.condition}, seed {self.seed}"
 
     @property
     def done(self) -> bool:
-        """Whether all its stages are."""
+        """Whether all stages of the cell are done."""
         return all(stage.done for stage in self.stages)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file asks for.
+    """What a study's file asks for.
 
     Attributes:
-        title: of the report.
+        title: the report's title.
         report: the report's folder.
-        traces: how the traces are made; None where no condition needs that.
-        cells: in the order in which they run: all conditions with the first seed, then with the second.
+        traces: the stage that makes the traces; None if no condition needs it.
+        cells: the cells in the order in which they run: all conditions with the first seed, then with the second.
         runs: further run folders for the report.
         embeddings: file of gene embeddings for the report's baselines.
     """
@@ -161,18 +161,18 @@ def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False
     """Run every cell of a study that is not done yet, then write the report.
 
     Args:
-        config: the study's YAML file; `read_study` says what it holds.
-        say: told of the plan, and of each stage as it begins.
-        dry_run: check the configuration and say the commands that are left, instead of running them.
-        out: in place of its `output_dir`.
+        config: the study's YAML file, as described in `read_study`.
+        say: called with the lines of the plan, and with a line as each stage begins.
+        dry_run: check the configuration and say the commands that are left, without running them.
+        out: overrides `output_dir`.
 
     Returns:
         The path of the report's page.
 
     Raises:
-        InputError: the study or one of its stages is configured wrongly, a run folder is there with another
-            configuration, or a stage refused its input.
-        CheckError: a stage failed; the same command goes on from there.
+        InputError: the configuration of the study or of a stage is wrong, a run folder has another configuration, or a
+            stage refused its input.
+        CheckError: a stage failed. The same command continues with that stage.
     """
     study = read_study(config, out)
     _check_inputs(study)
@@ -185,6 +185,7 @@ def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False
         say(f"  {cell.name}: " + ", ".join(stage.kind + " (done)" * stage.done for stage in cell.stages))
     page = study.report / "report.html"
     if dry_run:
+        say("commands left to run:")
         for words in [*(stage.words for stage in study.stages if not stage.done), study.report_words]:
             say(shlex.join(["synthpert", *words]))
         return page
@@ -202,16 +203,32 @@ def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False
 
 
 def read_study(path: Path, out: Path | None = None) -> Study:
-    """Read a study's YAML file; `out` wins over its `output_dir`.
+    """Read a study's YAML file.
 
-    `output_dir` and `conditions` must be there. `seeds` are those of training. `traces`, `sft`, `grpo` and `eval` name
-    a configuration file, or `{config: FILE, KEY: VALUE, …}` with keys that win over it; `traces` can also be a JSONL
-    file of traces. `model`, `data`, `split` and the keys of a prompt win over every file that knows them.
-    `runs` are further run folders for the report, `embeddings` a file of gene embeddings for its baselines.
+    The keys of the file:
 
-    A condition names its stages, with keys that win over all others: `{}` is the model as it is, `{sft: {}}` stage
-    one, `{from: NAME, grpo: {}}` stage two after the stage one of a condition above it, with the same seed. Each ends
-    with its evaluation. Traces are drawn once for all seeds. Paths are relative to where the command runs.
+    - `output_dir`: the study's folder (required).
+    - `conditions`: the conditions by name, see below (required).
+    - `title`: the report's title.
+    - `seeds`: the training seeds.
+    - `traces`, `sft`, `grpo`, `eval`: a configuration file, or `{config: FILE, KEY: VALUE, …}` with keys that override
+      those of the file. `traces` can also be a JSONL file of traces.
+    - `model`, `data`, `split` and the keys of a prompt: they override the same key in each of these files.
+    - `runs`: further run folders for the report.
+    - `embeddings`: a file of gene embeddings for the report's baselines.
+
+    A condition names its stages, with keys that override all others:
+
+    - `{}`: the model itself, without training.
+    - `{sft: {}}`: SFT.
+    - `{from: NAME, grpo: {}}`: GRPO after the SFT of the condition NAME with the same seed. NAME must stand above.
+
+    Each condition is evaluated at its end. The traces are made once for all seeds. Paths are relative to the current
+    directory.
+
+    Args:
+        path: the YAML file.
+        out: overrides `output_dir`.
 
     Raises:
         InputError: a key is unknown, missing or set by the study itself, or a condition cannot be run.
@@ -238,34 +255,38 @@ def read_study(path: Path, out: Path | None = None) -> Study:
 
 
 def _read_keys(path: Path, out: Path | None) -> tuple[StudyArguments, dict[str, Any]]:
-    """A study's keys: its own, checked, and all as they are in the file, for the stages that share them."""
+    """Return the study's own keys, checked, and all keys as they are in the file."""
     values = read_yaml(path) | ({} if out is None else {"output_dir": str(out)})
     check_keys([str(key) for key in values], KEYS, str(path))
     own = {key: value for key, value in values.items() if key not in SHARED and value is not None}
     args: StudyArguments = from_keys(StudyArguments, own, str(path))
     for key, given in (("seeds", args.seeds), ("runs", args.runs)):
         if len({*given}) < len(given):
-            raise InputError(f"{path}: {key}: {given} holds one twice; give each once")
+            raise InputError(f"{path}: {key}: {given} holds one twice; list each once")
     if not args.seeds or min(args.seeds) < 0:
-        raise InputError(f"{path}: seeds: {args.seeds}; give one at least, each 0 or more")
+        raise InputError(f"{path}: seeds: {args.seeds}; give at least one, each 0 or more")
     if not args.conditions:
-        raise InputError(f"{path}: conditions: there are none; name one at least")
+        raise InputError(f"{path}: conditions: there are none; name at least one")
     return args, values
 
 
 def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
-    """Hold every stage's keys and values against its dataclasses, and what is there already against its configuration.
+    """Check each stage's configuration, make its rewards, and compare it with the run that is in its folder.
 
     Args:
-        stages: of a study.
-        dry_run: parse training stages for the CPU, which all machines have; their run folders are not compared then.
+        stages: the stages of a study.
+        dry_run: parse the training stages for the CPU, which every machine has. Their folders are not compared then.
 
     Raises:
-        InputError: a stage's configuration is wrong, or differs from that of the run in its folder.
+        InputError: a stage's configuration is wrong, a reward cannot be made, or the run in the stage's folder has
+            another configuration.
     """
+    from rl.reward_context import stand_in_context
+    from rl.train import compose_rewards
     from rl.train import read_arguments as read_grpo
     from sft.train import read_arguments as read_sft
 
+    composed: set[str] = set()  # cells may share their rewards, and loading a user's file takes seconds
     for stage in stages:
         words = [*stage.options, *(_ON_CPU if dry_run and stage.kind in ("sft", "grpo") else ())]
         try:
@@ -274,8 +295,16 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
             elif stage.kind == "eval":
                 (arguments,) = parse_config(stage.config, words, (EvalArguments,))
                 config = to_keys(settle(arguments))
+            elif stage.kind == "sft":
+                config = resolved(*read_sft(stage.config, words))
             else:
-                config = resolved(*(read_sft if stage.kind == "sft" else read_grpo)(stage.config, words))
+                ours, args, model_args = read_grpo(stage.config, words)
+                config = resolved(ours, args, model_args)
+                folder = stage.config.parent
+                rewards = repr((folder, ours.rewards, args.reward_weights, args.scale_rewards, ours.unlabelled))
+                if not stage.done and rewards not in composed:
+                    compose_rewards(ours, args, stand_in_context(folder))
+                    composed.add(rewards)
         except InputError as error:
             raise InputError(f"{stage.where}: {stage.kind}: {error}") from None
         if stage.kind == "traces":
@@ -285,22 +314,22 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
 
 
 def run_command(words: Sequence[str], where: str) -> None:
-    """Run `synthpert WORDS` in a process of its own, which gives its memory back at its end.
+    """Run `synthpert WORDS` in a separate process, which returns its memory when it ends.
 
     Args:
-        words: the command.
-        where: what errors call it.
+        words: the command, without `synthpert`.
+        where: how error messages name the command.
 
     Raises:
-        InputError: it refused its input (exit code 2); its own line says why.
-        CheckError: it failed.
-        KeyboardInterrupt: it, or this process, was stopped.
+        InputError: the command refused its input (exit code 2). Its own message says why.
+        CheckError: the command failed.
+        KeyboardInterrupt: the command or this process was stopped.
     """
     process = subprocess.Popen([sys.executable, "-m", "rl.cli", *words])
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        # Ctrl-C reaches the command too, which says so and goes; a signal to this process alone does not.
+        # Ctrl-C reaches the command too, which then ends. A signal to this process alone does not reach the command.
         for patience, further in ((5, signal.SIGINT), (30, signal.SIGKILL)):
             try:
                 process.wait(patience)
@@ -309,34 +338,40 @@ def run_command(words: Sequence[str], where: str) -> None:
         process.wait()
         raise
     if code == 2:
-        raise InputError(f"{where}: `synthpert {words[0]}` refused its input, see above; mend it and run this again")
+        raise InputError(
+            f"{where}: `synthpert {words[0]}` refused its input, see above; correct it and run the same command again"
+        )
     if code in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     if code:
         how = f"was ended by signal {-code}" if code < 0 else f"failed (exit code {code})"
-        raise CheckError(f"{where}: `synthpert {words[0]}` {how}, see above; the same command goes on from there")
+        raise CheckError(
+            f"{where}: `synthpert {words[0]}` {how}, see above; run the same command again to continue from there"
+        )
 
 
 def _check_inputs(study: Study) -> None:
-    """Refuse a study whose end would fail for want of a file that must be there at its beginning."""
+    """Refuse a study that lacks a file or run which a later stage will read."""
     made = None if study.traces is None else study.traces.path
     given = [Path(stage.values["traces"]) for stage in study.stages if "traces" in stage.values]
     for path in [*(path for path in given if path != made), *filter(None, [study.embeddings])]:
         if not path.is_file():
-            raise InputError(f"{path}: no such file, but the study needs it; make it, or mend the study")
+            raise InputError(f"{path}: no such file, but the study needs it; make it, or correct the path in the study")
     for run in study.runs:
         if read_manifest(run)["status"] != "done":
-            raise InputError(f"{run}: among the study's runs, but not finished; finish it, or leave it out")
+            raise InputError(
+                f"{run}: is one of the study's runs, but not finished; finish it, or remove it from `runs`"
+            )
 
 
 def _in_new_process(function: Callable[..., None], *arguments: Any) -> None:
-    """Call a function in a process that ends after it: loading TRL takes memory, on a GPU too."""
+    """Call a function in a separate process: loading TRL takes memory, on a GPU too, until its process ends."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(function, *arguments).result()
 
 
 def _conditions(given: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    """The conditions by name, each with stages that can follow each other."""
+    """Return the conditions by name, after checking that the stages of each can follow each other."""
     conditions = _mapping(given, f"{where}: conditions")
     for name, condition in conditions.items():
         conditions[name] = _mapping(condition, f"{where}: {name}")
@@ -346,7 +381,7 @@ def _conditions(given: Mapping[str, Any], where: str) -> dict[str, dict[str, Any
 
 
 def _trained(condition: Mapping[str, Any]) -> list[str]:
-    """The stages that train, of a condition."""
+    """Return the training stages of a condition."""
     return [kind for kind in STAGES if kind in condition and kind != "eval"]
 
 
@@ -359,7 +394,7 @@ def _cell(
     trace_file: Path | None,
     where: str,
 ) -> Cell:
-    """A condition's stages under a seed, its evaluation last; one that trains nothing is evaluated alone."""
+    """Return a condition's cell for a seed. A condition that trains nothing has its evaluation as the only stage."""
     condition = conditions[name]
     trained = _trained(condition)
     if not trained:
@@ -386,12 +421,16 @@ def _cell(
 def _stage(
     kind: str, values: Mapping[str, Any], condition: Mapping[str, Any], fixed: Mapping[str, Any], where: str
 ) -> Stage:
-    """A stage's command: its file, then the study's keys, the condition's, and those that the study sets itself."""
+    """Return a stage.
+
+    Its keys override each other in this order: the stage's file, the study's shared keys, the study's section of the
+    stage, the condition's section, and the keys that the study sets itself (`fixed`).
+    """
     section, here = _section(values.get(kind), where), _section(condition.get(kind), where)
     config = here.pop("config", section.pop("config", None))
     section.pop("config", None)
     if config is None:
-        raise InputError(f"{where}: {kind} has no configuration file; set {kind}: FILE at the top of the study")
+        raise InputError(f"{where}: {kind} has no configuration file; add `{kind}: FILE` to the study's file")
     shared = {name: values[key] for key, name in TAKES[kind].items() if values.get(key) is not None}
     wanted = {**shared, **section, **here}
     for key, value in wanted.items():
@@ -408,7 +447,7 @@ def _section(value: Any, where: str) -> dict[str, Any]:
 
 
 def _traces(values: Mapping[str, Any], out: Path, where: str) -> tuple[Stage | None, Path | None]:
-    """How traces are made, if they are, and their file."""
+    """Return the stage that makes the traces, and their file; None for what the study does not have."""
     given = values.get("traces")
     if given is None:
         return None, None
@@ -424,10 +463,10 @@ def _check_traces(stage: Stage, config: Mapping[str, Any]) -> None:
     before = config_of(stage.path)
     if before is None:
         raise InputError(
-            f"{stage.path}: is there, but nothing beside it says how it was made; remove it, or name it as the study's "
-            "`traces`"
+            f"{stage.path}: no file beside it says how these traces were made; remove them, or name this file as the "
+            "study's `traces`"
         )
-    # A teacher behind an endpoint keeps what shapes its traces only, with digests of its own beside it.
+    # Of an endpoint's traces, only the keys that shape them are stored; digests beside them cover the rest.
     keys = {*before} & {*config} if config.get("base_url") else {*before, *config}
     if changed := sorted(key for key in keys if before.get(key) != config.get(key)):
         raise InputError(
@@ -442,25 +481,28 @@ def _check_stages_of(name: str, conditions: Mapping[str, Mapping[str, Any]], whe
     trained = [other for other in above if "sft" in conditions[other]]
     if "from" in condition:
         if "sft" in condition or "grpo" not in condition:
-            raise InputError(f"{where}: `from` is for stage two after another condition's SFT; give grpo, and no sft")
+            raise InputError(f"{where}: `from` starts GRPO from another condition's SFT; give grpo, and no sft")
         if condition["from"] not in trained:
             raise InputError(
-                f"{where}: from: {condition['from']!r} is no condition above it that has sft; those are: "
-                f"{', '.join(trained) or 'none'}"
+                f"{where}: from: {condition['from']!r} is no condition above it that has sft; name one of those "
+                f"({', '.join(trained) or 'there are none yet'})"
             )
     elif "grpo" in condition and "sft" not in condition:
-        raise InputError(f"{where}: grpo starts from an SFT run; give `from: CONDITION`, or sft beside it")
+        raise InputError(f"{where}: grpo starts from an SFT run; add `from: CONDITION`, or `sft: {{}}`")
 
 
 def _folders(conditions: Mapping[str, Any], out: Path, where: str) -> dict[str, Path]:
-    """A folder for each condition, named after it."""
+    """Return a folder for each condition, named after the condition."""
     folders: dict[str, Path] = {}
     for name in conditions:
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         same = [other for other, folder in folders.items() if folder == out / slug]
         if not slug or slug == "report" or same:
-            problem = f"would have the folder of {same[0]!r} ({slug})" if same else "makes no folder name"
-            raise InputError(f"{where}: condition {name!r} {problem}; give it another name")
+            taken = repr(same[0]) if same else "the report"
+            problem = (
+                f"would have the folder of {taken} ({slug})" if slug else "has no letter or digit to name a folder"
+            )
+            raise InputError(f"{where}: condition {name!r} {problem}; rename it")
         folders[name] = out / slug
     return folders
 

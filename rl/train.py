@@ -393,7 +393,19 @@ def read_rewards(ours: GRPOArguments, args: Any, prompts: Prompts, folder: Path)
         InputError: an entry is wrong, would have no effect, or cannot judge the prompts without a label.
     """
     scored = pd.concat([prompts.items, prompts.held_out])
-    context = reward_context(scored, prompts.corpus, folder=folder, counts=prompts.counts)
+    return compose_rewards(ours, args, reward_context(scored, prompts.corpus, folder=folder, counts=prompts.counts))
+
+
+def compose_rewards(ours: GRPOArguments, args: Any, context: Context) -> Composition:
+    """Return the rewards of a configuration.
+
+    Args:
+        ours, args: the configuration.
+        context: what the rewards need to know of the prompts.
+
+    Raises:
+        InputError: as `read_rewards`.
+    """
     components = load_rewards(ours.rewards, context, _scaling(args), args.reward_weights)
     if ours.unlabelled is not None:
         check_verifiers(components)

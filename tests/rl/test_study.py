@@ -194,8 +194,8 @@ def test_the_report_takes_the_evaluations_in_order_then_the_training(write_study
         ({"conditions": {}}, "conditions: there are none"),
         ({"conditions": ["base"]}, "conditions is .*; write a mapping"),
         ({"seeds": 3}, "seeds is 3; write a list"),
-        ({"seeds": []}, r"seeds: \[\]; give one at least"),
-        ({"seeds": [0, -1]}, "seeds: .*; give one at least, each 0 or more"),
+        ({"seeds": []}, r"seeds: \[\]; give at least one"),
+        ({"seeds": [0, -1]}, "seeds: .*; give at least one, each 0 or more"),
         ({"seeds": [{"a": 1}]}, "seeds is .*; write a list such as"),
         ({"seeds": [0, 1, 0]}, "holds one twice"),
         ({"runs": "one"}, "runs is 'one'; write a list"),
@@ -203,9 +203,10 @@ def test_the_report_takes_the_evaluations_in_order_then_the_training(write_study
         ({"conditions": {"A": {"sfd": {}}}}, "A: 'sfd' is no key; did you mean 'sft'"),
         ({"conditions": {"A": {"grpo": {}}}}, "A: grpo starts from an SFT run"),
         ({"conditions": {"A": {"from": "B", "grpo": {}}, "B": {"sft": {}}}}, "A: from: 'B' is no condition above it"),
-        ({"conditions": {"B": {"sft": {}}, "A": {"from": "B"}}}, "A: `from` is for stage two"),
+        ({"conditions": {"B": {"sft": {}}, "A": {"from": "B"}}}, "A: `from` starts GRPO from another condition's SFT"),
         ({"conditions": {"A b": {}, "a-B": {}}}, "'a-B' would have the folder of 'A b'"),
-        ({"conditions": {"%": {}}}, "'%' makes no folder name"),
+        ({"conditions": {"%": {}}}, "'%' has no letter or digit to name a folder"),
+        ({"conditions": {"Report": {}}}, r"'Report' would have the folder of the report \(report\)"),
         ({"conditions": {"A": {"sft": {"seed": 4}}}}, "A: sft: seed is set by the study"),
         ({"conditions": {"A": {"sft": {}, "eval": {"adapter": "x"}}}}, "A: eval: adapter is set by the study"),
         ({"sft": {"config": "sft.yaml", "traces": "x.jsonl"}}, "SFT: sft: traces is set by the study"),
@@ -225,6 +226,11 @@ def test_a_study_that_cannot_be_run_is_refused(
         ("sft", {"learning_rat": 1}, "SFT: sft: command line: 'learning_rat' is no key; did you mean 'learning_rate'"),
         ("sft", {"traces_fraction": 2}, "SFT: sft: traces_fraction: 2.0; it must lie above 0"),
         ("grpo", {"use_peft": True}, "SFT.GRPO: grpo: use_peft"),
+        ("grpo", {"rewards": ["acuracy"]}, r"SFT.GRPO: grpo: rewards, entry 1 .*did you mean 'accuracy'"),
+        ("grpo", {"rewards": [{"name": "mine.py:short", "timeout": 0}]}, r"SFT.GRPO: grpo: mine\.py: no such file"),
+        ("grpo", {"rewards": ["margin", "format"], "reward_weights": [1]}, "reward_weights: 1 weights for 2 rewards"),
+        ("grpo", {"rewards": ["balanced_accuracy"]}, "balanced_accuracy has no effect with scale_rewards: group"),
+        ("grpo", {"rewards": ["accuracy"], "unlabelled": "p.csv"}, "accuracy needs labels"),
         ("eval", {"temperature": -1}, "base: eval: protocol: temperature is -1"),
         ("eval", {"max_tokens": "many"}, "base: eval: .*max_tokens"),
         ("traces", {"row": 1}, "traces: command line: 'row' is no key"),
@@ -240,6 +246,18 @@ def test_a_stage_that_cannot_be_run_is_refused_before_any_is(
     assert ran == []
 
 
+def test_rewards_are_made_once_for_all_cells_that_share_them(
+    write_study: Callable[..., Path], ran: list[list[str]]
+) -> None:
+    Path("mine.py").write_text(
+        "open('loaded', 'a').write('x')\ndef fair(completions, **columns):\n    return [0.0 for _ in completions]\n"
+    )
+    rewards = ["margin", {"name": "mine.py:fair", "timeout": 0}]
+    path = write_study(grpo={"config": "grpo.yaml", "rewards": rewards}, seeds=[0, 1, 2])
+    run_study(path, lambda text: None, dry_run=True)
+    assert Path("loaded").read_text() == "x"
+
+
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
@@ -247,7 +265,7 @@ def test_a_stage_that_cannot_be_run_is_refused_before_any_is(
         ({"conditions": {"A": {"sft": {"traces": "b.jsonl"}}}}, r"b\.jsonl: no such file"),
         ({"embeddings": "genes.parquet"}, r"genes\.parquet: no such file"),
         ({"runs": ["elsewhere"]}, "elsewhere: no run folder"),
-        ({"runs": ["begun"]}, "begun: among the study's runs, but not finished"),
+        ({"runs": ["begun"]}, "begun: is one of the study's runs, but not finished"),
     ],
 )
 def test_what_must_be_there_is_looked_for_at_the_beginning(
@@ -323,7 +341,7 @@ def test_a_changed_configuration_is_refused_before_anything_runs(
 def test_traces_of_unknown_origin_are_not_used(write_study: Callable[..., Path], ran: list[list[str]]) -> None:
     Path("out").mkdir()
     Path("out/traces.jsonl").write_text("")
-    with pytest.raises(InputError, match=r"out/traces\.jsonl: is there, but nothing beside it says how"):
+    with pytest.raises(InputError, match=r"out/traces\.jsonl: no file beside it says how"):
         run_study(write_study(), lambda text: None)
     assert ran == []
 
