@@ -13,8 +13,8 @@ demo: install  ## both stages on the sample, evaluated and reported; it keeps to
 # for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test: install lint  ## fast suite
-	$(PYTEST) -m "not slow"
+test: install lint  ## fast suite; its last lines are its ten slowest tests and how long it took
+	$(PYTEST) -m "not slow" --durations=10
 
 test-all: install lint  ## fast and slow suite: real engines, training, end to end
 	$(PYTEST)

@@ -6,7 +6,6 @@ import json
 import random
 import signal
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -202,16 +201,22 @@ def test_a_server_out_of_reach_stops_the_run(nowhere: str) -> None:
         ask(nowhere, attempts=2)
 
 
-def test_retry_after_is_honoured_by_all_questions() -> None:
-    first = iter([error(429, "slow down", retry_after="0.6")])
+def test_retry_after_is_honoured_by_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's clock stands still until both questions wait."""
+    now, waits, passed = [0.0], list[float](), asyncio.Event()
+    first = iter([error(429, "slow down", retry_after="60")])
     times: list[float] = []
 
     async def handler(request: Any, headers: Any) -> bytes:
-        times.append(time.monotonic())
-        if (refusal := next(first, None)) is not None:
-            return refusal
-        return GOOD
+        times.append(now[0])
+        return next(first, GOOD)
 
+    async def wait(endpoint: Endpoint, seconds: float) -> None:
+        waits.append(seconds)
+        await passed.wait()
+
+    monkeypatch.setattr(Endpoint, "_sleep", wait)
+    monkeypatch.setattr("benchmarks.endpoint.client.time", SimpleNamespace(monotonic=lambda: now[0]))
     with Server(handler) as server:
 
         async def main() -> None:
@@ -224,12 +229,17 @@ def test_retry_after_is_honoured_by_all_questions() -> None:
 
             early = asyncio.create_task(endpoint.ask(QUESTION, "a", note))
             await refused.wait()  # by now the server has asked to wait
-            await asyncio.gather(early, endpoint.ask(QUESTION, "b"))
+            late = asyncio.create_task(endpoint.ask(QUESTION, "b"))
+            while len(waits) < 2 and not late.done():
+                await asyncio.sleep(0.001)
+            now[0] = 61.0
+            passed.set()
+            await asyncio.gather(early, late)
             await endpoint.close()
 
         asyncio.run(main())
-    assert len(times) == 3
-    assert min(times[1:]) - times[0] >= 0.55
+    assert times == [0.0, 61.0, 61.0]
+    assert min(waits) >= 60
 
 
 @pytest.mark.parametrize("named", [True, False])
