@@ -1,6 +1,6 @@
 """The generation engines, in one table: vLLM, transformers, any OpenAI-compatible server.
 
-To add one, write it in a file of its own and give it a line in `ENGINES`.
+To add one, write it in a file of its own and add a line to `ENGINES`.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ __all__ = [
     "open_engine",
 ]
 
-# By the name that the key `engine` knows. What an engine's parameters name of `open_engine`'s arguments, it takes.
+# By value of the key `engine`. An engine gets those arguments of `open_engine` that its own parameters name.
 ENGINES: Final[dict[str, Callable[..., Engine]]] = {
     "vllm": VLLMEngine,
     "transformers": TransformersEngine,
@@ -41,12 +41,12 @@ ENGINES: Final[dict[str, Callable[..., Engine]]] = {
 
 
 def engine_names() -> tuple[str, ...]:
-    """Return what the key `engine` may be: `auto`, or one of the table."""
+    """Return the values that the key `engine` allows: `auto`, or one of the table."""
     return "auto", *ENGINES
 
 
 def check_engine(name: str) -> None:
-    """Raise an `InputError` where there is no engine of that name."""
+    """Raise an `InputError` if there is no engine of that name."""
     if name not in engine_names():
         raise InputError(f"engine: {name!r} is unknown; use one of {', '.join(engine_names())}")
 
@@ -67,18 +67,22 @@ def open_engine(
     """Open a generation engine.
 
     Args:
-        name: `auto` takes vLLM where it is installed and transformers elsewhere; `Engine.facts` says which.
-        model: a model folder or hub id; for `openai` the name the server knows the model by.
-        adapter: a PEFT LoRA adapter of that model.
+        name: `vllm`, `transformers`, `openai`, or `auto`: vLLM where it is installed and transformers elsewhere
+            (`Engine.facts` says which).
+        model: a model folder or hub id; for `openai` the server's name of the model.
+        adapter: folder of a PEFT LoRA adapter of that model.
         revision: the model's revision on the hub.
-        dtype: `float32`, `bfloat16`, `float16`, or `auto` for what is fast here; see `benchmarks.machine`.
-        max_model_len: most tokens that prompt and completion may have together, for which vLLM makes room; None for
-            the model's own context.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` for the fast one on this machine; see `benchmarks.machine`.
+        max_model_len: largest number of tokens of prompt and completion together, at least 1; vLLM reserves memory for
+            it. None for the model's own context.
         base_url: the OpenAI-compatible server's URL, with its `/v1`.
         api_key_env, max_tokens_key, extra_body: see `OpenAIEngine`.
 
+    Returns:
+        The engine; close it after use.
+
     Raises:
-        InputError: an argument is unknown, does not fit the engine, or names something that is not there.
+        InputError: an argument is unknown, does not fit the engine, or names something that does not exist.
         CheckError: vLLM does not start.
     """
     check_engine(name)

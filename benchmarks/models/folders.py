@@ -1,4 +1,4 @@
-"""Model and adapter folders: find them, tell them apart, and refuse what does not fit together before it is loaded."""
+"""Model and adapter folders: find them, fingerprint them, and refuse a mismatch before anything is loaded."""
 
 import hashlib
 import json
@@ -17,18 +17,19 @@ TRAINED_ITEMS: Final = "items.txt"
 _MARKS: Final = "synthpert.json"
 _TOKENIZER: Final = "tokenizer_config.json"
 _VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
-# What else a tokenizer may be made of.
+# Further files that a tokenizer may consist of.
 _FURTHER: Final = ("added_tokens.json", "special_tokens_map.json", "spiece.model", "sentencepiece.bpe.model")
-# Keys of tokenizer_config.json that change no reading, or that saving again changes; the template has its own digest.
+# Keys of tokenizer_config.json that do not affect how text is read, or that change when it is saved again. The chat
+# template has its own digest.
 _UNREAD: Final = frozenset({
     "chat_template", "name_or_path", "tokenizer_file", "special_tokens_map_file", "transformers_version", "backend",
     "is_local", "local_files_only", "processor_class", "model_max_length", "max_length", "stride", "padding_side",
     "truncation_side", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id",
 })  # fmt: skip
-_BLOCK: Final = 4096  # bytes that a fingerprint reads at a time
-_STRIDE: Final = 4 << 20  # bytes from one of them to the next within a tensor
+_BLOCK: Final = 4096  # bytes in each sample that a fingerprint reads
+_STRIDE: Final = 4 << 20  # bytes between the starts of two samples within a tensor
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
-# What of the names in a PEFT model stands in those of an adapter's tensors alone.
+# Parts of parameter names in a PEFT model that only an adapter's tensors have.
 _OF_ADAPTERS: Final = (".lora_", ".modules_to_save.")
 # Keys of config.json that change when the same weights are saved again.
 _VOLATILE: Final = ("_name_or_path", "_model_name_or_path", "transformers_version")
@@ -36,7 +37,7 @@ _VOLATILE: Final = ("_name_or_path", "_model_name_or_path", "transformers_versio
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on disk, and what tells it apart from others in every stage.
+    """A model on disk, with the fingerprints that every stage stores and compares.
 
     Attributes:
         path: the folder with `config.json`, the tokenizer and `*.safetensors`.
@@ -50,21 +51,21 @@ class ModelFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of configuration and weights; see `model_fingerprint`."""
+        """SHA-256 of configuration and weights; see `model_fingerprint`."""
         return model_fingerprint(self.path)
 
     @cached_property
     def tokenizer_sha256(self) -> str:
-        """Of tokenizer and chat template; see `tokenizer_sha256`."""
+        """SHA-256 of tokenizer and chat template; see `tokenizer_sha256`."""
         return tokenizer_sha256(self.path)
 
     @cached_property
     def special_tokens_sha256(self) -> str:
-        """Of special tokens and the tokenizer's settings; see `special_tokens_sha256`."""
+        """SHA-256 of special tokens and the tokenizer's settings; see `special_tokens_sha256`."""
         return special_tokens_sha256(self.path)
 
     def inputs(self, key: str) -> dict[str, str]:
-        """Return what a run that reads the model under a configuration's key is held against when it goes on."""
+        """Return the fingerprints that must be unchanged when a run resumes; `key` is the configuration's key."""
         return {
             key: self.fingerprint,
             f"tokenizer and chat template of {key}": self.tokenizer_sha256,
@@ -72,7 +73,7 @@ class ModelFolder:
         }
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest of a training run says of its base model."""
+        """Return what the manifest of a training run stores about its base model."""
         return {
             "name": self.name,
             "revision": self.revision,
@@ -83,11 +84,14 @@ class ModelFolder:
 
 
 def resolve_model(model: str | Path, revision: str | None = None) -> ModelFolder:
-    """Return the folder of a model given as a folder or as a hub id (downloaded where it is not in the cache).
+    """Return the folder of a model, given as a folder or as a hub id (downloaded unless it is in the cache).
 
     Args:
         model: a folder, or `organisation/name` on the Hugging Face hub.
         revision: branch, tag or commit on the hub; must be None for a folder.
+
+    Returns:
+        The folder.
 
     Raises:
         InputError: there is no such folder and no such model on the hub, or the folder holds no safetensors weights.
@@ -117,25 +121,31 @@ def _download(model: str, revision: str | None) -> ModelFolder:
         path = snapshot_download(
             model, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
         )
-    except Exception as error:  # the hub client raises its own, its HTTP client's and the system's errors
+    except Exception as error:  # errors of the hub client, of its HTTP client and of the system
         raise InputError(
-            f"{model}: no such folder, and the hub does not give it ({type(error).__name__}); check the name, the "
+            f"{model}: no such folder, and the hub does not return it ({type(error).__name__}); check the name, the "
             "network and HF_TOKEN, or give a folder"
         ) from error
     return ModelFolder(Path(path), model, Path(path).name)
 
 
 def model_fingerprint(path: Path) -> str:
-    """Return a SHA-256 that tells models apart without reading all of their weights.
+    """Return a SHA-256 that distinguishes models without reading all of their weights.
 
-    It covers `config.json` (without the path and version that saving again changes) and of each `*.safetensors` its
-    name, size and header, and of every tensor in it the first and last 4 KiB and as much of every 4 MiB between.
+    It covers:
+
+    - `config.json`, without the path and version, which change when the model is saved again;
+    - the name, size and header of each `*.safetensors` file;
+    - the first and the last 4 KiB of every tensor, and 4 KiB at every 4 MiB within it.
 
     Args:
         path: a model folder.
 
+    Returns:
+        The digest, in hexadecimal.
+
     Raises:
-        InputError: `config.json` or a safetensors header does not read, or weights are cut off.
+        InputError: `config.json` or a safetensors header cannot be read, or weights are cut off.
     """
     config = {key: value for key, value in read_json(path / "config.json").items() if key not in _VOLATILE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
@@ -147,7 +157,7 @@ def model_fingerprint(path: Path) -> str:
         with file.open("rb", buffering=0) as weights:
             for start, end in sorted(entry.span for entry in _tensors(file).values()):
                 if data + end > size:
-                    raise InputError(f"{file}: is no whole safetensors file; copy or download it again")
+                    raise InputError(f"{file}: is no complete safetensors file; copy or download it again")
                 for offset in (*range(start, end, _STRIDE), max(start, end - _BLOCK)):
                     weights.seek(data + offset)
                     digest.update(weights.read(min(_BLOCK, end - offset)))
@@ -157,14 +167,17 @@ def model_fingerprint(path: Path) -> str:
 def tokenizer_sha256(path: Path) -> str:
     """Return the SHA-256 of how a model reads text and how a chat is rendered for it.
 
-    It covers the tokenizer's vocabulary files (of `tokenizer.json` not how the last batch was padded or cut, which is
-    saved with it), the chat template, and the token that ends a turn.
+    It covers the tokenizer's vocabulary files, the chat template, and the token that ends a turn. The `padding` and
+    `truncation` of `tokenizer.json` are left out: they are those of the last batch before it was saved.
 
     Args:
         path: a model folder.
 
+    Returns:
+        The digest, in hexadecimal.
+
     Raises:
-        InputError: a file does not read.
+        InputError: a file cannot be read.
     """
     digest = hashlib.sha256()
     for name in _VOCABULARIES:
@@ -184,17 +197,25 @@ def tokenizer_sha256(path: Path) -> str:
 
 
 def special_tokens_sha256(path: Path) -> str:
-    """Return the SHA-256 of what else decides how a model reads text and where it stops.
+    """Return the SHA-256 of the remaining settings that decide how a model reads text and where it stops.
 
-    It covers `tokenizer_config.json` (class, special tokens, which of them are added; not the template, nor what saving
-    again changes), files of tokens that `tokenizer_sha256` leaves out, and the tokens that end a reply by
-    `generation_config.json`. Apart from `tokenizer_sha256`, which earlier runs wrote down and are still held against.
+    It covers:
+
+    - `tokenizer_config.json` (class, special tokens, and which of them are added), without the chat template and
+      without keys that change when it is saved again;
+    - files of tokens that `tokenizer_sha256` leaves out;
+    - the tokens that end a reply, from `generation_config.json`.
+
+    It is separate from `tokenizer_sha256`, so that the digests that earlier runs stored still match.
 
     Args:
         path: a model folder.
 
+    Returns:
+        The digest, in hexadecimal.
+
     Raises:
-        InputError: a file does not read.
+        InputError: a file cannot be read.
     """
     config = _settings(path / _TOKENIZER)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
@@ -209,7 +230,7 @@ def special_tokens_sha256(path: Path) -> str:
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    """A tokenizer's settings, a token that is written with its flags as its text alone; none where there is no file."""
+    """A tokenizer's settings, each token as its text without flags; empty where the file does not exist."""
     read = read_json(file) if file.is_file() else {}
     return {key: _text_of(value) for key, value in read.items() if key not in _UNREAD and value is not None}
 
@@ -223,8 +244,14 @@ def _text_of(value: Any) -> Any:
 def adapter_sha256(path: Path) -> str:
     """Return the SHA-256 of an adapter's configuration and weights (`adapter_config.json`, `*.safetensors`).
 
-    The base model's path in the configuration is left out, and its lists (sets that PEFT writes in any order) are
-    sorted: the same adapter has the same hash on every machine.
+    The path of the base model in the configuration is left out. The configuration's lists are sorted: they are sets,
+    which PEFT writes in any order. The same adapter therefore has the same hash on every machine.
+
+    Args:
+        path: an adapter folder.
+
+    Raises:
+        InputError: `adapter_config.json` cannot be read.
     """
     config = read_json(path / "adapter_config.json")
     config.pop("base_model_name_or_path", None)
@@ -238,7 +265,12 @@ def adapter_sha256(path: Path) -> str:
 
 
 def mark_adapter(adapter: Path, base: Path) -> None:
-    """Write beside an adapter's weights which model it belongs to, for `check_adapter`."""
+    """Write the fingerprints of the base model beside an adapter's weights, for `check_adapter`.
+
+    Args:
+        adapter: the adapter's folder.
+        base: the folder of its base model.
+    """
     marks = {
         "model_fingerprint": model_fingerprint(base),
         "tokenizer_sha256": tokenizer_sha256(base),
@@ -248,39 +280,49 @@ def mark_adapter(adapter: Path, base: Path) -> None:
 
 
 def write_trained_items(adapter: Path, item_ids: Iterable[str]) -> None:
-    """Write beside an adapter's weights which items it was trained on in all its stages, one id a line."""
+    """Write the ids of all items an adapter was trained on, in all stages, beside its weights, one per line."""
     write_text(adapter / TRAINED_ITEMS, "".join(f"{item}\n" for item in sorted(set(item_ids))))
 
 
 def read_trained_items(adapter: Path) -> frozenset[str] | None:
-    """Return the items that an adapter was trained on; None where nothing beside its weights says so."""
+    """Return the ids of the items that an adapter was trained on; None where its folder does not say."""
     file = adapter / TRAINED_ITEMS
     return frozenset(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else None
 
 
 def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
-    """Refuse an adapter folder that is not a LoRA adapter of `base`; of the base only headers are read.
+    """Refuse an adapter folder that is not a LoRA adapter of `base`. Of the base only headers are read.
 
-    What its `synthpert.json` says of the base, where it has one (see `mark_adapter`), must be so of `base`. Shapes are
-    compared module by module, except for quantised bases and fused experts, whose files are laid out otherwise. Each
-    tensor must land in a module as PEFT loads it, and each module that the configuration names must get its tensors:
-    PEFT leaves out what does not match, with a warning, and vLLM what is not there, without one.
+    Three things are checked:
+
+    - The fingerprints in the adapter's `synthpert.json` (see `mark_adapter`), if it has one, are those of `base`.
+    - Shapes agree, module by module. Quantised bases and fused experts are skipped: their files have another layout.
+    - Each tensor belongs to a module when PEFT loads the adapter, and each module that the configuration names gets its
+      tensors. PEFT itself only warns about tensors it leaves out, and vLLM ignores missing ones without a warning.
+
+    Args:
+        adapter: the adapter's folder.
+        base: the model's folder.
 
     Returns:
         The adapter's configuration.
 
     Raises:
-        InputError: a file is missing or does not read, or the adapter was trained on another base model, or on
-            another tokenizer or chat template, or a tensor would not be loaded or is missing.
+        InputError: a file is missing or cannot be read; the adapter was trained on another base model, tokenizer or
+            chat template; or a tensor would not be loaded or is missing.
     """
     if not (adapter / "adapter_config.json").is_file():
         raise InputError(f"{adapter}: holds no adapter_config.json; give the folder of a PEFT adapter")
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
-        raise InputError(f"{adapter}: holds no adapter_model.safetensors; other weight formats are not read")
+        raise InputError(
+            f"{adapter}: holds no adapter_model.safetensors; other weight formats are not read, save it as safetensors"
+        )
     config = read_json(adapter / "adapter_config.json")
     if config.get("peft_type") != "LORA":
-        raise InputError(f"{adapter}: is a {config.get('peft_type')} adapter; only LORA is supported")
+        raise InputError(
+            f"{adapter}: is a {config.get('peft_type')} adapter; only LoRA is supported; train a LoRA adapter"
+        )
     if (adapter / _MARKS).is_file():
         _check_marks(adapter, base)
     if "quantization_config" not in read_json(base / "config.json"):
@@ -291,7 +333,7 @@ def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
 
 def _check_marks(adapter: Path, base: Path) -> None:
     marks = read_json(adapter / _MARKS)
-    # Adapters from before one of them was written have none; `base_fingerprint` is one that read less of the weights.
+    # Older adapters lack some of these marks. Their `base_fingerprint` covers less of the weights and is not compared.
     for what, wanted, found in (
         ("base model", marks.get("model_fingerprint"), model_fingerprint(base)),
         ("tokenizer or chat template", marks.get("tokenizer_sha256"), tokenizer_sha256(base)),
@@ -318,7 +360,7 @@ def _check_shapes(adapter: Path, weights: Path, base: Path) -> None:
         found = shapes.get(module)
         if found is None and module == "lm_head":
             found = {shape for key, all_of in shapes.items() if key.endswith("embed_tokens") for shape in all_of}
-        # A Conv1D weight (GPT-2) lies transposed.
+        # GPT-2's Conv1D stores its weight transposed.
         wanted = (b_shape[0], a_shape[1]) if len(a_shape) == 2 and len(b_shape) == 2 else None
         if not found or wanted is None or not ({wanted, wanted[::-1]} & found):
             has = f"has {min(found)} there" if found else "has no such module"
@@ -329,26 +371,26 @@ def _check_shapes(adapter: Path, weights: Path, base: Path) -> None:
 
 
 def _check_loads(adapter: Path, weights: Path, base: Path) -> None:
-    """Load the adapter as PEFT does, on the model without its weights, and refuse what is left over or missing."""
+    """Load the adapter as PEFT does, on the model without its weights. Refuse tensors that are unused or missing."""
     import torch
     from peft import LoraConfig, PeftModelForCausalLM, load_peft_weights, set_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    if is_deepspeed_zero3_enabled():  # a model's parts would be made by all processes together; evaluation finds out
+    if is_deepspeed_zero3_enabled():  # all processes would have to build the model together; evaluation checks it later
         return
-    if "auto_map" in read_json(base / "config.json"):  # the base has code of its own, which only `load_base` may run
+    if "auto_map" in read_json(base / "config.json"):  # the base has its own code, which only `load_base` may run
         return
     try:
         with torch.device("meta"):
             config = AutoConfig.from_pretrained(base, trust_remote_code=False)
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         lora = LoraConfig.from_pretrained(str(adapter))
-        lora.init_lora_weights = False  # there are no weights to take them from
+        lora.init_lora_weights = False  # initial values would be computed from weights, which are not loaded
         model = PeftModelForCausalLM(model, lora, low_cpu_mem_usage=True)
         tensors = load_peft_weights(str(adapter), device="cpu")
         found = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
-    except KeyError as error:  # of a module that is saved whole
+    except KeyError as error:  # of a module that is stored whole (`modules_to_save`)
         raise InputError(f"{weights}: lacks {error.args[0]}; copy the whole file, or save the adapter again") from error
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -366,7 +408,7 @@ def _check_loads(adapter: Path, weights: Path, base: Path) -> None:
 
 
 def _module(name: str) -> str:
-    """A module's name from its layer number on: wrappers (`model.`, `language_model.`) differ between versions."""
+    """A module's name from its layer number on; prefixes (`model.`, `language_model.`) differ between versions."""
     return name[name.rindex("layers.") :] if "layers." in name else name
 
 
@@ -376,13 +418,13 @@ def _header_bytes(file: Path) -> bytes:
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         header = weights.read(length) if length < 1 << 30 else b""
     if not length or len(header) != length:
-        raise InputError(f"{file}: is no whole safetensors file; copy or download it again")
+        raise InputError(f"{file}: is no complete safetensors file; copy or download it again")
     return header
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """What a safetensors header says of a tensor: its shape, and its first byte and the one after its last."""
+    """A tensor's entry in a safetensors header: its shape, its first byte and the byte after its last."""
 
     shape: tuple[int, ...]
     span: tuple[int, int]
@@ -403,11 +445,15 @@ def _tensors(file: Path) -> dict[str, _Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object from a file; an unreadable or other one is an `InputError` that names the file."""
+    """Return the JSON object in a file.
+
+    Raises:
+        InputError: the file cannot be read or holds no JSON object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: does not read as JSON ({' '.join(str(error).split())}); restore it") from None
+        raise InputError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())}); restore it") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path}: must hold a JSON object")
+        raise InputError(f"{path}: holds {type(value).__name__}, not a JSON object; restore it")
     return value

@@ -1,4 +1,4 @@
-"""What every generation engine takes and gives, and how label probabilities are read from answer tokens."""
+"""The interface of all generation engines, and label probabilities from the logprobs of answer tokens."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from rewards import LABELS
 
 TOP_LOGPROBS: Final = 20
 Probabilities: TypeAlias = tuple[float, float, float]
-# Told, while a batch is written, how many of its completions are finished and how many tokens it has so far.
+# Called while a batch is written, with the number of finished completions and of tokens so far.
 Written: TypeAlias = Callable[[int, int], None]
 
 
@@ -30,13 +30,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Generation:
-    """What an engine made of one request.
+    """The outcome of one request.
 
     Attributes:
-        text: the completion with an opening think tag where the prompt ended in one; None if the request failed.
-        finish_reason: `stop`, `length`, `error`, or what else a server says.
-        completion_tokens: tokens generated, the end of the turn included.
-        probabilities: of the three labels in the order of `rewards.LABELS`; None where there are none.
+        text: the completion; if the prompt ended in an opening think tag, the tag is put in front. None if the request
+            failed.
+        finish_reason: `stop`, `length`, `error`, or another word of a server's.
+        completion_tokens: number of tokens generated, the end of the turn included.
+        probabilities: of the three labels in the order of `rewards.LABELS`; None where they are unknown.
         error: why the request failed for good; None if it did not.
     """
 
@@ -69,7 +70,7 @@ class Engine(Protocol):
 
     @property
     def context(self) -> int | None:
-        """Most tokens that prompt and completion may have together; None where only a server knows."""
+        """Largest number of tokens of prompt and completion together; None where only a server knows."""
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int | None:
         """Return the length of a rendered prompt in tokens; None where only a server knows."""
@@ -77,13 +78,22 @@ class Engine(Protocol):
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
     ) -> list[Generation]:
-        """Complete the requests, one generation each, in their order. The same batch gives the same generations."""
+        """Complete the requests.
+
+        Args:
+            requests: prompts with their seeds. The same batch gives the same generations.
+            decoding: how to sample, and whether label probabilities are wanted.
+            written: called while the batch is written; None for no reports.
+
+        Returns:
+            One generation per request, in their order.
+        """
 
     def facts(self) -> dict[str, Any]:
-        """Return what tells this engine's completions apart from another's, JSON-able and without secrets."""
+        """Return what identifies this engine and its model in stored runs: JSON values without secrets."""
 
     def close(self) -> None:
-        """Give memory and temporary files back."""
+        """Release memory and temporary files."""
 
 
 _LABEL: Final = re.compile(
@@ -100,8 +110,8 @@ def answer_start(pieces: Sequence[str]) -> tuple[int, str] | None:
         pieces: the generated tokens' texts, in order.
 
     Returns:
-        The token's index, and what of its text stands before the label (a token may hold `>` and the label's first
-        letters); None where no label follows the last `<answer>`, or the last `</think>` where there is no such tag.
+        The token's index, and the part of its text before the label (a token may hold `>` and the label's first
+        letters). None where no label follows the last `<answer>`, or the last `</think>` where there is no such tag.
     """
     text = "".join(pieces)
     tags = [*_ANSWER_TAG.finditer(text)] or [*_THINK_END.finditer(text)]
@@ -119,14 +129,14 @@ def answer_start(pieces: Sequence[str]) -> tuple[int, str] | None:
 def label_probabilities(candidates: Sequence[tuple[str, float]], before: str = "") -> Probabilities | None:
     """Return the labels' probabilities from the candidates for the answer's first token.
 
-    A candidate counts for the label that its text, without white space around it, is a prefix of; the labels begin
-    with different letters, so it counts for one at most. A label without a candidate has 0. The three are
-    normalised to add up to 1.
+    A candidate counts for a label if its text, without white space around it, is the beginning of the label or begins
+    with the label. The labels begin with different letters, so a candidate counts for at most one. A label without a
+    candidate has probability 0. The three are normalised to sum to 1.
 
     Args:
         candidates: (token text, natural logprob) of the most likely tokens at that position.
-        before: what of the generated token stands before the label; a candidate must begin with it too, white space
-            aside.
+        before: the part of the generated token's text before the label. Only candidates that begin with it count;
+            white space around it is ignored.
 
     Returns:
         Probabilities in the order of `rewards.LABELS`; None if no candidate counts for any label.
@@ -150,18 +160,21 @@ def label_probabilities(candidates: Sequence[tuple[str, float]], before: str = "
 def probabilities_of(
     pieces: Sequence[str], candidates_at: Callable[[int], Sequence[tuple[str, float]]]
 ) -> Probabilities | None:
-    """Return the labels' probabilities at the answer's first token, or None.
+    """Return the labels' probabilities at the answer's first token.
 
     Args:
         pieces: the generated tokens' texts, in order.
-        candidates_at: the (text, logprob) candidates at the token with that index; asked for one token only.
+        candidates_at: returns the (text, logprob) candidates for the token of an index; called once at most.
+
+    Returns:
+        Probabilities in the order of `rewards.LABELS`; None where no label is found or no candidate counts for one.
     """
     found = answer_start(pieces)
     return None if found is None else label_probabilities(candidates_at(found[0]), found[1])
 
 
 def names_label(text: str) -> bool:
-    """Return whether a label stands anywhere in the text: only then is it worth looking for probabilities."""
+    """Return whether the text contains a label. Without one there are no probabilities to read."""
     return _LABEL.search(text) is not None
 
 

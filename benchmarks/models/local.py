@@ -1,4 +1,4 @@
-"""What engines that hold the model themselves share: its folder, tokenizer, prompts and weights."""
+"""Shared by the engines that hold the model themselves: its folder, tokenizer, prompts and weights."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from rewards import InputError
 
 
 class LocalModel:
-    """What vLLM and transformers share: the folder, the tokenizer, prompts, and reading token ids back."""
+    """A model for vLLM or transformers: its folder and tokenizer, prompts, and reading of generated token ids."""
 
     def __init__(self, model: str | Path, adapter: Path | None, revision: str | None) -> None:
         self.folder: Final[ModelFolder] = resolve_model(model, revision)
         self.adapter: Final = adapter
         self.adapter_config: Final = {} if adapter is None else check_adapter(adapter, self.folder.path)
-        # vLLM loads its own, but is given token ids and gives them back: only this one touches text.
+        # vLLM loads a tokenizer of its own, but takes and returns token ids here. All text goes through this one.
         self.tokenizer: Final[Any] = open_tokenizer(self.folder.path)
         self.stop_ids: Final = frozenset(self._stop_ids())
         self.piece: Final = lru_cache(maxsize=1 << 17)(lambda token: str(self.decode([token])))
@@ -51,7 +51,7 @@ class LocalModel:
         ids: Sequence[int],
         candidates: Callable[[int], Sequence[tuple[int, float]]] | None,
     ) -> Generation:
-        """Read generated ids back: cut at the first stop token, put a prefilled think tag in front."""
+        """Make a generation from token ids: cut at the first stop token, with a prefilled think tag in front."""
         end = next((index for index, token in enumerate(ids) if token in self.stop_ids), None)
         kept = list(ids if end is None else ids[:end])
         text = self.decode(kept)

@@ -1,4 +1,4 @@
-"""The engine behind an OpenAI-compatible server."""
+"""The engine for an OpenAI-compatible server."""
 
 import asyncio
 import hashlib
@@ -27,28 +27,31 @@ from benchmarks.models.generation import (
 )
 from rewards import InputError
 
-# What the protocol or the engine sets: under another value the protocol's fingerprint would be untrue.
+# Set by the protocol or the engine. Other values from `extra_body` would make the protocol's fingerprint wrong.
 _OWN: Final = frozenset(
     (
         "model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens",
         "logprobs", "top_logprobs",
     )
 )  # fmt: skip
-_SPELT: Final = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})  # in vocabularies of byte pairs and of pieces
+_SPELT: Final = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})  # byte-pair and SentencePiece vocabularies write these
 _IN_FLIGHT: Final = 32  # requests open at a time
 _ATTEMPTS: Final = 7  # tries per request
 _logger = logging.getLogger("synthpert.engines")
-_MAX_REPLY_BYTES: Final = 64 * 1024 * 1024  # twenty logprobs a token make a long reply longer
+_MAX_REPLY_BYTES: Final = 64 * 1024 * 1024  # large, since 20 logprobs per token make replies long
 
 
 def restore_think(text: str, reasoning: str | None, finish_reason: str) -> str:
-    """Return a server's completion with the think tags that a reasoning parser or a chat template took out.
+    """Return a server's completion with the think tags restored that a reasoning parser or a chat template removed.
 
     Args:
         text: the message's content.
-        reasoning: the message's reasoning where the server keeps it apart; it goes in front of what the model then
-            wrote into a think block as asked, as in traces with `thinking: keep`.
-        finish_reason: a completion cut off (`length`) in its reasoning is left open.
+        reasoning: the message's reasoning, where the server returns it separately. It is put in front of what the model
+            itself wrote into a think block, as in traces with `thinking: keep`.
+        finish_reason: `length` leaves the think block of a completion open that was cut off in its reasoning.
+
+    Returns:
+        The completion.
     """
     if reasoning and not text and finish_reason == "length":
         return f"{THINK}{reasoning}"
@@ -60,22 +63,22 @@ def restore_think(text: str, reasoning: str | None, finish_reason: str) -> str:
 class OpenAIEngine:
     """A server that speaks OpenAI's chat completions: vLLM, llama.cpp, OpenAI, and others.
 
-    What fails for a while is tried again, what fails for good is a `Generation` with `error`, and a server that cannot
-    be asked at all stops the run; see `benchmarks.endpoint.client.Endpoint`. What of sampling neither the protocol nor
-    `extra_body` says is the server's: vLLM's takes it from the model's generation_config.json unless it is started with
-    `--generation-config vllm`.
+    Temporary failures are retried. A request that fails for good is a `Generation` with `error`. A server that cannot
+    be used at all stops the run; see `benchmarks.endpoint.client.Endpoint`. Sampling settings that neither the protocol
+    nor `extra_body` sets have the server's defaults. vLLM takes them from the model's generation_config.json, unless it
+    is started with `--generation-config vllm`.
 
     Args:
         base_url: the server's URL, with its `/v1`; without credentials.
-        model: the model's name there.
+        model: the server's name of the model.
         api_key_env: environment variable that holds the key; servers without keys need none.
-        max_tokens_key: what the server calls the longest completion, `max_tokens` or `max_completion_tokens`.
-        extra_body: further keys of each request, such as `{"chat_template_kwargs": {"enable_thinking": False}}`; none
-            that the protocol sets.
+        max_tokens_key: the server's name of the limit on tokens, `max_tokens` or `max_completion_tokens`.
+        extra_body: further keys of each request, such as `{"chat_template_kwargs": {"enable_thinking": False}}`; keys
+            that the protocol sets are refused.
 
     Raises:
-        InputError: an argument is out of range, `base_url` is missing or no http(s) URL, or it or `extra_body` may hold
-            a secret.
+        InputError: an argument is out of range, `base_url` is missing or no http(s) URL, or one of them may hold a
+            secret.
     """
 
     name: Final = "openai"
@@ -98,13 +101,13 @@ class OpenAIEngine:
         self._settings = EndpointSettings(
             base_url, str(model), api_key_env, max_tokens_key=max_tokens_key, attempts=_ATTEMPTS
         )
-        # Over all batches: whether a reply told probabilities, why the last ones did not, and what was said of it.
+        # Over all batches: whether a reply gave probabilities, why the last ones did not, and warnings already given.
         self._told = False
         self._untold: list[str] = []
         self._warned: set[str] = set()
 
     def prompt_tokens(self, messages: Sequence[Message]) -> None:
-        """Return None: the server has the tokenizer."""
+        """Return None, since only the server has the tokenizer."""
         return
 
     def generate(
@@ -113,10 +116,9 @@ class OpenAIEngine:
         """Complete the requests; see `Engine.generate`.
 
         Raises:
-            InputError: the server refuses the key, does not know the model, or gives no reply logprobs that can be read
-                where they are asked; where some have none, their probabilities are None.
-            CheckError: the server cannot be reached, fails for many questions in a row, or keeps saying that there are
-                too many requests.
+            InputError: the server refuses the key, does not know the model, or gives no usable logprobs in any reply
+                although they are wanted. If only some replies lack them, the probabilities of these are None.
+            CheckError: the server cannot be reached, fails for many questions in a row, or answers every one with 429.
         """
         return run_async(self._generate_all(requests, decoding, written))
 
@@ -167,10 +169,10 @@ class OpenAIEngine:
         return Generation(text, reply.finish_reason, reply.completion_tokens, probabilities)
 
     def _probabilities(self, reply: Reply) -> Probabilities | None:
-        """Return the labels' probabilities in a reply that names one; None where it tells none.
+        """Return the labels' probabilities in a reply that names a label; None where the reply has none.
 
         Raises:
-            InputError: so far no reply tells any, of as many as are under way at a time.
+            InputError: no reply has had any so far, out of as many as are open at a time.
         """
         try:
             found = self._read_probabilities(reply)
@@ -197,10 +199,10 @@ class OpenAIEngine:
             raise _LogprobsError("its logprobs have another form than OpenAI's") from None
 
     def _candidates(self, entry: Mapping[str, Any]) -> list[tuple[str, float]]:
-        """The candidates for a token, the one that was written among them."""
+        """The candidates for a token; the token that was written must be among them."""
         found = [(_plain(one["token"]), _logprob(one["logprob"])) for one in entry["top_logprobs"]]
         gives = f"gives {len(found)} of {TOP_LOGPROBS} top_logprobs"
-        if len(found) < 2:  # every answer would be certain
+        if len(found) < 2:  # every answer would look certain
             raise _LogprobsError(f"{gives}, which tells no probabilities")
         written = _plain(entry["token"])
         if written not in [text for text, _ in found]:
@@ -213,11 +215,11 @@ class OpenAIEngine:
         return found
 
     def _check_logprobs(self) -> None:
-        """Stop where no reply that names a label told its probabilities; warn of some."""
+        """Stop if no reply that names a label had probabilities; warn if only some had."""
         if self._untold and not self._told:
             raise InputError(f"{self._settings.base_url}: {self._untold[0]}; set scores: votes")
         for reason in self._untold:
-            self._warn(f"{reason} for some replies, whose labels count without probabilities")
+            self._warn(f"{reason} for some replies; their labels count without probabilities")
         self._untold.clear()
 
     def _warn(self, words: str) -> None:
@@ -234,24 +236,24 @@ class OpenAIEngine:
         }  # fmt: skip
 
     def close(self) -> None:
-        """Do nothing: connections are closed after each batch."""
+        """Do nothing: each batch closes its connections."""
 
 
 class _LogprobsError(ValueError):
-    """Why a reply tells no probabilities, in words that follow the server's URL. For control flow."""
+    """Why a reply has no probabilities, in words that follow the server's URL. For control flow."""
 
 
 def _plain(token: Any) -> str:
-    """A token's text, also where a server gives it as vocabularies spell it."""
+    """A token's text, with spaces and line ends where the vocabulary writes marks for them."""
     if not isinstance(token, str):
         raise TypeError(token)
     return token.translate(_SPELT)
 
 
 def _logprob(value: Any) -> float:
-    if value is None:  # minus infinity, which JSON does not have
+    if value is None:  # minus infinity, which JSON cannot hold
         return -math.inf
     value = float(value)
-    if not value <= 1e-3:  # rounding may bring it above 0
+    if not value <= 1e-3:  # rounding may give slightly more than 0
         raise ValueError(value)
     return float(value)

@@ -1,4 +1,4 @@
-"""The transformers engine: slower, and everywhere."""
+"""The transformers engine: slower than vLLM, and available everywhere."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ _BATCH_SIZE: Final = 16  # prompts generated together
 
 
 class TransformersEngine:
-    """transformers' own generation: slower, and everywhere.
+    """Generation by transformers: slower than vLLM, and available everywhere.
 
     Args:
         model, adapter, revision, dtype, max_model_len: see `open_engine`.
@@ -41,7 +41,7 @@ class TransformersEngine:
         use_cpu_well()
         dtype = resolve_dtype(dtype)
         path = self._model.folder.path
-        # Merged, each token takes one matrix product a layer instead of three.
+        # In a merged model each token takes one matrix product per layer instead of three.
         lm = load_causal_lm(path, dtype) if adapter is None else load_peft(path, adapter, dtype).merge_and_unload()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._lm: Any = lm.to(self._device).eval()
@@ -55,9 +55,9 @@ class TransformersEngine:
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
     ) -> list[Generation]:
-        """Complete the requests; see `Engine.generate`. A batch is sampled under the seeds of all its requests."""
+        """Complete the requests; see `Engine.generate`. The seeds of all requests in a batch seed its sampling."""
         prompts = [encode_prompt(self._model.tokenizer, request.messages) for request in requests]
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # alike lengths: little padding
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # little padding within a batch
         done: dict[int, Generation] = {}
         for start in range(0, len(order), _BATCH_SIZE):
             batch = order[start : start + _BATCH_SIZE]
@@ -97,7 +97,7 @@ class TransformersEngine:
                 generation_config=config,
                 logits_processor=LogitsProcessorList(processors),
             )
-        generated = output[:, width:].tolist()  # (batch, new tokens), padded behind each row's stop token
+        generated = output[:, width:].tolist()  # (batch, new tokens), padded after each row's stop token
         return [
             self._model.generation(
                 request.messages,
@@ -120,13 +120,13 @@ class TransformersEngine:
         }
 
     def close(self) -> None:
-        """Give memory back."""
+        """Release memory."""
         self._lm = None
         free_memory()
 
 
 def _generation_config(decoding: Decoding, stop: Sequence[int]) -> Any:
-    """Decoding comes from the protocol alone, not from the model's defaults."""
+    """Return decoding settings from the protocol alone, without the model's defaults."""
     from transformers import GenerationConfig
 
     sampling: dict[str, Any] = {"do_sample": False}
@@ -142,7 +142,7 @@ def _tell_step(written: Written, finished: int, tokens: int, of_batch: int) -> N
 
 
 class _Counter:
-    """A logits processor that changes nothing and tells how many tokens a batch has, ended rows counted on."""
+    """A logits processor that changes nothing and reports the tokens of a batch so far; finished rows count too."""
 
     supports_continuous_batching = False
 
@@ -157,7 +157,7 @@ class _Counter:
 
 
 class _TopLogprobs:
-    """A logits processor that changes nothing and keeps the most likely tokens of each step, before any warping.
+    """A logits processor that changes nothing and keeps the likeliest tokens of each step, before top-p.
 
     Whole score tensors (`output_scores`) would take vocabulary × tokens × batch floats.
     """

@@ -1,4 +1,4 @@
-"""The vLLM engine, and all that we know of vLLM: its environment, its CPU build, its private names."""
+"""The vLLM engine, and everything specific to vLLM: its environment, its CPU build, its private names."""
 
 import importlib.util
 import os
@@ -16,11 +16,11 @@ from rewards import CheckError, InputError
 
 _TELL_EVERY: Final = 0.5  # seconds between reports of a batch that is being written
 _GPU_SHARE: Final = 0.9  # of a GPU's memory
-_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA, those that vLLM has kernels for
-# Of an adapter's configuration, what vLLM refuses to apply beside the model, or applies wrongly: it scales all of an
-# adapter's layers by `lora_alpha / r`.
+_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)  # the LoRA ranks that vLLM has kernels for
+# With these keys in its configuration, an adapter must be merged. vLLM refuses to apply it beside the model, or applies
+# it wrongly: vLLM scales all layers of an adapter by `lora_alpha / r`.
 _MERGED_ONLY: Final = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
-# What we use of vLLM beside its documented interface, as `module:Class.attribute`, and the version it was read in.
+# Undocumented names of vLLM that we use, as `module:Class.attribute`, and the version in which they were read.
 READ_IN: Final = "0.31.0"
 PRIVATE_NAMES: Final = (
     "vllm.entrypoints.llm:LLM.llm_engine",
@@ -37,9 +37,9 @@ PRIVATE_NAMES: Final = (
 )
 _TOKENS_WRITTEN: Final = "vllm:generation_tokens"  # the name of a metric
 ENVIRONMENT: Final = {
-    # In this process: a killed run leaves no engine process behind, and batches are formed the same way each time.
+    # vLLM runs in this process: no engine process survives a kill, and batches are formed the same way each time.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; read by the CPU build alone
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; only the CPU build reads it
 }
 
 
@@ -49,31 +49,31 @@ def has_vllm() -> bool:
 
 
 def set_vllm_environment() -> None:
-    """Set what vLLM reads from the environment when it starts in this process; what is set already stays."""
+    """Set the environment variables that vLLM reads at its start in this process; variables already set stay."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def start_options(dtype: str) -> dict[str, Any]:
-    """Return the arguments of `vllm.LLM` that every vLLM in this process starts with.
+    """Return the arguments of `vllm.LLM` common to every vLLM in this process.
 
     Args:
-        dtype: `float32`, `bfloat16` or `float16`; vLLM's own `auto` makes bfloat16 of a float32 checkpoint, too.
+        dtype: `float32`, `bfloat16` or `float16`. (vLLM's own `auto` turns a float32 checkpoint into bfloat16.)
     """
     import torch
 
-    # Without `enforce_eager` it compiles C++ when it starts on a CPU, for which a laptop would need a compiler.
+    # Without `enforce_eager`, vLLM compiles C++ at its start on a CPU, which needs a compiler.
     return {"dtype": dtype, "enforce_eager": not torch.cuda.is_available(), "use_tqdm_on_load": False}
 
 
 def reload_weights(llm: Any, weights: Iterator[tuple[str, Any]]) -> None:
-    """Give a vLLM on a CPU other weights of the model that it runs.
+    """Replace the weights of a vLLM that runs on a CPU.
 
-    The CPU backend repacks weights: loading them one by one, as TRL does, finds no weight loader.
+    The CPU backend repacks weights. Loading them one by one, as TRL does, finds no weight loader there.
 
     Args:
         llm: a `vllm.LLM` of this process.
-        weights: all of the model's tensors under the names of its checkpoint.
+        weights: all tensors of the model, under the names of its checkpoint.
     """
     runner = llm.llm_engine.model_executor.driver_worker.model_runner
     runner.reload_weights(weights_iterator=weights, is_checkpoint_format=True)
@@ -104,8 +104,8 @@ class VLLMEngine:
     ) -> None:
         if not has_vllm():
             raise InputError("engine: vllm is not installed; set engine: transformers, or install vllm")
-        # An OpenMP thread that waits spins, by default long enough to starve whoever shares its core: on 2 cores with
-        # one busy neighbour, generation took 10 times as long, with this 5 times. It works before torch is loaded.
+        # A waiting OpenMP thread spins, by default so long that it starves other processes on its core. On 2 cores with
+        # one busy neighbour, generation took 10 times as long; with this setting, 5 times. It must come before torch.
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
         self._model = LocalModel(model, adapter, revision)
         self._merged: tempfile.TemporaryDirectory[str] | None = None
@@ -113,9 +113,9 @@ class VLLMEngine:
         self._llm: Any = None
         dtype = resolve_dtype(dtype)
         set_vllm_environment()
-        # Before vLLM starts: on a CPU it disables `torch.set_num_threads`; and it compiles its sampler, which for AVX2
-        # and two threads does not draw from the probabilities then: likely tokens never come
-        # (tests/slow/test_old_cpu.py), and rollouts are not the policy's.
+        # This must come before vLLM starts. On a CPU, vLLM disables `torch.set_num_threads`. It also compiles its
+        # sampler, and the compiled sampler is wrong for AVX2 with two threads: it never draws some likely tokens
+        # (tests/slow/test_old_cpu.py).
         use_cpu_well()
         path, options = self._model.folder.path, start_options(dtype)
         if adapter is not None and merges_adapter(self._model.adapter_config):
@@ -139,12 +139,12 @@ class VLLMEngine:
                 model=str(path),
                 tokenizer=str(self._model.folder.path),
                 max_model_len=max_model_len,
-                seed=0,  # requests bring their own
+                seed=0,  # each request has its own seed
                 gpu_memory_utilization=_GPU_SHARE,
                 trust_remote_code=False,
                 load_format="safetensors",
-                disable_log_stats=False,  # they count the tokens while a batch is written
-                generation_config="vllm",  # decoding comes from the protocol alone, not from the model's defaults
+                disable_log_stats=False,  # the statistics count tokens while a batch is written
+                generation_config="vllm",  # decoding settings come from the protocol, not from the model's defaults
                 **options,
             )
         except Exception as error:
@@ -182,14 +182,14 @@ class VLLMEngine:
             for request in requests
         ]
         prompts = [{"prompt_token_ids": encode_prompt(self._model.tokenizer, r.messages)} for r in requests]
-        # A batch must not depend on what was cached before it: a resumed run has another past than an unbroken one.
+        # Results must not depend on cached prefixes: a resumed run has cached other prompts than an unbroken one.
         self._llm.reset_prefix_cache()
         self._llm.enqueue(prompts, params, use_tqdm=False, lora_request=self._lora)
         outputs = self._finish(written)
         return [self._generation(request, output.outputs[0]) for request, output in zip(requests, outputs, strict=True)]
 
     def _finish(self, written: Written | None) -> list[Any]:
-        """Run the engine until nothing is left; return the outputs in the order in which they were asked for."""
+        """Run the engine until all requests are finished; return the outputs in the order of the requests."""
         engine = self._llm.llm_engine
         outputs: list[Any] = []
         before, told = self._tokens_written(), time.monotonic()
@@ -198,7 +198,7 @@ class VLLMEngine:
             if written is not None and time.monotonic() - told >= _TELL_EVERY:
                 written(len(outputs), self._tokens_written() - before)
                 told = time.monotonic()
-        return sorted(outputs, key=lambda output: int(output.request_id))  # they count up
+        return sorted(outputs, key=lambda output: int(output.request_id))  # ids count up
 
     def _tokens_written(self) -> int:
         counters = [metric for metric in self._llm.get_metrics() if metric.name == _TOKENS_WRITTEN]
@@ -225,7 +225,7 @@ class VLLMEngine:
         }
 
     def close(self) -> None:
-        """Give memory and the merged model's folder back."""
+        """Release memory, and remove the merged model's folder."""
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
@@ -237,11 +237,11 @@ class VLLMEngine:
 def merges_adapter(config: Mapping[str, Any]) -> bool:
     """Return whether an adapter is merged into a temporary copy of the model instead of applied beside it.
 
-    Without a GPU, vLLM applies LoRA by gathering a copy of the adapter for every token: measured on 2 cores (135M
-    parameters, r 32, 64 prompts of 280 tokens, 64 new ones) 57 s against 5 s merged.
+    Without a GPU, vLLM applies LoRA by copying the adapter for every token. Measured on 2 cores (135M parameters, r 32,
+    64 prompts of 280 tokens, 64 new ones): 57 s, against 5 s with a merged adapter.
 
     Args:
-        config: the adapter's.
+        config: the adapter's configuration.
     """
     import torch
 
@@ -249,7 +249,7 @@ def merges_adapter(config: Mapping[str, Any]) -> bool:
 
 
 def _lora_rank(config: Mapping[str, Any]) -> int:
-    """The smallest rank that vLLM knows and that holds the adapter's."""
+    """The smallest rank with vLLM kernels that is at least the adapter's rank."""
     rank = int(config["r"])
     if rank > _RANKS[-1]:
         raise InputError(
@@ -265,7 +265,7 @@ def merge(base: Path, adapter: Path, out: Path, dtype: str) -> None:
         base: the model's folder.
         adapter: a LoRA adapter of it.
         out: an existing, empty folder.
-        dtype: of the copy, `float32`, `bfloat16` or `float16`.
+        dtype: number type of the copy: `float32`, `bfloat16` or `float16`.
 
     Raises:
         InputError: the adapter does not fit the model.

@@ -460,7 +460,7 @@ def test_the_context_is_a_key_of_the_evaluation_and_no_part_of_the_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(engines.ENGINES, "parrot", Parrot)
-    with pytest.raises(InputError, match="context of 1030; lower max_tokens .* or raise max_model_len where it is set"):
+    with pytest.raises(InputError, match="context of 1030; lower max_tokens .* or raise max_model_len if it is set"):
         evaluation(tmp_path / "short", max_model_len=1030)
     long = evaluation(tmp_path / "short", max_model_len=2000)  # it had written nothing yet
     whole = evaluation(tmp_path / "whole")

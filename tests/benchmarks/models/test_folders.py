@@ -76,7 +76,7 @@ def test_a_hub_id_that_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        InputError, match=r"^some-org/some-model: no such folder, and the hub does not give it \(\w+\);"
+        InputError, match=r"^some-org/some-model: no such folder, and the hub does not return it \(\w+\);"
     ):
         resolve_model("some-org/some-model")
 
@@ -120,7 +120,7 @@ def test_a_truncated_weight_file_is_named(tmp_path: Path) -> None:
     whole = (model / "model.safetensors").read_bytes()
     for length in (40, len(whole) - 1):
         (model / "model.safetensors").write_bytes(whole[:length])
-        with pytest.raises(InputError, match=r"model\.safetensors: is no whole safetensors file"):
+        with pytest.raises(InputError, match=r"model\.safetensors: is no complete safetensors file"):
             model_fingerprint(model)
 
 
@@ -227,11 +227,11 @@ def test_what_is_no_adapter_folder(tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"holds no adapter_model\.safetensors"):
         check_adapter(adapter, base)
-    with pytest.raises(InputError, match="only LORA"):
+    with pytest.raises(InputError, match="only LoRA"):
         check_adapter(make_adapter(tmp_path / "ia3", peft_type="IA3"), base)
     adapter = tmp_path / "ia3"
     (adapter / "adapter_config.json").write_text("{")
-    with pytest.raises(InputError, match=r"adapter_config\.json: does not read as JSON"):
+    with pytest.raises(InputError, match=r"adapter_config\.json: cannot be read as JSON"):
         check_adapter(adapter, base)
 
 
