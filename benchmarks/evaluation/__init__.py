@@ -1,1 +1,1 @@
-"""Protocols, predictions, evaluation runs and baselines. Imports the folders of labels, evidence and models."""
+"""Protocols, predictions, evaluation runs and baselines. Imports `screens`, `evidence` and `models`."""

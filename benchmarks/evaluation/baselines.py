@@ -1,8 +1,8 @@
-"""Shortcuts that a model must beat: forecasts from training labels alone, without a language model.
+"""Baselines ("shortcuts") that a model must beat: forecasts from training labels alone, without a language model.
 
-Each is a function of a corpus and items that returns `item_id, p_up, p_down, p_none`; docs/baselines.md has formulas
-and figures. None uses a test label. None uses a label of an item's own perturbation in its own line, but that the
-regressions' weights are learnt from all training items.
+Each is a function of a corpus and items that returns `item_id, p_up, p_down, p_none`. docs/baselines.md has formulas
+and figures. No baseline uses a test label. No forecast uses a label of an item's own perturbation in its own line; only
+the weights of the regressions are learnt from all training items.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,31 +30,31 @@ _FLOOR: Final = 0.01  # keeps the logarithm of a share finite
 
 
 def majority(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
-    """Forecast the commonest training label with probability 1, for every item.
+    """Forecast the most common training label with probability 1, for every item.
 
-    It answers as `class prior` does, and bets everything on it: its Brier score is what that costs. It never
-    prefers up to down or the other way round, so that it has no score for direction.
+    It gives the same answers as `class prior`. The difference of their Brier scores is the cost of full confidence. It
+    gives up and down the same probability, so it has no score for direction.
     """
     counts = [corpus.train_counts[label] for label in LABELS]
     return _forecast(items, np.eye(len(LABELS))[[int(np.argmax(counts))] * len(items)])
 
 
 def class_prior(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
-    """Forecast the labels' training shares, for every item: the constant forecast with the best Brier score."""
+    """Forecast the training shares of the labels, for every item: the constant forecast with the best Brier score."""
     counts = np.array([corpus.train_counts[label] for label in LABELS], dtype=np.float64)
     return _forecast(items, np.tile(counts / counts.sum(), (len(items), 1)))
 
 
 def gene_rate(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
-    """Forecast an item by how its gene responds to other knockdowns in the same line."""
+    """Forecast an item by the label shares of its gene under other knockdowns in the same line."""
     return corpus.rates(items)
 
 
 def perturbation_rate(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
     """Forecast an item by what its perturbation does to any gene in the other lines.
 
-    p_k = (n_k + A s_k) / (n + A): n_k of the perturbation's n training labels in the other lines, s_k the shares of
-    all training labels there, A = 10 pseudo-counts. A perturbation unknown there has s_k.
+    p_k = (n_k + A s_k) / (n + A). The perturbation has n training labels in the other lines, n_k of them k. s_k is the
+    share of k among all training labels there. A = 10 pseudo-counts. A perturbation without labels there gets s_k.
     """
     other_NL = _counts_elsewhere(corpus.train, items, ["pert"])
     share_NL = _counts_elsewhere(corpus.train, items, [])
@@ -64,11 +64,11 @@ def perturbation_rate(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def copied_label(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
-    """Forecast an item by the label that the same knockdown and gene have in the other lines' training part.
+    """Forecast an item by the training label of the same knockdown and gene in the other lines.
 
-    p_k = (n_k + A r_k) / (n + A): n_k of the pair's n (0 to 3) training labels in the other lines, r_k the gene's
-    rate in the item's own line, A = 0.5. So the answer is the label of most other lines, among equals the one that
-    the gene shows more often here, and the gene's rate decides alone where no other line has the pair.
+    p_k = (n_k + A r_k) / (n + A). The pair has n (0 to 3) training labels in the other lines, n_k of them k. r_k is the
+    gene's rate in the item's own line. A = 0.5. The answer is therefore the label of most other lines. Among equals it
+    is the one with the higher rate here. The rate alone decides where no other line has the pair.
     """
     pair_NL = _counts_elsewhere(corpus.train, items, ["pert", "gene"])
     rate_NL = corpus.rates(items)[list(PROBABILITIES)].to_numpy(dtype=np.float64)
@@ -81,38 +81,42 @@ def cross_line_neighbours(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def combination(parts: Sequence[Forecaster], corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
-    """Combine other baselines, by weights learnt on withheld training perturbations.
+    """Combine other baselines, with weights learnt on withheld training perturbations.
 
-    Multinomial logistic regression (scikit-learn, L2 with C = 1) on ln((p_up + .01) / (p_none + .01)) and
-    ln((p_down + .01) / (p_none + .01)) of each. Its rows are training items that were withheld and forecast as test
-    items are: `Corpus.rehearsals`. The floor of .01 was chosen in the same way, from .01, .001, 1e-4 and 1e-6.
+    Multinomial logistic regression (scikit-learn, L2 with C = 1). Its features are ln((p_up + .01) / (p_none + .01))
+    and ln((p_down + .01) / (p_none + .01)) of each baseline. Its rows are training items that were withheld and
+    forecast in the same way as test items (`Corpus.rehearsals`). The floor of .01 was chosen on such rows too, from
+    .01, .001, 1e-4 and 1e-6.
 
     Args:
         parts: the baselines to combine.
         corpus: labels under a split.
         items: the items to forecast.
 
+    Returns:
+        `item_id, p_up, p_down, p_none`, one row per item in the order given.
+
     Raises:
-        InputError: the withheld training rows show one label only.
+        InputError: the withheld training rows have only one label.
     """
     from sklearn.linear_model import LogisticRegression
 
     features_NF = np.concatenate([_log_odds(parts, rehearsal, rehearsal.test) for rehearsal in corpus.rehearsals])
     labels = np.concatenate([rehearsal.test["label"].astype(str).to_numpy() for rehearsal in corpus.rehearsals])
     if len(np.unique(labels)) < 2:
-        raise InputError("baselines: the withheld training perturbations show one label only; use more training rows")
+        raise InputError("baselines: the withheld training perturbations have only one label; use more training rows")
     model = LogisticRegression(max_iter=1000).fit(features_NF, labels)
     return _forecast(items, in_label_order(model.predict_proba(_log_odds(parts, corpus, items)), model.classes_))
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A shortcut that stands beside every model.
+    """A baseline that reports show beside every model.
 
     Attributes:
         name: what reports call it.
-        forecast: from a corpus and N items to `item_id, p_up, p_down, p_none`, a row per item in the order given.
-        needs_full_labels: whether it needs more of a corpus than the sample carries.
+        forecast: from a corpus and N items to `item_id, p_up, p_down, p_none`, one row per item in the order given.
+        needs_full_labels: whether it needs more than the sample carries.
     """
 
     name: str
@@ -141,9 +145,9 @@ def predict_baselines(
     """Return a predictions frame per baseline, fitted on the corpus's training labels.
 
     Args:
-        corpus: labels under a split. The sample carries what four of the baselines need; `left_out` names the others.
-        items: the items to forecast.
-        embeddings: a file of gene embeddings (`benchmarks.evaluation.embeddings`); adds the regression on them.
+        corpus: labels under a split. The sample suffices for four of the baselines; `left_out` names the others.
+        items: the items to forecast, with `item_id`, `cell_line`, `pert`, `gene`, `label`.
+        embeddings: a file of gene embeddings (`benchmarks.evaluation.embeddings`); adds a regression on them.
 
     Returns:
         Frames by name, in the order of `BASELINES`, the regression on embeddings last.
@@ -161,16 +165,22 @@ def predict_baselines(
 
 
 def left_out(corpus: Corpus) -> list[str]:
-    """Return the names of baselines that cannot be computed from a corpus: none, but for the sample."""
+    """Return the names of baselines that cannot be computed from a corpus; only the sample lacks any."""
     return [one.name for one in BASELINES if one.needs_full_labels and corpus.is_sample]
 
 
 def as_predictions(items: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
-    """Turn label probabilities into a predictions frame; the answer is the likeliest label, the first among equals.
+    """Turn label probabilities into a predictions frame; the answer is the likeliest label, the first of equals.
 
     Args:
         items: N items with `item_id`, `cell_line`, `pert`, `gene`, `label`.
         forecast: N rows `item_id`, `p_up`, `p_down`, `p_none` in the same order.
+
+    Returns:
+        N rows with the columns of `benchmarks.evaluation.predictions.SCHEMA`.
+
+    Raises:
+        ValueError: a probability is not finite.
     """
     probability_NL = forecast[list(PROBABILITIES)].to_numpy(dtype=float)
     if not np.isfinite(probability_NL).all():
@@ -199,7 +209,7 @@ def _shrink(counts_NL: Floats, share_NL: Floats, pseudo: float) -> Floats:
 
 
 def _counts_elsewhere(train: pd.DataFrame, items: pd.DataFrame, by: list[str]) -> Floats:
-    """Count training labels per item over the rows that share its `by` columns in the other lines: (N, 3)."""
+    """Count, for each item, the training labels in the other lines that share its `by` columns: (N, 3)."""
     rows = pd.concat([train[["cell_line", *by]], items[["cell_line", *by]]], ignore_index=True).astype(str)
     key = pd.Series("", index=rows.index)
     for column in by:
@@ -215,7 +225,7 @@ def _counts_elsewhere(train: pd.DataFrame, items: pd.DataFrame, by: list[str]) -
 
 
 def _log_odds(parts: Sequence[Forecaster], corpus: Corpus, items: pd.DataFrame) -> Floats:
-    """Log-odds of up and of down against none, of each forecast: (N, 2 x parts)."""
+    """Log-odds of up and of down against no change, of each forecast: (N, 2 x parts)."""
     shares = [
         np.log(forecast(corpus, items)[list(PROBABILITIES)].to_numpy(dtype=np.float64) + _FLOOR) for forecast in parts
     ]

@@ -18,8 +18,8 @@ Floats = npt.NDArray[np.float32]
 
 GENE_COLUMN: Final = "gene"
 COMPONENTS: Final = 32
-_UNNAMED: Final = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # what pandas writes and reads its row numbers as
-_LEAST_ROWS: Final = 3  # from which a column of row numbers is told from a dimension
+_UNNAMED: Final = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # names pandas gives a column of row numbers
+_LEAST_ROWS: Final = 3  # with fewer rows, a column of row numbers cannot be recognised
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Embeddings:
     """Gene embeddings.
 
     Attributes:
-        path: the file they are from.
-        genes: their symbols, each once.
+        path: the file they were read from.
+        genes: (G,) their symbols, each once.
         vectors: (G, D) one row per symbol, finite.
     """
 
@@ -41,36 +41,42 @@ def read_embeddings(path: Path) -> Embeddings:
     """Read gene embeddings.
 
     Args:
-        path: a Parquet or CSV file with a column `gene` (symbols as in PerturbQA, each once) and any number of
-            numeric columns, the embedding. Columns of row numbers that pandas wrote are passed over.
+        path: a Parquet or CSV file with a column `gene` (symbols as in PerturbQA, each once). All other columns are
+            numeric and form the embedding. Columns of row numbers that pandas wrote are ignored.
+
+    Returns:
+        The embeddings.
 
     Raises:
-        InputError: the file is missing, of another kind (a pickle can run code as it is read, and is refused),
-            unreadable, or a column or value is missing, not a number, infinite or doubled, or a column counts the rows.
+        InputError: one of these:
+            - the file is missing, unreadable or of another kind (a pickle is refused, since reading it can run code);
+            - a column or value is missing, or a value is not a finite number;
+            - a symbol occurs twice;
+            - a column holds row numbers.
     """
     check_kind(path, (".parquet", ".csv"))
     table = read_table(path)
     if GENE_COLUMN not in table.names:
-        raise InputError(f"{path}: no column {GENE_COLUMN!r}, but {table.names[:5]}…; name the symbols' column so")
+        raise InputError(f"{path}: no column {GENE_COLUMN!r}, but {table.names[:5]}…; rename the symbols' column")
     genes = table.frame[GENE_COLUMN]
     names = [name for name in table.names if name != GENE_COLUMN and not _UNNAMED.fullmatch(name)]
     if not names or not len(genes):
         raise InputError(f"{path}: {len(genes)} rows, {len(names)} numeric columns; at least one of each is needed")
     if not pd.api.types.is_string_dtype(genes.dtype):
-        raise InputError(f"{path}: column {GENE_COLUMN!r} is {genes.dtype}, not text")
+        raise InputError(f"{path}: column {GENE_COLUMN!r} is {genes.dtype}, not text; write gene symbols")
     table.refuse(genes.isna() | (genes == ""), "no symbol; each row has one")
     table.refuse(genes.duplicated(), "a symbol that is there twice; each has one row", GENE_COLUMN)
     vectors = np.empty((len(genes), len(names)), dtype=np.float32)
     for at, name in enumerate(names):
         vectors[:, at] = numbers(table.frame[name])
-        table.refuse(~np.isfinite(vectors[:, at]), "not a finite number; mend it, or leave the column out", name)
+        table.refuse(~np.isfinite(vectors[:, at]), "not a finite number; correct it, or leave the column out", name)
         if _counts_rows(vectors[:, at]):
-            raise InputError(f"{path}: column {name!r} counts the rows and is no dimension; leave it out")
+            raise InputError(f"{path}: column {name!r} holds row numbers, not an embedding; leave it out")
     return Embeddings(path, pd.Index(genes), vectors)
 
 
 def _counts_rows(values_G: Floats) -> bool:
-    """Whether values are consecutive whole numbers in any order, as row numbers are, of a file that was sorted too."""
+    """Whether values are consecutive whole numbers in any order, as row numbers are, even after a file was sorted."""
     ordered = np.sort(values_G)
     if len(ordered) < _LEAST_ROWS or ordered[0] != np.round(ordered[0]):
         return False
@@ -80,10 +86,10 @@ def _counts_rows(values_G: Floats) -> bool:
 def embedding_regression(embeddings: Embeddings, corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
     """Forecast items by multinomial logistic regression on the embeddings of knockdown and gene.
 
-    Embeddings are reduced to 32 principal components over the symbols of the labels (no label is used) and scaled
-    to unit variance. Features are the knockdown's, the gene's and their products, component by component. One
-    regression (scikit-learn, L2 with C = 1) is fitted per cell line on its training rows; a line without training
-    rows is forecast by one fitted on all of them.
+    Embeddings are reduced to 32 principal components over the symbols of the labels (no label is used), each scaled to
+    unit variance. The features are the knockdown's components, the gene's, and their products component by component.
+    One regression (scikit-learn, L2 with C = 1) is fitted per cell line, on its training rows. A line without training
+    rows is forecast by a regression fitted on all training rows.
 
     Args:
         embeddings: from `read_embeddings`.
@@ -94,7 +100,7 @@ def embedding_regression(embeddings: Embeddings, corpus: Corpus, items: pd.DataF
         `item_id, p_up, p_down, p_none`, one row per item in the order given.
 
     Raises:
-        InputError: symbols of the labels or items are not in the file, or training rows show one label only.
+        InputError: the file lacks symbols of the labels or items, or training rows have only one label.
     """
     train = corpus.train
     symbols = pd.Index(np.unique(np.concatenate([rows[name].astype(str).unique() for rows in (train, items)
@@ -104,7 +110,7 @@ def embedding_regression(embeddings: Embeddings, corpus: Corpus, items: pd.DataF
         absent = symbols[at_S < 0]
         raise InputError(
             f"{embeddings.path}: no embedding for {len(absent)} of {len(symbols)} symbols (first: {absent[0]!r}); "
-            "add a row for each, its alias's or the mean of the file's rows"
+            "add a row for each (its alias's embedding, or the mean of all rows)"
         )
     reduced_SK = _principal_components(embeddings.vectors[at_S])
     lines = items["cell_line"].astype(str).to_numpy()
@@ -121,10 +127,10 @@ def embedding_regression(embeddings: Embeddings, corpus: Corpus, items: pd.DataF
 
 
 def in_label_order(probability_NC: npt.NDArray[Any], classes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return probabilities over `LABELS`, (N, 3), from those over a model's classes; 0 for a label it never saw."""
+    """Return probabilities over `LABELS`, (N, 3), from those over a model's classes; 0 for a label without a class."""
     ordered = np.zeros((len(probability_NC), len(LABELS)))
     ordered[:, [LABELS.index(name) for name in classes]] = probability_NC
-    return np.asarray(ordered / ordered.sum(axis=1, keepdims=True))  # single precision does not sum to 1 by itself
+    return np.asarray(ordered / ordered.sum(axis=1, keepdims=True))  # in single precision they do not sum to 1 exactly
 
 
 def _principal_components(vectors_SD: Floats) -> Floats:
@@ -146,5 +152,5 @@ def _fit(features: Floats, labels: npt.NDArray[Any], path: Path) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     if len(np.unique(labels)) < 2:
-        raise InputError(f"{path}: the training rows show one label only; a regression needs two")
+        raise InputError(f"{path}: the training rows have only one label, a regression needs two; use more rows")
     return LogisticRegression(max_iter=500).fit(features, labels)

@@ -1,4 +1,4 @@
-"""Evaluation: ask an engine about items under a protocol, and keep what it says as it comes."""
+"""Evaluation: an engine completes the prompts of items under a protocol, and the results are stored as they come."""
 
 import hashlib
 import json
@@ -34,30 +34,30 @@ def evaluate(
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[float, int, int], None] | None = None,
 ) -> Path:
-    """Generate, read and store predictions; a run that was stopped goes on where it was.
+    """Generate, read and store predictions. A run that was stopped can be resumed.
 
-    Item × sample rows are cut into chunks of fixed bounds, each stored durably once it is done. A resumed run forms
-    the same batches as an unbroken one, so that their predictions are equal.
+    The rows (item × sample) are divided into fixed chunks. Each chunk is stored durably when it is finished. A resumed
+    run forms the same batches as an unbroken one, so both give the same predictions.
 
     Args:
-        engine: where completions come from.
+        engine: the source of completions.
         items: N items: `item_id`, `cell_line`, `pert`, `gene`, `label`.
         messages: N prompts, one per item.
         protocol: decoding, samples, scores and parser; its fingerprint is stored.
         run_dir: the run's folder; `predictions.parquet` is written there.
-        seed: tells training runs apart; stored with each row.
-        chunk: rows per chunk, which is also the batch handed to the engine.
-        facts: further facts of the run, JSON-able and without secrets, stored under `run`.
-        progress: called with (rows done, rows in all, tokens written) at the start, within a chunk and after it; rows
-            that are being written count by their share of the length that is expected of them.
+        seed: distinguishes training runs; stored with each row.
+        chunk: rows per chunk, at least 1; a chunk is also the batch given to the engine.
+        facts: further facts of the run, JSON values without secrets, stored under `run`.
+        progress: called with (rows done, all rows, tokens written) at the start, within a chunk and after it. Rows
+            being written count as fractions, by their tokens so far and the length expected.
 
     Returns:
-        The path of `predictions.parquet`. If it is there already and of the same run, nothing is generated.
+        The path of `predictions.parquet`. If it exists and belongs to the same run, nothing is generated.
 
     Raises:
-        InputError: items and prompts do not fit together, a prompt does not fit the model's context, or the folder
-            holds predictions of a run with other facts (the keys that differ are named).
-        CheckError: the disk is full, or a server is out of reach; finished chunks stay.
+        InputError: items and prompts do not match, a prompt exceeds the model's context, or the folder holds
+            predictions of a run with other facts (the message names the keys that differ).
+        CheckError: the disk is full, or a server cannot be reached; finished chunks stay.
     """
     _check_items(items, messages, protocol, chunk)
     n_rows = len(items) * protocol.samples
@@ -91,22 +91,23 @@ def evaluate(
 
 
 def request_seed(protocol: Protocol, item_id: str, sample: int) -> int:
-    """Return the sampling seed of one item's sample: it depends on nothing else, such as the order of items."""
+    """Return the sampling seed of one sample; it depends only on the protocol's seed, the item and the sample."""
     digest = hashlib.sha256(f"{protocol.seed}|{item_id}|{sample}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: every engine takes it
+    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: accepted by every engine
 
 
 def read_generation(generation: Generation, protocol: Protocol) -> tuple[Answer, tuple[float, float, float]]:
-    """Return what a generation answers, and its three label probabilities.
+    """Return the answer of a generation, and its three label probabilities.
 
     Args:
         generation: from an engine.
         protocol: its `parser` and `scores`.
 
     Returns:
-        The answer, `incomplete` where a text without one was cut off by the token limit; and probabilities in the
-        order of `rewards.LABELS`: the engine's, or 1 for the label given under `scores: votes` (the share of votes is
-        the mean over samples). NaN where there are none or the status is not `answered`.
+        The answer, and probabilities in the order of `rewards.LABELS`. A text without an answer that the token limit
+        cut off is `incomplete`. The probabilities are the engine's; with `scores: votes` the label given has 1, so that
+        the mean over samples is the share of votes. They are NaN where the engine has none or the status is not
+        `answered`.
     """
     none = (np.nan, np.nan, np.nan)
     if generation.error is not None:
@@ -141,7 +142,7 @@ def _predict(
     generations = engine.generate(requests, protocol, written)
     read = [
         read_generation(generation, protocol)
-        for _, generation in zip(requests, generations, strict=True)  # an engine that drops one is an error here
+        for _, generation in zip(requests, generations, strict=True)  # fails if the engine left a request out
     ]
     frame = pd.DataFrame({name: chosen[name].astype("str").to_numpy(dtype=object) for name in _ITEM_COLUMNS})
     frame["sample"] = samples
@@ -162,19 +163,19 @@ def _check_items(items: pd.DataFrame, messages: Sequence[Sequence[Message]], pro
     if missing:
         raise InputError(f"items: no column {missing[0]!r}; evaluation needs {', '.join(_ITEM_COLUMNS)}")
     if items.empty:
-        raise InputError("items: there are none; widen the split or the item subset")
+        raise InputError("items: none given; widen the split or the item subset")
     if len(messages) != len(items):
         raise InputError(f"messages: {len(messages)} prompts for {len(items)} items; pass one each")
     twice = items["item_id"].duplicated()
     if twice.any():
-        raise InputError(f"items: {items['item_id'][twice].iloc[0]} occurs twice; drop one")
+        raise InputError(f"items: {items['item_id'][twice].iloc[0]} occurs twice; remove one of its rows")
     if chunk < 1:
         raise InputError(f"chunk: is {chunk}; it must be at least 1")
     unasked = items[~items["item_id"].isin(asked_of(items, protocol.prompt)["item_id"])]
     if len(unasked):
         raise InputError(
             f"items: {unasked['item_id'].iloc[0]} is {unasked['label'].iloc[0]}, which template: "
-            f"{protocol.prompt.template} does not ask; pass the differentially expressed items only"
+            f"{protocol.prompt.template} does not offer as an answer; pass the differentially expressed items only"
         )
 
 
@@ -191,7 +192,7 @@ def _check_context(
         if tokens is not None and tokens + protocol.max_tokens > engine.context:
             raise InputError(
                 f"item {item_id}: {tokens} prompt tokens and max_tokens {protocol.max_tokens} exceed the model's "
-                f"context of {engine.context}; lower max_tokens or evidence, or raise max_model_len where it is set"
+                f"context of {engine.context}; lower max_tokens or evidence, or raise max_model_len if it is set"
             )
 
 

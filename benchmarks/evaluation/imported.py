@@ -1,4 +1,4 @@
-"""Predictions made elsewhere: read by column mapping, matched to PerturbQA's items, kept as a run that reports take."""
+"""Import of predictions made elsewhere: read by column mapping, matched to PerturbQA's items, stored as a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,30 +23,30 @@ from rewards.answer import exact_label, is_missing, split_confidence, tagged_ans
 
 UNMATCHED: Final = "unmatched.csv"
 KEYS: Final = ("cell_line", "pert", "gene")
-# What a file can hold, under our names.
+# The columns of a file, under our names.
 MAPPED: Final = (*KEYS, "answer", "completion", "error", "sample", "seed", *PROBABILITIES, "p_de", "p_dir")
 SCORES: Final = frozenset({*PROBABILITIES, "p_de", "p_dir"})
-# What a foreign answer can mean, besides one of the labels.
+# Meanings of an answer in a file, besides the three labels.
 CHANGES: Final = "differentially expressed"
 NO_ANSWER: Final = "no answer"
 MEANINGS: Final = (*(str(label) for label in LABELS), CHANGES, NO_ANSWER)
-# Where the direction is known too, the least probability of a change that is kept: at 0 it would be lost.
+# Smallest probability of a change that is kept where the direction is known too; with 0 the direction would be lost.
 _LEAST_CHANGE: Final = 1e-200
-_HUGE: Final = 10**30  # beyond any count, and not yet slow to write out
-_TOLERANCE: Final = 0.01 + 1e-6  # of a sum of decimals, which binary numbers, of 32 bits too, miss by a little
-# An `error` that is none.
+_HUGE: Final = 10**30  # larger than any count, yet fast to print
+_TOLERANCE: Final = 0.01 + 1e-6  # for a sum of decimals; the second term is for their rounding in binary, 32 bits too
+# Values of `error` that mean no error.
 _FALSE: Final = ("", "0", "0.0", "false", "no", "none", "null", "nan", "nat", "na", "<na>", "n/a", "[]", "{}")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What files of predictions hold.
+    """The content of files of predictions.
 
     Attributes:
         predictions: a predictions frame, in the files' order.
         tasks: those of `TASKS` that the system answers.
-        unmatched: rows that are of no item asked for: `file, row, cell_line, pert, gene, reason`.
-        missing: number of items asked for that the files lack.
+        unmatched: rows that match no test item: `file, row, cell_line, pert, gene, reason`.
+        missing: number of test items that the files lack.
     """
 
     predictions: pd.DataFrame
@@ -70,20 +70,20 @@ def import_run(
     """Write predictions from any other system as a run of stage `eval`.
 
     Args:
-        files: `.csv`, `.jsonl` or `.parquet` files, `LINE=FILE` for one that holds one cell line without saying so.
+        files: `.csv`, `.jsonl` or `.parquet` files. A file of one cell line without a column for it is `LINE=FILE`.
         out: the run folder.
         name: what reports call the system.
         columns, labels, training_seed: see `read_imported`.
-        data, split: of the labels; only the split's test items are asked for.
-        allow_unmatched: leave out rows that are of no such item; they are listed in `unmatched.csv` in any case.
+        data, split: labels and split; rows are matched to the split's test items.
+        allow_unmatched: leave out rows that match no test item. They are listed in `unmatched.csv` in any case.
 
     Returns:
-        The run folder: `config.yaml`, `manifest.json`, `predictions.parquet`, and `unmatched.csv` where rows were left
+        The run folder: `config.yaml`, `manifest.json`, `predictions.parquet`, and `unmatched.csv` if rows were left
         out.
 
     Raises:
-        InputError: see `read_imported`; or rows match no item (without `allow_unmatched`; the message names the first,
-            and where all are listed), or the folder holds a run of another configuration.
+        InputError: see `read_imported`. Also where rows match no test item and `allow_unmatched` is not set (the
+            message names the first and the list of all), or the folder holds a run of another configuration.
     """
     check_folder(out)
     corpus = open_corpus(data, split)
@@ -91,7 +91,7 @@ def import_run(
     if len(imported.unmatched) and not allow_unmatched:
         raise _unmatched_error(imported.unmatched, out)
     if out.is_dir() and [path.name for path in out.iterdir()] == [UNMATCHED]:
-        (out / UNMATCHED).unlink()  # the list of an earlier attempt
+        (out / UNMATCHED).unlink()  # from an earlier attempt
     sources = [{"file": str(path), "cell_line": line, "sha256": file_sha256(path)} for line, path in _sources(files)]
     how = {"files": sources, "columns": dict(columns or {}), "labels": dict(labels or {})}
     run = open_run(
@@ -118,17 +118,17 @@ def import_run(
 
 
 def _unmatched_error(unmatched: pd.DataFrame, out: Path) -> InputError:
-    """List the rows that are of no item, and return the error that names the first."""
+    """List the rows that match no test item in a file, and return an error that names the first."""
     write_text(out / UNMATCHED, unmatched.to_csv(index=False))
     first = unmatched.iloc[0]
     return InputError(
         f"{first['file']}, row {first['row']}: {first['reason']}; {len(unmatched):,} rows do not match, all listed in "
-        f"{out / UNMATCHED}; mend them, or leave them out with --allow-unmatched"
+        f"{out / UNMATCHED}; correct them, or leave them out with --allow-unmatched"
     )
 
 
 def _counts(imported: Imported) -> dict[str, Any]:
-    """What an import holds, for its manifest."""
+    """The counts of an import, for its manifest."""
     frame = imported.predictions
     return {
         "tasks": list(imported.tasks),
@@ -151,38 +151,47 @@ def read_imported(
 ) -> Imported:
     """Read predictions made elsewhere and match them to the test items of a corpus.
 
-    Each row says its `cell_line` (or its file does), `pert` and `gene`, and one or more of:
+    Each row has `cell_line` (unless its file is given as `LINE=FILE`), `pert`, `gene`, and one or more of:
 
-    - `answer`: a label, or what `labels` maps to one, to `differentially expressed` (direction unknown) or to
-      `no answer`. Letter case does not matter.
-    - `completion`: the whole text. In a row without `answer` and scores, the answer is what stands between its one pair
-      of answer tags; a text whose answer means nothing is malformed.
-    - `p_up, p_down, p_none`: they add up to 1 within 0.01 and are normalised.
-    - `p_de`, the probability of a change, and `p_dir`, that of up given a change: together p_none = 1 - p_de,
-      p_up = p_de p_dir. `p_de` alone, or answers without direction, answer the task `de` alone; `p_dir` alone answers
-      the task `dir` alone, which is asked of the items that change.
+    - `answer`: a label, or a word that `labels` maps to a label, to `differentially expressed` (direction unknown) or
+      to `no answer`. Letter case does not matter.
+    - `completion`: the whole text. In a row without `answer` and scores, the answer is the text between its one pair
+      of answer tags. A completion whose answer has no known meaning is malformed.
+    - `p_up, p_down, p_none`: they sum to 1 within 0.01 and are normalised.
+    - `p_de`, the probability of a change, and `p_dir`, the probability of up given a change. Together they give
+      p_none = 1 - p_de and p_up = p_de p_dir.
 
-    Where a row's `answer` is empty, it is the likeliest label, the first of `LABELS` on a tie; from `p_de` and `p_dir`,
-    a change where p_de is at least 0.5, up where p_dir is. `error`, where not empty, makes a row unscorable. `sample`
-    and `seed` are read where there.
+    Some files answer one task only:
+
+    - `p_de` alone, or answers without direction: the task `de`.
+    - `p_dir` alone: the task `dir`, whose test items are those that change.
+
+    An empty `answer` is filled from the scores: the likeliest label, on a tie the first of `LABELS`. From `p_de` and
+    `p_dir` it is a change if p_de is at least 0.5, and up if p_dir is at least 0.5. A row whose `error` is not empty is
+    unscorable. `sample` and `seed` are read if the file has them.
 
     Args:
         files: see `import_run`.
         corpus: labels under a split.
-        columns: our column name -> the files'.
-        labels: an answer of the files -> one of `MEANINGS`.
-        training_seed: of all rows; 0 where the files have a `seed`.
+        columns: from our column names to those of the files.
+        labels: from answers in the files to one of `MEANINGS`.
+        training_seed: seed of all rows; must be 0 if the files have a column `seed`.
+
+    Returns:
+        The predictions, with the rows that match no test item.
 
     Raises:
-        InputError: a file does not read or is of another format (pickles are never opened), a column is missing, a row
-            has an unknown answer, a bad score or the same item, sample and seed as another, or no row matches. Rows are
-            counted as in `benchmarks.tables`.
+        InputError: one of these (rows are counted as in `benchmarks.tables`):
+            - a file cannot be read or is of another format (pickles are never opened);
+            - a column is missing;
+            - a row has an unknown answer, a bad score, or the item, sample and seed of another row;
+            - no row matches a test item.
     """
     read = [_read_file(line, path, columns or {}) for line, path in _sources(files)]
     if not sum(map(len, read)):
         raise InputError(f"{files[0]}: holds no rows; give a file of predictions")
     if labels and not any({"answer", "completion"} & set(table) for table in read):
-        raise InputError(f"labels: {next(iter(labels))!r} can be no answer here: the files have scores alone")
+        raise InputError(f"labels: {next(iter(labels))!r} is no answer here, the files have only scores; leave it out")
     check_training_seed(training_seed)
     if training_seed and any("seed" in table for table in read):
         raise InputError(f"training_seed: {training_seed}, but the files have seeds of their own; leave it out")
@@ -196,7 +205,11 @@ def read_imported(
     frames = [_frame(part, one, training_seed) for part, one in zip(parts, told, strict=True)]
     frame = pd.concat(frames, ignore_index=True)
     rows = pd.concat([part.rows[["file", "row"]] for part in parts], ignore_index=True)
-    _refuse(rows, frame.duplicated(["item_id", "sample", "seed"]), "the item, sample and seed are in an earlier row")
+    _refuse(
+        rows,
+        frame.duplicated(["item_id", "sample", "seed"]),
+        "an earlier row has this item, sample and seed; remove one, or number the samples in `sample`",
+    )
     tasks = tuple(task for task in TASKS if all(task in one.tasks for one in told))
     unmatched = pd.concat([part.unmatched for part in parts], ignore_index=True)
     return Imported(frame[COLUMNS], tasks, unmatched, parts[0].n_asked - frame["item_id"].nunique())
@@ -204,13 +217,13 @@ def read_imported(
 
 @dataclass(frozen=True)
 class _Matched:
-    """The rows of a file that are of items asked for.
+    """The rows of a file that match test items.
 
     Attributes:
         rows: N rows under our names.
         items: (N,) the items.
         unmatched: the other rows, with reasons.
-        n_asked: how many items are asked for.
+        n_asked: number of test items of the file's tasks.
     """
 
     rows: pd.DataFrame
@@ -221,15 +234,14 @@ class _Matched:
 
 @dataclass(frozen=True)
 class _Told:
-    """What the rows of a file tell.
+    """The answers, scores and texts of a file's rows.
 
     Attributes:
-        kind: what the file holds: the tasks that are answered, None where its answers leave that open, and whether by
-            scores.
-        tasks: the tasks answered; not three classes where a change has no direction.
+        kind: the tasks answered, None where answers leave that open, and whether the file has scores.
+        tasks: the tasks answered; not `three_class` where a change has no direction.
         prob: (N, 3) probabilities of the labels, NaN where unknown.
         answer: (N,) labels, None for no answer.
-        status: (N,) one of `Status` each.
+        status: (N,) values of `Status`.
         texts: (N,) completions, None where there are none.
     """
 
@@ -242,7 +254,7 @@ class _Told:
 
 
 def _match(table: pd.DataFrame, corpus: Corpus) -> _Matched:
-    """Find the item of each row; a file of directions alone is asked for the items that change."""
+    """Find the item of each row. A file with directions alone is matched to the items that change."""
     direction_only = SCORES & set(table) == {"p_dir"}
     reasons = _reasons(table, corpus, direction_only=direction_only)
     unmatched = table.loc[reasons != "", ["file", "row", *KEYS]].assign(reason=reasons[reasons != ""])
@@ -253,7 +265,7 @@ def _match(table: pd.DataFrame, corpus: Corpus) -> _Matched:
 
 
 def _tell(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Told:
-    """Read answers, scores, texts and failures of a file's rows."""
+    """Read answers, scores, texts and errors of a file's rows."""
     texts = _completions(rows)
     failed = _failures(rows)
     prob, likeliest, kinds = _scores(rows, failed)
@@ -263,7 +275,7 @@ def _tell(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Told:
     status[[value is not None for value in answer]] = str(Status.ANSWERED)
     status[failed] = str(Status.ERROR)
     untold = answer == CHANGES
-    answer[untold] = str(Label.UP)  # stands for a change: its direction is never scored
+    answer[untold] = str(Label.UP)  # stands for a change; its direction is never scored
     is_open = kinds is None and not any(one not in (None, str(Label.NONE)) for one in answer)
     kind = None if is_open else tasks
     if untold.any() and "three_class" in tasks:
@@ -286,17 +298,19 @@ def _frame(part: _Matched, told: _Told, training_seed: int) -> pd.DataFrame:
 
 
 def _refuse_unused(parts: Sequence[_Matched], told: Sequence[_Told], labels: Mapping[str, str]) -> None:
-    """Refuse a word for a label that no row has, as a misspelt one; some files have no failure that means no answer."""
+    """Refuse an entry of `labels` that no row has, since it may be misspelt; a word for no answer may be absent."""
     there = {as_word(text) for part in parts for text in _texts(part.rows, "answer") if text is not None}
     texts = [text for one in told for text in one.texts if text is not None] if labels else []
     there.update(as_word(split_confidence(said)[0]) for text in texts for said in tagged_answers(text))
     for theirs, ours in labels.items():
         if ours != NO_ANSWER and as_word(theirs) not in there:
-            raise InputError(f"--label {theirs}={ours}: no row has {theirs!r} as its answer; mend it, or leave it out")
+            raise InputError(
+                f"--label {theirs}={ours}: no row has {theirs!r} as its answer; correct it, or leave it out"
+            )
 
 
 def _refuse_other_kinds(files: Sequence[str], told: Sequence[_Told]) -> None:
-    """Refuse files of one system that tell different things: what one leaves open would count against it."""
+    """Refuse files of one system with different kinds of answers: tasks that one file lacks would count against it."""
     pairs = list(zip(files, told, strict=True))
     known, like = next(((file, one.kind) for file, one in pairs if one.kind[0] is not None), (files[0], told[0].kind))
     for file, one in pairs:
@@ -306,11 +320,11 @@ def _refuse_other_kinds(files: Sequence[str], told: Sequence[_Told]) -> None:
                 f"{name} tells {' and '.join(kind[0] or TASKS)} by {'scores' if kind[1] else 'answers'}"
                 for name, kind in ((file, one.kind), (known, like))
             ]
-            raise InputError(f"{', while '.join(said)}; import them apart, or join them by item")
+            raise InputError(f"{', while '.join(said)}; import them separately, or join them by item")
 
 
 def _sources(files: Sequence[str]) -> list[tuple[str | None, Path]]:
-    """Cell line, where the word gives it, and path of each file."""
+    """Cell line (None where the argument has none) and path of each file."""
     found: list[tuple[str | None, Path]] = []
     for word in files:
         line, equals, path = str(word).partition("=")
@@ -320,21 +334,21 @@ def _sources(files: Sequence[str]) -> list[tuple[str | None, Path]]:
 
 
 def _read_file(line: str | None, path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """A file's rows under our names, with `file` and `row`; columns that mean nothing to us are left out."""
+    """A file's rows under our names, with `file` and `row`; other columns are left out."""
     unknown = [key for key in columns if key not in MAPPED]
     if unknown:
-        raise InputError(f"columns: {unknown[0]!r} is none of ours; map one of {', '.join(MAPPED)}")
+        raise InputError(f"columns: {unknown[0]!r} is unknown; map one of {', '.join(MAPPED)}")
     read = read_table(path, {columns.get(key, key) for key in MAPPED})
     table = read.frame
     for ours, theirs in columns.items():
         if theirs not in table:
             raise InputError(f"{path}: no column {theirs!r} (for {ours}); it has {', '.join(read.names)}")
     kept = {key: table[columns.get(key, key)] for key in MAPPED if columns.get(key, key) in table}
-    # A column that is mapped to another name does not also count under its own.
+    # A column that is mapped to another name is not also read under its own.
     kept = {key: column for key, column in kept.items() if key in columns or key not in columns.values()}
     if line is not None:
         if "cell_line" in kept:
-            raise InputError(f"{path}: says its cell lines itself; give the file without {line}=")
+            raise InputError(f"{path}: has a column of cell lines; give the file without {line}=")
         kept["cell_line"] = pd.Series(line, index=table.index)
     for key in KEYS:
         if key not in kept:
@@ -343,13 +357,13 @@ def _read_file(line: str | None, path: Path, columns: Mapping[str, str]) -> pd.D
     scores = SCORES & set(kept)
     if not scores | {"answer", "completion"} & set(kept):
         raise InputError(
-            f"{path}: neither an answer, a completion nor scores; map one of answer, completion, p_de, p_dir, or "
+            f"{path}: has no answer, completion or scores; map one of answer, completion, p_de, p_dir, or "
             f"{', '.join(PROBABILITIES)}"
         )
     if 0 < len(scores & set(PROBABILITIES)) < len(PROBABILITIES):
-        raise InputError(f"{path}: some of {', '.join(PROBABILITIES)}, but not all; map all three")
+        raise InputError(f"{path}: has some of {', '.join(PROBABILITIES)}, but not all; map all three")
     if scores & set(PROBABILITIES) and scores - set(PROBABILITIES):
-        raise InputError(f"{path}: {', '.join(PROBABILITIES)} and p_de or p_dir; map one kind")
+        raise InputError(f"{path}: has both {', '.join(PROBABILITIES)} and p_de or p_dir; map only one kind")
     return pd.DataFrame(kept).assign(file=str(path), row=read.rows)
 
 
@@ -359,7 +373,7 @@ def _item_ids(table: pd.DataFrame) -> pd.Series:
 
 
 def _reasons(table: pd.DataFrame, corpus: Corpus, *, direction_only: bool) -> npt.NDArray[Any]:
-    """(N,) why a row is of no item asked for; "" where it is of one."""
+    """(N,) why a row matches no test item; "" where it matches one."""
     at = pd.Index(corpus.labels["item_id"]).get_indexer(pd.Index(_item_ids(table)))
     known = at >= 0
     line = table["cell_line"].astype("str").str.strip().str.lower().isin(CELL_LINES).to_numpy()
@@ -376,26 +390,30 @@ def _reasons(table: pd.DataFrame, corpus: Corpus, *, direction_only: bool) -> np
 
 
 def _texts(table: pd.DataFrame, key: str) -> npt.NDArray[Any]:
-    """(N,) stripped texts, None where empty or absent; whole numbers without a decimal point."""
+    """(N,) stripped texts, None where empty or absent; whole numbers have no decimal point."""
     found: list[str | None] = []
     for value in table[key].astype(object) if key in table else [None] * len(table):
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         nested = isinstance(value, list | dict) or hasattr(value, "tolist")
-        _refuse(table, [nested and at == len(found) for at in range(len(table))] if nested else [], f"{key} is no text")
+        _refuse(
+            table,
+            [nested and at == len(found) for at in range(len(table))] if nested else [],
+            f"{key} is no text; write text",
+        )
         found.append(None if is_missing(value) else str(value).strip() or None)
     return _objects(found)
 
 
 def _objects(values: Sequence[Any]) -> npt.NDArray[Any]:
-    """(N,) values as they are: NumPy would make text of some and an axis of others."""
+    """(N,) values unchanged; NumPy would turn some into text and some into an axis."""
     found = np.empty(len(values), dtype=object)
     found[:] = values
     return found
 
 
 def _completions(table: pd.DataFrame) -> npt.NDArray[Any]:
-    """(N,) what each row's completion says, given as text or as messages, whose last one counts."""
+    """(N,) the text of each row's completion, given as text or as messages, of which the last one is read."""
     found: list[str | None] = []
     for at, value in enumerate(table["completion"].astype(object) if "completion" in table else [None] * len(table)):
         text = isinstance(value, str) and not looks_like_messages(value)
@@ -407,13 +425,13 @@ def _completions(table: pd.DataFrame) -> npt.NDArray[Any]:
         except MessageError as error:
             row = table.iloc[at]
             raise InputError(
-                f"{row['file']}, row {row['row']}: completion is neither text nor a list of messages ({error}); mend it"
+                f"{row['file']}, row {row['row']}: completion is neither text nor a list of messages ({error}); fix it"
             ) from None
     return _objects(found)
 
 
 def _failures(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """(N,) whether a row failed: its `error` says something, other than that there is none."""
+    """(N,) whether a row failed: its `error` holds something that does not mean "no error"."""
     if "error" not in table:
         return np.zeros(len(table), dtype=bool)
     return np.array([_is_true(value) for value in table["error"].astype(object)], dtype=bool)
@@ -428,7 +446,7 @@ def _is_true(value: Any) -> bool:
 
 
 def _meaning(labels: Mapping[str, str]) -> dict[str, str]:
-    """What an answer means, by its word."""
+    """The meaning of each answer, by its text in lower case."""
     for theirs, ours in labels.items():
         if ours not in MEANINGS:
             raise InputError(f"labels: {theirs!r} means {ours!r}; use one of {', '.join(repr(m) for m in MEANINGS)}")
@@ -438,10 +456,10 @@ def _meaning(labels: Mapping[str, str]) -> dict[str, str]:
 def _answers(
     table: pd.DataFrame, likeliest: npt.NDArray[Any], texts: npt.NDArray[Any], labels: Mapping[str, str]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """(N,) what each row answers, None for nothing, and (N,) why nothing.
+    """(N,) each row's answer, None for none, and (N,) why there is none.
 
-    It is what stands first: its `answer`, the likeliest label of its scores, or what its completion says. Files that
-    were joined have the one in some rows and the other in others.
+    The answer is the first of these that the row has: its `answer`, the likeliest label of its scores, the answer in
+    its completion. In joined files, rows may have different ones.
     """
     meaning = _meaning(labels)
     answer, status = _parsed_answers(texts, {as_word(theirs): ours for theirs, ours in labels.items()})
@@ -455,7 +473,7 @@ def _answers(
 
 
 def _given_answers(table: pd.DataFrame, meaning: Mapping[str, str]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """(N,) what the column `answer` says, None for no answer; and (N,) whether it says anything."""
+    """(N,) the meaning of the column `answer`, None for no answer; and (N,) whether the column is filled."""
     texts = _texts(table, "answer")
     unknown = np.array([text is not None and as_word(text) not in meaning for text in texts], dtype=bool)
     if unknown.any():
@@ -468,11 +486,10 @@ def _given_answers(table: pd.DataFrame, meaning: Mapping[str, str]) -> tuple[npt
 
 
 def _parsed_answers(texts: npt.NDArray[Any], words: Mapping[str, str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """(N,) what each completion answers between its one pair of tags, None for nothing; and (N,) why nothing.
+    """(N,) the answer of each completion between its one pair of tags, None for none; and (N,) why there is none.
 
-    It is a label as our own parser reads it, or one of the user's `words`.
-
-    A text that says nothing known, or two things, is malformed, as one of our own models' would be.
+    An answer is a label as our own parser reads it, or one of the user's `words`. A text with no known answer, or with
+    two, is malformed, as it would be from our own models.
     """
     answer, status = _objects([None] * len(texts)), _objects([str(Status.MALFORMED)] * len(texts))
     for at, text in enumerate(texts):
@@ -490,9 +507,9 @@ def _parsed_answers(texts: npt.NDArray[Any], words: Mapping[str, str]) -> tuple[
 def _scores(
     table: pd.DataFrame, failed: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any], tuple[str, ...] | None]:
-    """(N, 3) probabilities over the labels, NaN where unknown; (N,) the likeliest answer; the tasks they answer.
+    """(N, 3) probabilities over the labels, NaN where unknown; (N,) the likeliest answer; the tasks answered.
 
-    A change whose direction is not given is answered `CHANGES`. No tasks where there are no scores.
+    A change without a direction is answered `CHANGES`. Without scores there are no tasks.
     """
     if PROBABILITIES[0] in table:
         return *_three_scores(table), TASKS
@@ -500,7 +517,7 @@ def _scores(
     p_dir = _probability(table, "p_dir") if "p_dir" in table else None
     if p_de is not None and p_dir is not None and not np.isnan(p_dir).all():
         alone = np.isnan(p_de) & ~np.isnan(p_dir) & ~failed
-        _refuse(table, alone, "p_dir without p_de: whether it changes is not told; fill it in, or leave the row out")
+        _refuse(table, alone, "p_dir without p_de, so a change has no probability; fill in p_de, or leave the row out")
         change = np.maximum(p_de, _LEAST_CHANGE)
         likeliest = np.where(p_de >= 0.5, _direction(p_dir), str(Label.NONE)).astype(object)
         likeliest[np.isnan(p_de)] = None
@@ -519,9 +536,9 @@ def _scores(
 def _three_scores(table: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
     prob = np.column_stack([_probability(table, key) for key in PROBABILITIES])
     unknown = np.isnan(prob)
-    _refuse(table, unknown.any(axis=1) & ~unknown.all(axis=1), "some of the three scores are missing; mend the row")
+    _refuse(table, unknown.any(axis=1) & ~unknown.all(axis=1), "some of the three scores are missing; fix the row")
     total = prob.sum(axis=1, keepdims=True)
-    _refuse(table, np.abs(total[:, 0] - 1) > _TOLERANCE, "the scores do not add up to 1; mend the row")
+    _refuse(table, np.abs(total[:, 0] - 1) > _TOLERANCE, "the scores do not add up to 1; fix the row")
     likeliest = np.array(LABELS, dtype=object)[np.where(unknown, -1.0, prob / total).argmax(axis=1)].astype(str)
     likeliest = likeliest.astype(object)
     likeliest[unknown.any(axis=1)] = None
@@ -529,7 +546,7 @@ def _three_scores(table: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDA
 
 
 def _direction(p_dir: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-    """(N,) up or down; `CHANGES` where the direction is not given."""
+    """(N,) up or down; `CHANGES` where the direction is unknown."""
     direction = np.where(p_dir >= 0.5, str(Label.UP), str(Label.DOWN)).astype(object)
     direction[np.isnan(p_dir)] = CHANGES
     return direction
@@ -538,14 +555,14 @@ def _direction(p_dir: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
 def _directed(
     table: pd.DataFrame, answer: npt.NDArray[Any], scored: tuple[str, ...] | None, likeliest: npt.NDArray[Any]
 ) -> tuple[str, ...]:
-    """Give answers that tell no direction the one of the scores, and return the tasks that are answered."""
+    """Give answers without direction the direction of the scores, and return the tasks that are answered."""
     undirected = answer == CHANGES
     if scored == TASKS and "p_dir" in table:
         direction = _direction(_probability(table, "p_dir"))
         answer[undirected] = direction[undirected]
         return TASKS
     if undirected.any() and np.isin(answer.astype(str), [str(Label.UP), str(Label.DOWN)]).any():
-        _refuse(table, undirected, f"{CHANGES!r}, while other rows tell the direction; import them apart")
+        _refuse(table, undirected, f"{CHANGES!r}, while other rows have a direction; import them separately")
     if scored is not None and scored != TASKS:
         return scored
     return ("de",) if undirected.any() else TASKS
@@ -554,19 +571,19 @@ def _directed(
 def _probability(table: pd.DataFrame, key: str) -> npt.NDArray[np.float64]:
     """(N,) a column of probabilities, NaN where empty."""
     values = numbers(table[key])
-    _refuse(table, np.isnan(values) & table[key].notna().to_numpy(), f"{key} is not a number; mend it")
+    _refuse(table, np.isnan(values) & table[key].notna().to_numpy(), f"{key} is not a number; fix it")
     with np.errstate(invalid="ignore"):
         _refuse(table, (values < 0) | (values > 1), f"{key} is not within 0 and 1; rescale the column")
     return values
 
 
 def _whole_numbers(table: pd.DataFrame, key: str, default: int, most: int) -> npt.NDArray[np.int64]:
-    """(N,) a column of whole numbers from 0 to `most`, to the last digit: no detour through binary fractions."""
+    """(N,) a column of whole numbers from 0 to `most`, exact to the last digit: they are never converted to floats."""
     if key not in table:
         return np.full(len(table), default, dtype=np.int64)
     values = [_whole_number(value) for value in table[key].astype(object)]
-    _refuse(table, [value is None for value in values], f"{key} is not a whole number; mend it")
-    _refuse(table, [not 0 <= (value or 0) <= most for value in values], f"{key} is not within 0 and {most}; mend it")
+    _refuse(table, [value is None for value in values], f"{key} is not a whole number; fix it")
+    _refuse(table, [not 0 <= (value or 0) <= most for value in values], f"{key} is not within 0 and {most}; fix it")
     return np.array(values, dtype=np.int64)
 
 
@@ -576,7 +593,7 @@ def _whole_number(value: Any) -> int | None:
     try:
         number = Decimal(str(value))
         return int(number) if abs(number) < _HUGE and number == number.to_integral_value() else None
-    except ArithmeticError:  # no number at all
+    except ArithmeticError:  # not a number
         return None
 
 

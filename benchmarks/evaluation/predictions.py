@@ -1,4 +1,4 @@
-"""Predictions on disk: one Parquet row per item and sample, appended durably, with the run's facts beside them."""
+"""Predictions on disk: one Parquet row per item and sample, appended durably, with the run's facts in the metadata."""
 
 import fcntl
 import json
@@ -41,25 +41,28 @@ SCHEMA: Final = pa.schema(
     ]
 )
 COLUMNS: Final[list[str]] = list(SCHEMA.names)
-# Facts of an engine that earlier versions did not write down.
+# Facts of an engine that earlier versions did not store.
 _LATER: Final = ("tokenizer_sha256", "special_tokens_sha256", "prompts_hold_date")
 _PART: Final = re.compile(r"part-[0-9]+\.parquet")
 _FACTS_KEY: Final = b"synthpert"
 _ERRORS_KEY: Final = b"synthpert_errors"
-_GROUP_ROWS: Final = 16_384  # a report reads the groups of the few items whose completions it shows
+_GROUP_ROWS: Final = 16_384  # small, since a report reads only the groups that hold the few items it shows
 
 
 def check_predictions(frame: pd.DataFrame, where: str = "predictions") -> None:
-    """Hold a predictions frame against the schema's promises.
+    """Check a predictions frame against the schema.
 
     Args:
         frame: columns as in `SCHEMA`; other columns are not allowed.
         where: what to call the frame in an error (a file).
 
     Raises:
-        InputError: a column is missing or unknown, a label, answer or status is unknown, `answer` is set where the
-            status is not `answered` or the other way round, probabilities do not add up to 1, or an
-            (item, sample, seed) occurs twice. Names the first such row, counted from 0.
+        InputError: one of these. The message names the first such row, counted from 0.
+            - a column is missing or unknown;
+            - a label, answer or status is unknown;
+            - `answer` is set and the status is not `answered`, or the reverse;
+            - probabilities do not sum to 1;
+            - an (item, sample, seed) occurs twice.
     """
     missing = [name for name in COLUMNS if name not in frame.columns]
     unknown = [str(name) for name in frame.columns if name not in COLUMNS]
@@ -75,7 +78,7 @@ def _check_rows(frame: pd.DataFrame, where: str) -> None:
     given = frame["answer"].notna().to_numpy()
     p = frame[list(PROBABILITIES)].to_numpy(dtype=np.float64)
     known = ~np.isnan(p)
-    change_only = (known == [False, False, True]).all(axis=1)  # that it changes is told, and not in which direction
+    change_only = (known == [False, False, True]).all(axis=1)  # the probability of a change is known, the direction not
     scored = known.all(axis=1) | change_only
     with np.errstate(invalid="ignore"):
         total = np.where(change_only, 1.0, p.sum(axis=1))
@@ -96,16 +99,16 @@ def _check_rows(frame: pd.DataFrame, where: str) -> None:
 
 
 def write_predictions(frame: pd.DataFrame, path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a predictions frame with its run's facts; the file takes its name only when it is whole.
+    """Write a predictions frame with its run's facts. The file appears under its name only when it is complete.
 
     Args:
-        frame: as `check_predictions` wants it.
-        path: the Parquet file; replaced if it is there.
-        facts: JSON-able facts of the run. Never a secret.
+        frame: as `check_predictions` requires.
+        path: the Parquet file; replaced if it exists.
+        facts: facts of the run, JSON values. Never a secret.
 
     Raises:
-        InputError: the frame breaks the schema.
-        CheckError: the disk is full or refuses the file.
+        InputError: the frame violates the schema.
+        CheckError: the disk is full or the file cannot be written.
     """
     check_predictions(frame, str(path))
     _write_table(_to_table(frame, str(path)), path, facts, {})
@@ -114,12 +117,15 @@ def write_predictions(frame: pd.DataFrame, path: Path, facts: Mapping[str, Any])
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read a predictions file.
 
+    Args:
+        path: the Parquet file.
+
     Returns:
         One row per item × sample with the columns of `SCHEMA`: text as pandas `str` (missing where there is none),
         probabilities float64 (NaN where not answered).
 
     Raises:
-        InputError: the file is missing, no Parquet file, or breaks the schema.
+        InputError: the file is missing, is no Parquet file, or violates the schema.
     """
     frame: pd.DataFrame = _read_table(path).to_pandas()
     check_predictions(frame, str(path))
@@ -130,13 +136,13 @@ def read_answers(paths: Sequence[Path]) -> pd.DataFrame:
     """Read predictions files as one frame without their completions, which are most of their bytes.
 
     Args:
-        paths: of training runs or systems; their rows follow one another.
+        paths: files of training runs or systems; their rows are concatenated.
 
     Returns:
-        The columns of `SCHEMA` but `completion`; text as categories, a few bytes a row.
+        The columns of `SCHEMA` without `completion`; text as categories, a few bytes per row.
 
     Raises:
-        InputError: a file is missing, no Parquet file, or breaks the schema.
+        InputError: a file is missing, is no Parquet file, or violates the schema.
     """
     tables = [_read_table(path, [name for name in COLUMNS if name != "completion"]) for path in paths]
     for table, path in zip(tables, paths, strict=True):
@@ -146,7 +152,7 @@ def read_answers(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def read_completions(paths: Sequence[Path], item_ids: Sequence[str]) -> pd.DataFrame:
-    """Read what was said about a few items, without loading whole files.
+    """Read the completions of a few items, without loading whole files.
 
     Args:
         paths: predictions files.
@@ -156,7 +162,7 @@ def read_completions(paths: Sequence[Path], item_ids: Sequence[str]) -> pd.DataF
         `item_id, seed, sample, completion, status, answer`, files in the order given, rows in the order of each file.
 
     Raises:
-        InputError: a file is missing or no Parquet file.
+        InputError: a file is missing or is no Parquet file.
     """
     columns = ["item_id", "seed", "sample", "completion", "status", "answer"]
     wanted = pa.array(list(item_ids), type=pa.string())
@@ -174,21 +180,24 @@ def read_completions(paths: Sequence[Path], item_ids: Sequence[str]) -> pd.DataF
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Return the run's facts that a predictions file carries.
+    """Return the run's facts stored in a predictions file.
+
+    Args:
+        path: the Parquet file.
 
     Raises:
-        InputError: the file is missing, no Parquet file, or carries no facts.
+        InputError: the file is missing, is no Parquet file, or holds no facts.
     """
     with readable(path):
         metadata = pq.read_schema(path).metadata or {}
     if _FACTS_KEY not in metadata:
-        raise InputError(f"{path}: holds no facts of its run; it is not a predictions file of synthpert")
+        raise InputError(f"{path}: holds no facts of its run, so it is no predictions file of synthpert; import it")
     facts: dict[str, Any] = json.loads(metadata[_FACTS_KEY])
     return facts
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the keys, dotted where nested, whose values differ between two runs' facts."""
+    """Return the keys (dotted where nested) whose values differ between two runs' facts."""
     keys: list[str] = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
@@ -200,25 +209,25 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 class PredictionLog:
-    """Predictions of one run, appended in numbered parts that survive a kill, merged into one file at the end.
+    """Predictions of one run, appended in numbered parts that survive a kill, and merged into one file at the end.
 
-    A part is written under a temporary name, flushed to disk and renamed, so that a part that has its name is whole.
-    The folder is locked while the log is open: two processes never append to one run.
+    A part is written under a temporary name, flushed to disk and renamed. A part under its final name is therefore
+    complete. The folder is locked while the log is open, so two processes never append to one run.
 
     Args:
-        run_dir: the run's folder; made if it is not there.
-        facts: JSON-able facts of the run; a log that was begun under other facts is refused.
+        run_dir: the run's folder; created if it does not exist.
+        facts: facts of the run, JSON values; a log that was begun with other facts is refused.
 
     Raises:
-        InputError: the folder holds predictions of another run (the keys that differ are named), a part does not
-            read, or another process is writing here.
+        InputError: the folder holds predictions of another run (the message names the keys that differ), a part cannot
+            be read, or another process is writing here.
         CheckError: the folder cannot be written.
     """
 
     def __init__(self, run_dir: Path, facts: Mapping[str, Any]) -> None:
         self.path: Final = run_dir / "predictions.parquet"
         self._parts_dir = run_dir / "predictions.parts"
-        # Facts are compared as they come back from the file: tuples and lists are alike there.
+        # Facts are compared as read back from JSON, where tuples and lists are the same.
         self._facts: dict[str, Any] = json.loads(_facts_json(facts))
         self._lock: int | None = None
         if self.path.exists():
@@ -247,10 +256,10 @@ class PredictionLog:
                 engine.pop(key, None)
         ours = {**self._facts, "errors": None, **({"engine": engine} if "engine" in self._facts else {})}
         keys = changed_keys({**facts, "errors": None}, ours)
-        keys = [key for key in keys if key != "engine.url"]  # a server may move
+        keys = [key for key in keys if key != "engine.url"]  # a server may move to another URL
         if keys:
             raise InputError(
-                f"{path}: is of a run with other {', '.join(keys)}; keep the settings or choose another run folder"
+                f"{path}: belongs to a run with other {', '.join(keys)}; keep the settings or choose another run folder"
             )
 
     def _part(self, number: int) -> Path:
@@ -258,7 +267,7 @@ class PredictionLog:
 
     @property
     def complete(self) -> bool:
-        """Whether the merged file is there."""
+        """Whether the merged file exists."""
         return self.path.exists()
 
     def parts(self) -> set[int]:
@@ -266,19 +275,20 @@ class PredictionLog:
         return {int(path.stem.removeprefix("part-")) for path in self._part_files()}
 
     def _part_files(self) -> list[Path]:
-        """The parts, without copies that somebody made of them."""
+        """The parts; files with other names, such as copies, are left out."""
         return [path for path in self._parts_dir.glob("part-*.parquet") if _PART.fullmatch(path.name)]
 
     def append(self, number: int, frame: pd.DataFrame, errors: Mapping[str, int] | None = None) -> None:
-        """Write part `number`, to last: when this returns, a kill or a power cut does not lose it.
+        """Write part `number`. Once this returns, a kill or a power cut does not lose it.
 
         Args:
-            number: which part of the run this is, from 0.
+            number: number of the part, from 0.
             frame: its rows, with the columns of `SCHEMA`.
             errors: how often each error message occurred among its rows.
 
         Raises:
-            CheckError: the disk is full or refuses the file. The parts written before stay.
+            InputError: the frame violates the schema.
+            CheckError: the disk is full or the file cannot be written. Earlier parts stay.
         """
         path = self._part(number)
         check_predictions(frame, str(path))
@@ -290,10 +300,10 @@ class PredictionLog:
         The facts in the file gain `errors`: how often each error message occurred.
 
         Args:
-            n_rows: how many rows the parts must hold together.
+            n_rows: number of rows that all parts must hold together.
 
         Raises:
-            InputError: a part does not read or breaks the schema.
+            InputError: a part cannot be read or violates the schema.
             CheckError: rows are missing, or the disk is full (the parts stay).
         """
         if not self.path.exists():
@@ -318,7 +328,7 @@ class PredictionLog:
         return self.path
 
     def close(self) -> None:
-        """Give the folder free; parts stay."""
+        """Unlock the folder; parts stay."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -357,7 +367,7 @@ def _write_table(table: pa.Table, path: Path, facts: Mapping[str, Any], errors: 
 
 
 def _read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a predictions file, whole, or some of its columns with text as dictionaries."""
+    """Read a predictions file: all of it, or some columns with text as dictionaries."""
     with readable(path):
         names = pq.read_schema(path).names
         if columns is None:
@@ -367,13 +377,13 @@ def _read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             table = pq.read_table(path, columns=[name for name in columns if name in names], read_dictionary=texts)
     missing = [name for name in COLUMNS if name not in names]
     if missing:
-        raise InputError(f"{path}: no column {missing[0]!r}; it is not a predictions file of synthpert")
+        raise InputError(f"{path}: no column {missing[0]!r}, so it is no predictions file of synthpert; import it")
     return table
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what a file that does not read raises into one line that names it."""
+    """Turn an error of reading `path` into one line that names it."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -16,24 +16,25 @@ _MAX_SEED: Final = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How items are asked, decoded and read. Two runs are comparable where their fingerprints are equal.
+    """How prompts are made, completed and read. Two runs are comparable if their fingerprints are equal.
 
     Args:
         max_tokens: longest completion, in tokens; at least 1.
         split: `official`, or `holdout:LINE` with a cell line of PerturbQA.
-        items: test items per cell line; 0 for all of them.
-        item_seed: seed that draws those items.
+        items: number of test items per cell line; 0 for all of them.
+        item_seed: seed of the draw of these items, 0 to 2^31 - 1.
         prompt: what the prompts hold.
-        temperature: 0 for greedy decoding.
-        top_p: nucleus, in (0, 1]; 1 under greedy decoding.
-        samples: completions per item; 1 under greedy decoding.
-        seed: seed of sampling.
-        scores: where the label probabilities come from, `logprobs` of the answer's first token or `votes`.
+        temperature: 0 for greedy decoding, or above.
+        top_p: nucleus sampling, in (0, 1]; must be 1 with greedy decoding.
+        samples: completions per item, at least 1; must be 1 with greedy decoding.
+        seed: seed of sampling, 0 to 2^31 - 1.
+        scores: source of the label probabilities: `logprobs` of the answer's first token, or `votes`.
         parser: `strict` or `lenient`, see `rewards.parse_answer`.
-        data: digest of the labels used; no key of a configuration, set once they are read.
+        data: digest of the labels used. No configuration key: it is set when the labels are read.
 
     Raises:
-        InputError: a value is of the wrong type or out of range, or two contradict each other; names the key.
+        InputError: a value is of the wrong type or out of range, or two contradict each other; the message names the
+            key.
     """
 
     max_tokens: int = field(default=1024, metadata={"help": "longest completion in tokens"})
@@ -51,7 +52,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         check_values(Protocol, vars(self), "protocol")
-        for key in ("temperature", "top_p"):  # 1 and 1.0 are one protocol: one fingerprint
+        for key in ("temperature", "top_p"):  # 1 and 1.0 must give the same fingerprint
             object.__setattr__(self, key, float(getattr(self, key)))
         for key, lowest in (("max_tokens", 1), ("samples", 1), ("items", 0), ("item_seed", 0), ("seed", 0)):
             if (value := getattr(self, key)) < lowest:
@@ -79,9 +80,13 @@ class Protocol:
                 )
 
     def canonical_json(self) -> str:
-        """Return the protocol as JSON with sorted keys and no white space."""
+        """Return the protocol as JSON with sorted keys and no white space.
+
+        Raises:
+            ValueError: `data` is not set.
+        """
         if not self.data:
-            raise ValueError("a protocol says which labels it is about; set `data`")
+            raise ValueError("the protocol does not say which labels it uses; set `data`")
         values = to_keys(self) | self.prompt.facts() | {"data": self.data}
         return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 

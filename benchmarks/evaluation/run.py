@@ -1,4 +1,4 @@
-"""One evaluation run: a model under a protocol, in a run folder; and the report over several of them."""
+"""One evaluation run: a model under a protocol, in a run folder."""
 
 import time
 from collections.abc import Callable
@@ -27,7 +27,7 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass
 class EvalArguments:
-    """The keys of an evaluation's configuration, the protocol's among them."""
+    """The configuration keys of an evaluation, those of the protocol included."""
 
     output_dir: str = field(metadata={"help": "run folder"})
     model: str = field(metadata={"help": "folder or hub id of the model; its name where a server runs it"})
@@ -45,8 +45,8 @@ class EvalArguments:
     max_model_len: int | None = field(
         default=None, metadata={"help": "most tokens of prompt and completion together; the model's context by default"}
     )
-    chunk: int = field(default=64, metadata={"help": "items handed to the engine at once"})
-    training_seed: int = field(default=0, metadata={"help": "tells training runs of one system apart"})
+    chunk: int = field(default=64, metadata={"help": "completions requested from the engine at once"})
+    training_seed: int = field(default=0, metadata={"help": "distinguishes training runs of one system"})
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
     protocol: Protocol = field(default=Protocol())
 
@@ -54,12 +54,12 @@ class EvalArguments:
         check_engine(self.engine)
         check_training_seed(self.training_seed)
         self.extra_body = read_extra_body(self.extra_body, "extra_body")
-        if not self.api_key_env.isidentifier():  # a key put here by mistake would be written to the run folder
+        if not self.api_key_env.isidentifier():  # it may be the key itself, which would be written to the run folder
             raise InputError("api_key_env: is no variable's name; put the key in the environment and its name here")
 
 
 def check_training_seed(seed: int) -> None:
-    """Refuse a training seed that a predictions file could not hold."""
+    """Refuse a training seed that does not fit into a predictions file (64 bits)."""
     if not abs(seed) < 2**63:
         raise InputError(f"training_seed: {seed}; give one below 2**63")
 
@@ -74,9 +74,9 @@ def run_evaluation(args: EvalArguments) -> Path:
         The run folder: `config.yaml`, `manifest.json`, `predictions.parquet`.
 
     Raises:
-        InputError: bad configuration, data, model or adapter, an adapter that was trained on a test item, or a folder
-            of another configuration.
-        CheckError: the disk is full, or a server is out of reach; what is stored stays.
+        InputError: the configuration, data, model or adapter is bad; the adapter was trained on a test item; or the
+            folder holds a run of another configuration.
+        CheckError: the disk is full, or a server cannot be reached; what is stored stays.
     """
     with Progress(f"evaluation of {args.name or Path(args.output_dir).name}") as progress:
         progress.phase("loading labels and model")
@@ -128,7 +128,7 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
 
 
 def show_writing(progress: Progress) -> Callable[[float, int, int], None]:
-    """Return what `evaluate` is to call: it shows completions, tokens and their rate as a phase of `progress`."""
+    """Return a callback for `evaluate` that shows completions, tokens and their rate as a phase of `progress`."""
     began: list[float] = []
 
     def show(done: float, total: int, tokens: int) -> None:
@@ -142,17 +142,21 @@ def show_writing(progress: Progress) -> Callable[[float, int, int], None]:
 
 
 def settle(args: EvalArguments) -> EvalArguments:
-    """Return the arguments with the number type that `auto` means for this run; a server decides on its own."""
+    """Return the arguments with `dtype: auto` replaced by the type used in this run; a server chooses its own."""
     if args.engine == "openai":
         return args
     return replace(args, dtype=settle_dtype(args.dtype, Path(args.output_dir)))
 
 
 def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
-    """Return how many items an adapter was trained on; None where nothing beside its weights says so.
+    """Return the number of items that an adapter was trained on; None where its folder does not say.
+
+    Args:
+        adapter: the adapter's folder.
+        corpus: labels under the split of the evaluation.
 
     Raises:
-        InputError: one of them is a test item of the split.
+        InputError: a training item of the adapter is a test item of the split.
     """
     items = read_trained_items(adapter)
     if items is None:
@@ -167,12 +171,19 @@ def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
 
 
 def select_test_items(corpus: Corpus, protocol: Protocol) -> pd.DataFrame:
-    """Return the test items that a protocol names, in the order in which they are asked."""
+    """Return the test items of a protocol, in the order of evaluation.
+
+    Raises:
+        InputError: there are none.
+    """
     test = asked_of(corpus.test, protocol.prompt)
     if protocol.items:
         lines = [test[test["cell_line"] == line] for line in CELL_LINES if (test["cell_line"] == line).any()]
         drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=False) for rows in lines]
         test = pd.concat(drawn).sort_index()
     if test.empty:
-        raise InputError(f"split: {protocol.split!r} has no test items for template {protocol.prompt.template!r}")
+        raise InputError(
+            f"split: {protocol.split!r} has no test items for template {protocol.prompt.template!r}; set template: "
+            "three_class, or another split"
+        )
     return test

@@ -210,7 +210,7 @@ def test_a_rehearsal_of_a_line_held_out_withholds_each_other_line(make_labels: M
 def test_withheld_labels_of_one_kind_only_are_an_error() -> None:
     rows = [("k562", f"P{i}", "G", NONE, "train") for i in range(8)] + [("k562", "T", "G", UP, "test")]
     corpus = hand_made(rows)
-    with pytest.raises(InputError, match="one label only"):
+    with pytest.raises(InputError, match="only one label"):
         predict_baselines(corpus, corpus.test)
 
 

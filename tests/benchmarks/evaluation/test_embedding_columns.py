@@ -29,7 +29,7 @@ def test_an_index_in_a_parquet_file_is_no_dimension(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["index", "id", "row_nr", "X", "...1", "#"])
 def test_a_column_that_counts_the_rows_is_refused(tmp_path: Path, name: str, numbers: list[int]) -> None:
     FRAME.assign(**{name: numbers}).to_csv(tmp_path / "e.csv", index=False)
-    with pytest.raises(InputError, match=rf"'{re.escape(name)}' counts the rows"):
+    with pytest.raises(InputError, match=rf"'{re.escape(name)}' holds row numbers"):
         read_embeddings(tmp_path / "e.csv")
 
 

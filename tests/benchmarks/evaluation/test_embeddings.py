@@ -149,5 +149,5 @@ def test_one_training_label_only_is_an_error(tmp_path: Path, make_labels: MakeLa
     labels["label"] = pd.Categorical([NONE] * len(labels), dtype=LABEL_DTYPE)
     embeddings = read_embeddings(write(tmp_path / "genes.csv", random_embeddings(labels)))
     corpus = Corpus("small", "official", labels)
-    with pytest.raises(InputError, match="one label only"):
+    with pytest.raises(InputError, match="only one label"):
         embedding_regression(embeddings, corpus, corpus.test)

@@ -277,11 +277,11 @@ def test_a_prompt_beyond_the_context_is_refused_before_generating(tmp_path: Path
     ("change", "problem"),
     [
         ({"items": make_items().drop(columns="pert")}, "no column 'pert'"),
-        ({"items": make_items().iloc[:0], "messages": []}, "there are none"),
+        ({"items": make_items().iloc[:0], "messages": []}, "none given"),
         ({"messages": make_messages(make_items())[:-1]}, "22 prompts for 23 items"),
         ({"items": pd.concat([make_items(22), make_items(1)])}, r"k562\|P0\|G0 occurs twice"),
         ({"chunk": 0}, "chunk: is 0"),
-        ({"protocol": make_protocol(template="direction")}, "which template: direction does not ask"),
+        ({"protocol": make_protocol(template="direction")}, "which template: direction does not offer"),
     ],
 )
 def test_items_that_do_not_fit(tmp_path: Path, change: dict[str, Any], problem: str) -> None:

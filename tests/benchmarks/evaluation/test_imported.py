@@ -198,7 +198,7 @@ def test_scores_from_jsonl_and_parquet(tmp_path: Path) -> None:
     [
         ("AARS,1-Mar,rpe1,up", "row 3: answer 'up' is no label; .*--label 'up=LABEL'"),
         ("AARS,1-Mar,rpe1,not upregulated", "row 3: answer 'not upregulated' is no label"),
-        ("AARS,NA,rpe1,upregulated", "row 3: the item, sample and seed are in an earlier row"),
+        ("AARS,NA,rpe1,upregulated", "row 3: an earlier row has this item, sample and seed"),
         ("AARS,1-Mar,rpe1", "row 3: row has fewer values than the header"),
     ],
 )
@@ -230,11 +230,11 @@ def test_values_that_cannot_be(tmp_path: Path, header: str, scores: str, problem
     [
         ("pert,gene,answer", {}, "no column 'cell_line'; map it, or give LINE="),
         ("knockdown,gene,cell_line,answer", {}, "no column 'pert'; map it, --map pert=THEIRS .it has knockdown"),
-        ("pert,gene,cell_line", {}, "neither an answer, a completion nor scores"),
+        ("pert,gene,cell_line", {}, "has no answer, completion or scores"),
         ("pert,gene,cell_line,p_up", {}, "some of p_up, p_down, p_none, but not all"),
-        ("pert,gene,cell_line,p_up,p_down,p_none,p_de", {}, "map one kind"),
+        ("pert,gene,cell_line,p_up,p_down,p_none,p_de", {}, "map only one kind"),
         ("pert,gene,cell_line,answer", {"answer": "reply"}, r"no column 'reply' \(for answer\)"),
-        ("pert,gene,cell_line,answer", {"prediction": "answer"}, "'prediction' is none of ours"),
+        ("pert,gene,cell_line,answer", {"prediction": "answer"}, "'prediction' is unknown"),
     ],
 )
 def test_columns_that_are_missing(tmp_path: Path, header: str, columns: dict[str, str], problem: str) -> None:
@@ -253,7 +253,7 @@ def test_answers_with_and_without_direction_are_not_mixed(tmp_path: Path) -> Non
     file = write_csv(
         tmp_path / "f.csv", "pert,gene,cell_line,answer", "AARS,NA,rpe1,upregulated", "AARS,1-Mar,rpe1,yes"
     )
-    with pytest.raises(InputError, match="row 3: .*other rows tell the direction"):
+    with pytest.raises(InputError, match="row 3: .*other rows have a direction"):
         read_imported([file], CORPUS, labels={"yes": "differentially expressed"})
 
 

@@ -143,7 +143,7 @@ def test_files_that_tell_different_things_are_refused(
 ) -> None:
     first = write_csv(tmp_path / "a.csv", "answer", *answers, items=ITEMS[:2])
     second = write_csv(tmp_path / "b.csv", columns, *values, items=ITEMS[2:4])
-    with pytest.raises(InputError, match=r"[ab]\.csv.*[ab]\.csv.*import them apart"):
+    with pytest.raises(InputError, match=r"[ab]\.csv.*[ab]\.csv.*import them separately"):
         read_imported([first, second], CORPUS)
 
 

@@ -148,11 +148,11 @@ def test_a_log_of_another_run_is_refused_naming_the_keys(tmp_path: Path) -> None
     with PredictionLog(tmp_path, FACTS) as log:
         log.append(0, make_frame(["A", "B"]))
     other = {"engine": {"model": "large", "revision": None}, "seed": 1}
-    with pytest.raises(InputError, match=r"part-000000\.parquet: is of a run with other engine\.model, seed;"):
+    with pytest.raises(InputError, match=r"part-000000\.parquet: belongs to a run with other engine\.model, seed;"):
         PredictionLog(tmp_path, other)
     with PredictionLog(tmp_path, FACTS) as log:
         log.finish(2)
-    with pytest.raises(InputError, match=r"predictions\.parquet: is of a run with other engine\.model, seed;"):
+    with pytest.raises(InputError, match=r"predictions\.parquet: belongs to a run with other engine\.model, seed;"):
         PredictionLog(tmp_path, other)
 
 
