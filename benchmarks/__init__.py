@@ -1,9 +1,16 @@
-"""What a model is asked, who answers, and whether it is right.
+"""Labels, prompts, engines, evaluation, statistics and reports.
 
-`screens` (labels), `evidence` (and prompts), `endpoint` (one client for servers), `models` (folders and engines),
-`evaluation` (protocol, predictions, baselines), `statistics` and `report`; each may import those before it, the
-files beside them (messages, keys, tables, files, run folders, the machine), which stand below all of them, and
-`rewards`.
+Folders, in the order of import (each may import those before it):
+
+- `screens`: labels and splits
+- `evidence`: neighbours and prompts
+- `endpoint`: one client for servers
+- `models`: model folders and engines
+- `evaluation`: protocol, predictions, baselines
+- `statistics`
+- `report`
+
+All of them may import `rewards` and the files beside this one (messages, keys, tables, files, run folders, machine).
 """
 
 from benchmarks.evidence.neighbours import NeighbourModel, fit_neighbours

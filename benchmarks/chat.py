@@ -1,4 +1,4 @@
-"""A model's tokenizer and its prompts, the same for SFT, rollouts and evaluation."""
+"""A model's tokenizer and its prompts, the same in SFT, rollouts and evaluation."""
 
 import logging
 import re
@@ -12,25 +12,28 @@ from rewards.answer import TAGS
 
 Message = Mapping[str, str]
 THINK = "<think>"
-_PROBE: Final = "a b  c\nD"  # white space is what a wrong pre-tokenizer loses
-_TODAY: Final = re.compile(r"\bstrftime_now\s*\(")  # what transformers offers to templates as the clock
+_PROBE: Final = "a b  c\nD"  # a wrong pre-tokenizer loses white space
+_TODAY: Final = re.compile(r"\bstrftime_now\s*\(")  # the function that gives chat templates the date
 _logger = logging.getLogger("synthpert.chat")
 _BLOCK: Final = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
 def split_think(text: str) -> tuple[str | None, str]:
-    """Return the think block that a text begins with, without its tags, and the rest; None where there is none."""
+    """Return the think block at the beginning of a text, without its tags (None if there is none), and the rest."""
     match = _BLOCK.match(text)
     return (match[1], text[match.end() :]) if match else (None, text)
 
 
 def join_think(own: str, text: str) -> str:
-    """Return a text whose think block begins with a model's own thinking, which came apart from it.
+    """Put a model's own thinking, which a server returned separately, at the beginning of a text's think block.
 
     Args:
         own: the thinking.
-        text: the rest, with the think block that the prompt asked for, or without one. A block that says the same once
-            more is left out.
+        text: the rest, with or without the think block that the prompt asked for. A block that repeats `own` is left
+            out.
+
+    Returns:
+        The completion with one think block.
     """
     written, rest = split_think(text)
     thoughts = dict.fromkeys(one for one in (own.strip(), (written or "").strip()) if one)
@@ -38,36 +41,42 @@ def join_think(own: str, text: str) -> str:
 
 
 def without_surrogates(text: str) -> str:
-    """Return the text with a replacement character for each lone surrogate, which UTF-8 cannot hold."""
+    """Return the text with a replacement character for each lone surrogate, which UTF-8 cannot encode."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def open_tokenizer(path: Path) -> Any:
-    """Load a model's tokenizer, as SFT, GRPO and evaluation all use it.
+    """Load a model's tokenizer, for SFT, GRPO and evaluation alike.
 
-    Where transformers has a class for it that reads text otherwise than its `tokenizer.json`, the file decides. A chat
-    template that prints the date is told of.
+    If the class that transformers chooses reads text differently from the folder's `tokenizer.json`, the file decides.
+    A chat template that prints the date gives a warning.
 
     Args:
         path: the model's folder.
 
+    Returns:
+        A Hugging Face tokenizer.
+
     Raises:
-        InputError: the tokenizer does not load, has no chat template, or one that never says that it is the model's
-            turn, or does not give a text back.
+        InputError: the tokenizer cannot be loaded, does not return text unchanged, has no chat template, or its
+            template ignores `add_generation_prompt`.
     """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        # transformers knows by their names on the hub some models whose tokenizer_class is wrong (DeepSeek-R1's
-        # distills); a folder has no such name, and their text would lose its white space.
+        # For some models with a wrong tokenizer_class (DeepSeek-R1's distills), transformers corrects it by their name
+        # on the hub. A folder has no such name, and the wrong class would lose white space.
         if (path / "tokenizer.json").is_file():
             written = Tokenizer.from_file(str(path / "tokenizer.json")).encode(_PROBE, add_special_tokens=False).ids
             if _ids(tokenizer, _PROBE) != written:
                 tokenizer = PreTrainedTokenizerFast.from_pretrained(path, padding_side=tokenizer.padding_side)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: its tokenizer does not load ({' '.join(str(error).split())[:200]})") from error
+        raise InputError(
+            f"{path}: its tokenizer does not load ({' '.join(str(error).split())[:200]}); download the model again, or "
+            "use another"
+        ) from error
     if tokenizer.chat_template is None:
         raise InputError(f"{path}: its tokenizer has no chat template; use an instruction-tuned model")
     back = tokenizer.decode(_ids(tokenizer, _PROBE), skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -75,16 +84,16 @@ def open_tokenizer(path: Path) -> Any:
         raise InputError(f"{path}: its tokenizer reads {_PROBE!r} as {back!r}; use a model whose tokenizer keeps text")
     if not _tells_whose_turn(tokenizer):
         raise InputError(
-            f"{path}: its chat template ignores add_generation_prompt, so that the model is not told that it is its "
-            "turn; take the template of the model's makers, or add the beginning of the assistant's turn to it"
+            f"{path}: its chat template ignores add_generation_prompt, so the model cannot see that it is its turn; "
+            "take the original template of the model, or add the beginning of the assistant's turn to it"
         )
     if prints_date(tokenizer):
-        _logger.warning("%s: its chat template prints today's date, so that prompts differ by day", path)
+        _logger.warning("%s: its chat template prints today's date, so prompts differ from day to day", path)
     return tokenizer
 
 
 def _tells_whose_turn(tokenizer: Any) -> bool:
-    """Whether what a model continues is, white space aside, what stands before an assistant's words in a chat."""
+    """Whether a prompt ends, white space aside, in what stands before the assistant's words in a rendered chat."""
     asked = [{"role": "user", "content": "Q"}]
     said = [*asked, {"role": "assistant", "content": _PROBE}]
     try:
@@ -92,14 +101,14 @@ def _tells_whose_turn(tokenizer: Any) -> bool:
         if prompt != _apply_template(tokenizer, asked, add_generation_prompt=False):
             return True
         before, found, _ = _apply_template(tokenizer, said, add_generation_prompt=False).partition(_PROBE)
-    except InputError:  # it takes no such chat: there is nothing to tell by
+    except InputError:  # the template takes no such chat, so this cannot be checked
         return True
-    # Templates such as Mistral's need no flag: a user's turn ends in what the assistant's begins with.
+    # Templates such as Mistral's need no flag: the end of a user's turn is the beginning of the assistant's.
     return not found or before.strip() == prompt.strip()
 
 
 def prints_date(tokenizer: Any) -> bool:
-    """Return whether a tokenizer's chat template prints the date of the day."""
+    """Return whether a tokenizer's chat template prints today's date."""
     return _TODAY.search(str(tokenizer.chat_template)) is not None
 
 
@@ -108,14 +117,17 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """Return the text a model continues: the chat template with its generation prompt.
+    """Return the text that a model continues: the chat template with its generation prompt.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
         messages: `{"role", "content"}` each, the last one from the user.
 
+    Returns:
+        The prompt.
+
     Raises:
-        InputError: a message holds a control token of the chat, or the template does not take the messages.
+        InputError: a message holds a control token of the chat, or the template does not accept the messages.
     """
     for message in messages:
         refuse_control_tokens(tokenizer, message["content"])
@@ -123,7 +135,7 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
 
 
 def _apply_template(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    """Return a chat as its template renders it; whatever the template raises, as a template may, is an `InputError`."""
+    """Return a chat as its template renders it; any error that a template raises becomes an `InputError`."""
     from jinja2 import TemplateError
 
     try:
@@ -134,7 +146,7 @@ def _apply_template(tokenizer: Any, messages: Sequence[Message], *, add_generati
         roles = ", ".join(message["role"] for message in messages)
         raise InputError(
             f"{tokenizer.name_or_path}: its chat template does not take a chat of {roles} "
-            f"({' '.join(str(error).split())[:160]}); mend the template there, or use another model"
+            f"({' '.join(str(error).split())[:160]}); correct the template there, or use another model"
         ) from None
     if not isinstance(text, str):
         raise TypeError(f"chat template rendered {type(text).__name__}, not text")
@@ -142,15 +154,20 @@ def _apply_template(tokenizer: Any, messages: Sequence[Message], *, add_generati
 
 
 def refuse_control_tokens(tokenizer: Any, text: str) -> None:
-    """Refuse text that holds what a chat template sets between turns: a model would read it as the end of one.
+    """Refuse text with a control token of the chat, since a model would read it as the end of a turn.
 
-    Special tokens, and the tokens that the template names, are such; our own tags are none.
+    Control tokens are the special tokens and the tokens that the template names. Our own tags (`<think>`, `<answer>`)
+    are none.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        text: the content of a message.
 
     Raises:
-        InputError: the text holds one, which is named.
+        InputError: the text holds a control token; the message names it.
     """
     if (found := _control_tokens(tokenizer, str(tokenizer.chat_template)).search(text)) is not None:
-        raise InputError(f"its text holds the control token {found[0]!r} of the chat; take it out")
+        raise InputError(f"its text holds the control token {found[0]!r} of the chat; remove it")
 
 
 @lru_cache(maxsize=8)
@@ -164,15 +181,15 @@ def _control_tokens(tokenizer: Any, template: str) -> re.Pattern[str]:
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Return the token ids of `render_prompt`; the template itself brings all special tokens."""
+    """Return the token ids of `render_prompt`; the template itself adds all special tokens."""
     return _ids(tokenizer, render_prompt(tokenizer, messages))
 
 
 def prefilled_think(prompt: str) -> str:
     """Return the opening think tag, with its white space, that a chat template put at the end of `prompt`, or "".
 
-    Templates of reasoning models (DeepSeek-R1 distills) end the generation prompt in `<think>`; what the model
-    writes then starts inside it. Completions are stored and scored with the tag in front.
+    Templates of reasoning models (DeepSeek-R1 distills) end the generation prompt in `<think>`, so the model's text
+    begins within the think block. Completions are stored and scored with the tag in front.
     """
     stripped = prompt.rstrip()
     return prompt[len(stripped) - len(THINK) :] if stripped.endswith(THINK) else ""

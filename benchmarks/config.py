@@ -1,4 +1,4 @@
-"""Reading a stage's configuration: YAML keys of TRL's own dataclasses and ours, command-line values on top."""
+"""Reads a stage's configuration: YAML keys of TRL's own dataclasses and ours, with command-line values on top."""
 
 import dataclasses
 import re
@@ -28,8 +28,8 @@ ConfigSource = str | Path | Mapping[str, Any]
 
 
 _DIGITS: Final = "[0-9][0-9_]*"
-# YAML 1.2's core schema, and `_` within numbers. PyYAML reads by 1.1, where `off` is false, `1:30` is 90, `010` is 8,
-# and `1e-5` is text.
+# The core schema of YAML 1.2, and `_` within numbers. PyYAML follows YAML 1.1: `off` is false, `1:30` is 90, `010` is
+# 8, and `1e-5` is text.
 _PLAIN: Final = {
     r"~|null|Null|NULL|": "tag:yaml.org,2002:null",
     r"true|True|TRUE|false|False|FALSE": "tag:yaml.org,2002:bool",
@@ -40,22 +40,22 @@ _PLAIN: Final = {
     "|".join(one for word in WORDS for one in (word, word.capitalize(), word.upper())): "!word",
     "<<": "tag:yaml.org,2002:merge",
 }
-# Keys whose values are for others to read, so that no annotation says whether `no` is a word there.
+# Keys whose values other libraries read. No annotation says whether `no` is text there.
 _UNTYPED: Final = re.compile(r"parameters|.*_body|.*_kwargs")
 
 
 class _Word(str):
-    """A plain `yes`, `no`, `on` or `off`: text, and a truth value where the key takes one."""
+    """An unquoted `yes`, `no`, `on` or `off`: text, or a truth value if the key allows one."""
 
 
 class _Exponent(float):
-    """A number such as `1e-5`, with its text, which it is where the key takes text."""
+    """A number such as `1e-5`, with its text, for keys that allow text."""
 
     text: str
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the plain values of YAML 1.2; a key that is given twice is refused."""
+    """PyYAML's safe loader with the plain values of YAML 1.2; a key given twice is refused."""
 
     def construct_word(self, node: Any) -> _Word:
         return _Word(node.value)
@@ -86,18 +86,21 @@ _Loader.add_constructor("!exponent", _Loader.construct_exponent)
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, by YAML 1.2: `yes`, `no`, `on` and `off` are text, `1e-5` is a number.
 
-    A path's `~` is the home folder.
+    `~` at the beginning of a path is the home folder.
+
+    Args:
+        path: the file.
 
     Raises:
-        InputError: the file is missing, is not YAML, holds no mapping, gives a key twice, or has one of these words
-            where nothing says whether it is text.
+        InputError: the file is missing, is not YAML, holds no mapping, or gives a key twice; or an unquoted `yes`,
+            `no`, `on` or `off` stands where no annotation says whether it is text.
     """
     return {str(key) if isinstance(key, _Word) else key: _plain(one, f"{path}: {key}", key)
             for key, one in _load(path).items()}  # fmt: skip
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a text of YAML is, as `read_yaml` reads values; a YAMLError or ValueError where it is none."""
+    """Return the value of a YAML text, with values as in `read_yaml`; raise YAMLError or ValueError otherwise."""
     return _plain(yaml.load(text, _Loader), text[:60], "")
 
 
@@ -107,14 +110,14 @@ def _load(path: Path) -> dict[Any, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2026-99-99
-        raise InputError(f"{path}: not YAML ({_yaml_problem(error)}); mend the file") from None
+        raise InputError(f"{path}: not YAML ({_yaml_problem(error)}); correct the file") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: holds no keys; write one `key: value` a line")
+        raise InputError(f"{path}: holds no keys; write one `key: value` per line")
     return values
 
 
 def _plain(value: Any, where: str, key: Any) -> Any:
-    """A value without marks, and with the home folder in place of `~` at a path's beginning."""
+    """A value as plain Python types, with the home folder in place of `~` at the beginning of a path."""
     if isinstance(value, _Word):
         if _UNTYPED.fullmatch(str(key)):
             raise InputError(
@@ -137,7 +140,7 @@ def _plain(value: Any, where: str, key: Any) -> Any:
 
 
 def _yaml_problem(error: Exception) -> str:
-    """What is wrong and where, without the line itself, which may hold a secret."""
+    """What is wrong and where. The line itself is not shown, since it may hold a secret."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())[:160]
     mark = error.problem_mark
@@ -145,18 +148,21 @@ def _yaml_problem(error: Exception) -> str:
 
 
 def name_out(words: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Let `--out`, which is what is written in every command, stand for a configuration's own key of that.
+    """Let `--out`, the same in every command, stand for the configuration's own key of the output folder or file.
 
     Args:
-        words: of the command line, `--key value` or `--key=value`.
+        words: command-line words, `--key value` or `--key=value`.
         known: the configuration's keys.
+
+    Returns:
+        The words, with that key in place of `--out`.
     """
     key = next((name for name in ("output_dir", "output") if name in known), "out")
     return [re.sub(r"^--out(?=$|=)", f"--{key}", word) for word in words]
 
 
 def _refuse_credentials(values: Mapping[str, Any], words: Sequence[str], where: str) -> None:
-    """Refuse TRL's keys that hold the hub's token, which run folder and checkpoints would keep as plain text."""
+    """Refuse TRL's keys that hold the hub's token: the run folder and checkpoints would store it as plain text."""
     options = values.get("model_init_kwargs")
     for key, given in (
         ("hub_token", values.get("hub_token") is not None or "hub_token" in words),
@@ -169,22 +175,25 @@ def _refuse_credentials(values: Mapping[str, Any], words: Sequence[str], where: 
             )
 
 
-# Keys that a stage does not read: by key the value that it has in any case, and why it has no other.
+# Keys that a stage does not read. By key: the fixed value, and the reason why there is no other.
 Idle = Mapping[str, tuple[Any, str]]
 
 
 def _refuse_idle(values: Mapping[str, Any], words: Sequence[str], idle: Idle, where: str) -> None:
-    """Refuse keys that would be stored and have no effect."""
+    """Refuse keys that would be stored without effect."""
     for key, (fixed, why) in idle.items():
         if key in words or values.get(key) not in (None, fixed):
             raise InputError(f"{where}: {key} has no effect: {why}; leave it out")
 
 
 def _asked_reports(values: Mapping[str, Any], words: Sequence[str], found: Sequence[str], where: str) -> list[str]:
-    """Return the services that a run reports to, those that were asked for.
+    """Return the services that a run reports to; only those that the user named.
 
     Args:
-        found: what transformers makes of `report_to`; it adds what it finds on a cluster.
+        values: the configuration.
+        words: command-line words.
+        found: `report_to` as transformers resolves it; on a cluster it adds services by itself.
+        where: what errors call the configuration.
     """
     from transformers.integrations import get_available_reporting_integrations
 
@@ -198,7 +207,7 @@ def _asked_reports(values: Mapping[str, Any], words: Sequence[str], found: Seque
 
 
 def _values_of(words: Sequence[str], key: str) -> list[str]:
-    """Return what command-line words give a key: `--key value …` or `--key=value`."""
+    """Return the values that command-line words give a key: `--key value …` or `--key=value`."""
     found: list[str] = []
     here = False
     for word in words:
@@ -216,21 +225,21 @@ def parse_stage(
 ) -> tuple[Any, Any, Any]:
     """Read a training stage's configuration: our keys, TRL's, and those of its ModelConfig; see `parse_config`.
 
-    Keys that depend on the machine need not be given: `dtype` is `auto` (TRL: float32), which is settled here, and
-    where there is no GPU `use_cpu` is true and `bf16`, which stands for mixed precision, false.
+    Keys that depend on the machine may be left out. `dtype` is then `auto` (TRL's default is float32), and is resolved
+    here. Without a GPU `use_cpu` is true, and `bf16` (mixed precision) is false.
 
     Args:
         source, overrides: see `parse_config`.
         ours: our arguments' dataclass.
         theirs: TRL's; its `output_dir` is the run folder.
-        idle: keys of TRL's that the stage does not read.
+        idle: TRL's keys that the stage does not read.
 
     Returns:
         One instance of each, and the ModelConfig.
 
     Raises:
-        InputError: see `parse_config`; or a key has no effect, checkpoints would be of no use, or what `report_to`
-            names is not installed.
+        InputError: see `parse_config`. Also where a key has no effect, checkpoints could not be resumed, or a service
+            in `report_to` is not installed.
     """
     import torch
     from trl import ModelConfig
@@ -245,8 +254,8 @@ def parse_stage(
     _refuse_idle(values, [word[2:].split("=")[0] for word in overrides if word.startswith("--")], idle, where)
     if args.save_only_model:
         raise InputError(
-            f"{where}: save_only_model: a run cannot go on from a checkpoint without optimizer and schedule; leave it "
-            "out, and let save_total_limit: 1 save room"
+            f"{where}: save_only_model: a run cannot resume from a checkpoint without optimizer and schedule; leave it "
+            "out, and set save_total_limit: 1 to save space"
         )
     args.report_to = _asked_reports(values, overrides, args.report_to, where)
     model_args.dtype = settle_dtype(model_args.dtype, Path(args.output_dir))
@@ -263,7 +272,7 @@ def parse_config(
 
     Args:
         source: a YAML file, or a mapping of the same keys.
-        overrides: command-line words `--key value` that win over the file; `--out` is the key of what is written.
+        overrides: command-line words `--key value`, which take precedence over the file; `--out` is the output's key.
         dataclass_types: ours and TRL's; their fields are the allowed keys.
         defaults: values of keys that neither gives.
 
@@ -271,12 +280,12 @@ def parse_config(
         One instance per dataclass.
 
     Raises:
-        InputError: a key is unknown (the nearest is suggested), holds a credential, or a value does not fit; ours are
-            held against their annotations, as argparse checks no value that comes from a file.
+        InputError: a key is unknown (the message suggests the nearest) or holds a credential, or a value does not fit.
+            Values for our dataclasses are checked against the annotations, since argparse checks none from a file.
     """
     from trl import TrlParser
 
-    class Parser(TrlParser):  # type: ignore[misc]  # argparse prints its usage and exits; we want one line
+    class Parser(TrlParser):  # type: ignore[misc]  # argparse would print its usage and exit; we raise one line
         def error(self, message: str) -> NoReturn:
             raise InputError(f"{where}: {message}")
 
@@ -300,7 +309,7 @@ def parse_config(
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())[:300]}") from error
-    for part in parts:  # mappings may come as text
+    for part in parts:  # a mapping may be given as text
         _refuse_credentials(vars(part), (), where)
     return tuple(
         from_keys(cls, vars(part), where) if _is_ours(cls) else part
@@ -309,18 +318,18 @@ def parse_config(
 
 
 def _read(source: ConfigSource, dataclass_types: Sequence[type]) -> tuple[str, dict[str, Any]]:
-    """What errors call a configuration, and its keys, each with what its value stands for there."""
+    """What errors call a configuration, and its values by key, each converted for the key's annotation."""
     where = "configuration" if isinstance(source, Mapping) else str(source)
     given = source if isinstance(source, Mapping) else _load(Path(source))
     hints = {name: hint for cls in dataclass_types for name, (hint, _) in key_fields(cls).items()}
-    hints["scale_rewards"] = bool | str  # TRL's annotation says text alone
+    hints["scale_rewards"] = bool | str  # TRL's annotation allows only text
     return where, {str(key): _as_key(str(key), one, hints.get(str(key), Any), where) for key, one in given.items()}
 
 
 def _as_key(key: str, value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, _Exponent) and not takes(hint, float):
         if takes(hint, int):
-            return int(value) if value.is_integer() else value.text  # which is refused as no whole number
+            return int(value) if value.is_integer() else value.text  # text, which the check for a whole number refuses
         if takes(hint, str):
             return value.text
     return fit_value(_plain(value, f"{where}: {key}", key), hint, f"{where}: {key}")
@@ -331,12 +340,12 @@ def _is_ours(cls: type) -> bool:
 
 
 def resolved(*parts: Any) -> dict[str, Any]:
-    """Return what a run is defined by: every field of ours, `dtype`, and each of TRL's that is not its default."""
+    """Return what defines a run: every field of ours, `dtype`, and each field of TRL's that is not its default."""
     values: dict[str, Any] = {}
     for part in parts:
         if _is_ours(type(part)):
             kept = to_keys(part)
-        else:  # `dtype` is what `auto` came to on this machine
+        else:  # `dtype` is what `auto` resolved to on this machine
             fields = [one for one in dataclasses.fields(part) if one.init and one.default is not dataclasses.MISSING]
             kept = {one.name: getattr(part, one.name) for one in fields}
             kept = {one.name: kept[one.name] for one in fields if one.name == "dtype" or kept[one.name] != one.default}

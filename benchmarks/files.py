@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, with one line where the disk refuses; and their digest."""
+"""Files: written completely or not at all, with one-line errors if the disk refuses; and their digest."""
 
 import errno
 import hashlib
@@ -20,14 +20,14 @@ _WRITE_ERRORS: Final = (
 
 
 def at_home(word: str) -> str:
-    """Return a path, or a word `--key=PATH`, with the home folder in place of `~`; any other text as it is."""
+    """Return a path, or a word `--key=PATH`, with the home folder in place of `~`; other text is returned unchanged."""
     found = _HOME.fullmatch(word)
     return word if found is None else f"{found[1] or ''}{os.path.expanduser(found[2])}"
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write below `path` into one line with the remedy; other errors of the system pass."""
+    """Turn a failed write below `path` into one line with the remedy; other system errors pass through."""
     try:
         yield
     except OSError as error:
@@ -41,10 +41,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder to write to that cannot be one.
+    """Refuse an output folder that cannot be one.
 
     Raises:
-        InputError: it, or what it is to lie in, is a file.
+        InputError: the path, or a parent of it, is a file.
     """
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if there.exists() and not there.is_dir():
@@ -53,16 +53,19 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to be written under a temporary name; it takes its own once all of it is on the disk.
+    """Open a file to be written under a temporary name. It gets its own name once all of it is on the disk.
 
-    A reader sees the file that was there before, or the whole new one, after a kill or a power cut too. Where writing
-    fails nothing is left of it. Folders are made.
+    Readers see either the old file or the complete new one, even after a kill or a power cut. If writing fails, the
+    temporary file is removed. Missing folders are created.
 
     Args:
-        path: the file; one that is there is replaced.
+        path: the file; an existing one is replaced.
+
+    Yields:
+        The open file, for bytes.
 
     Raises:
-        CheckError: the disk is full or refuses the file.
+        CheckError: the disk is full or the file cannot be written.
     """
     partial = path.with_name(path.name + PARTIAL)
     with disk_errors(path):
@@ -80,7 +83,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
-    """Write a text file in UTF-8, whole or not at all; see `whole_file`. `errors` as in `str.encode`."""
+    """Write a text file in UTF-8, completely or not at all; see `whole_file`. `errors` as in `str.encode`."""
     content = text.encode("utf-8", errors)
     with whole_file(path) as file:
         file.write(content)
@@ -93,7 +96,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the new name on the disk, too."""
+    """Flush a folder, so that a new name in it is on the disk too."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

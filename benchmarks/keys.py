@@ -1,8 +1,8 @@
-"""The keys of a configuration: a dataclass's fields, those of a dataclass within it standing flat among them.
+"""Configuration keys: the fields of a dataclass, with those of nested dataclasses on the same level.
 
-A key is written once, in the dataclass that it belongs to; whoever holds that dataclass takes the key. The default of
-a nested key is that of the value there, so that one holder's default may differ from another's. A field with the
-metadata `key: False` is none: the program sets it.
+A key is defined once, in its own dataclass. Every configuration that holds this dataclass has the key. A nested key's
+default comes from the default of the nested value, so configurations may have different defaults. A field with the
+metadata `key: False` is no key: the program sets it.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ _WORDS: Final = {
 
 
 def key_fields(cls: type, given: Any = None) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
-    """Return the keys of a dataclass, in order: the annotation of each, and its field with the default that holds.
+    """Return the keys of a dataclass, in order: for each its annotation, and its field with its default.
 
     Args:
         cls: the dataclass.
-        given: an instance whose values are the defaults, where they are not the fields' own.
+        given: an instance whose values are used as defaults; None for the defaults of the fields.
     """
     hints = get_type_hints(cls)
     found: dict[str, tuple[Any, dataclasses.Field[Any]]] = {}
@@ -45,11 +45,11 @@ def key_fields(cls: type, given: Any = None) -> dict[str, tuple[Any, dataclasses
 
 
 def flat_class(cls: type) -> type:
-    """Return a dataclass whose fields are the keys of `cls`, for a parser that knows no nesting."""
+    """Return a dataclass whose fields are the keys of `cls`, for a parser that cannot read nested ones."""
     fields = []
     for name, (hint, entry) in key_fields(cls).items():
         own = dataclasses.field(default=entry.default, default_factory=entry.default_factory, metadata=entry.metadata)  # type: ignore[call-overload]
-        if get_origin(hint) is list:  # of the command line, whose words are text, whatever a file may hold besides
+        if get_origin(hint) is list:  # words of the command line are text, even if a file may hold other types
             kind = get_args(hint)[0]
             hint = GenericAlias(list, (kind if isinstance(kind, type) else str,))
         fields.append((name, hint, own))
@@ -57,15 +57,18 @@ def flat_class(cls: type) -> type:
 
 
 def from_keys(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """Make an instance from keys, each held against its annotation.
+    """Make an instance from keys, each checked against its annotation.
 
     Args:
         cls: a dataclass.
-        values: by key; those that are left out have their defaults.
-        where: what errors call them, such as a file.
+        values: by key; keys left out have their defaults.
+        where: what errors call the values, such as a file.
+
+    Returns:
+        The instance of `cls`.
 
     Raises:
-        InputError: a key is unknown, is missing, or its value does not fit.
+        InputError: a key is unknown or missing, or a value does not fit.
     """
     fields = key_fields(cls)
     check_keys([str(key) for key in values], list(fields), where)
@@ -91,7 +94,7 @@ def _nest(cls: type, values: Mapping[str, Any], given: Any = None) -> Any:
 
 
 def to_keys(instance: Any) -> dict[str, Any]:
-    """Return the values of an instance by key, in order: what `from_keys` takes."""
+    """Return the values of an instance by key, in order; `from_keys` takes them back."""
     values: dict[str, Any] = {}
     for entry in dataclasses.fields(instance):
         value = getattr(instance, entry.name)
@@ -103,7 +106,7 @@ def to_keys(instance: Any) -> dict[str, Any]:
 
 
 def check_keys(keys: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Refuse a key that is not known, with the nearest one that is."""
+    """Refuse an unknown key, and suggest the nearest known one."""
     for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
@@ -111,31 +114,36 @@ def check_keys(keys: Sequence[str], known: Sequence[str], where: str) -> None:
 
 
 def check_values(cls: type, values: Mapping[str, Any], where: str) -> None:
-    """Hold values against the annotations of a dataclass's keys: int, float, str, bool, Literal, list, dict, None.
+    """Check values against the annotations of a dataclass's keys: int, float, str, bool, Literal, list, dict, None.
 
     Args:
         cls: the dataclass.
-        values: by key; what is no key of `cls` is passed over.
-        where: what errors call them.
+        values: by key; keys that `cls` does not have are ignored.
+        where: what errors call the values.
 
     Raises:
-        InputError: a value is of another type, or none of those that its key takes.
+        InputError: a value is of the wrong type, or not one of those allowed.
     """
     for name, (hint, _) in key_fields(cls).items():
         if name in values and not _fits(values[name], hint):
-            # What holds a URL or a key may hold a secret.
+            # A URL or the name of a key may hold a secret.
             hidden = name.endswith(("base_url", "extra_body", "api_key_env"))
             shown = f"of type {type(values[name]).__name__}" if hidden else repr(values[name])[:80]
             raise InputError(f"{where}: {name} is {shown}; write {_allowed(hint)}")
 
 
 def fit_value(value: Any, hint: Any, where: str) -> Any:
-    """Return what a value that YAML has read stands for under a key's annotation.
+    """Convert a value read from YAML for the annotation of its key.
 
-    `yes`, `no`, `on` and `off` are truth values where the key takes one.
+    `yes`, `no`, `on` and `off` become truth values if the key allows one.
+
+    Args:
+        value: the value.
+        hint: the key's annotation.
+        where: what errors call the key.
 
     Raises:
-        InputError: a number begins with a 0, which is eight to some and ten to others.
+        InputError: a number begins with 0, which some read as base 8.
     """
     if isinstance(value, list) and takes(hint, list):
         inner = next((get_args(one)[0] for one in _options(hint) if get_origin(one) is list), Any)
@@ -144,7 +152,7 @@ def fit_value(value: Any, hint: Any, where: str) -> Any:
         return WORDS[value.lower()]
     number = (takes(hint, int) or takes(hint, float)) and not takes(hint, str)
     if isinstance(value, str) and number and _LEADING_ZERO.fullmatch(value.strip()):
-        raise InputError(f"{where}: {value} begins with a 0, by which some mean base 8; write the number without it")
+        raise InputError(f"{where}: {value} begins with a 0, which some read as base 8; write the number without it")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What this machine computes with: the cores it grants, the CPU's abilities, and the number type that is fast here."""
+"""This machine: the cores it grants, the CPU's instruction sets, and the number type that is fast here."""
 
 import ctypes
 import os
@@ -12,19 +12,19 @@ from typing import Final
 from rewards import InputError
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
-# oneDNN, which multiplies torch's bf16 matrices on a CPU, can be held to an older instruction set by this variable.
-# These of its names (oneDNN developer guide, "CPU Dispatcher Control") come before bf16.
+# oneDNN multiplies torch's bf16 matrices on a CPU. An environment variable can limit it to an older instruction set.
+# These values (oneDNN developer guide, "CPU Dispatcher Control") are older than bf16.
 _BEFORE_BF16: Final = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes here.
+    """The hardware of this machine, as torch may use it.
 
     Attributes:
         processor: the CPU's name.
-        cores: how many the process is granted; see `granted_cores`.
-        abilities: instruction sets of the CPU that matter for speed, as far as torch may use them.
+        cores: number of cores granted to the process; see `granted_cores`.
+        abilities: instruction sets of the CPU that matter for speed and that torch may use.
         gpus: names of the GPUs that torch sees.
         dtype: the number type that `auto` means here.
     """
@@ -37,7 +37,7 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    """Return what computes here; torch is loaded for it."""
+    """Return this machine's hardware; imports torch."""
     import torch
 
     found = torch.cpu.get_capabilities()
@@ -51,11 +51,15 @@ def describe_machine() -> Machine:
 
 
 def resolve_dtype(asked: str | None) -> str:
-    """Return the number type to compute in: the one place that decides it, for every stage and engine.
+    """Return the number type to compute in. Every stage and engine decides it here.
 
     Args:
-        asked: `float32`, `bfloat16` or `float16`, which are taken as they are; `auto` or None for what is fast here:
-            bfloat16 on a GPU that computes in it and on a CPU with AVX512-BF16 or AMX, float32 elsewhere.
+        asked: `float32`, `bfloat16` or `float16`, which are returned as they are. `auto` or None choose:
+            - bfloat16 on a GPU that computes in it, and on a CPU with AVX512-BF16 or AMX;
+            - float32 elsewhere.
+
+    Returns:
+        The type's name.
 
     Raises:
         InputError: the name is unknown.
@@ -67,13 +71,13 @@ def resolve_dtype(asked: str | None) -> str:
 
 
 def check_dtype(asked: str | None) -> None:
-    """Raise an `InputError` where a number type has no name that we know."""
+    """Raise an `InputError` if a number type is unknown."""
     if asked is not None and asked not in DTYPES:
         raise InputError(f"dtype: {asked!r} is unknown; use one of {', '.join(DTYPES)}")
 
 
 def slow_dtype(dtype: str) -> str | None:
-    """Return one line where a number type, chosen by hand, is known to be slow here; None where it is not."""
+    """Return a warning of one line if a number type is known to be slow on this machine, else None."""
     import torch
 
     if torch.cuda.is_available():
@@ -95,9 +99,9 @@ def _computes_bf16() -> bool:
 
 
 def cpu_abilities() -> tuple[str, ...]:
-    """Return which of AVX2, AVX-512, AVX512-BF16 and AMX-BF16 torch computes with on this CPU, in that order.
+    """Return which of AVX2, AVX-512, AVX512-BF16 and AMX-BF16 torch uses on this CPU, in that order.
 
-    What `ATEN_CPU_CAPABILITY` or `ONEDNN_MAX_CPU_ISA` rules out is left out.
+    Instruction sets that `ATEN_CPU_CAPABILITY` or `ONEDNN_MAX_CPU_ISA` exclude are left out.
     """
     import torch
 
@@ -115,13 +119,13 @@ def cpu_abilities() -> tuple[str, ...]:
 
 
 def granted_cores(root: Path = Path("/")) -> int:
-    """Return how many cores this process is really granted: the fewest of its affinity and its control groups' quotas.
+    """Return how many cores this process may really use: the least of its affinity and its control groups' quotas.
 
-    A quota of 1.5 cores counts as one: a second thread would be stopped half of the time, and the first wait for it.
-    `OMP_NUM_THREADS`, where it is set, is an upper limit, too.
+    A quota of 1.5 cores counts as one: a second thread would be stopped half of the time, and the first would wait for
+    it. `OMP_NUM_THREADS`, if set, is an upper limit too.
 
     Args:
-        root: where `proc` and `sys` lie.
+        root: the folder that holds `proc` and `sys`.
     """
     try:
         cores = len(os.sched_getaffinity(0))
@@ -135,7 +139,7 @@ def granted_cores(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield the CPU quotas, in cores, of the process's control groups and of all above them (versions 1 and 2)."""
+    """Yield the CPU quotas, in cores, of the process's control groups and their parents (versions 1 and 2)."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -165,9 +169,9 @@ def _quota(group: Path) -> float | None:
 
 
 def use_cpu_well() -> None:
-    """Let torch compute with as many threads as there are granted cores, compile nothing, and keep freed memory.
+    """Set torch to use as many threads as cores are granted, compile nothing, and keep freed memory.
 
-    It must come before vLLM starts in this process.
+    Call it before vLLM starts in this process.
     """
     import torch
 
@@ -176,13 +180,13 @@ def use_cpu_well() -> None:
         torch.set_num_threads(cores)
     if torch.cuda.is_available():
         return
-    # To compile takes a C++ compiler, and what is compiled may be wrong: see `benchmarks.models.vllm_engine`.
+    # Compiling needs a C++ compiler, and compiled code may be wrong: see `benchmarks.models.vllm_engine`.
     torch.compiler.set_stance("force_eager")
     if sys.platform == "linux":
-        # glibc gives a large block back to the system as soon as it is freed. Getting the blocks again took a third of
-        # a training step's CPU time (measured with SmolLM2-135M, 8 x 240 tokens). The names are those of mallopt(3).
+        # glibc returns a large block to the system as soon as it is freed. Allocating it again took a third of a
+        # training step's CPU time (measured with SmolLM2-135M, 8 x 240 tokens). The names are those of mallopt(3).
         m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
-        with suppress(AttributeError, OSError):  # another C library, which has no mallopt
+        with suppress(AttributeError, OSError):  # another C library without mallopt
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(m_mmap_threshold, 1 << 30)
             mallopt(m_trim_threshold, (1 << 31) - 1)

@@ -1,4 +1,4 @@
-"""Chat messages as other tools and servers write them: one reader for files and replies alike."""
+"""Chat messages as other tools and servers write them: one reader for files and for replies."""
 
 import json
 import re
@@ -9,35 +9,35 @@ from typing import Any, Final
 from benchmarks.chat import join_think
 from rewards.answer import is_missing
 
-# What others call a role -> ours.
+# Roles in other tools' messages -> ours.
 ROLES: Final[Mapping[str, str]] = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
     "gpt": "assistant", "model": "assistant",
 }  # fmt: skip
-# Where a reply's own thinking stands; the first one that holds any is taken.
+# Keys under which a reply's own thinking may stand; the first that holds text is read.
 _THINKING: Final = (
     "reasoning", "reasoning_content", "thinking", "reasoning_details", "thinking_blocks", "thoughts",
 )  # fmt: skip
 _TEXT_PARTS: Final = (None, "text", "input_text", "output_text")
 _THINKING_PARTS: Final = ("thinking", "reasoning", "redacted_thinking")
 _AS_TEXT: Final = re.compile(r"\s*(?:array\()?\s*\[\s*\{|\s*\(?\s*\{\s*['\"](?:role|from|content)['\"]\s*:")
-_KEYS: Final = ("role", "from", "content")  # one of them is in every message
+_KEYS: Final = ("role", "from", "content")  # every message has one of them
 _KEY: Final = re.compile(rf"['\"](?:{'|'.join(_KEYS)})['\"]\s*:")
 _OF_PART: Final = ("text", "thinking", "reasoning", "summary", "content")
 
 
 class MessageError(ValueError):
-    """Why something is no message, in words."""
+    """A value is no message; says why, in words."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """What a message says.
+    """The content of a message.
 
     Attributes:
         role: `system`, `user` or `assistant`.
-        text: its content; empty where it has thinking alone.
-        thinking: a reply's own thinking that stands apart from its text; empty where there is none.
+        text: its text; empty where it has only thinking.
+        thinking: a reply's own thinking that is separate from its text; empty where there is none.
     """
 
     role: str
@@ -46,12 +46,12 @@ class Read:
 
     @property
     def whole(self) -> str:
-        """The text, with thinking that stood apart at the beginning of its think block."""
+        """The text, with separate thinking put at the beginning of its think block."""
         return join_think(self.thinking, self.text) if self.thinking.strip() else self.text
 
 
 def looks_like_messages(text: str) -> bool:
-    """Return whether a text is meant as messages: JSON of them, or what Python and NumPy print for their lists."""
+    """Return whether a text looks like messages: as JSON, or as Python and NumPy print lists of them."""
     if _AS_TEXT.match(text) is None:
         return False
     try:
@@ -66,7 +66,7 @@ def read_messages(value: Any) -> list[Read]:
     """Read a list of messages, or JSON text of one.
 
     Raises:
-        MessageError: it is none, is empty, or a message in it is none.
+        MessageError: the value is no list, is empty, or holds something that is no message.
     """
     value = _unpacked(value)
     if not isinstance(value, list) or not value:
@@ -75,7 +75,7 @@ def read_messages(value: Any) -> list[Read]:
 
 
 def read_last_reply(value: Any) -> Read:
-    """Read the reply that a list of messages, or JSON text of one, ends in; or a message by itself.
+    """Read the last reply: of a list of messages (or JSON text of one), or a single message.
 
     Raises:
         MessageError: see `read_messages`; or the last message is not the assistant's.
@@ -88,7 +88,7 @@ def read_last_reply(value: Any) -> Read:
 
 
 def _unpacked(value: Any) -> Any:
-    """Python's own list of an array, as Parquet's lists become, or of JSON text."""
+    """A Python list from an array (Parquet's lists become arrays) or from JSON text; other values unchanged."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, str):
         return value
@@ -99,10 +99,10 @@ def _unpacked(value: Any) -> Any:
 
 
 def read_message(message: Any) -> Read:
-    """Read a message of `role` and `content`, or `from` and `value`.
+    """Read a message with the keys `role` and `content`, or `from` and `value`.
 
     Raises:
-        MessageError: it has no role that is known, or neither text nor thinking.
+        MessageError: its role is missing or unknown, or it has neither text nor thinking.
     """
     if not isinstance(message, Mapping):
         raise MessageError(f"{str(message)[:40]!r} is no message")
@@ -122,14 +122,14 @@ def read_message(message: Any) -> Read:
 
 
 def read_content(content: Any, *, only_text: bool = True) -> tuple[str | None, str]:
-    """Return a content's text, None where it has none, and the thinking among its parts.
+    """Return the text of a message's content (None if it has none), and the thinking among its parts.
 
     Args:
         content: text, or a list of parts, each text or a mapping with a `type`.
-        only_text: refuse parts that are no text, which are passed over else.
+        only_text: refuse parts that are no text; False ignores them.
 
     Raises:
-        MessageError: it is neither, or a part is no text.
+        MessageError: the content is neither, or a part is no text.
     """
     content = content.tolist() if hasattr(content, "tolist") else content
     if is_missing(content):
@@ -153,12 +153,12 @@ def read_content(content: Any, *, only_text: bool = True) -> tuple[str | None, s
 
 
 def read_thinking(message: Mapping[str, Any]) -> str:
-    """Return the thinking that a reply keeps apart from its content, under any of the keys in use; "" for none."""
+    """Return the thinking that a reply holds apart from its content, under any of the known keys; "" for none."""
     return next((said for key in _THINKING if (said := _plain(message.get(key))).strip()), "")
 
 
 def _plain(value: Any) -> str:
-    """The text in what tools nest it in: text, a part, or a list of either."""
+    """The text in a value as tools nest it: text, a part, or a list of either."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
         return value

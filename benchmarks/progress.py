@@ -1,4 +1,4 @@
-"""Shows how far long work is: a bar on a terminal, a line a minute in a log."""
+"""Shows the progress of long work: a bar on a terminal, a line per minute in a log."""
 
 import os
 import sys
@@ -7,20 +7,20 @@ import time
 from types import TracebackType
 from typing import Any, Final, Self
 
-_TICK: Final = 0.5  # seconds between looks at whether something is to be shown
-_EVERY: Final = 60.0  # seconds between lines where standard error is no terminal
+_TICK: Final = 0.5  # seconds between checks of whether to show something
+_EVERY: Final = 60.0  # seconds between lines if standard error is no terminal
 _BAR: Final = "{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} {unit} [{elapsed}, {remaining} left{postfix}]"
 _NO_BAR: Final = "{desc} [{elapsed}{postfix}]"
 
 
 class Progress:
-    """What is being done, how far it is, and how long it will still take.
+    """Shows what is being done, how much of it is finished, and how long the rest will take.
 
-    Use it as a context manager. A thread of its own keeps the time moving while nothing else is told, such as while a
-    library loads.
+    Use it as a context manager. A thread of its own keeps the time moving when nothing is reported, for example while
+    a library loads.
 
     Args:
-        what: the work as a whole, such as `evaluation of SFT`; it stands before each phase.
+        what: the work as a whole, such as `evaluation of SFT`; shown before each phase.
         shown: False for a process that must stay silent, such as all but the first of a distributed run.
     """
 
@@ -35,7 +35,7 @@ class Progress:
         self._bar: Any = None
         self._phase, self._unit, self._note = "", "", ""
         self._total: float | None = None
-        self._first = self._done = 0.0  # done when the phase began, and now
+        self._first = self._done = 0.0  # amounts done: at the beginning of the phase, and now
         self._began = self._line_at = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -57,9 +57,9 @@ class Progress:
 
         Args:
             name: what is done now.
-            total: how much there is of it; None where nobody knows.
-            unit: of `total`, in the plural.
-            done: how much of it was done before, as in a run that goes on.
+            total: its amount; None if unknown.
+            unit: unit of `total`, in the plural.
+            done: amount done before, as in a resumed run.
         """
         with self._lock:
             self._phase, self._total, self._unit, self._note = name, total, unit, ""
@@ -74,7 +74,7 @@ class Progress:
                 self._write_line()
 
     def at(self, done: float, note: str = "") -> None:
-        """Tell how much of the phase is done, with a few words on it, such as a rate."""
+        """Report how much of the phase is done, with a short note, such as a rate."""
         with self._lock:
             self._done, self._note = done, note
 
@@ -94,7 +94,7 @@ class Progress:
         try:
             wide = os.get_terminal_size(self._stream.fileno()).columns > 0
         except (OSError, ValueError):
-            wide = False  # a terminal without a width, such as a recorded one: tqdm would show nothing
+            wide = False  # a terminal without a width, such as a recorded one, on which tqdm shows nothing
         width: dict[str, Any] = {"dynamic_ncols": True} if wide else {"ncols": 100, "nrows": 20}
         self._bar = tqdm(
             desc=f"{self.what}: {self._phase}", total=self._total, initial=self._first, unit=self._unit,

@@ -1,4 +1,4 @@
-"""Hides what libraries say and a user can do nothing about; everything else they say is shown."""
+"""Hides messages of libraries that a user can do nothing about; all others are shown."""
 
 import logging
 import os
@@ -9,25 +9,31 @@ _LIBRARIES: Final = r"(torch|vllm|transformers|trl|peft|accelerate|datasets)(\.|
 
 
 def hide_library_noise() -> None:
-    """Hide it for this process and those that it starts. It must come before the libraries are loaded.
+    """Hide such messages in this process and in those it starts. Call it before the libraries are imported.
 
-    Hidden are: deprecations within a library, that torch finds no Triton, how vLLM binds memory on a CPU, vLLM's advice
-    on how it was started, and bars for parts of a second. What is set in the environment already stays.
+    Hidden are:
+
+    - deprecation warnings within a library;
+    - torch's message that it finds no Triton;
+    - vLLM's messages on memory binding on a CPU and on how it was started;
+    - progress bars that last less than a second.
+
+    Environment variables that are already set stay.
     """
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
-    # A key of old tokenizers that transformers passes over. Nothing of ours decodes with it.
+    # About a key of old tokenizers that transformers ignores. We never decode with it.
     logging.getLogger("transformers.tokenization_utils_tokenizers").addFilter(
         lambda record: not record.getMessage().startswith("Ignoring clean_up_tokenization_spaces")
     )
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the NUMA binding
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # about the NUMA binding
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def hide_loading_bars() -> None:
-    """Hide transformers' bars over a model's tensors; those of a download are the hub client's and stay."""
+    """Hide transformers' bars over a model's tensors; those of a download come from the hub client and stay."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

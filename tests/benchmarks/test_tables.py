@@ -101,7 +101,7 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: 
     path = write(tmp_path / name, content)
     with pytest.raises(InputError) as error:
         read_table(path)
-    assert str(error.value) == f"{path}, {problem}; mend the row"
+    assert str(error.value) == f"{path}, {problem}; fix the row"
     (broken,) = (record for _, record in iter_rows(path) if isinstance(record, BrokenRow))
     assert broken.reason in problem
 
@@ -187,7 +187,7 @@ def test_text_that_parquet_stores_as_bytes_is_text(tmp_path: Path, kind: str) ->
     assert table.frame["a"].tolist() == ["ü"]
     ((_, row),) = iter_rows(tmp_path / "t.parquet")
     assert row == {"a": "ü", "m": [{"role": "user", "content": "ü"}], "picture": b"\xff\xd8"}
-    with pytest.raises(InputError, match="column 'picture' holds bytes that are no UTF-8 text"):
+    with pytest.raises(InputError, match="column 'picture' holds bytes that are not UTF-8 text"):
         read_table(tmp_path / "t.parquet", {"picture"})
 
 

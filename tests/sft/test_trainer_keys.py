@@ -156,5 +156,5 @@ def test_a_checkpoint_without_its_schedule_is_no_start(tmp_path: Path) -> None:
 def test_checkpoints_of_the_model_alone_are_refused(read: Any) -> None:
     config = SFT if read is read_sft else GRPO
     read({**config, "save_only_model": False})
-    with pytest.raises(InputError, match=r"save_only_model: .* let save_total_limit: 1 save room"):
+    with pytest.raises(InputError, match=r"save_only_model: .* set save_total_limit: 1 to save space"):
         read({**config, "save_only_model": True})
