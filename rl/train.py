@@ -108,6 +108,9 @@ class GRPOArguments:
         default_factory=lambda: ["accuracy", "format"], metadata={"help": "see docs/rewards.md"}
     )
     rollouts: str = field(default="auto", metadata={"help": "auto, vllm or transformers"})
+    prefix_tree: Literal["auto", "on", "off"] = field(
+        default="auto", metadata={"help": "a prompt is computed once a micro-batch: auto where it pays, on, or off"}
+    )
     unlabelled: str | None = field(default=None, metadata={"help": "CSV or Parquet of pairs without labels to add"})
     held_out_items: int = field(default=0, metadata={"help": "training rows kept apart to watch accuracy on"})
     alarms: Literal["off", "warn", "stop"] = field(default="warn", metadata={"help": "off, warn, or stop at the first"})
@@ -189,6 +192,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
         prompts={**prompts.facts(), "asked": len(asked)},
         # A resumed run counts the rollouts since its checkpoint, and says from which step that is.
         rollouts={**asdict(trainer.cost), "mode": args.vllm_mode if args.use_vllm else None, "from_step": from_step},
+        prefix_tree={"mode": "off"} if trainer.scorer is None else trainer.scorer.facts(),
         **step_facts(trainer.state),
         alarms=[f"step {alarm.step}: {alarm.kind}: {alarm.message}" for alarm in read_alarms(run.path)],
     )
@@ -512,6 +516,7 @@ def make_trainer(
     with setting_errors():
         return (trainer_class or GRPOTrainer)(
             recorder=recorder,
+            prefix_tree=ours.prefix_tree,
             model=policy,
             args=trainer_arguments(args, run),
             train_dataset=prompt_dataset(prompts.items, prompts.messages),

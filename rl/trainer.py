@@ -16,16 +16,20 @@ import trl
 import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
 from accelerate.utils import DistributedType
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from trl.trainer.utils import shuffle_sequence_dict
 
 from benchmarks.models.vllm_engine import reload_weights, start_options
 from rewards import completion_text
 from rl.recording import Recorder, batch_facts, totals_of
+from sft.tree_attention import ATTENTION, Scorer
 
 # What we override, call and replace of TRL beside its documented interface, as `module:Class.attribute` with the
 # arguments of methods, and the version it was read in.
 READ_IN: Final = "1.16.0"
 _GRPO: Final = "trl.trainer.grpo_trainer"
+_UTILS: Final = "trl.trainer.utils"
 _VLLM: Final = "trl.generation.vllm_generation"
 PRIVATE_NAMES: Final = {
     f"{_GRPO}:GRPOTrainer._generate_single_turn": (
@@ -33,6 +37,19 @@ PRIVATE_NAMES: Final = {
     ),
     f"{_GRPO}:GRPOTrainer._calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     f"{_GRPO}:GRPOTrainer._generate_and_score_completions": ("self", "inputs"),
+    f"{_GRPO}:GRPOTrainer._get_per_token_logps_and_entropies": (
+        "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size=None", "compute_entropy=False",
+        "compute_aux_loss=False", "pixel_values=None", "image_grid_thw=None", "num_images=None",
+        "pixel_attention_mask=None", "spatial_shapes=None", "num_tiles=None", "image_sizes=None",
+        "token_type_ids=None", "mm_token_type_ids=None", "image_position_ids=None",
+    ),
+    f"{_GRPO}:GRPOTrainer._prepare_inputs": ("self", "generation_batch"),
+    f"{_GRPO}:shuffle_sequence_dict": ("seq_dict",),  # called by the latter, before the split into micro-batches
+    # The head that `sft.tree_attention` calls by `fused_lm_head` and `shift_labels`.
+    f"{_UTILS}:add_fused_lm_head": (
+        "model", "temperature=1.0", "cast_lm_head_to_fp32=False", "outputs=('log_probs',)",
+    ),
+    f"{_UTILS}:FusedCausalLMOutput": None,
     # What reward functions are given as `log_metric`; what is logged of a batch needs the scores of all of them.
     f"{_GRPO}:GRPOTrainer._log_metric": ("self", "name", "value"),
     f"{_GRPO}:VLLMGeneration": None,
@@ -91,19 +108,65 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
 
     Args:
         recorder: stores the rollouts of training, and says what the log tells of a batch.
+        prefix_tree: `auto`, `on` or `off`: whether a prompt is computed once for all completions of a micro-batch
+            (see `sft.tree_attention.Scorer`); `off` leaves all to TRL.
         **arguments: of TRL's trainer, but for `reward_funcs`.
 
     Attributes:
         cost: what the rollouts took so far.
+        scorer: computes log-probabilities; None where TRL does.
     """
 
-    def __init__(self, *, recorder: Recorder, **arguments: Any) -> None:
+    def __init__(self, *, recorder: Recorder, prefix_tree: str = "off", **arguments: Any) -> None:
         self.recorder = recorder
         self.cost = RolloutCost("vllm" if arguments["args"].use_vllm else "transformers")
         rewards = [TrainerReward(component, recorder.prefix) for component in recorder.components]
         # It makes its own, and offers no other way in.
         with _replaced(trl_grpo, "VLLMGeneration", Rollouts):
             super().__init__(reward_funcs=rewards, **arguments)
+        self.scorer = None if prefix_tree == "off" else Scorer(prefix_tree, self._base(self.model))
+
+    def _base(self, model: Any) -> Any:
+        """Return the model of transformers within what wraps it for training."""
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        if self.scorer is None or self.scorer.reason is not None:
+            return super()._prepare_inputs(generation_batch)
+        shuffle = partial(
+            shuffle_groups, group_size=self.num_generations, micro_batch=self.args.per_device_train_batch_size
+        )
+        with _replaced(trl_grpo, "shuffle_sequence_dict", shuffle):
+            return super()._prepare_inputs(generation_batch)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **images: Any,
+    ) -> Any:
+        base = self._base(model)
+        pictured = any(value is not None for value in images.values())
+        # Where a router's loss is asked for, it counts every token of the padded rows.
+        if self.scorer is None or pictured or compute_aux_loss or base.config._attn_implementation != ATTENTION:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss,
+                **images,
+            )  # fmt: skip
+        size = batch_size or len(input_ids)
+        with self.accelerator.autocast():
+            parts = [
+                self.scorer.scores(model, base, ids, mask, logits_to_keep)
+                for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
+            ]
+        entropies = [part.entropy for part in parts if part.entropy is not None]
+        return torch.cat([part.log_probs for part in parts]), torch.cat(entropies) if compute_entropy else None, None
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         start = time.monotonic()
@@ -219,6 +282,36 @@ def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, before)
+
+
+def shuffle_groups(batch: dict[str, Any], group_size: int, micro_batch: int) -> dict[str, Any]:
+    """Shuffle completions as TRL does, but whole groups of them, so that a micro-batch has few prompts.
+
+    A group that is larger than a micro-batch is shuffled in parts of a micro-batch each. The random numbers drawn are
+    those that TRL draws.
+
+    Args:
+        batch: of B rows, as TRL keeps it; a group's rows stand together.
+        group_size: completions per group.
+        micro_batch: rows of a micro-batch.
+
+    Returns:
+        The batch in another order; in TRL's where processes share a group.
+    """
+    rows = len(next(value for value in batch.values() if value is not None))
+    together = micro_batch if group_size % micro_batch == 0 else group_size
+    if rows % group_size:
+        return shuffle_sequence_dict(batch)  # type: ignore[no-any-return]
+    drawn = torch.randperm(rows)
+    first_rows = dict.fromkeys((drawn // together * together).tolist())
+    order = torch.tensor([row for first in first_rows for row in range(first, first + together)])
+
+    def ordered(value: Any) -> Any:
+        if value is None or (isinstance(value, torch.Tensor) and value.ndim == 0):
+            return value
+        return value[order] if isinstance(value, torch.Tensor) else [value[row] for row in order]
+
+    return {name: ordered(value) for name, value in batch.items()}
 
 
 def without_partly_judged(scores_BF: Any, group_size: int) -> Any:
