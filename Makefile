@@ -6,17 +6,16 @@ export GOMP_SPINCOUNT ?= 20000
 install:
 	@$${PYTHON:-python3} tools/install.py
 
-demo: install  ## both stages on the sample, evaluated and reported; it keeps to MINUTES, installation apart
+demo: install  ## both stages on the sample, with evaluations and a report, in MINUTES minutes after installation
 	@$(PY) -m rl.cli demo --minutes $(MINUTES)
 
-# Two files side by side, each computing with one thread: two processes with two threads each on two cores would wait
-# for each other.
+# Two processes with one thread each: on two cores, two processes with two threads each would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install lint  ## fast suite; its last lines are its ten slowest tests and how long it took
 	$(PYTEST) -m "not slow" --durations=10
 
-test-all: install lint  ## fast and slow suite: real engines, training, end to end
+test-all: install lint  ## fast and slow suite (real engines, training, end to end)
 	$(PYTEST)
 
 lint: install
