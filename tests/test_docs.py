@@ -12,10 +12,13 @@ import typer.main
 from trl import GRPOConfig, ModelConfig, SFTConfig
 
 from benchmarks.config import parse_config
+from benchmarks.evaluation.baselines import predict_baselines
 from benchmarks.evaluation.run import EvalArguments
 from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.keys import key_fields
+from benchmarks.report.summarize import System, summarize
+from benchmarks.report.summary import as_json
 from rewards import Context, InputError, compose
 from rl.cli import app
 from rl.train import GRPOArguments
@@ -132,6 +135,29 @@ def test_the_readme_s_item_is_what_the_demo_asks_and_pays():
     np.testing.assert_allclose(advantages, expected[[0, -1]], atol=1e-9)
 
 
+def test_the_readme_s_figures_of_shortcuts_are_those_of_the_sample():
+    corpus = open_corpus("sample")
+    forecasts = predict_baselines(corpus, corpus.test)
+    rows = re.findall(r"^\| shortcut: (.*?) \| (\d+) \| (.*) \|$", (REPO / "README.md").read_text(), re.MULTILINE)
+    assert [name for name, *_ in rows] == ["majority class", "cross-line neighbours"]
+    systems = [System(name, "baseline", forecasts[name], {}) for name, *_ in rows]
+    summary = as_json(summarize(systems, title="", protocol={}, data={}))
+    for name, n, cells in rows:
+        assert int(n) == len(forecasts[name])
+        scored = summary["systems"][name]["metrics"]
+        found = [scored["three_class"]["all"]["accuracy"]]
+        found += [scored[task]["all"][f"{task}_per_gene_auroc"] for task in ("de", "dir")]
+        assert cells.replace("**", "").split(" | ") == [in_brackets(one) for one in found], name
+
+
+def in_brackets(found):
+    """A value with its interval, as the README writes it."""
+    value, low, high = (
+        None if found[key] is None else f"{found[key]:.3f}".lstrip("0") for key in ("value", "low", "high")
+    )
+    return "–" if value is None else value if low is None else f"{value} ({low} to {high})"
+
+
 def test_the_readme_s_report_takes_every_stage_of_its_model():
     reports = [words.values[0] for words in commands() if "report" in words.values[0] and "README" in str(words.id)]
     for stage in ("sft", "grpo", "eval"):
@@ -141,8 +167,6 @@ def test_the_readme_s_report_takes_every_stage_of_its_model():
 
 
 def test_python_in_the_statistics_page_runs():
-    from benchmarks.evaluation.baselines import predict_baselines
-    from benchmarks.evidence.corpus import open_corpus
 
     block = re.search(r"```python\n(.*?)```", (REPO / "docs" / "statistics.md").read_text(), re.DOTALL)
     assert block
