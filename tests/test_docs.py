@@ -167,7 +167,6 @@ def test_the_readme_s_report_takes_every_stage_of_its_model():
 
 
 def test_python_in_the_statistics_page_runs():
-
     block = re.search(r"```python\n(.*?)```", (REPO / "docs" / "statistics.md").read_text(), re.DOTALL)
     assert block
     corpus = open_corpus("sample")
