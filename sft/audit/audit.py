@@ -1,9 +1,16 @@
-"""The leakage audit: that nothing of the test split reached a file of traces. It runs before every stage one.
+"""The leakage audit: whether anything of the test split reached a file of traces. It runs before every stage one.
 
-What is checked: the traces were drawn under the split audited; each item is a training item of it and of no held-out
-line; id, line, perturbation and gene agree; the label is the data's; a prompt of our template is what the training
-labels give; and no prompt, nor any reasoning, quotes a test label. `sft.audit.quotations` says how quotations are
-found, and which are missed.
+The audit checks that
+
+- the traces were drawn under the split that is audited,
+- each item is a training item, and of no held-out line,
+- id, line, perturbation and gene agree, and the label is the data's,
+- a prompt of our template is exactly what the training labels give,
+- no line of another prompt, nor of a completion, states a test label beside its symbols; see `sft.audit.quotations`,
+- no critic found that a rationalized trace treats its answer as given.
+
+What the audit cannot check is counted as not audited: prompts of another template, traces that do not say their split,
+and rationalized traces that no critic judged.
 """
 
 import hashlib
@@ -18,7 +25,7 @@ from rewards import CheckError, InputError, parse_answer
 from sft.audit.quotations import QuotationFinder
 from sft.traces import Trace, learnt_text, treats_as_given
 
-_EXAMPLES: Final = 20  # few enough to read, and mostly enough to remove them by hand
+_EXAMPLES: Final = 1000  # `traces audit` prints them, so that they can be removed
 _BLOCK: Final = 10_000  # prompts rebuilt at once
 
 
@@ -78,6 +85,7 @@ class Audit:
         """Return the audit for a manifest."""
         return {
             "clean": self.clean, "split": self.split, "data": self.data, "traces": self.traces,
+            "not_audited": {one.claim: one.skipped for one in self.findings.values() if one.skipped},
             "checks": {one.claim: str(one) for one in self.findings.values()},
         }  # fmt: skip
 
@@ -109,13 +117,13 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
         # By its parts, so that an id cannot hide what the prompt is about.
         item_id = f"{trace.cell_line}|{trace.pert}|{trace.gene}"
         _check_item(trace, item_id, known, corpus.split, findings)
-        _check_quotations(trace, item_id, finder, findings)
+        _check_reasoning(trace, item_id, finder, findings["reasoning quotes a test label"])
         _check_given(trace, item_id, findings["given"])
         config = _our_prompt(trace.protocol, corpus)
         if config is not None and item_id in known:
             prompts.setdefault(config, {})[item_id] = _digest(trace.prompt)
         else:
-            findings["prompt"].skipped += 1
+            _check_other_prompt(trace, item_id, finder, findings)
     for config, digests in prompts.items():
         for item_id, wrong in _differing(digests, corpus, config):
             findings["prompt"].note(wrong, item_id)
@@ -133,9 +141,9 @@ def _claims(split: str) -> dict[str, Finding]:
         "line": Finding(f"no item is of the held-out line {held_out}" if held_out else "no line is held out"),
         "label": Finding("every label is the data's"),
         "prompt": Finding("every prompt of our template is what the training labels give"),
-        "quoted test label": Finding("no prompt quotes a test label"),
-        "own label": Finding("no prompt quotes its own item's label"),
-        "reasoning quotes a test label": Finding("no reasoning quotes a test label"),
+        "quoted test label": Finding("no line of another prompt states a test label beside its symbols"),
+        "own label": Finding("no line of another prompt states its own item's label"),
+        "reasoning quotes a test label": Finding("no line of a completion states a test label beside its symbols"),
         "given": Finding("no rationalized reasoning treats its answer as given, says its critic"),
     }
 
@@ -159,13 +167,19 @@ def _check_item(
     findings["label"].note(label != trace.label, f"{item_id} ({trace.label})")
 
 
-def _check_quotations(trace: Trace, item_id: str, finder: QuotationFinder, findings: dict[str, Finding]) -> None:
-    """Look for labels that a trace's prompt and reasoning quote."""
-    for quoted, own in finder.in_prompt(trace):
-        findings["quoted test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
-        findings["own label"].note(own, item_id)
-    for quoted in finder.in_reasoning(trace, learnt_text(trace, parse_answer(trace.completion))):
-        findings["reasoning quotes a test label"].note(quoted is not None, f"{item_id} quotes {quoted}")
+def _check_reasoning(trace: Trace, item_id: str, finder: QuotationFinder, finding: Finding) -> None:
+    """Look for test labels that a trace's completion states."""
+    quoted = finder.in_reasoning(trace, learnt_text(trace, parse_answer(trace.completion)))
+    finding.note(bool(quoted), f"{item_id} states that of {min(quoted, default='')}")
+
+
+def _check_other_prompt(trace: Trace, item_id: str, finder: QuotationFinder, findings: dict[str, Finding]) -> None:
+    """Count a prompt that cannot be built again, and look for labels that it states."""
+    findings["prompt"].skipped += 1
+    quoted = finder.in_prompt(trace)
+    findings["own label"].note(item_id in quoted, item_id)
+    others = quoted - {item_id}
+    findings["quoted test label"].note(bool(others), f"{item_id} states that of {min(others, default='')}")
 
 
 def _check_given(trace: Trace, item_id: str, finding: Finding) -> None:

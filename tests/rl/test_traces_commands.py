@@ -54,13 +54,13 @@ def test_the_audit_names_every_trace_to_remove(folder: Path) -> None:
     assert run(folder, *WORDS, "--label", "not=not differentially expressed").returncode == 0
     lines = [json.loads(line) for line in (folder / "t.jsonl").read_text().splitlines()]
     for line in lines[:2]:
-        line["prompt"] = [{"role": "user", "content": f"The measured effect is {line['label']}."}]
+        line["prompt"] = [{"role": "user", "content": f"{line['pert']} knockdown leaves it {line['label']}."}]
     (folder / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = run(folder, "audit", "t.jsonl", "--data", "sample")
     assert done.returncode == 1
-    assert "LEAK  no prompt quotes its own item's label: 2 of 2 fail" in done.stdout
+    assert "LEAK  no line of another prompt states its own item's label: 2 of 3 fail" in done.stdout
     assert all(f"own label: {line['item_id']}" in done.stdout for line in lines[:2])
-    assert done.stderr.startswith("synthpert: t.jsonl: leak: own label: 2 of 2 break")
+    assert done.stderr.startswith("synthpert: t.jsonl: leak: own label: 2 of 3 break")
 
 
 @pytest.mark.parametrize(
