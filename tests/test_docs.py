@@ -1,5 +1,6 @@
 """Commands in the documentation exist; so do files, modules and options that pages, configurations and code name."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -200,16 +201,33 @@ def missing_in(text: str, page: Path) -> Iterator[str]:
 
 
 def is_there(name: str) -> bool:
-    """Whether a dotted name is a module of ours, or something in one."""
+    """Whether a dotted name is a module of ours, or something in one.
+
+    Packages are imported. Modules are read from their source, because some import torch and TRL, which takes seconds.
+    """
     parts = name.split(".")
     at = max(n for n in range(1, len(parts) + 1) if Path(REPO, *parts[:n]).with_suffix(".py").is_file()
              or Path(REPO, *parts[:n]).is_dir())  # fmt: skip
-    found = importlib.import_module(".".join(parts[:at]))
-    for part in parts[at:]:
-        if not hasattr(found, part):
-            return part in getattr(found, "__annotations__", ())
-        found = getattr(found, part)
+    folder, rest = Path(REPO, *parts[:at]), parts[at:]
+    if folder.is_dir():
+        return not rest or hasattr(importlib.import_module(".".join(parts[:at])), rest[0])
+    body = ast.parse(folder.with_suffix(".py").read_text(encoding="utf-8")).body
+    for part in rest:
+        found = [node for node in body if part in names_of(node)]
+        if not found:
+            return False
+        body = getattr(found[0], "body", [])
     return True
+
+
+def names_of(node: ast.stmt) -> set[str]:
+    """The names that a statement gives to what it makes or imports."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {one.asname or one.name for one in node.names}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {one.id for one in targets if isinstance(one, ast.Name)}
 
 
 @pytest.mark.parametrize("page", NAMING, ids=lambda page: str(page.relative_to(REPO)))
