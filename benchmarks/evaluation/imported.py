@@ -107,9 +107,9 @@ def import_run(
         "run": {"name": name},
     }
     if imported.tasks == ("de",):
-        facts["note"] = f"no direction is told: the answer {Label.UP} stands for {CHANGES!r}"
+        facts["note"] = f"directions are unknown: the answer {Label.UP} stands for {CHANGES!r}"
     elif imported.tasks == ("de", "dir"):
-        facts["note"] = f"of some changes no direction is told: the answer {Label.UP} stands for {CHANGES!r} there"
+        facts["note"] = f"some directions are unknown: there the answer {Label.UP} stands for {CHANGES!r}"
     write_predictions(imported.predictions, run.path / PREDICTIONS, facts)
     if len(imported.unmatched):
         write_text(run.path / UNMATCHED, imported.unmatched.to_csv(index=False))
@@ -385,7 +385,7 @@ def _reasons(table: pd.DataFrame, corpus: Corpus, *, direction_only: bool) -> np
     reasons[known & ~is_test] = f"a training item under the split {corpus.split}"
     if direction_only:
         unchanged = (corpus.labels["label"].astype("str") == str(Label.NONE)).to_numpy()[at]
-        reasons[known & is_test & unchanged] = "not differentially expressed, so that it has no direction"
+        reasons[known & is_test & unchanged] = "not differentially expressed, so it has no direction"
     return reasons
 
 

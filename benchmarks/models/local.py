@@ -39,10 +39,11 @@ class LocalModel:
         return {int(token) for token in ids}
 
     def decode(self, ids: Sequence[int]) -> str:
-        # Special tokens are kept: in some vocabularies the think tags are special.
+        """Return the text of token ids, special tokens included: in some vocabularies the think tags are special."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Return the length of a rendered prompt in tokens."""
         return len(encode_prompt(self.tokenizer, messages))
 
     def generation(
@@ -70,6 +71,7 @@ class LocalModel:
         )
 
     def facts(self) -> dict[str, Any]:
+        """Return what identifies the model in stored runs; see `Engine.facts`."""
         return {
             "model": self.folder.name,
             "revision": self.folder.revision,
@@ -83,6 +85,11 @@ class LocalModel:
 
 
 def load_causal_lm(path: Path, dtype: str) -> Any:
+    """Load a causal language model from a folder, in the number type `dtype`.
+
+    Raises:
+        InputError: transformers cannot load it.
+    """
     from transformers import AutoModelForCausalLM
 
     hide_loading_bars()
@@ -93,6 +100,11 @@ def load_causal_lm(path: Path, dtype: str) -> Any:
 
 
 def load_peft(path: Path, adapter: Path, dtype: str) -> Any:
+    """Load a model with a LoRA adapter on it, in the number type `dtype`.
+
+    Raises:
+        InputError: the model cannot be loaded, or the adapter does not fit it.
+    """
     from peft import PeftModel
 
     model = load_causal_lm(path, dtype)
@@ -105,6 +117,7 @@ def load_peft(path: Path, adapter: Path, dtype: str) -> Any:
 
 
 def free_memory() -> None:
+    """Collect garbage and release the GPU memory that torch has cached."""
     import gc
 
     import torch

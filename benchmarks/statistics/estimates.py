@@ -159,14 +159,17 @@ def top_label(label: Ints, prob: Floats) -> tuple[Floats, Bools]:
 
 
 def accuracy(confusion: npt.NDArray[Any]) -> Any:
+    """Share of right answers, from a confusion matrix (3, 4): rows true, columns answered, "no answer" last."""
     return np.trace(confusion) / confusion.sum()
 
 
 def balanced_accuracy(confusion: npt.NDArray[Any]) -> Any:
+    """Mean recall over the labels, from a confusion matrix as in `accuracy`."""
     return _ratio(np.diagonal(confusion), confusion.sum(axis=1)).mean()
 
 
 def macro_f1(confusion: npt.NDArray[Any]) -> Any:
+    """Mean F1 over the labels, from a confusion matrix as in `accuracy`."""
     margins = confusion.sum(axis=1) + confusion.sum(axis=0)[: len(LABELS)]
     return _ratio(2 * np.diagonal(confusion), margins).mean()
 

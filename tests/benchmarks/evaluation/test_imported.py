@@ -145,7 +145,7 @@ def test_a_direction_score_alone_is_asked_of_what_changes(tmp_path: Path) -> Non
     imported = read_imported([file], CORPUS)
     assert imported.tasks == ("dir",)
     assert list(imported.predictions["answer"]) == [UP, DOWN]
-    assert list(imported.unmatched["reason"]) == ["not differentially expressed, so that it has no direction"]
+    assert list(imported.unmatched["reason"]) == ["not differentially expressed, so it has no direction"]
     assert imported.missing == 0
 
 
