@@ -1,8 +1,8 @@
-"""Do the tests keep their promises? Simulated systems on PerturbQA's real test split, many times over.
+"""Check the significance tests by simulation: their false positives, their power and the coverage of their intervals.
 
-Perturbations, genes, lines and labels are the real ones. Two systems are made that err together on the items of a
-perturbation and of a gene, as strongly as asked for, and that are equally good, or differ by a known amount. Each
-simulation goes through `benchmarks.statistics.significance.compare_runs`, the code that every report uses.
+Perturbations, genes, cell lines and labels are those of PerturbQA's test split. Each simulation makes two systems.
+Their errors are correlated within perturbations and within genes, as strongly as a scenario says. The two are equally
+good, or differ by a known amount. `benchmarks.statistics.significance.compare_runs` compares them, as in every report.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,14 @@ from benchmarks.statistics.significance import compare_runs
 from rewards import LABELS, InputError
 
 TESTED: Final = tuple(metric for metric in metric_names() if not find_metric(metric).no_interval)
-# Chosen so that on K562's test split a system is right on 69 % of the items, has a DE AUROC of .65, and two of them
-# disagree on 30 % of the items.
+# Chosen so that, on K562's test split,
+# - a system is right on 69 % of the items,
+# - its DE AUROC is .65,
+# - two systems disagree on 30 % of the items.
 SIGNAL: Final = 0.45
 BIAS: Final = (-0.42, -0.42, 0.6)  # of up, down, none
-OWN: Final = 0.55  # share of the noise that is a system's own; the rest, hard items, both systems have
-ANEW: Final = 0.5  # share of what single items add that each training run draws anew
+OWN: Final = 0.55  # share of the noise that is a system's own; both systems share the rest, as from hard items
+ANEW: Final = 0.5  # share of a single item's noise that each training run draws for itself
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,11 @@ class Scenario:
     """How two simulated systems err.
 
     Attributes:
-        lines: cell lines whose test items are used.
-        icc_pert, icc_gene: share of a system's own latent variance that all items of a perturbation, or of a gene,
-            have in common; their sum is at most 1.
-        n_seeds: training runs of each system.
-        seed_sd: standard deviation between training runs of the signal, 0 for none; only with several runs, as one
-            run cannot tell it.
+        lines: the cell lines whose test items are used.
+        icc_pert, icc_gene: share of a system's own latent variance that the items of a perturbation, or of a gene, have
+            in common; their sum is at most 1.
+        n_seeds: training runs per system.
+        seed_sd: standard deviation of the signal between training runs. Use 0 with one run, which cannot show it.
         gap: how much more signal the first system has; 0 makes both equally good.
     """
 
@@ -52,7 +53,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Items:
-    """The real structure: N items as codes, and a PredictionArrays without answers to fill in."""
+    """The N real items: label, perturbation and gene as codes, and a PredictionArrays without answers."""
 
     label: Ints
     pert: Ints
@@ -61,14 +62,14 @@ class Items:
 
 
 def real_items(labels: pd.DataFrame, lines: Sequence[str]) -> Items:
-    """Take the test items of some cell lines.
+    """Return the test items of some cell lines.
 
     Args:
-        labels: from `benchmarks.load_labels`, under any split.
+        labels: from `benchmarks.load_labels`, with any split.
         lines: cell lines.
 
     Raises:
-        InputError: there are no test items of a line.
+        InputError: a line has no test items.
     """
     test = labels[(labels["split"] == "test") & labels["cell_line"].isin(list(lines))]
     absent = set(lines) - set(test["cell_line"].astype(str))
@@ -91,12 +92,18 @@ def real_items(labels: pd.DataFrame, lines: Sequence[str]) -> Items:
 
 
 def simulate_pair(rng: np.random.Generator, items: Items, scenario: Scenario) -> tuple[PredictionArrays, ...]:
-    """Make the answers and probabilities of two systems.
+    """Return the simulated answers and probabilities of two systems.
 
-    The utility of each label is a bias, a signal on the true one, and noise: part of it the same for both systems
-    (hard items), part (`OWN`) a system's own, of which `icc_pert` and `icc_gene` are shared within perturbations and
-    genes. The answer is the label of highest utility, the probabilities its softmax. Training runs of a system share
-    what perturbations and genes add; of what single items add, each draws a part (`ANEW`) for itself.
+    Each label of an item has a utility, the sum of a bias, a signal (on the true label) and noise. The answer is the
+    label of highest utility; the probabilities are the softmax of the utilities.
+
+    The noise has these parts:
+
+    - One part is the same for both systems, as from hard items.
+    - The share `OWN` is a system's own. Of that, the shares `icc_pert` and `icc_gene` are common to the items of a
+      perturbation and of a gene, and the rest belongs to single items.
+    - The training runs of a system have all this in common, except for the share `ANEW` of the single items' noise.
+      Each run draws that share for itself.
     """
     n = len(items.label)
     shape = (n, len(LABELS))
@@ -142,21 +149,25 @@ def calibrate(
     seed: int = 0,
     processes: int = 1,
 ) -> dict[str, Any]:
-    """Simulate pairs of systems and count what the default test says of them.
+    """Simulate pairs of systems and count the verdicts of the default test.
 
     Args:
         labels: from `benchmarks.load_labels`.
         scenario: how the systems err.
-        n_simulations: pairs of systems.
-        metrics: names out of `TESTED`.
-        seed: of all simulations; the same seed gives the same counts, however many processes share them.
-        processes: how many to run at once.
+        n_simulations: number of pairs of systems.
+        metrics: names from `TESTED`.
+        seed: seed of all simulations. The counts do not depend on the number of processes.
+        processes: number of processes.
 
     Returns:
-        The scenario, `n_simulations`, and per metric under `metrics`: `rejected` (share of pairs called different at
-        5 %: false positives if `gap` is 0, else power), `covered` (share of 95 % intervals that hold the mean
-        difference over all simulations), `difference` (that mean) and `se_ratio` (root mean square of the standard
-        errors over the standard deviation of the differences; 1 is right).
+        The scenario's fields, `n_simulations`, and `metrics`, which holds for each metric:
+
+        - `rejected`: share of the pairs called different at 5 %. It is the rate of false positives if `gap` is 0, else
+          the power.
+        - `difference`: mean difference over all simulations.
+        - `covered`: share of the 95 % intervals that contain this mean.
+        - `se_ratio`: root mean square of the standard errors, divided by the standard deviation of the differences. It
+          should be 1.
     """
     items = real_items(labels, scenario.lines)
     parts = np.array_split(np.arange(n_simulations), processes * 4 if processes > 1 else 1)
@@ -199,7 +210,7 @@ GAP: Final = 0.06
 
 
 def scenarios() -> list[Scenario]:
-    """The cells of the calibration table: correlation from none to strong, one and five runs, one line and four."""
+    """Return the rows of the calibration table: no to strong correlation, one or five runs, one or four cell lines."""
     none, strong = LEVELS[0], LEVELS[-1]
     one, four = ("k562",), ALL_LINES
     five: dict[str, Any] = {"n_seeds": 5, "seed_sd": SEED_SD}
@@ -217,7 +228,7 @@ def scenarios() -> list[Scenario]:
 
 
 def main() -> None:
-    """Run every scenario and keep the counts: `python -m tools.calibration OUT.json [SIMULATIONS]`."""
+    """Run every scenario that OUT.json lacks: `python -m tools.calibration OUT.json [SIMULATIONS]`."""
     import json
     import sys
     import time

@@ -1,13 +1,15 @@
-"""Choose the neighbour model's settings by cross-validation over training perturbations, never on test items.
+"""Choose the neighbour model's settings by cross-validation over training perturbations, without test items.
 
 python -m tools.choose_neighbours [FOLDER]           FOLDER holds the eight label files; SYNTHPERT_DATA by default
-python -m tools.choose_neighbours [FOLDER] --test    score the settings chosen on the official test split, nothing else
+python -m tools.choose_neighbours [FOLDER] --test    only score the chosen settings on the official test split
 
-Each training perturbation of each line falls at random into one of five folds, as PerturbQA draws its test
-perturbations per line; a fold is withheld in all lines at once and forecast from the rest. Two of the five folds are
-used, each of the size of the official test split. The score is mean per-gene AUROC, differential expression and
-direction, of the four lines; the settings with the best mean of these eight are taken. One setting is changed at a
-time. What came out is in docs/baselines.md. About five minutes on one core.
+Each training perturbation of each line is drawn into one of five folds, as PerturbQA draws its test perturbations per
+line. A fold is withheld in all lines at once and forecast from the rest. Two of the five folds are used; each is as
+large as the official test split.
+
+The score is the mean per-gene AUROC. It has eight values: differential expression and direction, for each of the four
+lines. One setting is changed at a time, and the settings with the best mean of the eight values are chosen. The outcome
+is in docs/baselines.md. It takes about five minutes on one core.
 """
 
 import copy
@@ -27,7 +29,7 @@ from benchmarks.screens.schema import CELL_LINES
 from rewards import Label
 
 FOLDS, FOLDS_USED, SEED = 5, 2, 0
-# Changes that need another fit come first in a row: fits are shared where only the forecast changes.
+# `FITS` change the fit. `FORECASTS` change the forecast alone, so they share one fit.
 FITS: list[dict[str, float]] = [
     {}, {"components": 40}, {"components": 120}, {"components": 160},
     {"least_similar": 0.1}, {"least_similar": 0.3}, {"least_similar": 2.0},
@@ -42,7 +44,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def main(folder: Path, *, on_test: bool) -> None:
-    """Print a row of scores per setting."""
+    """Print one row of scores per setting."""
     labels = load_labels(folder)
     train, test = (labels[labels["split"] == split] for split in ("train", "test"))
     sys.stdout.write(f"{'':24}{'de: ' + ' '.join(CELL_LINES):32}{'dir: the same':32}mean of 8\n")
@@ -66,31 +68,31 @@ def main(folder: Path, *, on_test: bool) -> None:
 
 
 def folds(train: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Return the fold of each row: one draw per cell line and perturbation, in the order of their names."""
+    """Return (N,) the fold of each row, drawn once per cell line and perturbation in the order of their names."""
     pair, pairs = pd.factorize(train["cell_line"].astype(str) + "|" + train["pert"], sort=True)
     return np.random.default_rng(SEED).integers(FOLDS, size=len(pairs))[pair]
 
 
 def changed(change: dict[str, float]) -> NeighbourSettings:
-    """Return the settings chosen with some of them changed."""
+    """Return the chosen settings with some of them changed."""
     as_typed: dict[str, Any] = {name: int(value) if name == "components" else value for name, value in change.items()}
     return replace(SETTINGS, **as_typed)
 
 
 def with_settings(model: NeighbourModel, settings: NeighbourSettings) -> NeighbourModel:
-    """Return the model with settings that its fit does not depend on."""
+    """Return the model with other settings, for settings that the fit does not depend on."""
     other = copy.copy(model)
     other._settings = settings
     return other
 
 
 def name_of(change: dict[str, float]) -> str:
-    """Say what was changed."""
+    """Return the changed settings in words."""
     return ", ".join(f"{name} {value:g}" for name, value in change.items()) or "the settings chosen"
 
 
 def score(items: pd.DataFrame, forecast: pd.DataFrame) -> Floats:
-    """Return mean per-gene AUROC: `de` of the four lines, then `dir`."""
+    """Return (8,) mean per-gene AUROC: `de` of the four lines, then `dir`."""
     p_up, p_down, p_none = (forecast[name].to_numpy() for name in ("p_up", "p_down", "p_none"))
     either = p_up + p_down
     up_share = np.divide(p_up, either, out=np.full(len(p_up), 0.5), where=either > 0)
@@ -103,14 +105,14 @@ def score(items: pd.DataFrame, forecast: pd.DataFrame) -> Floats:
 
 
 def show(name: str, rows: list[Floats], write: Callable[[str], object] = sys.stdout.write) -> None:
-    """Print the mean over folds."""
+    """Print the means over the folds as one row."""
     mean = np.mean(rows, axis=0)
     cells = [f"{value:.3f}" for value in mean]
     write(f"{name:24}{'  '.join(cells[:4]):32}{'  '.join(cells[4:]):32}{mean.mean():.4f}\n")
 
 
 def plain_forecast(train: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Forecast by the plain formula: columns line x gene unweighted, 40 components, exp(6 cos), 2 pseudo-counts."""
+    """Forecast with the plain formula: unweighted line x gene columns, 40 components, exp(6 cos), 2 pseudo-counts."""
     from scipy import sparse
     from scipy.sparse.linalg import svds
 

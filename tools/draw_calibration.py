@@ -10,21 +10,21 @@ from benchmarks.statistics.metrics import find_metric
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 BAND: Final = (0.035, 0.065)
 MARK: Final = "<!-- calibration -->"
-# Okabe and Ito's colours, told apart by the colour-blind too; each cell has a shape of its own besides.
+# Okabe and Ito's colours, which the colour-blind can tell apart. Each scenario also has its own shape.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#666666", "#882255")
 SHAPES: Final = ("circle", "square", "triangle", "diamond")
 LEFT, RIGHT, TOP, STEP, WIDTH = 250, 30, 150, 22, 900
 
 
 def cell_name(row: Mapping[str, Any]) -> str:
-    """One scenario in words."""
+    """Return a scenario in words."""
     lines = "K562" if len(row["lines"]) == 1 else "all four lines"
     runs = "1 run" if row["n_seeds"] == 1 else f"{row['n_seeds']} runs"
     return f"{lines}, {runs}, correlation {row['icc_pert']:.2f} / {row['icc_gene']:.2f}"
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return an SVG: a row a metric, a mark a scenario, false positives at 5 % along the axis."""
+    """Return an SVG of the false positives at 5 %, with a row for each metric and a mark for each scenario."""
     metrics = list(rows[0]["metrics"])
     top = TOP + 8 * max(len(rows) - 9, 0)
     height = top + STEP * len(metrics) + 40
@@ -71,7 +71,7 @@ def _mark(at: int, x: float, y: float) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the Markdown table: what each scenario found, over all metrics."""
+    """Return the Markdown table: each scenario's false positives, coverage and power over all metrics."""
     lines = [
         "| scenario | simulations | false positives, % (lowest to highest metric) | coverage of 95 % intervals, % | "
         "power, % (accuracy; per-gene AUROC) |",

