@@ -104,7 +104,7 @@ def test_evidence_never_quotes_the_items_own_perturbation(sample: Corpus) -> Non
 def test_no_prompt_changes_with_its_own_label(make_labels: MakeLabels) -> None:
     labels = make_labels(0)
     train = labels[labels["split"] == "train"]
-    rows = [*train.sample(15, random_state=0).index, *train.index[train["gene"] == "Grare"]]
+    rows = [*train.sample(6, random_state=0).index, *train.index[train["gene"] == "Grare"]]
     rows += list(labels.index[labels["split"] == "test"][:5])
     before = asked(labels.loc[rows], Corpus("small", "official", labels), FULL)
     for row, text in zip(rows, before, strict=True):
