@@ -1,26 +1,21 @@
 """The figures of the report: which of the numbers each shows, and its text alternative."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isnan
+from pathlib import Path
 from typing import Final
 
-from benchmarks.report.drawing import (
-    Curve,
-    Figure,
-    Panel,
-    Row,
-    Square,
-    SquareFigure,
-    Value,
-    interval_figure,
-    square_figure,
-)
-from benchmarks.report.summary import Compared, Score, Scores, Summary
+from benchmarks.report.drawing import COLOURS, DASHES
+from benchmarks.report.panels import Bars, Curve, Curves, Intervals, Panel, Row, bounds
+from benchmarks.report.summary import Compared, Score, Summary
+from benchmarks.report.training import LOGGED, Logged
 from benchmarks.report.wording import (
     HEADLINE,
     count_of,
     format_interval,
     format_number,
+    format_share,
     main_pairs,
     shared_items,
     shown_as,
@@ -28,61 +23,81 @@ from benchmarks.report.wording import (
 )
 from benchmarks.statistics.metrics import METRICS, Metric, find_metric
 
-N_COLOURS: Final = 6
-N_DASHES: Final = 4
+N_COLOURS: Final = sum(name[0] == "m" and name[1:].isdigit() for name in COLOURS)
 LARGEST_MARK: Final = 9.0
+MANY_MODELS: Final = 4
+FEW_STEPS: Final = 40  # of a log, to mark each
+
+STATUS_COLOURS: Final = {"answered": "m0", "malformed": "malformed", "incomplete": "incomplete", "error": "m5"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels beside each other; `title` says what all of them show."""
+
+    title: str
+    panels: Sequence[Panel]
 
 
 def style(summary: Summary, name: str) -> str:
-    """CSS classes of a system: models take the palette's colours in turn; so do baselines, if alone, else one grey."""
+    """CSS classes of a system: its kind and its colour."""
+    kind = "model" if name in summary.named("model") else "shortcut"
+    colour = _colour(summary, name)
+    return kind if colour == kind else f"{kind} {colour}"
+
+
+def _colour(summary: Summary, name: str) -> str:
+    """Models take the palette's colours in turn; so do baselines, if alone, else one grey."""
     models = summary.named("model")
-    if name not in models and models:
-        return "shortcut"
-    at = list(summary.systems).index(name)
-    kind = "model" if name in models else "shortcut"
-    return f"{kind} m{at % N_COLOURS} d{at % N_DASHES}"
+    return "shortcut" if models and name not in models else f"m{list(summary.systems).index(name) % N_COLOURS}"
 
 
 def score_figure(summary: Summary) -> Figure:
     """Headline metrics of every system over all lines."""
-    panels, spoken = [], []
-    for metric in map(find_metric, HEADLINE):
-        scores = {name: summary.score(name, metric.name) for name in summary.systems}
-        values = _score_values(summary, scores)
-        panels.append(Panel(metric.long_label, _counted(scores), values, *_reference(summary, metric)))
-        spoken.append(f"{metric.long_label}: {'; '.join(value.text for value in values)}.")
-    title = "Scores of each system with 95 % intervals, all cell lines"
-    return interval_figure("scores", title, " ".join(spoken), _rows(summary, list(summary.systems)), panels)
+    panels = [
+        _scores(summary, "scores", metric.long_label, metric, _of_all(summary, metric, summary.systems))
+        for metric in map(find_metric, HEADLINE)
+    ]
+    return Figure("Scores of each system with 95 % intervals, all cell lines", panels)
 
 
-def part_figures(summary: Summary) -> list[tuple[str, Figure]]:
-    """PerturbQA's own metrics in each line and each stratum; a heading and a figure per metric and division."""
+def part_figures(summary: Summary) -> list[Figure]:
+    """PerturbQA's own metrics in each line and each stratum: a figure per metric and division, on one scale."""
     figures = []
     for block, noun in (("metrics", "cell line"), ("strata", "stratum")):
         scores = {name: one.metrics if block == "metrics" else one.strata for name, one in summary.systems.items()}
         parts = [part for part in next(iter(next(iter(scores.values())).values())) if part != "all"]
         for metric in [one for one in METRICS if one.official and len(parts) > 1]:
+            panels = []
+            for at, part in enumerate(parts):
+                here = {system: one[metric.task][part][metric.name] for system, one in scores.items()}
+                panels.append(_scores(summary, f"{block}{at}", part, metric, here))
             title = f"{metric.long_label} by {noun}, with 95 % intervals"
-            name = f"{metric.name.replace('_', '')}{block}"
-            figures.append((title, _part_figure(summary, name, title, metric, parts, scores)))
+            figures.append(Figure(title, [replace(panel, bounds=bounds(panels)) for panel in panels]))
     return figures
 
 
-def _part_figure(
-    summary: Summary, name: str, title: str, metric: Metric, parts: Sequence[str], scores: Mapping[str, Scores]
-) -> Figure:
-    """A metric of every system, a panel per line or stratum, all on one scale."""
-    panels, spoken = [], []
-    for part in parts:
-        here = {system: one[metric.task][part][metric.name] for system, one in scores.items()}
-        panels.append(Panel(part, _counted(here), _score_values(summary, here), *_reference(summary, metric)))
-        said = "; ".join(f"{shown_as(summary, system)} {format_number(one.value)}" for system, one in here.items())
-        spoken.append(f"{part}: {said}.")
-    return interval_figure(name, title, " ".join(spoken), _rows(summary, list(scores)), panels, shared=True)
+def main_figure(summary: Summary) -> Figure | None:
+    """The differences that a reader asks for first; None where nothing was compared.
+
+    These are the differences between models, and of each model from the shortcut that is strongest on the metric; where
+    models are many, of the best model only.
+    """
+    if not summary.pairs:
+        return None
+    panels: list[Panel] = []
+    for metric in map(find_metric, HEADLINE):
+        models, pairs = summary.named("model"), main_pairs(summary)
+        best, shortcut = (summary.best(metric.name, kind) for kind in ("model", "baseline"))
+        if shortcut is not None:
+            shown = models if len(models) <= MANY_MODELS or best is None else [best[0]]
+            pairs = [*pairs, *((name, shortcut[0]) for name in shown)]
+        panels.append(_differences(summary, "main", metric, pairs))
+    return Figure("Paired differences with 95 % intervals", panels)
 
 
 def difference_figure(summary: Summary) -> Figure | None:
-    """Forest plot: paired differences of the headline metrics; None where nothing was compared."""
+    """Every paired difference of the headline metrics; None where nothing was compared."""
     if not summary.pairs:
         return None
     models = summary.named("model")
@@ -90,8 +105,8 @@ def difference_figure(summary: Summary) -> Figure | None:
     for heading, against_model in (("Model against earlier model", True), ("Model against shortcut", False)):
         of_kind = [pair for pair in summary.pairs if (pair[1] in models) == against_model]
         layout += [heading, *of_kind] if of_kind else []
-    title = "Paired differences with 95 % intervals; filled where real after Holm's adjustment"
-    return _pairs_figure(summary, "differences", title, layout)
+    panels = [_differences(summary, "differences", metric, layout) for metric in map(find_metric, HEADLINE)]
+    return Figure("All paired differences with 95 % intervals", panels)
 
 
 def seed_figures(summary: Summary) -> list[Figure]:
@@ -99,36 +114,58 @@ def seed_figures(summary: Summary) -> list[Figure]:
     several = [name for name, one in summary.systems.items() if len(one.seeds) > 1]
     if not several:
         return []
-    panels, spoken = [], []
-    for metric in map(find_metric, HEADLINE):
-        scores = {name: summary.score(name, metric.name) for name in several}
-        values = _score_values(summary, scores, with_runs=True)
-        panels.append(Panel(metric.long_label, _counted(scores), values, *_reference(summary, metric)))
-        runs = [f"{name} {', '.join(map(format_number, one.per_seed))}" for name, one in scores.items()]
-        spoken.append(f"{metric.long_label} of each training run: {'; '.join(runs)}.")
-    title = "Scores of each training run, and their mean with its 95 % interval"
-    figures = [interval_figure("seedscores", title, " ".join(spoken), _rows(summary, several), panels)]
+    metrics = [find_metric(name) for name in HEADLINE]
+    panels = [
+        _scores(summary, "seedscores", metric.long_label, metric, _of_all(summary, metric, several), with_runs=True)
+        for metric in metrics
+    ]
+    figures = [Figure("Scores of each training run, and their mean with its 95 % interval", panels)]
     pairs = [pair for pair in main_pairs(summary) if len(summary.find(*pair, HEADLINE[0]).result.per_seed) > 1]
     if pairs:
+        panels = [_differences(summary, "seeddifferences", metric, pairs, with_runs=True) for metric in metrics]
         title = "Paired differences of each training run, and their mean with its 95 % interval"
-        figures.append(_pairs_figure(summary, "seeddifferences", title, pairs, with_runs=True))
+        figures.append(Figure(title, panels))
     return figures
 
 
-def roc_figure(summary: Summary) -> SquareFigure | None:
-    """Pooled ROC curves of the models and of each task's strongest shortcut; of all shortcuts if alone."""
-    squares, spoken = [], []
-    for task, heading in (("de", "Changed or not"), ("dir", "Up or down")):
-        curves = _roc_curves(summary, task)
-        if curves:
-            squares.append(Square(heading, "", curves))
-            spoken.append(". ".join(curve.text for curve in curves) + ".")
-    if not squares:
-        return None
-    title = "ROC curves, all cell lines pooled"
-    return square_figure(
-        "roc", title, " ".join(spoken), "false positive rate", "true positive rate", squares, legend=True
+def training_figures(summary: Summary) -> list[Figure]:
+    """What each training run logged over its steps: reward, accuracy and groups without variance, or the loss."""
+    figures = []
+    for number, stage in enumerate(one for one in summary.stages if one.get("log")):
+        run, rows = Path(str(stage["run"])).name, stage["log"]
+        panels: list[Panel] = [
+            _over_steps(f"training{number}-{at}", run, logged, [row for row in rows if logged.key in row])
+            for at, logged in enumerate(LOGGED[stage["stage"]])
+            if any(logged.key in row for row in rows)
+        ]
+        steps = f"{count_of(len(rows), 'logged step')}, the last {rows[-1]['step']:,}"
+        figures.append(Figure(f"{run}: {stage['stage'].upper()}, {steps}", panels))
+    return figures
+
+
+def _over_steps(name: str, run: str, logged: Logged, rows: Sequence[Mapping[str, float]]) -> Curves:
+    """One number of a training log."""
+    steps, values = [row["step"] for row in rows], [row[logged.key] for row in rows]
+    said = (
+        f"{logged.title} in {run}: {format_number(values[0])} at step {steps[0]:,}, {format_number(values[-1])} at "
+        f"step {steps[-1]:,}; lowest {format_number(min(values))}, highest {format_number(max(values))}."
     )
+    spread = [row.get(logged.spread, 0.0) for row in rows] if logged.spread else ()
+    sizes = [2.5] * len(rows) if len(rows) <= FEW_STEPS else ()
+    points = list(zip(steps, values, strict=True))
+    curve = Curve("", "m0", points, said, sizes=sizes, spread=spread)
+    return Curves(name, logged.title, "", said, [curve], "step", share=logged.share)
+
+
+def roc_figure(summary: Summary) -> Figure | None:
+    """Pooled ROC curves of the models and of each task's strongest shortcut; of all shortcuts if alone."""
+    panels = []
+    for task, heading in (("de", "Changed or not"), ("dir", "Up or down")):
+        if curves := _roc_curves(summary, task):
+            said = ". ".join(curve.text for curve in curves) + "."
+            axes = ("false positive rate", "true positive rate")
+            panels.append(Curves(f"roc-{task}", heading, "", said, curves, *axes, square=True))
+    return Figure("ROC curves, all cell lines pooled", panels) if panels else None
 
 
 def _roc_curves(summary: Summary, task: str) -> list[Curve]:
@@ -144,13 +181,15 @@ def _roc_curves(summary: Summary, task: str) -> list[Curve]:
         if points:
             label = shown_as(summary, name)
             text = f"{label}: {metric.long_label} {format_number(summary.score(name, metric.name).value)}"
-            curves.append(Curve(label, style(summary, name), points, text))
+            colour = _colour(summary, name)
+            dash = 0 if colour == "shortcut" else list(summary.systems).index(name) % len(DASHES)
+            curves.append(Curve(label, colour, points, text, dash))
     return curves
 
 
-def reliability_figure(summary: Summary) -> SquareFigure | None:
+def reliability_figure(summary: Summary) -> Figure | None:
     """How often the likeliest label is right, by its probability; a panel per model, or per shortcut if alone."""
-    squares, spoken = [], []
+    panels: list[Panel] = []
     for name in summary.named("model") or summary.named("baseline"):
         bins = [one for one in summary.systems[name].reliability if one.n]
         if not bins:
@@ -160,74 +199,114 @@ def reliability_figure(summary: Summary) -> SquareFigure | None:
         said = "; ".join(
             f"{format_number(one.confidence)} said, {format_number(one.accuracy)} right of {one.n:,}" for one in bins
         )
-        curve = Curve(
-            name,
-            style(summary, name),
-            [(one.confidence, one.accuracy) for one in bins],
-            f"{name}: {said}",
-            [2 + (LARGEST_MARK - 2) * (one.n / most) ** 0.5 for one in bins],
+        points = [(one.confidence, one.accuracy) for one in bins]
+        sizes = [2 + (LARGEST_MARK - 2) * (one.n / most) ** 0.5 for one in bins]
+        curve = Curve("", _colour(summary, name), points, f"{name}: {said}", sizes=sizes)
+        note = f"ECE {ece}; {count_of(sum(one.n for one in bins), 'forecast')}"
+        axes = ("probability of the likeliest label", "share right")
+        panels.append(
+            Curves(f"reliability-{len(panels)}", name, note, f"{name}, ECE {ece}: {said}.", [curve], *axes, square=True)
         )
-        squares.append(Square(name, f"ECE {ece}; {count_of(sum(one.n for one in bins), 'forecast')}", [curve]))
-        spoken.append(f"{name}, ECE {ece}: {said}.")
-    if not squares:
-        return None
     title = "Reliability: how often the likeliest label is right, by the probability given to it"
-    return square_figure(
-        "reliability", title, " ".join(spoken), "probability of the likeliest label", "share right", squares
-    )
+    return Figure(title, panels) if panels else None
 
 
-def _pairs_figure(
-    summary: Summary, name: str, title: str, layout: Sequence[tuple[str, str] | str], *, with_runs: bool = False
-) -> Figure:
-    """Differences of the headline metrics; `layout` holds pairs of systems and headings between them."""
+def status_figure(summary: Summary) -> Figure:
+    """What became of the completions of each model; of each shortcut, if alone."""
+    rows, spoken = [], []
+    for name in summary.named("model") or summary.named("baseline"):
+        one = summary.systems[name]
+        shown = shown_as(summary, name)
+        parts = [
+            (status, share, f"{shown}, {status}: {one.status_counts[status]:,} of {one.n_rows:,}")
+            for status, share in one.status.items()
+            if share > 0
+        ]
+        rows.append((shown, f"{format_share(one.status['answered'])} answered", parts))
+        spoken.append(f"{shown}: {', '.join(f'{status} {format_share(share)}' for status, share, _ in parts)}.")
+    title = "Completions by status"
+    return Figure(title, [Bars("status", title, "", " ".join(spoken), rows, STATUS_COLOURS)])
+
+
+def _scores(
+    summary: Summary, name: str, title: str, metric: Metric, scores: Mapping[str, Score], *, with_runs: bool = False
+) -> Intervals:
+    """A metric of some systems."""
     rows = [
-        Row(entry) if isinstance(entry, str) else Row(_pair_label(summary, *entry), style(summary, entry[0]))
-        for entry in layout
+        Row(
+            shown_as(summary, system),
+            colour=_colour(summary, system),
+            value=one.value,
+            low=one.low,
+            high=one.high,
+            diamond=summary.systems[system].kind != "model",
+            solid=summary.systems[system].kind == "model",
+            text=f"{shown_as(summary, system)}: {format_number(one.value)} ({format_interval(one.low, one.high)})",
+            points=one.per_seed if with_runs else (),
+        )
+        for system, one in scores.items()
     ]
-    panels, spoken = [], []
-    for metric in map(find_metric, HEADLINE):
-        found = [None if isinstance(entry, str) else summary.find(*entry, metric.name) for entry in layout]
-        values = [None if one is None else _difference(one, with_runs=with_runs) for one in found]
-        spoken += [f"{metric.long_label}, {value.text}." for value in values if value is not None]
-        tested = {one.result.n_items for one in found if one is not None and not isnan(one.result.difference)}
-        panels.append(Panel(metric.long_label, _items(tested), values, 0.0, "no difference"))
-    return interval_figure(name, title, " ".join(spoken), rows, panels, signed=True)
+    said = "; ".join(row.text for row in rows)
+    if with_runs:
+        said += f". Training runs: {_runs((system, one.per_seed) for system, one in scores.items())}"
+    counted = _items({one.n for one in scores.values() if not isnan(one.value)})
+    name = f"{name}-{metric.name.replace('_', '-')}"
+    return Intervals(name, title, counted, f"{metric.long_label}: {said}.", rows, *_reference(summary, metric))
 
 
-def _difference(one: Compared, *, with_runs: bool) -> Value:
+def _differences(
+    summary: Summary,
+    name: str,
+    metric: Metric,
+    layout: Sequence[tuple[str, str] | str],
+    *,
+    with_runs: bool = False,
+) -> Intervals:
+    """Differences on a metric; `layout` holds pairs of systems and headings between them."""
+    rows, tested, runs = [], set(), []
+    for entry in layout:
+        if isinstance(entry, str):
+            rows.append(Row(entry))
+            continue
+        one = summary.find(*entry, metric.name)
+        rows.append(_difference(summary, one, with_runs=with_runs))
+        if not isnan(one.result.difference):
+            tested.add(one.result.n_items)
+        runs.append((f"{one.a} minus {one.b}", one.result.per_seed))
+    said = f"{metric.long_label}: {'; '.join(row.text for row in rows if row.text)}."
+    if with_runs:
+        said += f" Training runs: {_runs(runs)}."
+    name = f"{name}-{metric.name.replace('_', '-')}"
+    return Intervals(name, metric.long_label, _items(tested), said, rows, 0.0, "no difference", signed=True)
+
+
+def _difference(summary: Summary, one: Compared, *, with_runs: bool) -> Row:
     result = one.result
-    text = (
-        f"{one.a} minus {one.b}: {format_number(result.difference, signed=True)} "
-        f"({format_interval(result.low, result.high, signed=True)}), {verdict(result)}"
-    )
+    shared = shared_items(summary, one.a, one.b).replace(" items", "").replace(" item", "")
     # From few items an interval goes beyond what a difference can be; drawn so, it would squeeze the others.
     low, high = (min(max(bound, -1.0), 1.0) for bound in (result.low, result.high))
-    runs = result.per_seed if with_runs and len(result.per_seed) > 1 else ()
-    return Value(result.difference, low, high, verdict(result) in ("higher", "lower"), text, runs)
+    return Row(
+        one.a,
+        f"vs {one.b}{f' ({shared})' if shared else ''}",
+        _colour(summary, one.a),
+        result.difference,
+        low,
+        high,
+        diamond=summary.systems[one.b].kind != "model",
+        solid=verdict(result) in ("higher", "lower"),
+        text=f"{one.a} minus {one.b}: {format_number(result.difference, signed=True)} "
+        f"({format_interval(result.low, result.high, signed=True)}), {verdict(result)}",
+        points=result.per_seed if with_runs and len(result.per_seed) > 1 else (),
+        unknown="not tested",
+    )
 
 
-def _pair_label(summary: Summary, a: str, b: str) -> str:
-    shared = shared_items(summary, a, b)
-    return f"{a} vs {b} ({shared})" if shared else f"{a} vs {b}"
+def _runs(values: Iterable[tuple[str, Sequence[float]]]) -> str:
+    return "; ".join(f"{name} {', '.join(map(format_number, each))}" for name, each in values)
 
 
-def _rows(summary: Summary, names: Sequence[str]) -> list[Row]:
-    return [Row(shown_as(summary, name), style(summary, name)) for name in names]
-
-
-def _score_values(summary: Summary, scores: Mapping[str, Score], *, with_runs: bool = False) -> list[Value]:
-    return [
-        Value(
-            one.value,
-            one.low,
-            one.high,
-            summary.systems[name].kind == "model",
-            f"{shown_as(summary, name)}: {format_number(one.value)} ({format_interval(one.low, one.high)})",
-            one.per_seed if with_runs else (),
-        )
-        for name, one in scores.items()
-    ]
+def _of_all(summary: Summary, metric: Metric, names: Iterable[str]) -> dict[str, Score]:
+    return {name: summary.score(name, metric.name) for name in names}
 
 
 def _reference(summary: Summary, metric: Metric) -> tuple[float, str]:
@@ -237,10 +316,6 @@ def _reference(summary: Summary, metric: Metric) -> tuple[float, str]:
     value, name = metric.chance
     total = summary.total
     return value({label: count / total.items for label, count in total.labels.items()}), name
-
-
-def _counted(scores: Mapping[str, Score]) -> str:
-    return _items({one.n for one in scores.values() if not isnan(one.value)})
 
 
 def _items(counts: set[int]) -> str:

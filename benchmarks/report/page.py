@@ -18,6 +18,7 @@ from benchmarks.evaluation.predictions import TASKS
 from benchmarks.files import write_text
 from benchmarks.report import figures as report_figures
 from benchmarks.report import wording
+from benchmarks.report.drawing import draw
 from benchmarks.report.examples import SEED, DifferingItem, Item, first_completions
 from benchmarks.report.summarize import System, summarize
 from benchmarks.report.summary import Summary, as_json
@@ -149,7 +150,8 @@ def write_report(
         data: what was evaluated. `is_sample` (bool), `notes` (list of sentences for the reader), `funnel` (a row per
             step, with the rows it took and of how many), `warnings` (sentences shown above all numbers) and `command`
             have a meaning; a list of mappings becomes a table; all others are shown as they are.
-        stages: a mapping each of what a training stage did, `stage` naming it; shown as a table.
+        stages: a mapping each of what a training stage did, `stage` naming it; shown as a table. `run` (the folder) and
+            `log` (see `benchmarks.report.training.read_log`) are drawn over its steps.
         strata: by name, whether each item belongs, indexed by item id; see `benchmarks.report.strata`.
         published: a row per published figure, as `benchmarks.report.published.published_figures` returns them; shown as
             they are beside the systems, never tested.
@@ -241,6 +243,7 @@ def _assets() -> dict[str, str]:
 
 def _sentences(summary: Summary) -> dict[str, Any]:
     return {
+        "headline": wording.headline(summary),
         "what": wording.what_was_compared(summary),
         "findings": wording.findings(summary),
         "shortcuts": wording.strongest_shortcuts(summary),
@@ -267,11 +270,15 @@ def _pairs(summary: Summary) -> dict[str, Any]:
 def _figures(summary: Summary) -> dict[str, Any]:
     return {
         "score_figure": report_figures.score_figure(summary),
+        "main_figure": report_figures.main_figure(summary),
         "difference_figure": report_figures.difference_figure(summary),
         "part_figures": report_figures.part_figures(summary),
         "roc_figure": report_figures.roc_figure(summary),
         "reliability_figure": report_figures.reliability_figure(summary),
         "seed_figures": report_figures.seed_figures(summary),
+        "training_figures": report_figures.training_figures(summary),
+        "status_figure": report_figures.status_figure(summary),
+        "draw": draw,
         "bins": [(name, row) for name, one in summary.systems.items() for row in one.reliability if row.n],
     }
 
@@ -279,7 +286,7 @@ def _figures(summary: Summary) -> dict[str, Any]:
 def _recorded(summary: Summary) -> dict[str, Any]:
     """What was given with the predictions: data, protocol and training stages."""
     data, shown_apart = summary.data, ("notes", "warnings", "command", "funnel")
-    stages = [_flat(stage) for stage in summary.stages]
+    stages = [_flat({key: value for key, value in stage.items() if key != "log"}) for stage in summary.stages]
     return {
         "funnel": data.get("funnel") or [],
         "data_facts": _flat({k: v for k, v in data.items() if k not in shown_apart and not _is_table(v)}),

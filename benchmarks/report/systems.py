@@ -11,6 +11,7 @@ import pandas as pd
 from benchmarks.evaluation.predictions import changed_keys, read_answers, read_completions, read_facts
 from benchmarks.evaluation.run import PREDICTIONS
 from benchmarks.report.summarize import System
+from benchmarks.report.training import read_log
 from benchmarks.runs import CONFIG, read_manifest, read_stored
 from benchmarks.screens.labels import data_dir
 from rewards import InputError
@@ -49,7 +50,7 @@ class EvaluationRun:
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str, Any]]]:
-    """Return the evaluations among finished run folders, and what the other stages' manifests say."""
+    """Return the evaluations among finished run folders, and of the other stages what their manifests and logs say."""
     evaluations: list[EvaluationRun] = []
     stages: list[dict[str, Any]] = []
     for path in paths:
@@ -58,7 +59,10 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str
             raise InputError(f"{path}: the {manifest.get('stage')} run is not finished; run it again to go on")
         if manifest.get("stage") != "eval":
             kept = {key: value for key, value in manifest.items() if key not in ("stage", "status", "packages")}
-            stages.append({"stage": manifest.get("stage"), "run": str(path), **kept})
+            stage: dict[str, Any] = {"stage": manifest.get("stage"), "run": str(path), **kept}
+            if log := read_log(path, str(manifest.get("stage"))):
+                stage["log"] = log
+            stages.append(stage)
             continue
         config = read_stored(path / CONFIG, "restore it, or run the evaluation again")
         seeds = manifest.get("seeds") or [config["training_seed"]]

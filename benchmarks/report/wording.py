@@ -14,6 +14,7 @@ from rewards import LABELS, Status
 HEADLINE: Final = (PRIMARY, "accuracy", "balanced_accuracy")
 ALPHA: Final = 0.05
 MANY_PAIRS: Final = 6
+FEW_PAIRS: Final = 3
 UNTESTED: Final = "not tested: "
 DASH: Final = "\N{EN DASH}"
 MINUS: Final = "\N{MINUS SIGN}"
@@ -53,6 +54,12 @@ SAME_ITEMS_TERM: Final = (
     "A plain paired t test over training runs. It asks whether new training runs would differ on exactly these items, "
     "and says nothing about other perturbations or genes.",
 )
+_TOLD: Final = {
+    "higher": "higher, and the difference is real",
+    "lower": "lower, and the difference is real",
+    "not shown": "no real difference is shown",
+    "not tested": "the difference cannot be tested",
+}
 STATUS_NAMES: Final = {
     Status.ANSWERED: "a label could be read",
     Status.MALFORMED: "finished, but no single label could be read; counts as wrong",
@@ -166,6 +173,56 @@ def main_pairs(summary: Summary) -> list[tuple[str, str]]:
     return pairs if len(pairs) <= MANY_PAIRS else [(later, earlier) for earlier, later in pairwise(models)]
 
 
+def headline(summary: Summary) -> list[str]:
+    """The verdict: which differences between models are real, and what the strongest shortcut scores."""
+    pairs = main_pairs(summary)
+    told = [] if not pairs else _few_pairs(summary, pairs) if len(pairs) <= FEW_PAIRS else [_many_pairs(summary, pairs)]
+    shortcut, model = (summary.best(summary.primary, kind) for kind in ("baseline", "model"))
+    on = f"On {_spoken(summary.primary)}, the primary metric, the"
+    scores: list[str] = []
+    for kind, best in (("strongest shortcut", shortcut), ("best model", model)):
+        if best is not None:
+            start = f"The {kind}" if scores else f"{on} {kind}"
+            scores.append(f"{start} ({shown_as(summary, best[0])}) scores {format_number(best[1])}")
+    if shortcut is not None and model is not None:
+        scores[-1] += f": {_TOLD[verdict(summary.find(model[0], shortcut[0], summary.primary).result)]}"
+    return [*told, f"{'. '.join(scores)}."] if scores else told
+
+
+def _few_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Of each pair of models, on which headline metrics they differ; equal verdicts are told at once."""
+    real: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {}
+    for a, b in pairs:
+        said: dict[str, list[str]] = {}
+        for metric in HEADLINE:
+            said.setdefault(verdict(summary.find(a, b, metric).result), []).append(_spoken(metric))
+        ways = [f"{way} than {b} on {_listed(said[way])}" for way in ("higher", "lower") if way in said]
+        if ways:
+            real.setdefault(" and ".join(ways), []).append(a)
+        else:
+            others.setdefault("not shown" if "not shown" in said else "not tested", []).append(f"{a} and {b}")
+    told = [f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {ways}" for ways, names in real.items()]
+    sentences = [f"Real differences between models: {'; '.join(told)}."] if told else []
+    for way, start in (("not shown", "No real difference is shown"), ("not tested", "No difference can be tested")):
+        if way in others:
+            sentences.append(f"{start} between {', nor between '.join(others[way])}.")
+    return [" ".join(sentences)]
+
+
+def _many_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
+    """How many pairs of models differ on the primary metric, and which, where they are few."""
+    said = {(a, b): verdict(summary.find(a, b, summary.primary).result) for a, b in pairs}
+    real = [f"{a} is {way} than {b}" for (a, b), way in said.items() if way in ("higher", "lower")]
+    which = f": {'; '.join(real)}" if 0 < len(real) <= FEW_PAIRS else ""
+    n_models = len(summary.named("model"))
+    between = "models" if len(pairs) == n_models * (n_models - 1) / 2 else "each model and the one before it"
+    return (
+        f"Between {between}, {len(real) or 'none'} of {count_of(len(pairs), 'difference')} "
+        f"{'are' if len(real) > 1 else 'is'} real on {_spoken(summary.primary)}{which}."
+    )
+
+
 def findings(summary: Summary) -> list[str]:
     """Which differences between models are real, a sentence per pair."""
     sentences = []
@@ -196,12 +253,7 @@ def strongest_shortcuts(summary: Summary) -> list[str]:
         sentence = f"{find_metric(metric).long_label}: {shown_as(summary, name)} scores {format_number(value)}."
         if best_model is not None:
             model, score = best_model
-            said = {
-                "higher": "higher, and the difference is real",
-                "lower": "lower, and the difference is real",
-                "not shown": "no real difference is shown",
-                "not tested": "the difference cannot be tested",
-            }[verdict(summary.find(model, name, metric).result)]
+            said = _TOLD[verdict(summary.find(model, name, metric).result)]
             best_of = "" if model in fewer else all_asked
             sentence += f" The best model{best_of}, {shown_as(summary, model)}, scores {format_number(score)}: {said}."
         sentences.append(sentence)

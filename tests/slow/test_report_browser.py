@@ -60,7 +60,8 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(
         systems, tmp_path_factory.mktemp("page"), title=f"A report {HOSTILE}", protocol={"template": HOSTILE},
         data={"notes": [HOSTILE], "funnel": [{"step": HOSTILE, "rows": 192, "of": "1,920 items", "share": 0.1}]},
-        stages=[{"stage": "sft", "seconds": 12.5}], strata={"known": known, "unknown": ~known},
+        stages=[{"stage": "sft", "run": "SFT", "log": [{"step": 1, "loss": 2.0}]}],
+        strata={"known": known, "unknown": ~known},
         published=published_figures("official"),
     )  # fmt: skip
 
@@ -240,12 +241,14 @@ def test_every_column_of_every_table_sorts(page: Any) -> None:
 
 def test_figures_have_text_alternatives(page: Any) -> None:
     figures = page.find_elements("css selector", "svg")
-    assert len(figures) == 11
+    # Main differences, scores, all differences, scores and differences of each training run; two metrics by two lines
+    # and by two strata; ROC of two tasks; reliability of the two models with probabilities; loss; statuses.
+    assert len(figures) == 5 * 3 + 2 * 2 + 2 * 2 + 2 + 2 + 1 + 1
     names = [figure.accessible_name for figure in figures]
     assert all(figure.aria_role in ("img", "image") for figure in figures)
     assert len(set(names)) == len(names) and all(len(name) > 20 for name in names)
     descriptions = [figure.find_element("css selector", "desc").get_attribute("textContent") for figure in figures]
-    assert all("SFT" in text and any(character.isdigit() for character in text) for text in descriptions)
+    assert all(("SFT" in text or "GRPO" in text) and any(character.isdigit() for character in text) for text in descriptions)
 
 
 def test_tables_are_named_and_their_heads_have_a_scope(page: Any) -> None:
@@ -264,7 +267,7 @@ def test_text_from_models_stays_text(page: Any) -> None:
     assert HOSTILE in page.title
 
 
-@pytest.mark.parametrize("width", [1280, 420])
+@pytest.mark.parametrize("width", [1280, 768, 360])
 def test_the_page_does_not_scroll_sideways(page: Any, width: int) -> None:
     page.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

@@ -1,7 +1,7 @@
 """Run folders become systems: seeds of one name are one system, items are held against each other, completions stay."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from benchmarks.evaluation.run import (
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.keys import from_keys, to_keys
 from benchmarks.report import collect
+from benchmarks.report import page as report_page
 from benchmarks.report.collect import data_funnel, describe_training, report_runs
 from benchmarks.report.systems import group_by_name, merge_seeds, read_runs, same_items
 from benchmarks.runs import open_run
@@ -29,6 +30,14 @@ from benchmarks.statistics.significance import compare
 from rewards import LABELS, InputError
 
 MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Leave figures undrawn in the reports that the module shares, too."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report_page, "draw", lambda panel, figure: "")
+        yield
 
 
 @pytest.fixture(scope="module")
