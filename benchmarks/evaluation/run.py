@@ -15,7 +15,7 @@ from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import asked_of, build_prompts
 from benchmarks.keys import to_keys
-from benchmarks.models.engines import check_engine, engine_names, open_engine
+from benchmarks.models.engines import check_engine, engine_names, open_engine, takes
 from benchmarks.models.folders import adapter_sha256, read_trained_items, resolve_model
 from benchmarks.progress import Progress
 from benchmarks.runs import open_run, settle_dtype
@@ -143,7 +143,7 @@ def show_writing(progress: Progress) -> Callable[[float, int, int], None]:
 
 def settle(args: EvalArguments) -> EvalArguments:
     """Return the arguments with `dtype: auto` replaced by the type used in this run; a server chooses its own."""
-    if args.engine == "openai":
+    if args.engine != "auto" and not takes(args.engine, "dtype"):
         return args
     return replace(args, dtype=settle_dtype(args.dtype, Path(args.output_dir)))
 

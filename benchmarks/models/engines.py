@@ -30,6 +30,7 @@ __all__ = [
     "has_vllm",
     "model_fingerprint",
     "open_engine",
+    "takes",
 ]
 
 # By value of the key `engine`. An engine gets those arguments of `open_engine` that its own parameters name.
@@ -92,16 +93,21 @@ def open_engine(
     if max_model_len is not None and max_model_len < 1:
         raise InputError(f"max_model_len: is {max_model_len}; it must be at least 1")
     given = {
-        "adapter": adapter, "revision": revision, "max_model_len": max_model_len, "base_url": base_url,
+        "model": model, "adapter": adapter, "revision": revision, "dtype": dtype, "max_model_len": max_model_len,
+        "base_url": base_url, "api_key_env": api_key_env, "max_tokens_key": max_tokens_key,
         "extra_body": extra_body or None,
     }  # fmt: skip
-    always = {"model": model, "dtype": dtype, "api_key_env": api_key_env, "max_tokens_key": max_tokens_key}
-    taken = signature(ENGINES[name]).parameters
+    known = signature(open_engine).parameters
     for key, value in given.items():
-        if value is not None and key not in taken:
+        if not takes(name, key) and value != known[key].default:
             raise InputError(f"engine: {name} takes no {key}; leave it out, or use engine: {_who_takes(key)}")
-    return ENGINES[name](**{key: value for key, value in (given | always).items() if key in taken})
+    return ENGINES[name](**{key: value for key, value in given.items() if takes(name, key)})
+
+
+def takes(name: str, key: str) -> bool:
+    """Return whether the engine of a name, which is not `auto`, has a parameter `key`."""
+    return key in signature(ENGINES[name]).parameters
 
 
 def _who_takes(key: str) -> str:
-    return " or ".join(name for name, engine in ENGINES.items() if key in signature(engine).parameters)
+    return " or ".join(name for name in ENGINES if takes(name, key))

@@ -386,6 +386,15 @@ def test_generate_works_within_a_running_loop(server: Server) -> None:
         ),
         ({"name": "openai", "base_url": "http://h/v1", "revision": "main"}, "openai takes no revision"),
         ({"name": "openai", "base_url": "http://h/v1", "max_model_len": 512}, "openai takes no max_model_len"),
+        (
+            {"name": "openai", "base_url": "http://h/v1", "dtype": "bfloat16"},
+            "openai takes no dtype; leave it out, or use engine: vllm or transformers",
+        ),
+        (
+            {"name": "transformers", "api_key_env": "MY_KEY"},
+            "takes no api_key_env; leave it out, or use engine: openai",
+        ),
+        ({"name": "transformers", "max_tokens_key": "max_completion_tokens"}, "takes no max_tokens_key"),
         ({"name": "transformers", "base_url": "http://h/v1"}, "takes no base_url; leave it out, or use engine: openai"),
         ({"name": "transformers", "max_model_len": 0}, "max_model_len: is 0; it must be at least 1"),
         ({"name": "transformers"}, "no such model folder"),
@@ -452,6 +461,9 @@ def test_an_engine_is_a_file_and_a_line_in_the_table(tmp_path: Path, monkeypatch
     run = evaluation(tmp_path / "run", dtype="float32")
     assert set(read_predictions(run / PREDICTIONS)["answer"]) == {"downregulated"}
     assert read_facts(run / PREDICTIONS)["engine"] == {"name": "parrot", "model": "polly", "dtype": "float32"}
+    monkeypatch.setitem(engines.ENGINES, "parrot", lambda model: Parrot(model, dtype="bits"))
+    run = evaluation(tmp_path / "another")  # an engine without a `dtype` needs none
+    assert read_facts(run / PREDICTIONS)["engine"]["dtype"] == "bits"
     with pytest.raises(InputError, match="parrot takes no adapter; leave it out, or use engine: vllm or transformers"):
         open_engine("parrot", "polly", tmp_path)
 
