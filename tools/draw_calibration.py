@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,11 +10,12 @@ from benchmarks.statistics.metrics import find_metric
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 BAND: Final = (0.035, 0.065)
+TITLE: Final = "False positives of the default test at 5 %, by metric and scenario"
 MARK: Final = "<!-- calibration -->"
-# Okabe and Ito's colours, which the colour-blind can tell apart. Each scenario also has its own shape.
+# Okabe and Ito's colours, told apart by the colour-blind too; neighbouring cells have another shape besides.
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#666666", "#882255")
-SHAPES: Final = ("circle", "square", "triangle", "diamond")
-LEFT, RIGHT, TOP, STEP, WIDTH = 250, 30, 150, 22, 900
+SHAPES: Final = ("o", "s", "^", "D")
+INCH: Final = 72  # points, which are pixels here
 
 
 def cell_name(row: Mapping[str, Any]) -> str:
@@ -24,50 +26,34 @@ def cell_name(row: Mapping[str, Any]) -> str:
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return an SVG of the false positives at 5 %, with a row for each metric and a mark for each scenario."""
+    """Return an SVG: a row a metric, a mark a scenario, false positives at 5 % along the axis."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     metrics = list(rows[0]["metrics"])
-    top = TOP + 8 * max(len(rows) - 9, 0)
-    height = top + STEP * len(metrics) + 40
-
-    def x(rate: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * rate / 0.1
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        'font-family="sans-serif" font-size="13">',
-        "<title>False positives of the default test at 5 %, by metric and scenario</title>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-        f'<rect x="{x(BAND[0]):.1f}" y="{top - 14}" width="{x(BAND[1]) - x(BAND[0]):.1f}" '
-        f'height="{STEP * len(metrics) + 6}" fill="#e8f1e8"/>',
-    ]
+    legend, body = 20 * -(-len(rows) // 2) + 30, 22 * len(metrics)
+    width, height = 900, legend + body + 40
+    figure = Figure((width / INCH, height / INCH), dpi=INCH, facecolor="white")
+    axes = figure.add_axes((0.28, 40 / height, 0.7, body / height), frame_on=False)
+    axes.set(xlim=(0, 0.1), ylim=(len(metrics) - 0.5, -0.5), xticks=(0, BAND[0], 0.05, BAND[1], 0.1))
+    axes.set_yticks(range(len(metrics)), [find_metric(metric).long_label for metric in metrics])
+    axes.tick_params(length=0, labelsize=13)
+    axes.set_xlabel("share of simulations in which the test at 5 % finds a difference that is not there", size=13)
+    axes.grid(color="#dddddd", linewidth=1)
+    axes.set_axisbelow(True)
+    axes.axvspan(*BAND, color="#e8f1e8", linewidth=0, zorder=0)
+    axes.axvline(0.05, color="#888888", linewidth=1)
     for at, row in enumerate(rows):
-        px, py = 20 + (at % 2) * 440, 22 + (at // 2) * 20
-        parts.append(_mark(at, px, py) + f'<text x="{px + 14}" y="{py + 4}">{cell_name(row)}</text>')
-    for at, metric in enumerate(metrics):
-        y = top + STEP * at
-        parts.append(f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{find_metric(metric).long_label}</text>')
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="#ddd"/>')
-        parts += [_mark(i, x(row["metrics"][metric]["rejected"]), y) for i, row in enumerate(rows)]
-    bottom = top + STEP * len(metrics)
-    for rate in (0.0, 0.035, 0.05, 0.065, 0.1):
-        parts.append(
-            f'<line x1="{x(rate):.1f}" x2="{x(rate):.1f}" y1="{top - 14}" y2="{bottom - 8}" stroke="#888" '
-            f'stroke-dasharray="{"none" if rate == 0.05 else "2 3"}"/>'
-            f'<text x="{x(rate):.1f}" y="{bottom + 12}" text-anchor="middle">{rate:g}</text>'
-        )
-    parts.append("</svg>")
-    return "\n".join(parts) + "\n"
-
-
-def _mark(at: int, x: float, y: float) -> str:
-    colour, shape = COLOURS[at % len(COLOURS)], SHAPES[at % len(SHAPES)]
-    style = f'fill="{colour}" fill-opacity="0.85"'
-    if shape == "circle":
-        return f'<circle cx="{x:.1f}" cy="{y}" r="4.5" {style}/>'
-    if shape == "square":
-        return f'<rect x="{x - 4:.1f}" y="{y - 4}" width="8" height="8" {style}/>'
-    outline = {"triangle": ((-5, 4), (5, 4), (0, -5)), "diamond": ((-5, 0), (0, -5), (5, 0), (0, 5))}[shape]
-    return f'<polygon points="{" ".join(f"{x + dx:.1f},{y + dy}" for dx, dy in outline)}" {style}/>'
+        rates = [row["metrics"][metric]["rejected"] for metric in metrics]
+        colour, shape = COLOURS[at % len(COLOURS)], SHAPES[at % len(SHAPES)]
+        axes.plot(rates, range(len(metrics)), shape, color=colour, alpha=0.85, clip_on=False, label=cell_name(row))
+    figure.legend(loc="upper left", ncols=2, frameon=False, fontsize=13, borderaxespad=0.5)
+    out = StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "synthpert"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Title": TITLE})
+    lines = out.getvalue().splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("<svg"))  # before it: a document type
+    return "\n".join(line.rstrip() for line in lines[start:]) + "\n"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

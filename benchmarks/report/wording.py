@@ -265,6 +265,7 @@ def cautions(summary: Summary) -> list[str]:
     failed = [one for one in summary.aa_checks if one.result.p_holm < ALPHA]
     return [
         *_of_completions(summary),
+        *_not_audited(summary),
         *([f"The A/A check failed. {aa_sentence(summary)}"] if failed else ()),
         *_few_clusters(summary),
     ]
@@ -290,6 +291,16 @@ def _of_completions(summary: Summary) -> list[str]:
                 f"{count_of(one.n_unscorable, 'item')} cannot be scored and stay out of its scores and comparisons."
             )
     return sentences
+
+
+def _not_audited(summary: Summary) -> list[str]:
+    """Which claims about a run's traces, such as that none quotes a test label, the audit could not check."""
+    sentences = []
+    for stage in summary.stages:
+        audit = stage.get("audit") or stage.get("sft_audit") or {}
+        for claim, n in (audit.get("not_audited") or {}).items():
+            sentences.append(f"The audit could not check of {count_of(n, 'training trace')} that {claim}.")
+    return list(dict.fromkeys(sentences))  # GRPO repeats the audit of the SFT run that it starts from
 
 
 def _few_clusters(summary: Summary) -> list[str]:

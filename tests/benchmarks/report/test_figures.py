@@ -18,7 +18,7 @@ from benchmarks.report.panels import Bars, Curve, Curves, Intervals, Panel, Row
 from benchmarks.report.summarize import System, summarize
 from benchmarks.report.summary import Summary
 from benchmarks.report.training import LOGGED, read_log
-from benchmarks.report.wording import headline
+from benchmarks.report.wording import cautions, headline
 from rewards import LABELS, InputError
 
 NAMES = [str(label) for label in LABELS]
@@ -121,6 +121,16 @@ class TestWhatIsShown:
         assert one.title.startswith("one") and two.title.startswith("two")
         names = [panel.name for figure in (sft, one, two) for panel in figure.panels]
         assert len(set(names)) == len(names)
+
+
+class TestCautions:
+    def test_traces_that_were_not_audited(self) -> None:
+        audit = {"clean": True, "not_audited": {"no prompt quotes a test label": 1200}}
+        stages = [{"stage": "sft", "audit": audit}, {"stage": "grpo", "sft_audit": audit}]
+        told = [one for one in cautions(summary_of(("m", 1.0), stages=stages)) if "audit" in one]
+        assert told == ["The audit could not check of 1,200 training traces that no prompt quotes a test label."]
+        clean = summary_of(("m", 1.0), stages=[{"stage": "sft", "audit": {"clean": True, "checks": {}}}])
+        assert not any("audit" in one for one in cautions(clean))
 
 
 class TestVerdict:
