@@ -17,9 +17,8 @@ def test_the_passages_are_of_both_kinds_and_fit_their_prompts() -> None:
     assert len(passages) >= 60
     assert 2 * leaks == len(passages) == len({one["reasoning"] for one in passages})
     for one, prompt in zip(passages, prompts, strict=True):
-        _, pert, gene = one["item_id"].split("|")
+        _, pert, _ = one["item_id"].split("|")
         assert prompt[-1]["content"].startswith(f"{pert} is knocked down")
-        assert pert in one["reasoning"] or gene in one["reasoning"]
         assert find_foreign(one["reasoning"]) is None
 
 
