@@ -99,7 +99,7 @@ def _module(name: str, folder: Path, source: str) -> Any:
     try:
         if not name.endswith(".py"):
             if str(Path.cwd()) not in sys.path:
-                sys.path.append(str(Path.cwd()))  # as `python -m` would find it
+                sys.path.append(str(Path.cwd()))  # `python -m` would find the module there
             return importlib.import_module(name)
         path = find_file(name, folder)
         alias = f"reward_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
@@ -108,7 +108,7 @@ def _module(name: str, folder: Path, source: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         sys.modules[alias] = module
         if str(path.parent.resolve()) not in sys.path:
-            sys.path.append(str(path.parent.resolve()))  # for modules that stand beside it
+            sys.path.append(str(path.parent.resolve()))  # so that it can import modules of its folder
         spec.loader.exec_module(module)
         return module
     except InputError:

@@ -466,7 +466,7 @@ def _check_traces(stage: Stage, config: Mapping[str, Any]) -> None:
             f"{stage.path}: no file beside it says how these traces were made; remove them, or name this file as the "
             "study's `traces`"
         )
-    # Of an endpoint's traces, only the keys that shape them are stored; digests beside them cover the rest.
+    # The stored configuration of an endpoint's traces also holds `protocol`, which is no key of a configuration.
     keys = {*before} & {*config} if config.get("base_url") else {*before, *config}
     if changed := sorted(key for key in keys if before.get(key) != config.get(key)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Pairs without a label as prompts. Soft and mixed verifiers let GRPO train on them, beside the labelled pairs."""
+"""Pairs without a label as prompts. Soft and mixed verifiers let GRPO train on them too."""
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
