@@ -138,8 +138,8 @@ def training_figures(summary: Summary) -> list[Figure]:
             for at, logged in enumerate(LOGGED[stage["stage"]])
             if any(logged.key in row for row in rows)
         ]
-        steps = f"{count_of(len(rows), 'logged step')}, the last {rows[-1]['step']:,}"
-        figures.append(Figure(f"{run}: {stage['stage'].upper()}, {steps}", panels))
+        steps = f"{count_of(len(rows), 'logged step')}, the last is step {rows[-1]['step']:,}"
+        figures.append(Figure(f"{stage['stage'].upper()} run {run}: {steps}", panels))
     return figures
 
 

@@ -31,7 +31,7 @@ class Logged:
 LOGGED: Final = {
     "sft": (Logged("loss", "Loss"), Logged("mean_token_accuracy", "Share of tokens predicted", share=True)),
     "grpo": (
-        Logged("reward", "Mean reward and spread within a group", "reward_std"),
+        Logged("reward", "Mean reward ± standard deviation", "reward_std"),
         Logged("answered_accuracy", "Share of right answers", share=True),
         Logged("zero_variance_groups", "Share of groups without variance", share=True),
     ),

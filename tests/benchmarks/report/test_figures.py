@@ -118,7 +118,7 @@ class TestWhatIsShown:
         assert isinstance(reward, Curves)
         assert reward.curves[0].points == [(at, pytest.approx(0.1 * at)) for at in range(1, 4)]
         assert reward.curves[0].spread == [0.5] * 3
-        assert one.title.startswith("one") and two.title.startswith("two")
+        assert one.title == "GRPO run one: 3 logged steps, the last is step 3" and "run two" in two.title
         names = [panel.name for figure in (sft, one, two) for panel in figure.panels]
         assert len(set(names)) == len(names)
 
