@@ -17,6 +17,7 @@ from sft.filters.steps import STEPS
 from sft.import_traces import COLUMNS
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments
+from tools.critic_recall import main as critic_recall
 
 REPO = Path(__file__).parents[1]
 PAGE = (REPO / "docs" / "traces.md").read_text(encoding="utf-8")
@@ -63,10 +64,13 @@ def test_the_commands_run_in_their_order(tmp_path: Path) -> None:
     }  # fmt: skip
     blocks = re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    assert len(lines) == 8
+    assert len(lines) == 9
     with Server(teacher) as server:
         for line in lines:
             words = shlex.split(line)
+            if words[:3] == ["python", "-m", "tools.critic_recall"]:
+                assert critic_recall([server.url if "://" in word else word for word in words[3:]]) == 0
+                continue
             assert words[0] == "synthpert"
             command = words[2] if words[1] == "traces" else words[1]
             words += shlex.split(added[command])
