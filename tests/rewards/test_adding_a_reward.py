@@ -1,5 +1,6 @@
 """CONTRIBUTING's recipe for a reward that ships, acted out: one source file, and it is a reward like the others."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
+import contextlib, io, json, sys
 from rewards import LineMention, compose
 from rewards.compose import Context
 
@@ -21,6 +23,17 @@ assert LineMention()(**batch, cell_line=["k562", "k562"]) == [1.0, 0.0]
 gated = [{"name": "accuracy", "gate": "line_mention"}, {"name": "line_mention", "weight": 0.1}]
 paid = compose(gated, Context())(**batch, cell_line=["k562", "k562"], label=["downregulated"] * 2)
 assert paid == [1.1, 0.0], paid
+
+from rl.cli import main
+
+for source in ("line_mention", "both.yaml"):
+    sys.argv = ["synthpert", "rewards", "check", source, "--data", "sample", "--rows", "60"]
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    print(json.dumps([source, code, said.getvalue()]))
 """
 
 
@@ -43,18 +56,13 @@ def changed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-
-
 def test_a_reward_that_ships_is_one_source_file(changed: Path) -> None:
-    done = run(changed, "-c", SCRIPT)
-    assert done.returncode == 0, done.stderr
     (changed / "both.yaml").write_text("rewards: [accuracy, {name: line_mention, weight: 0.1}]\nscale_rewards: batch\n")
-    for source, words in (("line_mention", "pays a policy that knows nothing as much"), ("both.yaml", "")):
-        checked = run(changed, "-m", "rl.cli", "rewards", "check", source, "--data", "sample")
-        assert (checked.returncode == 0) == (not words) and words in checked.stdout + checked.stderr, checked.stderr
-        assert "line_mention" in checked.stdout
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=changed, env={**os.environ, "PYTHONPATH": str(changed)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone, beside = (json.loads(line) for line in done.stdout.splitlines())
+    assert alone[:2] == ["line_mention", 1] and "pays a policy that knows nothing as much" in alone[2], alone
+    assert beside[:2] == ["both.yaml", 0] and "line_mention" in beside[2], beside
