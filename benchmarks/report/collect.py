@@ -55,7 +55,7 @@ def report_runs(
     """
     check_folder(out)
     if common and pairwise:
-        raise InputError("report: --common and --pairwise score other items; give one of them")
+        raise InputError("report: --common and --pairwise score different items; give only one of them")
     evaluations, stages = read_runs(paths)
     _refuse_unless_one_source(evaluations)
     systems = [merge_seeds(name, runs) for name, runs in group_by_name(evaluations).items()]
@@ -100,8 +100,8 @@ def _find_corpus(run: EvaluationRun) -> Corpus:
         if place.is_dir() and run.digest in (None, (corpus := open_corpus(place, split)).digest):
             return corpus
     raise InputError(
-        f"{run.path}: was evaluated on the labels in {data}, which are neither there, seen from here or from above the "
-        f"run, nor in {data_dir()}; set SYNTHPERT_DATA to their folder"
+        f"{run.path}: the labels that it was evaluated on, {data}, are neither in the working directory, nor in "
+        f"a folder above the run, nor in {data_dir()}; set SYNTHPERT_DATA to their folder"
     )
 
 
@@ -143,7 +143,7 @@ def describe_training(runs: Sequence[EvaluationRun]) -> tuple[list[str], list[st
         for name, counts in known.items()
     ]
     return unseen, [
-        f"{name}: nothing beside its adapter says which items it was trained on; test items may be among them."
+        f"{name}: nothing beside its adapter says which items it was trained on. Test items may be among them."
         for name in unknown
     ]
 
@@ -267,11 +267,11 @@ def _rows_by_line(corpus: Corpus, items: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _notes_on_sample(corpus: Corpus) -> list[str]:
     return [
-        "These are rows of the sample that ships with the package. They were chosen so that each gene shows every "
-        "label: label shares, and what the gene's rate scores, are not those of the full benchmark. Gene rates and "
-        "neighbours are computed from the full training labels.",
-        "The baselines forecast with PerturbQA's label shares, where 86 % of the items do not change. A model that "
-        "was trained on balanced rows is nearer to this sample's shares, which favours it on accuracy, balanced "
-        "accuracy and F1; AUROC is not affected.",
-        f"Left out, because they need the full labels: the baselines {', '.join(left_out(corpus))}.",
+        "The items are of the sample that ships with the package. It was chosen so that each gene has every label. So "
+        "label shares, and the scores of the gene rate, differ from the full benchmark. Gene rates and neighbours are "
+        "computed from the full training labels.",
+        "The baselines forecast with PerturbQA's label shares: 86 % of its items do not change. A model trained on "
+        "balanced rows forecasts with shares nearer to the sample's. This favours the model on accuracy, balanced "
+        "accuracy and F1. It does not affect AUROC.",
+        f"These baselines need the full labels and are left out: {', '.join(left_out(corpus))}.",
     ]

@@ -172,7 +172,7 @@ def _fewer_items(items: PredictionArrays, runs: Mapping[str, PredictionArrays]) 
         return []
     return [
         f"Not every system was asked all {len(items.item_id):,} items ({', '.join(fewer)}). Scores on fewer items do "
-        "not compare with the others; each paired difference is on the items that both systems were asked."
+        "not compare with the others. Each paired difference is on the items that both systems were asked."
     ]
 
 
@@ -205,14 +205,14 @@ def _warnings(systems: Sequence[System], *, pairwise: bool) -> list[str]:
         )
     if found.get(None):
         warnings.append(
-            f"No protocol fingerprint is known for {', '.join(found[None])}: whether the protocol was the same "
-            "cannot be checked."
+            f"No protocol fingerprint is known for {', '.join(found[None])}. The report cannot check whether the "
+            "protocol was the same."
         )
     if len({_extra_body(system) for system in systems if system.kind == "model"}) > 1:
         told = "; ".join(f"{one.name}: {_extra_body(one)}" for one in systems if one.kind == "model")
         warnings.append(
-            "The models' servers were sent different further keys (extra_body), which may change decoding under the "
-            f"same protocol. {told}."
+            "The requests to the models' servers had different extra keys (extra_body). These may change decoding "
+            f"although the protocol is the same. {told}."
         )
     return warnings
 

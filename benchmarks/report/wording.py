@@ -25,7 +25,7 @@ TASK_NAMES: Final = {
     "dir": "Direction: up or down, where expression changed",
 }
 TEST_TERMS: Final = (
-    ("Difference", "The first system’s score less the second’s on the same items, with a 95 % interval."),
+    ("Difference", "The first system’s score minus the second’s on the same items, with a 95 % interval."),
     (
         "Standard error",
         "How far the difference would vary from one draw of perturbations and genes (and, with several seeds, training "
@@ -33,21 +33,21 @@ TEST_TERMS: Final = (
     ),
     (
         "Higher, lower",
-        "The difference is real: its adjusted p is below 0.05. “None shown” does not say that there is none.",
+        "The difference is real: its adjusted p is below 0.05. “None shown” does not mean that there is none.",
     ),
     (
         "Detectable",
         "The smallest true difference that this test finds in 80 of 100 benchmarks of this size: 2.80 standard errors. "
-        "A smaller one that is not shown may still exist.",
+        "Smaller differences may exist without being shown.",
     ),
     (
         "Perturbations needed",
         "How many test perturbations would make a true difference of the size named in the head detectable, with the "
-        "same genes and training runs. “No number is enough” where genes or training runs alone hide it; “these are "
-        "enough” where the perturbations at hand do.",
+        "same genes and training runs. “These are enough”: the perturbations of this report already do. “No number is "
+        "enough”: the variation between genes or training runs alone hides such a difference.",
     ),
-    ("p", "Of the hypothesis that the systems are equal on new perturbations and genes (and new training runs)."),
-    ("p, adjusted", "The same, allowing for all comparisons on this metric (Holm)."),
+    ("p", "Tests whether the systems would be equal on new perturbations and genes (and new training runs)."),
+    ("p, adjusted", "The same p, adjusted for all comparisons on this metric by Holm’s method."),
 )
 SAME_ITEMS_TERM: Final = (
     "p, these items, new runs",
@@ -278,17 +278,19 @@ def _of_completions(summary: Summary) -> list[str]:
     single = [name for name, one in models.items() if len(one.seeds) == 1]
     if single:
         sentences.append(
-            f"One training run each for {_listed(single)}: how far another run with a new seed would land is "
-            "unknown, and no interval here includes it."
+            f"One training run each for {_listed(single)}. How much another run with a new seed would differ is "
+            "unknown, and the intervals do not include it."
         )
     answered = [f"{shown_as(summary, name)} {format_share(one.status['answered'])}" for name, one in models.items()]
     if answered:
-        sentences.append(f"Completions that hold an answer: {', '.join(answered)}. One without counts as wrong.")
+        sentences.append(
+            f"Completions that hold an answer: {', '.join(answered)}. A completion without an answer counts as wrong."
+        )
     for name, one in summary.systems.items():
         if one.status_counts["error"]:
             sentences.append(
                 f"{name}: {one.status_counts['error']:,} of {count_of(one.n_rows, 'request')} failed; "
-                f"{count_of(one.n_unscorable, 'item')} cannot be scored and stay out of its scores and comparisons."
+                f"{count_of(one.n_unscorable, 'item')} cannot be scored and are left out of its scores and comparisons."
             )
     return sentences
 
@@ -309,7 +311,7 @@ def _few_clusters(summary: Summary) -> list[str]:
     if min(total.perturbations, total.genes) < FEW_CLUSTERS:
         return [
             f"Only {count_of(total.perturbations, 'perturbation')} and {count_of(total.genes, 'gene')}: with "
-            f"fewer than {FEW_CLUSTERS} of either, intervals are themselves uncertain."
+            f"fewer than {FEW_CLUSTERS} of either, the intervals are uncertain, too."
         ]
     tested = [one for one in summary.comparisons if one.result.n_missing and known(one.result.p_value)]
     few = [one for one in tested if min(one.result.n_perturbations, one.result.n_genes) < FEW_CLUSTERS]
@@ -319,7 +321,7 @@ def _few_clusters(summary: Summary) -> list[str]:
     names = [name for name in summary.fewer_items if name in compared]
     return [
         f"{count_of(len(few), 'comparison')} with {_listed(names)} share items of fewer than {FEW_CLUSTERS} "
-        "perturbations or genes: their intervals are themselves uncertain."
+        "perturbations or genes: their intervals are uncertain, too."
     ]
 
 
@@ -328,11 +330,11 @@ def declared(summary: Summary) -> list[str]:
     n_pairs = len(summary.pairs)
     paired = "the items that both were asked" if summary.fewer_items else "the same items"
     sentences = [
-        f"Every model against each earlier model and each shortcut, paired on {paired}. The variance counts that items "
-        "share perturbations and genes (Cameron, Gelbach and Miller’s two-way cluster-robust variance; the "
+        f"Every model against each earlier model and each shortcut, paired on {paired}. The variance allows for items "
+        "that share perturbations or genes (Cameron, Gelbach and Miller’s two-way cluster-robust variance; the "
         "interval is a t interval). With several training runs, the variance between them is added.",
-        f"Declared before any number: {find_metric(summary.primary).long_label} is the primary metric, and claims "
-        f"rest on it; the other metrics are secondary. Within each metric, the {count_of(n_pairs, 'comparison')} of "
+        f"Declared in advance: {find_metric(summary.primary).long_label} is the primary metric, and claims rest on it. "
+        f"The other metrics are secondary. Within each metric, the {count_of(n_pairs, 'comparison')} of "
         "two systems are one family, adjusted by Holm’s method. There is no adjustment across metrics.",
     ]
     return sentences
@@ -342,7 +344,7 @@ def aa_sentence(summary: Summary) -> str:
     """What came of comparing each system with itself."""
     rows = summary.aa_checks
     if not rows:
-        return "Not run. With one sample an item, the same system cannot be compared with itself."
+        return "Not run. With one sample an item, a system cannot be compared with itself."
     systems = list(dict.fromkeys(row.system for row in rows))
     found = [row for row in rows if row.result.p_holm < ALPHA]
     how = f"Each half of the samples of {_listed(systems)} against the other half, {count_of(len(rows), 'test')}: "
@@ -351,7 +353,7 @@ def aa_sentence(summary: Summary) -> str:
     named_here = "; ".join(f"{row.system}, {_spoken(row.result.metric)}" for row in found)
     return (
         f"{how}{count_of(len(found), 'difference')} found where there is none to find ({named_here}). Check how the "
-        "answers were sampled before believing differences on these metrics."
+        "answers were sampled before you trust differences on these metrics."
     )
 
 

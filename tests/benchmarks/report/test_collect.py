@@ -322,7 +322,9 @@ def test_the_labels_of_a_run_are_found_from_anywhere(
     monkeypatch.chdir(tmp_path / "elsewhere")
     ((evaluation,), _) = read_runs([run])
     monkeypatch.setenv("SYNTHPERT_DATA", str(tmp_path / "none"))
-    with pytest.raises(InputError, match=r"labels in .*labels, which are neither there.*none; set SYNTHPERT_DATA"):
+    with pytest.raises(
+        InputError, match=r"evaluated on, .*labels, are neither in the working directory.*none; set SYNTHPERT_DATA"
+    ):
         collect._find_corpus(evaluation)
     there = tmp_path / ("labels" if data == "labels" else "by-default")
     there.mkdir()

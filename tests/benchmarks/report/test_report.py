@@ -354,7 +354,7 @@ class TestWords:
         words = Page(path).words
         assert [f"m{at} against m{at - 1}:" in words for at in range(1, 5)] == [True] * 4
         assert "m4 against m2" not in words
-        assert "all 10 pairs stand under" in words
+        assert "All 10 pairs stand under" in words
         assert len(json.loads(path.with_name("report.json").read_text())["comparisons"]) == 10 * len(compared_metrics())
 
     def test_a_system_that_answers_one_task_only(self, tmp_path: Path) -> None:
