@@ -56,7 +56,7 @@ def data_fetch(
     from benchmarks.screens.labels import fetch, load_labels
 
     folder = fetch(source, out)
-    typer.echo(f"{folder}: {len(load_labels(folder)):,} items, all files as published")
+    typer.echo(f"{folder}: {len(load_labels(folder)):,} items; every file is as published")
 
 
 @data_app.command("verify")
@@ -65,7 +65,7 @@ def data_verify(data: DataOption = None) -> None:
     from benchmarks.evidence.corpus import open_corpus
 
     corpus = open_corpus(data)
-    typer.echo(f"{corpus.source}: {len(corpus.labels):,} items, consistent, SHA-256 of the items {corpus.digest}")
+    typer.echo(f"{corpus.source}: {len(corpus.labels):,} items, no fault found; SHA-256 of the items: {corpus.digest}")
 
 
 @data_app.command("stats")
@@ -86,7 +86,7 @@ def traces_generate(context: typer.Context, config: ConfigOption) -> None:
 
     arguments, endpoint = parse_config(config, context.args, (TraceArguments, EndpointArguments))
     path, rows = generate_traces(arguments, endpoint, lambda line: typer.echo(line, err=True))
-    typer.echo(f"{path}: {rows} traces")
+    typer.echo(f"{path}: wrote {rows} traces")
 
 
 @traces_app.command("import", context_settings=_PASS_ON)
@@ -118,7 +118,7 @@ def traces_import(
         source, out, open_corpus(data, split), columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"),
         prompts=_own_prompts(prompts, context.args), teacher=teacher, mode=mode, dataset_split=dataset_split,
     )  # fmt: skip
-    typer.echo(f"{done.path}: {done.kept} of {done.rows} rows")
+    typer.echo(f"{done.path}: imported {done.kept} of {done.rows} rows")
     if done.reasons:
         typer.echo(f"{done.rejects}: {done.rows - done.kept} refused rows")
         for reason, count in done.reasons.items():
@@ -131,7 +131,7 @@ def traces_filter(context: typer.Context, config: ConfigOption) -> None:
     from sft.filters.run import run_filter
 
     path, funnel = run_filter(config, context.args)
-    typer.echo(f"{path}: {funnel['kept']} of {funnel['rows']} traces")
+    typer.echo(f"{path}: kept {funnel['kept']} of {funnel['rows']} traces")
     for step in funnel["steps"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in list(step["reasons"].items())[:4])
         typer.echo(f"  {step['step']:10} {step['left']:>8}  -{step['dropped']}{f'  ({reasons})' if reasons else ''}")
@@ -355,7 +355,7 @@ def rewards_check(
     for line in describe_check(checked, every=every):
         typer.echo(line)
     if failures := checked.check.failures():
-        raise CheckError(f"{config}: {'; '.join(failures)}; mend the rewards, or gate them with `gate: format`")
+        raise CheckError(f"{config}: {'; '.join(failures)}; change the rewards, or gate them with `gate: format`")
 
 
 @rewards_app.command("replay")
