@@ -36,7 +36,7 @@ WORDS = ("import", "f.jsonl", "--out", "t.jsonl", "--data", "sample", "--map", "
 
 def test_import_with_our_prompts_then_filter_then_audit(folder: Path) -> None:
     done = run(folder, *WORDS, "--label", "not=not differentially expressed", "--prompts", "ours", "--evidence", "2")
-    assert (done.returncode, done.stdout) == (0, "t.jsonl: 3 of 3 rows\n")
+    assert (done.returncode, done.stdout) == (0, "t.jsonl: imported 3 of 3 rows\n")
     traces = read_traces(folder / "t.jsonl")
     assert {trace.protocol["evidence"] for trace in traces} == {2}
     (folder / "f.yaml").write_text(
