@@ -165,7 +165,7 @@ REPLAY = ["replay", "crash.py:crashes", "--rollouts", "runs/demo/grpo", "--out"]
         ([*REPLAY, "mine.py/page"], "mine.py: is a file; choose another folder for --out"),
         ([*REPLAY, "runs/demo/grpo"], "runs/demo/grpo: holds other files than a replay's"),
         ([*REPLAY, "/proc/page"], "/proc: cannot be written ("),
-        (["replay", "accuracy", "--rollouts", "unlabelled.parquet"], "accuracy needs labels, which unlabelled pairs do not have"),
+        (["replay", "accuracy", "--rollouts", "unlabelled.parquet"], "accuracy needs labels"),
         (["check", "group.yaml"], "group.yaml: rewards: balanced_accuracy has no effect with scale_rewards: group"),
         (["replay", "group.yaml", "--rollouts", "runs/demo/grpo"], "has no effect with scale_rewards: group"),
     ],
