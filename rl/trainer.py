@@ -37,6 +37,7 @@ PRIVATE_NAMES: Final = {
     ),
     f"{_GRPO}:GRPOTrainer._calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     f"{_GRPO}:GRPOTrainer._generate_and_score_completions": ("self", "inputs"),
+    f"{_GRPO}:GRPOTrainer._compute_loss": ("self", "model", "inputs"),
     f"{_GRPO}:GRPOTrainer._get_per_token_logps_and_entropies": (
         "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size=None", "compute_entropy=False",
         "compute_aux_loss=False", "pixel_values=None", "image_grid_thw=None", "num_images=None",
@@ -124,6 +125,9 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         # It makes its own, and offers no other way in.
         with _replaced(trl_grpo, "VLLMGeneration", Rollouts):
             super().__init__(reward_funcs=rewards, **arguments)
+        # Which completions of a micro-batch have a gradient, and all old log-probabilities; None: all are computed.
+        self._learnt: tuple[Any, Any] | None = None
+        self._entropy = 0.0  # mean of the last micro-batch's completions with a gradient
         self.scorer = None if prefix_tree == "off" else Scorer(prefix_tree, self._base(self.model))
 
     def _base(self, model: Any) -> Any:
@@ -140,7 +144,41 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         with _replaced(trl_grpo, "shuffle_sequence_dict", shuffle):
             return super()._prepare_inputs(generation_batch)
 
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        # A completion whose advantage is 0 has no gradient where nothing else in the loss looks at it.
+        looked_at = self.beta != 0 or self._entropy_bonus_enabled or self.aux_loss_enabled
+        if self.model.training and not looked_at and self.top_entropy_quantile == 1:
+            self._learnt = inputs["advantages"] != 0, inputs.get("old_per_token_logps")
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._learnt = None
+
     def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        if self._learnt is None:
+            return self._scores(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        learnt_B, old_BC = self._learnt
+        rows_N, shape = learnt_B.nonzero()[:, 0], (len(input_ids), logits_to_keep)
+        if len(rows_N):
+            log_probs_NC, entropies_NC, _ = self._scores(
+                model, input_ids[rows_N], attention_mask[rows_N], logits_to_keep, *args, **kwargs
+            )
+            tokens_NC = attention_mask[rows_N, -logits_to_keep:]
+            self._entropy = float((entropies_NC.detach() * tokens_NC).sum() / tokens_NC.sum().clamp(min=1))
+        else:
+            # Two tokens, so that there is a backward pass, which other processes may wait for.
+            ids = input_ids[:1, -logits_to_keep - 1 :][:, :2]
+            log_probs, _, _ = super()._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 1)
+            log_probs_NC = entropies_NC = (log_probs * 0).expand(0, logits_to_keep)
+            old_BC = (log_probs * 0).expand(shape) if old_BC is None else old_BC + log_probs * 0
+        # The old log-probabilities stand for those that are not computed, and the mean entropy for theirs, in the log.
+        log_probs_BC = log_probs_NC.new_zeros(shape) if old_BC is None else old_BC.to(log_probs_NC.dtype)
+        entropies_BC = entropies_NC.new_full(shape, self._entropy)
+        return log_probs_BC.index_copy(0, rows_N, log_probs_NC), entropies_BC.index_copy(0, rows_N, entropies_NC), None
+
+    def _scores(
         self,
         model: Any,
         input_ids: Any,

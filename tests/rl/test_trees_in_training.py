@@ -12,7 +12,7 @@ from tiny_policy import gradients, make_policy, make_rollouts, make_trainer
 from trl.trainer.utils import shuffle_sequence_dict
 
 from rewards import CheckError, InputError
-from rl.trainer import shuffle_groups
+from rl.trainer import GRPOTrainer, shuffle_groups
 from sft import tree_attention
 from sft.tree_attention import ATTENTION, Scorer
 
@@ -145,6 +145,85 @@ def test_in_bfloat16_they_agree_to_its_rounding(trainer: Any, monkeypatch: pytes
             losses.append(float(trainer._compute_loss(trainer.model, rollouts).detach()))
     assert losses[0] == pytest.approx(losses[1], abs=0.1)
     assert losses[0] != 0
+
+
+# --- Completions without a gradient --------------------------------------------------------------------------------
+
+
+def with_advantages(rollouts: dict[str, Any], dead: slice, *, old: bool) -> dict[str, Any]:
+    """The rollouts without a gradient for some rows; their old log-probabilities are far off."""
+    rollouts["advantages"][dead] = 0
+    if old:
+        rollouts["old_per_token_logps"][dead] = -800.0  # e to the 800 is no number
+    else:
+        del rollouts["old_per_token_logps"]
+    return rollouts
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("old", [False, True])
+def test_completions_without_an_advantage_are_left_out(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch, loss_type: str, old: bool
+) -> None:
+    monkeypatch.setattr(trainer, "loss_type", loss_type)
+    rollouts = with_advantages(make_rollouts(2, 4), slice(4, 8), old=old)
+    before = trainer.scorer.padded
+    ours = trainer._compute_loss(trainer.model, rollouts)
+    width = rollouts["prompt_ids"].shape[1] + rollouts["completion_ids"].shape[1]
+    assert trainer.scorer.padded - before == 4 * width
+    our_gradient = gradients(trainer.model, ours)
+    monkeypatch.setattr(trainer, "scorer", None)
+    if old:
+        rollouts["old_per_token_logps"][4:] = -3.0  # TRL computes them, and cannot with the others
+    theirs = super(GRPOTrainer, trainer)._compute_loss(trainer.model, rollouts)
+    their_gradient = gradients(trainer.model, theirs)
+    assert abs(ours - theirs) < EXACT and their_gradient.norm() > 0
+    assert (our_gradient - their_gradient).norm() < EXACT * their_gradient.norm()
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_a_micro_batch_without_a_gradient_costs_two_tokens(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch, mode: str, old: bool
+) -> None:
+    monkeypatch.setattr(trainer, "scorer", trainer.scorer if mode == "on" else None)
+    seen: list[int] = []
+    handle = trainer.model.get_base_model().model.register_forward_hook(
+        lambda module, args, output: seen.append(output.last_hidden_state.shape[1])
+    )
+    loss = trainer._compute_loss(trainer.model, with_advantages(make_rollouts(2, 4), slice(0, 8), old=old))
+    trainer.model.zero_grad(set_to_none=True)
+    loss.backward()
+    handle.remove()
+    assert seen == [2] and loss == 0
+    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in trained)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beta": 0.1}, {"_entropy_bonus_enabled": True, "entropy_coef": 0.1}, {"top_entropy_quantile": 0.5},
+    ],
+)  # fmt: skip
+def test_a_completion_that_the_loss_looks_at_is_computed(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setattr(trainer, name, value)
+    rollouts = with_advantages(make_rollouts(2, 4), slice(4, 8), old=False)
+    before = trainer.scorer.padded
+    trainer._compute_loss(trainer.model, rollouts)
+    assert trainer.scorer.padded - before == 8 * (rollouts["prompt_ids"].shape[1] + rollouts["completion_ids"].shape[1])
+
+
+def test_what_is_not_computed_is_logged_as_what_is(trainer: Any) -> None:
+    rollouts = with_advantages(make_rollouts(2, 4), slice(4, 8), old=False)
+    trainer._compute_loss(trainer.model, rollouts)
+    alone = {name: value[:4] if value.ndim else value for name, value in rollouts.items()}
+    trainer._compute_loss(trainer.model, alone)
+    entropies = trainer._metrics["train"]["entropy"]
+    assert entropies[-2] == pytest.approx(entropies[-1]) and entropies[-1] > 0
 
 
 # --- Steps ---------------------------------------------------------------------------------------------------------
