@@ -1,0 +1,304 @@
+"""GRPO's training step over prefix trees against TRL's own trainer, on the same stored rollouts.
+
+`python -m tools.speed.training_step [--json FILE] [--rounds N] [--memory GB] [--cases NAME …] [--layers N] [--tiny]`.
+
+A step is what follows the rollouts: the split into micro-batches, the loss, its gradient and the optimizer. Every side
+runs in a process of its own, at the largest micro-batch that fits the memory, in turn with the others:
+
+- `trl`: TRL's trainer.
+- `head`: the same padded rows, with a head that scores completions alone.
+- `group`: a tree for each group.
+- `tree`: a tree for each micro-batch.
+- `auto`: `prefix_tree: auto`.
+
+A ratio is another side's time by ours. The model has SmolLM2-135M's widths, random weights and a LoRA of rank 16.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any, Final
+
+from benchmarks.machine import describe_machine, use_cpu_well
+
+SIDES: Final = ("trl", "head", "group", "tree", "auto")
+LAYERS: Final = 30  # of SmolLM2-135M
+STEPS: Final = 2  # timed in a process, after one that is not
+AGREEMENT_STEPS: Final = 5
+LEARNING_RATE: Final = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step to measure.
+
+    Attributes:
+        name: of the case.
+        prompt: tokens of each prompt.
+        completion: tokens of each completion.
+        group: completions per prompt.
+        groups: prompts.
+        alike: tokens that all prompts begin with.
+        layers: of the model's 30.
+    """
+
+    name: str
+    prompt: int
+    completion: int
+    group: int
+    groups: int
+    alike: int = 0
+    layers: int = LAYERS
+
+    @property
+    def rows(self) -> int:
+        """Completions in the step."""
+        return self.group * self.groups
+
+
+CASES: Final = (
+    Case("a group", 400, 100, 8, 2),
+    Case("a long prompt", 800, 100, 16, 1, layers=6),
+    Case("instructions", 400, 60, 8, 8, alike=250, layers=6),
+    Case("a short prompt", 50, 400, 8, 1),
+)
+TINY: Final = Case("tiny", 48, 12, 4, 2, alike=16, layers=1)
+
+
+def make_rollouts(case: Case) -> dict[str, Any]:
+    """Return random rollouts as TRL keeps them; the same for every call."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+
+    def tokens(*shape: int) -> Any:
+        return torch.randint(10, 40_000, shape, generator=draw)
+
+    prompts = tokens(case.groups, case.prompt)
+    prompts[:, : case.alike] = tokens(case.alike)
+    completions = tokens(case.rows, case.completion)
+    return {
+        "prompt_ids": prompts.repeat_interleave(case.group, dim=0),
+        "prompt_mask": torch.ones(case.rows, case.prompt, dtype=torch.long),
+        "completion_ids": completions,
+        "completion_mask": torch.ones_like(completions),
+        "advantages": torch.randn(case.rows, generator=draw),
+        "num_items_in_batch": torch.tensor(completions.numel()),
+    }
+
+
+def make_trainer(case: Case, side: str, micro_batch: int, folder: Path, steps: int) -> Any:
+    """Return a trainer of a side that takes the stored rollouts instead of writing any."""
+    import torch
+    import trl
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from rewards import Component
+    from rl.trainer import GRPOTrainer
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=case.layers,
+            num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
+            bos_token_id=1, eos_token_id=2, pad_token_id=2, rope_theta=100000,
+        )
+    )  # fmt: skip
+    policy = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1, "c": 2}, "a")), pad_token="c", eos_token="c"
+    )
+    args = trl.GRPOConfig(
+        output_dir=str(folder), per_device_train_batch_size=micro_batch, num_generations=case.group,
+        gradient_accumulation_steps=case.rows // micro_batch, max_steps=steps, learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant", max_grad_norm=0.0, beta=0.0, bf16=torch.cuda.is_available(), report_to="none",
+        save_strategy="no", gradient_checkpointing=False, disable_tqdm=True, logging_strategy="no",
+        use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+
+    def nothing(completions: Any, **columns: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    common = {
+        "model": policy, "args": args, "train_dataset": Dataset.from_dict({"prompt": ["a"] * case.rows}),
+        "processing_class": tokenizer,
+    }  # fmt: skip
+    if side == "trl":
+        trainer: Any = trl.GRPOTrainer(reward_funcs=[nothing], **common)
+    else:
+        recorder: Any = SimpleNamespace(components=[Component("nothing", nothing)], prefix="")
+        trainer = GRPOTrainer(recorder=recorder, prefix_tree="auto" if side == "auto" else "on", **common)
+    if side == "head":
+        trainer.scorer.reason = "padded rows are measured"
+    rollouts = {name: value.to(trainer.accelerator.device) for name, value in make_rollouts(case).items()}
+    trainer._generate_and_score_completions = lambda inputs: rollouts
+    return trainer
+
+
+def measure(case: Case, side: str, micro_batch: int, steps: int, keep: Path | None) -> dict[str, Any]:
+    """Train some steps in this process.
+
+    Args:
+        case, side, micro_batch: what to measure.
+        steps: that are timed, after one that is not.
+        keep: where the gradient of the first step and the adapter after the last are written; None for nowhere.
+
+    Returns:
+        Seconds of each step, the peak of memory in GiB, and the shares of tokens that were computed.
+    """
+    import torch
+    from transformers import TrainerCallback
+
+    use_cpu_well()
+    seconds: list[float] = []
+    kept: dict[str, Any] = {}
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+            if keep is not None and not kept:
+                kept["gradient"] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - self.began)
+
+    with TemporaryDirectory() as folder:
+        trainer = make_trainer(case, side, micro_batch, Path(folder), steps + 1)
+        trainer.add_callback(Watch())
+        trainer.train()
+    if keep is not None:
+        weights = [p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad]
+        torch.save({**kept, "adapter": torch.cat(weights)}, keep)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if torch.cuda.is_available():
+        memory = torch.cuda.max_memory_allocated() / 2**30
+    scorer = getattr(trainer, "scorer", None)
+    shared = 1.0 if scorer is None else scorer.computed / scorer.padded
+    return {"seconds": seconds[1:], "memory_gib": memory, "tokens_computed": shared}
+
+
+def apart(
+    case: Case, side: str, micro_batches: list[int], steps: int = 1, keep: Path | None = None
+) -> list[dict[str, Any]]:
+    """Measure one or more micro-batches in a process of its own, so that memory is that of one side."""
+    job = {"case": asdict(case), "side": side, "micro_batches": micro_batches, "steps": steps}
+    words = ["--job", json.dumps({**job, "keep": None if keep is None else str(keep)})]
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.speed.training_step", *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{side}, {micro_batches} rows: {done.stderr[-2000:]}")
+    results: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return results
+
+
+def fitting(case: Case, side: str, memory: float) -> int:
+    """Return the largest micro-batch that fits the memory, by what two small ones take."""
+    if side == "group":
+        return case.group
+    sizes = [size for size in range(1, case.rows + 1) if case.rows % size == 0]
+    if side in ("tree", "auto"):  # those that hold whole groups, or divide one
+        sizes = [size for size in sizes if size % case.group == 0 or case.group % size == 0]
+    first, second = sizes[:2]
+    taken = [one["memory_gib"] for one in apart(case, side, [first, second], steps=0)]
+    per_row = (taken[1] - taken[0]) / (second - first)
+    return max([first, *(size for size in sizes if taken[0] + per_row * (size - first) <= memory)])
+
+
+def measure_case(case: Case, sides: list[str], rounds: int, memory: float) -> dict[str, Any]:
+    """Measure all sides of a case in turn, and print it."""
+    sizes = {side: fitting(case, side, memory) for side in sides}
+    print(f"{case.name}: prompt {case.prompt} ({case.alike} alike), completion {case.completion}, G = {case.group}, "
+          f"{case.groups} prompts, {case.layers} of {LAYERS} layers")  # fmt: skip
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
+            found[side].extend(apart(case, side, [sizes[side]], STEPS))
+    seconds = {side: [statistics.median(one["seconds"]) for one in found[side]] for side in sides}
+    row: dict[str, Any] = {**asdict(case), "sides": {}}
+    for side in sides:
+        ratios = [theirs / ours for theirs, ours in zip(seconds["trl"], seconds[side], strict=True)]
+        row["sides"][side] = {
+            "micro_batch": sizes[side],
+            "seconds": statistics.median(seconds[side]),
+            "trl_by_this": statistics.median(ratios),
+            "memory_gib": max(one["memory_gib"] for one in found[side]),
+            "tokens_computed": found[side][0]["tokens_computed"],
+        }
+        print(
+            f"  {side:5} {row['sides'][side]['seconds']:8.2f} s, TRL's by it {row['sides'][side]['trl_by_this']:5.2f}, "
+            f"micro-batch {sizes[side]:3}, {row['sides'][side]['memory_gib']:5.2f} GiB, "
+            f"{row['sides'][side]['tokens_computed']:.0%} of the tokens computed"
+        )
+    ours = row["sides"]["tree" if "tree" in sides else sides[-1]]
+    return {**row, "ours_s": ours["seconds"], "other_s": row["sides"]["trl"]["seconds"], "ratio": ours["trl_by_this"]}
+
+
+def agreement(case: Case) -> dict[str, float]:
+    """Return how far gradients (by their norm) and the adapter after five steps lie from TRL's, in float32."""
+    import torch
+
+    with TemporaryDirectory() as folder:
+        kept = []
+        for side in ("trl", "tree"):
+            path = Path(folder) / f"{side}.pt"
+            apart(case, side, [case.rows], AGREEMENT_STEPS - 1, path)
+            kept.append(torch.load(path))
+    theirs, ours = kept
+    result = {
+        "gradient": float((ours["gradient"] - theirs["gradient"]).norm() / theirs["gradient"].norm()),
+        "adapter": float((ours["adapter"] - theirs["adapter"]).abs().max()),
+    }
+    print(f"agreement: gradient {result['gradient']:.1e} of its norm, adapter after {AGREEMENT_STEPS} steps "
+          f"{result['adapter']:.1e}")  # fmt: skip
+    return result
+
+
+def main() -> None:
+    """Measure the cases and print medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", type=float, default=8.0, help="GiB that a side may take")
+    parser.add_argument("--cases", nargs="*", default=[case.name for case in CASES])
+    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--layers", type=int, help="of the model, instead of each case's")
+    parser.add_argument("--tiny", action="store_true", help="one case of a second, to see that all runs")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job is not None:
+        job = json.loads(options.job)
+        keep = None if job["keep"] is None else Path(job["keep"])
+        case = Case(**job["case"])
+        print(json.dumps([measure(case, job["side"], size, job["steps"], keep) for size in job["micro_batches"]]))
+        return
+    machine = describe_machine()
+    print(f"{machine.processor}, {machine.cores} cores, {', '.join(machine.abilities)}")
+    cases = [TINY] if options.tiny else [case for case in CASES if case.name in options.cases]
+    if options.layers is not None:
+        cases = [replace(case, layers=options.layers) for case in cases]
+    agreed = agreement(TINY if options.tiny else replace(CASES[0], layers=6))
+    rows = [measure_case(case, options.sides, options.rounds, options.memory) for case in cases]
+    if options.json is not None:
+        facts = {"machine": asdict(machine), "agreement": agreed, "rows": rows}
+        options.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
