@@ -227,4 +227,4 @@ def test_a_think_tag_in_the_prompt_is_put_in_front(tiny_model: Path, tmp_path: P
     assert (long.text or "").startswith("<think>\n")
     assert short.finish_reason == "length"
     assert short.completion_tokens == 4
-    assert engine.context == 512
+    assert engine.context == 1024
