@@ -30,7 +30,7 @@ LONGEST: Final = 44  # characters of a line across the panel
 COLOURS: Final = {
     "paper": "#ffffff", "ink": "#1c2127", "soft": "#5b6570", "line": "#dde2e7", "shortcut": "#6b7480",
     "m0": "#0072b2", "m1": "#d55e00", "m2": "#009e73", "m3": "#b85c92", "m4": "#a87700", "m5": "#1c2128",
-    "malformed": "#e69f00", "incomplete": "#56b4e9",
+    "malformed": "#bd8300", "incomplete": "#c86fa0",
 }  # fmt: skip
 VARIABLES: Final = {code: f"var(--{name})" for name, code in COLOURS.items()}
 DASHES: Final[Sequence[Any]] = ("solid", (0, (5, 2)), (0, (1.4, 1.6)), (0, (6, 2, 1.4, 2)))

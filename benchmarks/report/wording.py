@@ -180,7 +180,9 @@ def headline(summary: Summary) -> list[str]:
     shortcut, model = (summary.best(summary.primary, kind) for kind in ("baseline", "model"))
     on = f"On {_spoken(summary.primary)}, the primary metric, the"
     scores: list[str] = []
-    for kind, best in (("strongest shortcut", shortcut), ("best model", model)):
+    fewer = set(summary.named("model")) & set(summary.fewer_items)
+    all_asked = " that was asked all items" if fewer and model is not None and model[0] not in fewer else ""
+    for kind, best in (("strongest shortcut", shortcut), (f"best model{all_asked}", model)):
         if best is not None:
             start = f"The {kind}" if scores else f"{on} {kind}"
             scores.append(f"{start} ({shown_as(summary, best[0])}) scores {format_number(best[1])}")
