@@ -10,7 +10,7 @@ from rewards.labels import LABELS, Label
 
 
 class Status(StrEnum):
-    """What became of a completion. Only an `ERROR` is unscorable: the model itself is answerable for the others."""
+    """What became of a completion. Only an `ERROR` is unscorable: the other statuses are the model's own doing."""
 
     ANSWERED = "answered"
     MALFORMED = "malformed"
