@@ -72,7 +72,7 @@ def test_a_new_baseline_is_one_entry_and_stands_in_the_report(
     more = (*BASELINES[:1], Baseline("always up", always_up, needs_full_labels=True), *BASELINES[1:])
     monkeypatch.setattr("benchmarks.evaluation.baselines.BASELINES", more)
     assert "always up" in left_out(open_corpus("sample"))
-    monkeypatch.setattr("benchmarks.report.page.draw", lambda panel, figure: "")  # figures take time, and no part in this
+    monkeypatch.setattr("benchmarks.report.page.draw", lambda panel, figure: "")  # slow, and no part of this
     page = report_baselines(Corpus("small", "official", make_labels(0)), tmp_path / "out", command="synthpert")
     systems = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["systems"]
     assert list(systems) == [one.name for one in more]
