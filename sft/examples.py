@@ -1,4 +1,4 @@
-"""Traces as a student learns them: chosen, tokenised as generation would see them, and held against the batches."""
+"""Training examples from traces: choose and tokenise them, and check the trainer's batches against them."""
 
 import random
 from collections import Counter
@@ -17,11 +17,11 @@ IGNORE: Final = -100  # the label of a token that is not learnt
 
 @dataclass(frozen=True)
 class Example:
-    """A tokenised trace: T tokens, of which the last C are the completion with its end-of-turn token.
+    """A tokenised trace of T tokens. The last C are the completion with its end-of-turn token.
 
     Attributes:
         input_ids: (T,) token ids.
-        completion_mask: (T,) 1 where a token is learnt.
+        completion_mask: (T,) 1 for the C tokens that are learnt, else 0.
     """
 
     input_ids: list[int]
@@ -29,45 +29,45 @@ class Example:
 
 
 def check_answers(traces: Sequence[Trace], where: str, *, keep_wrong: bool) -> None:
-    """Refuse traces from which a student would learn to give no answer, or a wrong one.
+    """Refuse traces with no answer, or with a wrong one.
 
     Args:
         traces: N traces.
         where: their file, for the message.
-        keep_wrong: let wrong answers pass.
+        keep_wrong: accept wrong answers.
 
     Raises:
-        InputError: some give no answer by the strict parser, or another one than the true label: how many of how many,
-            and the first of them.
+        InputError: the strict parser reads no answer from some traces, or a wrong one. The message says from how many,
+            and names the first.
     """
     silent = [trace.item_id for trace in traces if not trace.answer]
     if silent:
         raise InputError(
-            f"{where}: {len(silent)} of {len(traces)} traces give no answer, the first {silent[0]}; take them out by "
-            "the filter step `parse`"
+            f"{where}: {len(silent)} of {len(traces)} traces give no answer, the first {silent[0]}; remove them by the "
+            "filter step `parse`"
         )
     wrong = [trace.item_id for trace in traces if trace.answer != trace.label]
     if wrong and not keep_wrong:
         raise InputError(
-            f"{where}: {len(wrong)} of {len(traces)} traces give a wrong answer, the first {wrong[0]}; take them out "
-            "by the filter step `label`, or set keep_wrong: true"
+            f"{where}: {len(wrong)} of {len(traces)} traces give a wrong answer, the first {wrong[0]}; remove them by "
+            "the filter step `label`, or set keep_wrong: true"
         )
 
 
 def draw_traces(traces: Sequence[Trace], fraction: float, seed: int) -> list[Trace]:
-    """Draw a share of the traces at random, at least one; they stay in their order.
+    """Draw a share of the traces at random, at least one, and keep their order.
 
     Args:
         traces: N traces.
         fraction: in (0, 1]; round(fraction × N) are drawn.
-        seed: of the draw; a larger share drawn with the same seed holds the smaller one.
+        seed: seed of the draw. A larger share drawn with the same seed contains the smaller one.
     """
     order = random.Random(seed).sample(range(len(traces)), len(traces))
     return [traces[row] for row in sorted(order[: max(1, round(fraction * len(traces)))])]
 
 
 def without_reasoning(trace: Trace) -> Trace:
-    """Return the trace with an empty think block and the true label: what the paper's ablation learns."""
+    """Return the trace with an empty think block and the true label, as in the paper's ablation."""
     return replace(trace, completion=f"<think></think><answer>{trace.label}</answer>", answer=trace.label)
 
 
@@ -77,13 +77,17 @@ def tokenize_traces(
     """Tokenise traces; see `tokenize_trace`.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         traces: N traces.
         max_length: most tokens that an example may have.
-        places: by item id what errors call a trace beside that: its file and row.
+        places: by item id, the file and row of a trace, for errors.
+
+    Returns:
+        N examples.
 
     Raises:
-        InputError: a trace cannot be learnt, or some are longer than `max_length`: how many, and the first of them.
+        InputError: a trace cannot be learnt, or some are longer than `max_length`. The message says how many, and names
+            the first.
     """
     examples = []
     for trace in traces:
@@ -97,21 +101,21 @@ def tokenize_traces(
         longest = max(len(examples[row].input_ids) for row in too_long)
         raise InputError(
             f"{traces[too_long[0]].item_id}: {len(too_long)} of {len(traces)} traces have more than max_length "
-            f"{max_length} tokens (the longest {longest}); their ends would not be learnt, so raise max_length or "
+            f"{max_length} tokens (the longest {longest}), and their ends would not be learnt; raise max_length, or "
             "filter by the step `tokens`"
         )
     return examples
 
 
 def tokenize_trace(tokenizer: Any, trace: Trace) -> Example:
-    """Tokenise a trace exactly as generation would see it: prompt ids, then the completion's, then end of turn.
+    """Tokenise a trace as generation would see it: the ids of the prompt, of the completion, and the end of turn.
 
-    The prompt comes from the chat template with its generation prompt; where that already opens the think block, the
-    completion goes on inside it. The template's rendering of past turns is not used: many drop the reasoning.
+    The chat template renders the prompt with its generation prompt. Where that opens the think block, the completion
+    continues inside it. The template does not render the completion: many templates drop the reasoning of past turns.
 
     Raises:
-        InputError: the example has more or fewer than one pair of each tag, holds a control token of the chat, or does
-            not read back as prompt + completion; or the chat template does not take the prompt.
+        InputError: the example does not have exactly one pair of each tag, contains a control token of the chat, or
+            does not decode to prompt + completion; or the chat template refuses the prompt.
     """
     prompt = render_prompt(tokenizer, trace.prompt)
     refuse_control_tokens(tokenizer, trace.completion)
@@ -140,7 +144,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def check_labels(trainer: Any, tokenizer: Any, examples: Sequence[Example]) -> None:
-    """Stop before training unless the trainer's own batches learn each completion, its end of turn, and nothing else.
+    """Check that the trainer's batches learn each completion, its end of turn, and nothing else.
 
     Raises:
         CheckError: a batch has no label, learns a prompt token, or does not learn the end of turn.
@@ -175,12 +179,12 @@ def check_labels(trainer: Any, tokenizer: Any, examples: Sequence[Example]) -> N
 
 
 def _learnt_runs(labels: Sequence[int]) -> list[tuple[int, ...]]:
-    """The stretches of tokens that are learnt, between those that are not."""
+    """Return the runs of consecutive tokens that are learnt."""
     return [tuple(run) for learnt, run in groupby(labels, lambda label: label != IGNORE) if learnt]
 
 
 def dataset_of(examples: Sequence[Example]) -> Any:
-    """Return examples as the data set that TRL's SFTTrainer takes."""
+    """Return examples as a data set for TRL's SFTTrainer."""
     from datasets import Dataset
 
     return Dataset.from_dict(

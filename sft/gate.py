@@ -1,4 +1,4 @@
-"""The gate after stage one: a student that does not end its turn or gives no answer is no start for stage two."""
+"""The gate after SFT: GRPO does not start from a student that does not end its turn or gives no answer."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ from benchmarks.chat import prefilled_think, render_prompt
 from rewards import CheckError, Status, parse_answer
 from sft.traces import Trace
 
-WORST: Final = 5
-_SHOWN: Final = 120  # characters of a completion's end
+WORST: Final = 5  # failing completions that a result keeps
+_SHOWN: Final = 120  # characters kept of a completion's end
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class GateResult:
     """What the student wrote on training prompts.
 
     Attributes:
-        prompts: how many were asked.
-        share: of them with a completion that ends its turn and gives an answer by the strict parser.
-        terminated: share that ends its turn.
-        worst: `item_id, status, terminated, end` of up to five that fail, the worst first.
+        prompts: number of prompts asked.
+        share: share of completions that end their turn and give an answer by the strict parser.
+        terminated: share of completions that end their turn.
+        worst: `item_id, status, terminated, end` of up to five completions that fail, the worst first.
     """
 
     prompts: int
@@ -31,7 +31,7 @@ class GateResult:
     worst: list[dict[str, Any]]
 
     def require(self, least: float) -> None:
-        """Raise a `CheckError` that shows the worst completions where the share is below `least`."""
+        """Raise a `CheckError` that shows the worst completions if the share is below `least`."""
         if self.share < least:
             shown = "; ".join(f"{one['item_id']} {one['status']} …{one['end']!r}" for one in self.worst)
             raise CheckError(
@@ -43,19 +43,19 @@ class GateResult:
 def run_gate(
     model: Any, tokenizer: Any, traces: Sequence[Trace], *, n: int, max_new_tokens: int, seed: int, batch: int = 16
 ) -> GateResult:
-    """Ask a trained student training prompts, greedily, and read what it writes as evaluation does.
+    """Ask a trained student training prompts, decode greedily, and read the completions as evaluation does.
 
     Args:
         model: a causal language model, with its adapter.
-        tokenizer: its tokenizer.
-        traces: what it was trained on; prompts are drawn from them.
-        n: prompts asked; all there are if there are fewer.
-        max_new_tokens: a completion that is longer does not count as ended.
-        seed: of the draw.
+        tokenizer: the model's tokenizer.
+        traces: the training traces, from which prompts are drawn.
+        n: number of prompts asked, or all if there are fewer.
+        max_new_tokens: longest completion; one that is cut there has not ended its turn.
+        seed: seed of the draw.
         batch: prompts at a time.
     """
     drawn = random.Random(seed).sample(list(traces), min(n, len(traces)))
-    drawn.sort(key=lambda trace: len(trace.prompt[-1]["content"]))  # little padding
+    drawn.sort(key=lambda trace: len(trace.prompt[-1]["content"]))  # similar lengths in a batch need little padding
     ends = {tokenizer.eos_token_id}
     configured = model.generation_config.eos_token_id
     ends.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
@@ -74,12 +74,12 @@ def run_gate(
 
 @contextmanager
 def _greedy(model: Any, tokenizer: Any, ends: set[int], max_new_tokens: int) -> Iterator[None]:
-    """Let a model write its likeliest tokens within the block, as it does in evaluation."""
+    """Set a model to greedy decoding within the block, as evaluation does."""
     from transformers import GenerationConfig
 
     was_training, own = model.training, model.generation_config
     model.eval()
-    # None of the defaults of the model's files, such as a repetition penalty, which would fill in what is not given.
+    # A configuration of its own: generate() would fill gaps from the model's files, such as a repetition penalty.
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
         do_sample=False,

@@ -1,4 +1,4 @@
-"""Reasoning traces: one JSON object a line, each a prompt, a completion and where it came from."""
+"""Reasoning traces: a prompt, a completion and its origin, stored as one JSON object a line."""
 
 import json
 import re
@@ -23,15 +23,15 @@ class Trace:
     Attributes:
         item_id, cell_line, pert, gene: the item.
         label: its true label.
-        prompt: the messages the student will see.
+        prompt: the messages that the student will see.
         completion: `<think>…</think><answer>LABEL</answer>`.
         answer: the label that the completion gives.
-        teacher: who wrote it.
+        teacher: the name of the model that wrote it.
         mode: `blind` (the teacher predicted) or `rationalize` (it was given the label).
         critic: what critics say of the reasoning, None where none was asked: `verdict`, `reason`, and `given` (`yes` if
             the reasoning treats its answer as given, else `no`; missing where no critic said).
-        created: when, in UTC, ISO 8601.
-        protocol: what the prompt was made with.
+        created: date and time in UTC, ISO 8601.
+        protocol: how the prompt was made.
     """
 
     item_id: str
@@ -50,7 +50,7 @@ class Trace:
 
 
 def prompt_protocol(prompt: PromptConfig, corpus: Corpus) -> dict[str, Any]:
-    """Return what a trace with a prompt of ours keeps of how that was made, and how many training items there are."""
+    """Return the protocol of traces with our prompts: its settings, labels, split and training items."""
     n = len(asked_of(corpus.train, prompt))
     return {**prompt.facts(), "split": corpus.split, "data": corpus.digest, "train_items": n}
 
@@ -62,12 +62,12 @@ _FINAL: Final = re.compile(rf"<answer>\s*(?:{'|'.join(LABELS)})\s*</answer>")
 
 
 def write_traces(traces: Iterable[Trace], path: Path) -> int:
-    """Write traces as JSON lines under a temporary name, then give the file its name; return their number."""
+    """Write traces as JSON lines and return their number. The file appears under its name when it is complete."""
     return write_lines((format_trace(trace) for trace in traces), path)
 
 
 def write_lines(lines: Iterable[bytes], path: Path) -> int:
-    """Write lines, each with its line end, under a temporary name, then give the file its name; return their number."""
+    """Write lines, line ends included, and return their number. The file appears under its name when it is complete."""
     count = 0
     with whole_file(path) as file:
         for line in lines:
@@ -81,22 +81,22 @@ def format_trace(trace: Trace) -> bytes:
     values = {name: getattr(trace, name) for name in _NAMES}
     try:
         return json.dumps(values, ensure_ascii=False).encode("utf-8") + b"\n"
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8 bytes; escaped, it survives for the filters to refuse
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8 bytes; it is escaped, and the filters refuse it later
         return json.dumps(values).encode("ascii") + b"\n"
 
 
 def read_traces(path: Path) -> list[Trace]:
-    """Read traces and check each line.
+    """Read a file of traces and check each line.
 
     Raises:
-        InputError: the file is missing or empty, a line is no trace, an item comes twice, or a completion does
-            not give the answer that the line states; the message names file and row.
+        InputError: the file is missing or empty, a line is no trace, an item occurs twice, or a completion does not
+            give the answer that its line states. The message names file and row.
     """
     return [trace for trace, _, _ in iter_traces(path)]
 
 
 def iter_traces(path: Path) -> Iterator[tuple[Trace, Answer, bytes]]:
-    """Read traces one by one, each with its parsed completion and its line; raises as `read_traces` does."""
+    """Yield each trace of a file with its parsed completion and its line. Raises as `read_traces` does."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; make it with `synthpert traces generate`")
     seen: dict[str, int] = {}
@@ -114,7 +114,7 @@ def iter_traces(path: Path) -> Iterator[tuple[Trace, Answer, bytes]]:
 
 
 def parse_trace(line: bytes, path: Path, row: int) -> tuple[Trace, Answer]:
-    """Read one line and check it, with its completion parsed; `path` and `row` are for the message."""
+    """Read and check one line, and parse its completion. The messages of errors name `path` and `row`."""
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -155,11 +155,15 @@ def treats_as_given(trace: Trace) -> bool | None:
 
 
 def learnt_text(trace: Trace, answer: Answer) -> str:
-    """Return the text that a student learns: the reasoning, or all of a completion of which no answer is read.
+    """Return the text that a student learns.
 
     Args:
         trace: the trace.
-        answer: its completion, parsed; where it holds no label, one of each tag and the final label are left out.
+        answer: its parsed completion.
+
+    Returns:
+        The reasoning. Where the completion gives no label, all of it, without the first of each tag and the final
+        label.
     """
     if answer.label is not None:
         return answer.think or ""

@@ -1,1 +1,1 @@
-"""The check that nothing of the test split is in the traces. Imports `sft.filters` and what it may."""
+"""The check that nothing of the test split is in the traces. May import what `sft.filters` may, and `sft.filters`."""

@@ -31,14 +31,14 @@ _BLOCK: Final = 10_000  # prompts rebuilt at once
 
 @dataclass
 class Finding:
-    """One check: what it asserts, how often it looked, and what it found.
+    """One check and what it found.
 
     Attributes:
-        claim: what holds if nothing was found.
-        checked: how many traces, or quotations, were looked at.
-        failed: how many break the claim.
-        skipped: how many traces the check says nothing of.
-        examples: the first of those that break it.
+        claim: what the check asserts.
+        checked: number of traces that it looked at.
+        failed: number of traces that break the claim.
+        skipped: number of traces that it could not check.
+        examples: the first of the traces that break the claim.
     """
 
     claim: str
@@ -48,7 +48,7 @@ class Finding:
     examples: list[str] = field(default_factory=list)
 
     def note(self, wrong: bool, example: str) -> None:
-        """Count one look."""
+        """Count one trace, and keep the example if it is wrong."""
         self.checked += 1
         if wrong:
             self.failed += 1
@@ -62,13 +62,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit checked and found.
+    """The result of an audit.
 
     Attributes:
-        split: against which split.
+        split: the split that the traces were held against.
         data: SHA-256 of the labels.
-        traces: how many were read.
-        findings: by name.
+        traces: number of traces read.
+        findings: the checks by name.
     """
 
     split: str
@@ -90,7 +90,11 @@ class Audit:
         }  # fmt: skip
 
     def require_clean(self, where: str) -> None:
-        """Raise a `CheckError` that names the first leak, if there is one."""
+        """Raise a `CheckError` that names the first leak, if there is one.
+
+        Args:
+            where: the file of traces, for the message.
+        """
         for name, finding in self.findings.items():
             if finding.failed:
                 raise CheckError(
@@ -103,7 +107,7 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
     """Audit traces against a split.
 
     Args:
-        traces: the traces; read one by one.
+        traces: the traces, which are read one by one.
         corpus: the labels under the split.
     """
     columns = (corpus.labels[name].astype("str") for name in ("item_id", "label", "split"))
@@ -114,7 +118,7 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
     n = 0
     for trace in traces:
         n += 1
-        # By its parts, so that an id cannot hide what the prompt is about.
+        # Made from the parts: the id in the file could name another item than the prompt is about.
         item_id = f"{trace.cell_line}|{trace.pert}|{trace.gene}"
         _check_item(trace, item_id, known, corpus.split, findings)
         _check_reasoning(trace, item_id, finder, findings["reasoning quotes a test label"])
@@ -131,7 +135,7 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
 
 
 def _claims(split: str) -> dict[str, Finding]:
-    """Return what is checked under a split, by name, with nothing looked at yet."""
+    """Return the checks under a split, by name, before any trace is read."""
     held_out = split.partition(":")[2]
     return {
         "split": Finding(f"the traces were drawn under split {split}"),
@@ -151,13 +155,13 @@ def _claims(split: str) -> dict[str, Finding]:
 def _check_item(
     trace: Trace, item_id: str, known: dict[str, tuple[str, bool]], split: str, findings: dict[str, Finding]
 ) -> None:
-    """Hold a trace's item against the data: `known` has the label of each item, and whether it is a test item."""
+    """Compare a trace's item with the data. `known` maps an item's id to its label and to whether it is a test item."""
     label, in_test = known.get(item_id, (trace.label, False))
     drawn_under = trace.protocol.get("split")
     if drawn_under is None:
         findings["split"].skipped += 1
     else:
-        # Evidence in a prompt was computed from that split's training labels, which may be tests of this one.
+        # A prompt's evidence comes from the training labels of its split, which may be test labels of another split.
         findings["split"].note(drawn_under != split, f"{item_id} (drawn under {drawn_under})")
     findings["known"].note(item_id not in known, item_id)
     findings["id"].note(trace.item_id != item_id, f"{trace.item_id} ({item_id})")
@@ -183,7 +187,7 @@ def _check_other_prompt(trace: Trace, item_id: str, finder: QuotationFinder, fin
 
 
 def _check_given(trace: Trace, item_id: str, finding: Finding) -> None:
-    """Take a critic's word on a rationalized trace; a blind teacher was not given the answer."""
+    """Check what the critic said of a rationalized trace. A blind teacher was not given the answer."""
     if trace.mode == "rationalize":
         if (given := treats_as_given(trace)) is None:
             finding.skipped += 1
@@ -192,7 +196,7 @@ def _check_given(trace: Trace, item_id: str, finding: Finding) -> None:
 
 
 def _our_prompt(protocol: dict[str, Any], corpus: Corpus) -> PromptConfig | None:
-    """What a prompt was made with, if it is of our template and of these labels."""
+    """Return how a prompt was made, None if not by our template from these labels."""
     if protocol.get("template_version") != VERSION or protocol.get("data") != corpus.digest:
         return None
     return prompt_of(protocol)
@@ -211,16 +215,16 @@ def _digest(prompt: Any) -> bytes:
 
 
 def corpus_of(protocol: dict[str, Any], data: str | None, split: str | None) -> Corpus:
-    """Open the labels that traces were made from, to audit them against.
+    """Open the labels to audit traces against.
 
     Args:
-        protocol: of the traces; its `data` (digest) and `split`, or the split that they were imported under, are used
-            where the other arguments are None.
-        data: folder of the labels or `sample`; None for the sample if the traces are of it, else the default folder.
-        split: the split to audit against; None for the traces' own.
+        protocol: the traces' protocol, which tells the digest of their labels and their split.
+        data: folder of the labels, or `sample`. None takes the sample if the traces were made from it, else the default
+            folder.
+        split: the split to audit against. None takes the split that the traces were drawn or imported under.
 
     Raises:
-        InputError: the labels are not there, or the traces do not say under which split they were drawn.
+        InputError: the labels are not there, or neither `split` nor the traces name a split.
     """
     split = split or protocol.get("split") or protocol.get("imported_under")
     if not isinstance(split, str):

@@ -1,1 +1,1 @@
-"""Steps that decide which traces are kept, and the funnel that counts them. Imports `sft.teacher` and what it may."""
+"""Steps that choose which traces are kept, and the funnel that counts them. May import `sft.teacher`."""

@@ -1,4 +1,4 @@
-"""The funnel: how many items were drawn, answered, answered right, accepted by the critic and used, and of how many."""
+"""The funnel: how many items were drawn, answered, answered right, accepted by the critic and used for training."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ class Funnel:
     """What became of the items.
 
     Attributes:
-        table: one row per line and label, per line, per label, and for all: `cell_line`, `label`, `train` (items in
-            the training split), the counts of `STAGES`, and each as a share of `train` (`drawn_share`, …). A stage
-            that does not apply (no critic, no file of used traces) is missing.
-        accuracy: of the teacher in blind mode, per line and for all: `value, low, high, n`, with 95 % intervals
-            clustered by perturbation and gene; empty where the teacher was given the label.
-        statuses: of all items drawn.
-        notes: what a reader must know.
+        table: one row per line and label, per line, per label, and for all. Columns: `cell_line`, `label`, `train`
+            (items in the training split), the counts of `STAGES`, and each count as a share of `train` (`drawn_share`,
+            …). A stage that does not apply (no critic, no file of used traces) is missing.
+        accuracy: a blind teacher's, per line and for all: `value, low, high, n`, with 95 % intervals clustered by
+            perturbation and gene. Empty where the teacher was given the label.
+        statuses: number of items drawn, by status.
+        notes: sentences that a reader needs to read the numbers right.
     """
 
     table: pd.DataFrame
@@ -48,14 +48,14 @@ def measure_funnel(
     """Measure the funnel of a file of traces.
 
     Args:
-        path: traces as generated or imported; what stands beside them tells how many items were drawn.
-        corpus: the labels and split they were drawn from.
+        path: traces as generated or imported. The manifest beside them tells how many items were drawn.
+        corpus: the labels and the split that they were drawn from.
         used: the filtered traces that training takes.
-        accept: critic's verdicts that count as accepted.
+        accept: the critic's verdicts that count as accepted.
 
     Raises:
-        InputError: a file is no trace file, an item is not in the training split, a used one is not among the traces,
-            or there is no such verdict.
+        InputError: a file is no trace file, an item is not in the training split, a used item is not among the traces,
+            or a verdict is unknown.
     """
     if unknown := sorted({*accept} - {*VERDICTS}):
         raise InputError(f"accept: {unknown[0]!r} is no verdict; use some of {', '.join(VERDICTS)}")
@@ -63,9 +63,9 @@ def measure_funnel(
     manifest = _manifest_of(path, notes)
     counted = _count(path, corpus, accept)
     if corpus.is_sample:
-        notes.append("The labels are the sample's, whose training items are a part of PerturbQA's.")
+        notes.append("The labels are the sample's; its training items are a part of PerturbQA's.")
     if manifest is None:
-        notes.append("Nothing beside the file tells how many items were drawn: its rows count as drawn.")
+        notes.append("No manifest tells how many items were drawn, so the rows of the file count as drawn.")
     else:
         notes += _add_manifest(manifest, counted)
     if not counted.graded:
@@ -82,11 +82,11 @@ class _Counted:
     """What a file of traces holds.
 
     Attributes:
-        cells: by stage, how many items of each line and label; `train` is that of the training split.
-        statuses: of all completions.
-        modes: in which the traces were written.
-        graded: whether a critic graded any.
-        rows: of each trace `item_id, cell_line, pert, gene, label, answer, status`.
+        cells: by stage, the number of items of each line and label. `train` counts the training split.
+        statuses: number of completions by status.
+        modes: the modes of the traces.
+        graded: whether a critic graded any trace.
+        rows: for each trace `item_id, cell_line, pert, gene, label, answer, status`.
     """
 
     cells: dict[str, Counter[tuple[str, str]]]
@@ -97,16 +97,16 @@ class _Counted:
 
 
 def _manifest_of(path: Path, notes: list[str]) -> dict[str, Any] | None:
-    """Return the manifest beside a file of traces, None where there is none of these traces."""
+    """Return the manifest beside a file of traces, None where there is none or it belongs to other traces."""
     manifest = read_manifest(path)
     if manifest is not None and manifest.get("traces_sha256") != file_sha256(path):
-        notes.append(f"{manifest_file(path).name} was written for other traces than these, and is left aside.")
+        notes.append(f"{manifest_file(path).name} was written for other traces than these, so it is ignored.")
         return None
     return manifest
 
 
 def _count(path: Path, corpus: Corpus, accept: Sequence[str]) -> _Counted:
-    """Count the traces of a file, each of which must be of a training item."""
+    """Count the traces of a file. Each must be of a training item."""
     train = corpus.train[["cell_line", "label"]].astype("str")
     counted = _Counted({name: Counter() for name in ("train", *STAGES[:-1])}, Counter(), set(), False, [])
     counted.cells["train"].update(zip(train["cell_line"], train["label"], strict=True))
@@ -129,7 +129,7 @@ def _count(path: Path, corpus: Corpus, accept: Sequence[str]) -> _Counted:
 
 
 def _count_used(used: Path, path: Path, items: set[str]) -> Counter[tuple[str, str]]:
-    """Count the traces that training takes, which must be among those of `path`."""
+    """Count the traces that training takes. Each must be in `path`, too."""
     cells: Counter[tuple[str, str]] = Counter()
     for trace, _, _ in iter_traces(used):
         if trace.item_id not in items:
@@ -139,7 +139,7 @@ def _count_used(used: Path, path: Path, items: set[str]) -> Counter[tuple[str, s
 
 
 def _add_manifest(manifest: dict[str, Any], counted: _Counted) -> list[str]:
-    """Take from a manifest what the traces do not tell: what was drawn, failed, waits and was refused; return notes."""
+    """Add a manifest's counts of items that have no trace (failed, not asked, refused), and return notes on them."""
     notes = []
     counted.cells["drawn"] = _drawn(manifest)
     failed = sum(cell.get("error", 0) for cell in manifest["cells"].values())
@@ -158,17 +158,17 @@ def _add_manifest(manifest: dict[str, Any], counted: _Counted) -> list[str]:
 
 
 def _teacher_accuracy(path: Path, counted: _Counted, notes: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the teacher's accuracy, empty where the traces cannot tell it, and note which."""
+    """Return the teacher's accuracy, and add a note. It is empty where the traces do not show it."""
     if (filtered := filter_file(path)).is_file():
         notes.append(
-            f"These traces were filtered ({filtered.name}): what is left says nothing of the teacher's accuracy. Give "
-            "the file they were filtered from, and this one as --used."
+            f"These traces were filtered ({filtered.name}), so they do not show the teacher's accuracy. Give the file "
+            "that they were filtered from, and this one as --used."
         )
         return {}
     if counted.modes != {"blind"}:
-        notes.append("The teacher was given labels: its accuracy would say nothing.")
+        notes.append("The teacher was given labels, so its accuracy is not shown.")
         return {}
-    notes.append("Teacher accuracy is over the items as drawn, which may be balanced, and leaves out failed requests.")
+    notes.append("Teacher accuracy is over the items drawn, which may be balanced. It leaves out failed requests.")
     return _accuracy(counted.rows)
 
 

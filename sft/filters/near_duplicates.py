@@ -1,8 +1,8 @@
-"""Finding reasoning that was written before: word for word, or nearly so.
+"""Find reasoning that repeats earlier reasoning, exactly or nearly.
 
-Texts are compared as sets of all their windows of eight bytes, with the item's own gene symbols masked. Candidates come
-from MinHash signatures in bands (Broder 1997, 10.1109/SEQUEN.1997.666900; Leskovec et al., Mining of Massive Datasets,
-chapter 3), and each is checked by the exact Jaccard similarity of the two sets.
+A text is compared as the set of all its windows of eight bytes, with the item's own gene symbols masked. MinHash
+signatures in bands give candidates (Broder 1997, 10.1109/SEQUEN.1997.666900; Leskovec et al., Mining of Massive
+Datasets, chapter 3). The exact Jaccard similarity of the two sets then decides.
 """
 
 import hashlib
@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 HASHES: Final = 64
-# Hashes per band, by similarity. Of pairs at similarity s, w hashes a band find 1 - (1 - s^w)^(64/w): 97 % at .88, 96 %
-# at .65, and more of those above; below .65, 95 % at .3. With as many as that allows, others seldom meet.
+# Hashes per band, by similarity. With w hashes a band, a pair of similarity s becomes a candidate with probability
+# 1 - (1 - s^w)^(64/w). This is 97 % at .88 (w = 8), 96 % at .65 (w = 4) and 95 % at .3 (w = 2), and more at a higher s.
+# More hashes a band give fewer candidates, so each w is the largest with such a share.
 _ROWS: Final = ((0.88, 8), (0.65, 4), (0.0, 2))
 _WINDOW: Final = 8
-# Texts that share boilerplate meet in crowded buckets; what repeats one of them shares others with it, too.
+# Texts that share boilerplate fall into crowded buckets. A text that repeats one of them shares other buckets with it.
 _BUCKET: Final = 100  # texts remembered per band and key
-_COMPARED: Final = 16  # exact comparisons per text, the most alike first
-_SAMPLE_FROM: Final = 512  # windows above which one in eight is looked at, chosen by its hash
+_COMPARED: Final = 16  # exact comparisons per text, beginning with the most similar signature
+_SAMPLE_FROM: Final = 512  # in a text of more windows, only one window in eight is hashed, chosen by its own hash
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS: Final = np.random.default_rng(20261123).integers(1, 2**63, HASHES, dtype=np.uint64) * np.uint64(
     2
@@ -38,7 +39,7 @@ def mask(text: str, names: Sequence[str]) -> bytes:
 
 
 def digest(masked: bytes) -> int:
-    """Return 64 bits that tell masked texts apart."""
+    """Return a 64-bit hash of a masked text."""
     return int.from_bytes(hashlib.blake2b(masked, digest_size=8).digest(), "little")
 
 
@@ -57,7 +58,7 @@ def sketch(texts: Sequence[bytes]) -> Signatures:
     across = (ends[:-1, None] - np.arange(1, _WINDOW)[None]).ravel()
     long = np.repeat(lengths > _SAMPLE_FROM, lengths)[: len(hashed)]
     use = ~long | (hashed >> np.uint64(61) == 0)
-    use[starts] = True  # so that each text has a window
+    use[starts] = True  # each text needs at least one window
     use[across] = False
     at = np.flatnonzero(use)
     chosen, first = hashed[at], np.searchsorted(at, starts)
@@ -87,13 +88,16 @@ def window_set(masked: bytes) -> npt.NDArray[np.uint64]:
 def find_duplicates(
     digests: npt.NDArray[np.uint64], signatures: Signatures, similarity: float, text_of: Callable[[int], bytes]
 ) -> npt.NDArray[np.bool_]:
-    """Return which texts repeat an earlier one that is kept.
+    """Find the texts that repeat an earlier text that is kept.
 
     Args:
         digests: (N,) from `digest`.
         signatures: (N, HASHES) from `sketch`.
         similarity: Jaccard similarity from which a text counts as a repeat; 1 finds equal texts only.
-        text_of: returns the masked text at a position; asked for candidates only.
+        text_of: returns the masked text at a position; called for candidates only.
+
+    Returns:
+        (N,) True for a repeat.
     """
     n = len(digests)
     duplicate = np.ones(n, dtype=bool)
@@ -103,7 +107,7 @@ def find_duplicates(
     rows = np.flatnonzero(~duplicate)
     keys, shared = _band_keys(signatures, rows, next(width for limit, width in _ROWS if similarity >= limit))
     windows = lru_cache(maxsize=4096)(lambda row: window_set(text_of(row)))
-    # Five standard errors of a signature's estimate below the limit, no candidate is one.
+    # A pair whose estimated similarity is five standard errors below the limit is not compared exactly.
     least = similarity - 5 * (similarity * (1 - similarity) / HASHES) ** 0.5
     kept: dict[int, list[int]] = {}
     for at in np.flatnonzero(shared.any(axis=1)):
@@ -126,7 +130,7 @@ def find_duplicates(
 def _band_keys(
     signatures: Signatures, rows: npt.NDArray[np.intp], width: int
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """Return the keys of N rows' signatures in their B bands of `width` hashes, (N, B), and which of them recur."""
+    """Return the keys of N signatures in B bands of `width` hashes, (N, B), and which keys occur more than once."""
     shape = (len(rows), HASHES // width)
     keys, shared = np.empty(shape, dtype=np.uint64), np.empty(shape, dtype=bool)
     with np.errstate(over="ignore"):

@@ -1,6 +1,6 @@
-"""Filtering a file of traces: steps in the order of a configuration, with a count after each.
+"""Filter a file of traces by the steps of a configuration, and count what each step drops.
 
-Lines are passed on byte for byte. A large file is read by several processes.
+The lines that pass are copied byte for byte. Several processes read a large file.
 """
 
 import itertools
@@ -29,8 +29,8 @@ from sft.filters.near_duplicates import HASHES, digest, mask, sketch
 from sft.filters.steps import Check, Features, Rows, Step, read_step, read_steps
 from sft.traces import Trace, iter_traces, parse_trace, write_lines
 
-_PART_BYTES: Final = 32 * 1024 * 1024  # read by a process at a time
-_BATCH_BYTES: Final = 256 * 1024  # hashed at once: what fits into a processor's cache
+_PART_BYTES: Final = 32 * 1024 * 1024  # part of a file that one process reads at a time
+_BATCH_BYTES: Final = 256 * 1024  # hashed at once; this fits into a processor's cache
 _COLUMNS: Final = ("item_id", "label", "pert", "gene")
 
 
@@ -39,9 +39,10 @@ class FilterArguments:
     """The keys of a filter's configuration.
 
     Attributes:
-        input, output: JSONL files of traces: all, and those that pass.
+        input: JSONL file of all traces.
+        output: JSONL file to write, of the traces that pass.
         steps: see `read_steps`.
-        seed: of the steps that draw.
+        seed: seed of the steps that draw.
     """
 
     input: str
@@ -55,7 +56,8 @@ def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, 
 
     Args:
         path: the traces.
-        output: JSONL file of those that pass, in their order; `.funnel.json` beside it holds what is returned.
+        output: JSONL file to write, of the traces that pass, in the same order. `.funnel.json` beside it holds what is
+            returned.
         steps: from `read_steps`.
 
     Returns:
@@ -89,7 +91,13 @@ def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, 
 def _apply(
     steps: Sequence[Step], features: Features, refused: dict[int, dict[int, str]]
 ) -> tuple[Rows, list[dict[str, Any]]]:
-    """Return the rows that pass all steps, and what each step dropped; `refused` has what its check said, by row."""
+    """Return the rows that pass all steps, and what each step dropped.
+
+    Args:
+        steps: the steps.
+        features: of all traces.
+        refused: by number of a step with a check, the refused rows and why.
+    """
     rows: Rows = np.arange(len(features.item_id))
     told: list[dict[str, Any]] = []
     for number, step in enumerate(steps):
@@ -111,22 +119,22 @@ def _apply(
 
 
 def filter_file(path: Path) -> Path:
-    """Return where it is told how a file of traces was filtered."""
+    """Return the path of the funnel beside a filtered file."""
     return path.with_name(f"{path.name}.funnel.json")
 
 
 def run_filter(config: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
-    """Filter traces as a configuration says.
+    """Filter traces by a configuration.
 
     Args:
         config: YAML file with the keys of `FilterArguments`.
-        overrides: command-line words `--key value` or `--key=value` that win over the file.
+        overrides: words of the command line, `--key value` or `--key=value`, which take precedence over the file.
 
     Returns:
         The output and the funnel; see `filter_traces`.
 
     Raises:
-        InputError: a key is unknown or missing, or see `read_steps` and `filter_traces`.
+        InputError: a key is unknown or missing, or for the reasons of `read_steps` and `filter_traces`.
     """
     values = read_yaml(config)
     known = list(key_fields(FilterArguments))
@@ -155,13 +163,13 @@ def _read_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Part:
-    """What the lines between two offsets hold.
+    """What was read between two offsets of a file.
 
     Attributes:
-        columns: of each trace, by name.
-        lengths: of each line in bytes.
+        columns: by name, the values of all traces.
+        lengths: length of each line in bytes.
         digests, signatures: see `Features`.
-        refused: by step, rows of this part to the reason.
+        refused: by number of a step, the refused rows of this part and why.
     """
 
     columns: dict[str, list[str]]
@@ -172,7 +180,7 @@ class _Part:
 
 
 def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[int, str]]]:
-    """Read the file once: run every check on every trace, and gather what selections need."""
+    """Read the file once: run the checks on every trace, and collect what selections need."""
     try:
         parts = _read_parts(path, [(step.name, step.value) for step in steps])
         columns = {name: list(itertools.chain(*(part.columns[name] for part in parts))) for name in _COLUMNS}
@@ -180,7 +188,7 @@ def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[i
         if not item_ids or len({*item_ids}) < len(item_ids):
             raise InputError(f"{path}: no traces, or one of them twice")
     except InputError:
-        for _ in iter_traces(path):  # says what is wrong in which row of the file
+        for _ in iter_traces(path):  # raises an error that names the row of the file
             pass
         raise
     signatures = [one for part in parts for one in part.signatures]
@@ -197,7 +205,7 @@ def _scan(path: Path, steps: Sequence[Step]) -> tuple[Features, dict[int, dict[i
 
 
 def _reasoning_reader(path: Path, lengths: Sequence[int]) -> Callable[[int], bytes]:
-    """Return a function that reads the masked reasoning of a row from the file, whose lines have these lengths."""
+    """Return a function that reads the masked reasoning of a row. `lengths` are those of the file's lines, in bytes."""
     offsets = [0, *itertools.accumulate(lengths)]
 
     def text_of(row: int) -> bytes:
@@ -210,7 +218,7 @@ def _reasoning_reader(path: Path, lengths: Sequence[int]) -> Callable[[int], byt
 
 
 def _refused_rows(parts: Sequence[_Part], steps: Sequence[Step]) -> dict[int, dict[int, str]]:
-    """Return, by step, the rows of the whole file that its check refused, with the reason."""
+    """Return, by number of a step with a check, the refused rows of the whole file and why."""
     refused: dict[int, dict[int, str]] = {number: {} for number, step in enumerate(steps) if step.check is not None}
     start = 0
     for part in parts:
@@ -221,7 +229,7 @@ def _refused_rows(parts: Sequence[_Part], steps: Sequence[Step]) -> dict[int, di
 
 
 def _read_parts(path: Path, steps: Sequence[tuple[str, Any]]) -> list[_Part]:
-    """Read a file in parts, several at a time where there are several processors."""
+    """Read a file in parts, several at a time on several processors."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     bounds = _bounds(path)
@@ -240,17 +248,17 @@ def _read_parts(path: Path, steps: Sequence[tuple[str, Any]]) -> list[_Part]:
 
 
 def _leave_interrupts() -> None:
-    """Leave Ctrl-C to the process that waits."""
+    """Ignore Ctrl-C in a worker; the main process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _bounds(path: Path) -> list[tuple[int, int]]:
-    """Offsets of parts that begin and end with a line."""
+    """Return the offsets of parts that begin and end with a line."""
     size = path.stat().st_size
     cuts = {0, size}
     with path.open("rb") as file:
         for at in range(_PART_BYTES, size, _PART_BYTES):
-            file.seek(at - 1)  # a line that begins at `at` stays whole
+            file.seek(at - 1)  # so that a line that begins at `at` stays whole
             file.readline()
             cuts.add(file.tell())
     return list(itertools.pairwise(sorted(cuts)))
@@ -258,9 +266,9 @@ def _bounds(path: Path) -> list[tuple[int, int]]:
 
 def _read_part(path: Path, steps: Sequence[tuple[str, Any]], start: int, stop: int) -> _Part:
     """Read the lines between two offsets, and run the checks on each."""
-    made = [read_step(name, value, "", name) for name, value in steps]  # functions do not reach another process
+    made = [read_step(name, value, "", name) for name, value in steps]  # functions cannot be sent to another process
     checks = [(number, step.check) for number, step in enumerate(made) if step.check is not None]
-    # The first: each later one compares a part of what reaches it.
+    # The first step `duplicates` sees the most traces; later ones use the same signatures.
     sketch_at = min((number for number, step in enumerate(made) if step.name == "duplicates"), default=-1)
     part = _Part({name: [] for name in _COLUMNS}, [], [], [], {number: {} for number, _ in checks})
     symbols: dict[str, str] = {}
@@ -278,7 +286,7 @@ def _read_part(path: Path, steps: Sequence[tuple[str, Any]], start: int, stop: i
                 values.append(value if name == "item_id" else symbols.setdefault(value, value))
             gone = len(made)
             if (found := _first_refusal(checks, trace, answer)) is not None:
-                gone, reason = found  # what an earlier step refuses never reaches a later one
+                gone, reason = found  # what a step refuses does not reach later steps
                 part.refused[gone][row] = symbols.setdefault(reason, reason)
             if sketch_at >= 0:
                 masked = mask(answer.think or "", (trace.pert, trace.gene)) if gone > sketch_at else b""
@@ -296,7 +304,7 @@ def _read_part(path: Path, steps: Sequence[tuple[str, Any]], start: int, stop: i
 
 
 def _first_refusal(checks: Sequence[tuple[int, Check]], trace: Trace, answer: Answer) -> tuple[int, str] | None:
-    """Return the step whose check refuses a trace, and why; None where none does."""
+    """Return the number of the first step that refuses a trace, and why. None if none does."""
     for number, check in checks:
         if (reason := check(trace, answer)) is not None:
             return number, reason

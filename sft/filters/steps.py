@@ -1,7 +1,7 @@
-"""The steps of a filter: plain functions, and how a configuration names them.
+"""The steps of a filter, and how a configuration names them.
 
-A check looks at one trace and says why it is refused, or None. A selection looks at all traces that are left and says
-which stay.
+A check takes one trace and returns why it is refused, or None. A selection takes all traces that are left and returns
+those that stay.
 """
 
 import hashlib
@@ -25,12 +25,14 @@ Rows: TypeAlias = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Features:
-    """What selections look at, of N traces.
+    """What selections need of N traces.
 
     Attributes:
-        item_id, label, pert, gene: of each trace.
-        digests, signatures: of its reasoning, see `sft.filters.near_duplicates`; empty where no step needs them.
-        text_of: masked reasoning of the trace at a position.
+        item_id: N ids.
+        label, pert, gene: (N,) codes, equal where the values are equal.
+        digests, signatures: (N,) and (N, HASHES) of the reasoning, see `sft.filters.near_duplicates`. Empty where no
+            step needs them.
+        text_of: returns the masked reasoning of the trace at a position.
     """
 
     item_id: list[str]
@@ -46,24 +48,24 @@ class Features:
 
 
 def parsed(trace: Trace, answer: Answer) -> str | None:
-    """Refuse a completion that the strict parser reads no label from, or that has no reasoning."""
+    """Refuse a completion without a label that the strict parser reads, or without reasoning."""
     return str(answer.status) if answer.label is None else None if answer.think else "no reasoning"
 
 
 def label_correct(trace: Trace, answer: Answer) -> str | None:
-    """Refuse an answer that is not the true label."""
+    """Refuse a wrong answer."""
     return None if answer.label == trace.label else "wrong answer"
 
 
 def plain_text(trace: Trace, answer: Answer) -> str | None:
-    """Refuse what is no plain reasoning; see `sft.filters.visible.find_foreign`."""
+    """Refuse text that is not plain reasoning; see `sft.filters.visible.find_foreign`."""
     return find_foreign(learnt_text(trace, answer))
 
 
 def no_leak(trace: Trace, answer: Answer) -> str | None:
-    """Refuse reasoning that treats its answer as given, by its critic, and rationalized reasoning that none judged.
+    """Refuse reasoning that treats its answer as given, according to its critic.
 
-    A blind trace that no critic judged passes: its teacher was not given the answer.
+    A rationalized trace that no critic judged is refused, too. A blind one passes: its teacher had no answer.
     """
     given = treats_as_given(trace)
     if given is None and trace.mode == "rationalize":
@@ -72,7 +74,7 @@ def no_leak(trace: Trace, answer: Answer) -> str | None:
 
 
 def verdict_in(verdicts: Sequence[str]) -> Check:
-    """Refuse a critic's verdict outside a set, and a trace that nobody graded."""
+    """Return a check that refuses other verdicts of a critic, and traces that no critic graded."""
 
     def check(trace: Trace, answer: Answer) -> str | None:
         verdict = trace.critic.get("verdict") if trace.critic else None
@@ -82,7 +84,7 @@ def verdict_in(verdicts: Sequence[str]) -> Check:
 
 
 def length_within(shortest: int, longest: int) -> Check:
-    """Refuse reasoning of fewer or more characters."""
+    """Return a check that refuses reasoning of fewer or more characters."""
 
     def check(trace: Trace, answer: Answer) -> str | None:
         n = len(answer.think or "")
@@ -92,11 +94,11 @@ def length_within(shortest: int, longest: int) -> Check:
 
 
 def tokens_within(model: str, longest: int) -> Check:
-    """Refuse an example that training would refuse: of too many tokens, or not given back by the tokenizer.
+    """Return a check that refuses what SFT would refuse: too many tokens, or text that the tokenizer changes.
 
     Args:
         model: folder or hub id of the model to train.
-        longest: its `max_length`: tokens of prompt, completion and end of turn together.
+        longest: the training's `max_length`, in tokens of prompt, completion and end of turn together.
     """
     from benchmarks.models.folders import resolve_model
     from sft.examples import tokenize_trace
@@ -118,7 +120,7 @@ def tokens_within(model: str, longest: int) -> Check:
 
 
 def distinct(features: Features, rows: Rows, similarity: float) -> Rows:
-    """Keep the first of texts that repeat each other; see `find_duplicates`."""
+    """Keep the first of texts that are alike; see `find_duplicates`."""
     repeated = find_duplicates(
         features.digests[rows], features.signatures[rows], similarity, lambda at: features.text_of(int(rows[at]))
     )
@@ -126,13 +128,13 @@ def distinct(features: Features, rows: Rows, similarity: float) -> Rows:
 
 
 def balanced(features: Features, rows: Rows, salt: str) -> Rows:
-    """Keep as many traces of each label as the rarest one has."""
+    """Keep as many traces of each label as of the rarest label."""
     counts = Counter(features.label[rows].tolist())
     return capped(features, rows, "label", min(counts.values()), salt) if counts else rows
 
 
 def capped(features: Features, rows: Rows, column: str, most: int, salt: str) -> Rows:
-    """Keep at most so many traces of each value of a column, drawn by `salt`."""
+    """Keep at most `most` traces of each value of a column, drawn by `salt`."""
     _, code = np.unique(getattr(features, column)[rows], return_inverse=True)
     order = np.lexsort((draw_order(features, rows, salt), code))
     sorted_code = code[order]
@@ -142,13 +144,13 @@ def capped(features: Features, rows: Rows, column: str, most: int, salt: str) ->
 
 
 def fraction_of(features: Features, rows: Rows, fraction: float, salt: str) -> Rows:
-    """Keep a share, drawn by `salt`; a larger share holds the smaller one."""
+    """Keep a share of the traces, drawn by `salt`. A larger share contains the smaller one."""
     order = np.argsort(draw_order(features, rows, salt), kind="stable")
     return np.sort(rows[order[: round(fraction * len(rows))]])
 
 
 def draw_order(features: Features, rows: Rows, salt: str) -> npt.NDArray[np.uint64]:
-    """Return a random number per row that depends on its item and `salt` only, not on its place in the file."""
+    """Return a random number for each row. It depends on the item and `salt`, not on the place in the file."""
     key = salt.encode()
     values = [
         hashlib.blake2b(features.item_id[row].encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
@@ -162,7 +164,7 @@ def draw_order(features: Features, rows: Rows, salt: str) -> npt.NDArray[np.uint
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a filter: a check or a selection, and how it was configured."""
+    """One step of a filter, as configured: either a check or a selection."""
 
     name: str
     value: Any
@@ -174,12 +176,12 @@ def read_steps(config: Sequence[Any], seed: int, where: str = "steps") -> list[S
     """Read the steps of a configuration.
 
     Args:
-        config: names, or mappings of one name to its setting: `parse`, `label`, `plain`, `leak`,
+        config: names, or mappings of one name to its setting, out of `parse`, `label`, `plain`, `leak`,
             `critic: [excellent, good]`, `length: {min: 20, max: 4000}` (characters of reasoning),
-            `tokens: {max: 2048, model: FOLDER}` (below a thousand traces a second), `duplicates: 0.9`, `balance`,
+            `tokens: {max: 2048, model: FOLDER}` (slow: below a thousand traces a second), `duplicates: 0.9`, `balance`,
             `cap: {gene: 5, pert: 20}`, `fraction: 0.02`.
-        seed: of what is drawn.
-        where: what to call the list in errors.
+        seed: seed of the steps that draw.
+        where: the name of the list in errors.
 
     Raises:
         InputError: a step is unknown or its setting out of range.
@@ -204,8 +206,8 @@ def read_step(name: str, value: Any, salt: str, at: str) -> Step:
 
     Args:
         name, value: as in a configuration; see `read_steps`.
-        salt: of what is drawn.
-        at: what to call it in errors.
+        salt: seed of what it draws.
+        at: the name of the step in errors.
 
     Raises:
         InputError: the step is unknown or its setting out of range.
@@ -259,7 +261,7 @@ def _fraction(value: Any, salt: str, at: str) -> Step:
     return Step("fraction", share, None, lambda features, rows: fraction_of(features, rows, share, salt))
 
 
-# How each step is made of its setting, the salt of what it draws, and what errors call it.
+# For each name, a function that makes the step. Its arguments are those of `read_step` without the name.
 STEPS: Final[Mapping[str, Callable[[Any, str, str], Step]]] = {
     "parse": lambda value, salt, at: Step("parse", None, parsed, None),
     "label": lambda value, salt, at: Step("label", None, label_correct, None),

@@ -106,7 +106,7 @@ def test_synthpert_s_csv(corpus: Corpus, tmp_path: Path) -> None:
     funnel = measure_funnel(done.path, corpus)
     drawn = funnel.table[(funnel.table["cell_line"] == "all") & (funnel.table["label"] == "all")]["drawn"]
     assert drawn.tolist() == [6]
-    assert not any("Nothing beside the file" in note for note in funnel.notes)
+    assert not any("No manifest" in note for note in funnel.notes)
     assert funnel.statuses["refused"] == 14
     assert any("14 of 19 imported rows were refused; teacher accuracy" in note for note in funnel.notes)
 

@@ -74,7 +74,7 @@ def test_a_teacher_that_was_given_labels_has_no_accuracy_and_no_critic_no_accept
     assert not funnel.accuracy
     assert "accepted" not in funnel.table
     assert "used" not in funnel.table
-    assert any("rows count as drawn" in note for note in funnel.notes)
+    assert any("rows of the file count as drawn" in note for note in funnel.notes)
     row = next(corpus.test.itertuples())
     item = {name: str(getattr(row, name)) for name in ("item_id", "cell_line", "pert", "gene", "label")}
     write_traces([replace(traces[0], **item)], path)
@@ -91,7 +91,7 @@ def test_a_manifest_of_other_traces_is_left_aside_and_told(tmp_path: Path) -> No
     assert not any("other traces" in note for note in measure_funnel(path, corpus).notes)
     write_traces(read_traces(path)[:9], path)
     funnel = measure_funnel(path, corpus)
-    assert "t.jsonl.manifest.json was written for other traces than these, and is left aside." in funnel.notes
+    assert "t.jsonl.manifest.json was written for other traces than these, so it is ignored." in funnel.notes
     assert funnel.table.set_index(["cell_line", "label"]).loc[("all", "all")]["drawn"] == 9
 
 
