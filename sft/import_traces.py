@@ -1,6 +1,6 @@
-"""Traces from elsewhere: SynthPert's CSV, JSONL or Parquet with messages, a data set of the Hugging Face hub.
+"""Import traces of others: SynthPert's CSV, JSONL or Parquet with messages, a data set of the Hugging Face hub.
 
-A row that is refused goes to a rejects file with its reason; none is dropped in silence.
+Every row that is refused is written to a rejects file with the reason.
 """
 
 import json
@@ -27,7 +27,7 @@ from sft.teacher.critic import GIVEN, VERDICTS
 from sft.teacher.outcomes import Outcomes, write_manifest
 from sft.traces import MODES, Trace, prompt_protocol, write_traces
 
-# Ours, and what else a column is called; the first one that a row has is taken.
+# Our names of columns, and the names they may have in a source. Of several, the first that a row has is read.
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "pert": ("pert", "perturbation"),
     "gene": ("gene",),
@@ -47,27 +47,29 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "created": ("created",),
     "protocol": ("protocol",),
 }
-# What is a file, not a data set's id, though none that is read.
+# Suffixes of files that are not read. A source with one of them is no data set's id.
 _OTHER_SUFFIXES: Final = (
     ".txt", ".json", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst", ".zip", ".arrow", ".feather",
     ".pkl", ".pickle",
 )  # fmt: skip
-_CHAT: Final = ("prompt", "system", "completion", "thinking", "answer")  # what messages hold, too
+_CHAT: Final = ("prompt", "system", "completion", "thinking", "answer")  # what messages contain as well
 _MISSING: Final = ("", "nan")
 _NO_VERDICT: Final = ("none", "n/a", "na", "null")
 _COMMIT: Final = re.compile(r"@([0-9a-f]{40})/")
 _BATCH: Final = 2000  # traces whose prompts are built at once
-_HEAD: Final = 1000  # rows whose keys are looked at together, as JSON leaves out what is not there
+_HEAD: Final = 1000  # rows whose keys make up the columns, because a JSON row leaves out missing values
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did.
+    """The result of an import.
 
     Attributes:
-        path, rejects: the traces, and the refused rows with their reasons.
-        rows: read; `kept` of them became traces.
-        reasons: how often each reason occurred.
+        path: the file of traces.
+        rejects: the file of refused rows with their reasons.
+        rows: number of rows read.
+        kept: number of rows that became traces.
+        reasons: number of refused rows by reason.
     """
 
     path: Path
@@ -78,7 +80,7 @@ class Imported:
 
 
 class _RefusedError(ValueError):
-    """Why a row becomes no trace."""
+    """A row cannot become a trace; the message is the reason."""
 
 
 def import_traces(
@@ -93,23 +95,26 @@ def import_traces(
     mode: str = "blind",
     dataset_split: str | None = None,
 ) -> Imported:
-    """Read traces of another making.
+    """Import traces that were not made by `traces generate`.
 
     Args:
         source: a `.csv` (with commas, semicolons or tabs), `.jsonl` or `.parquet` file, or the id (or folder) of a
             Hugging Face data set.
-        output: JSONL file of traces; `.rejects.jsonl` beside it gets the rows that were refused, `.manifest.json` how
-            many items of each line and label the rows are about. What is there stays where no row is accepted.
-        corpus: labels and split; a row must be a training item, and its label, where it has one, the data's.
-        columns: ours to theirs, of the names in `COLUMNS`.
-        labels: their words for labels, in `label` and `answer`, to ours; letter case does not matter.
-        prompts: write prompts of our template in place of theirs, as stage two asks for. Reasoning that was written to
-            another prompt may speak of what ours does not say.
-        teacher, mode: for rows that do not say.
+        output: JSONL file of traces to write. `.rejects.jsonl` beside it gets the refused rows, `.manifest.json` the
+            number of items by line and label. An existing file stays if no row is accepted.
+        corpus: labels and split. A row must be a training item, and its label, if it has one, must be the data's.
+        columns: our names of columns (`COLUMNS`) to theirs.
+        labels: their words for labels, in `label` and `answer`, to ours. Letter case does not matter.
+        prompts: settings of prompts of our template, which replace theirs; None keeps theirs. Reasoning that was
+            written for another prompt may mention what our prompt does not say.
+        teacher, mode: for rows that do not name them.
         dataset_split: split of a data set, `train` by default; not for a file.
 
+    Returns:
+        The files, and how many rows were read, kept and refused.
+
     Raises:
-        InputError: the source is not there or not readable, a column or label is unknown or missing, or no row is
+        InputError: the source does not exist or cannot be read, a column or label is unknown or missing, or no row is
             accepted.
     """
     columns, labels = columns or {}, labels or {}
@@ -118,7 +123,7 @@ def import_traces(
     if output.is_dir():
         raise InputError(f"{output}: is a folder; give a file, such as runs/traces/imported.jsonl")
     if path.resolve() in (output.resolve(), rejects.resolve()):
-        raise InputError(f"{output}: is the source, or its rejects would be; give another output")
+        raise InputError(f"{output}: it or its rejects file is the source; give another output")
     names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMNS.items()}
     facts, records = _open(source, path, dataset_split, {one for theirs in names.values() for one in theirs})
     head = list(islice(records, _HEAD))
@@ -147,7 +152,7 @@ def import_traces(
 
 
 def _check_settings(columns: Mapping[str, str], labels: Mapping[str, str], mode: str) -> None:
-    """Refuse a name of a column, a label or a mode that is none of ours."""
+    """Refuse unknown names of columns, labels and modes."""
     for ours in columns:
         if ours not in COLUMNS:
             raise InputError(f"--map {ours}=…: is no column; use one of {', '.join(COLUMNS)}")
@@ -174,12 +179,12 @@ def _check_columns(
 def _check_effect(
     columns: Mapping[str, str], labels: Mapping[str, str], there: Collection[str], *, ours_prompts: bool
 ) -> None:
-    """Refuse columns and labels that are named and that nothing would be read from.
+    """Refuse columns and labels that are named but would not be read.
 
     Args:
         columns, labels: see `import_traces`.
         there: our names of the columns that the source has.
-        ours_prompts: whether prompts are written anew.
+        ours_prompts: whether our template replaces the prompts.
     """
     for ours in columns:
         if "messages" in there and ours in _CHAT:
@@ -201,7 +206,7 @@ def _check_effect(
 
 
 def _refuse_unused(labels: Mapping[str, str], reader: "_Reader") -> Iterator[Trace]:
-    """Yield nothing, after the last row; raise where no row has the word that a `--label` is of."""
+    """Yield nothing. Raise, after the last row, if no row has the word of a `--label`."""
     for theirs, ours in labels.items():
         if as_word(theirs) not in reader.words:
             raise InputError(f"--label {theirs}={ours}: no row has it as a label or an answer; leave it out")
@@ -209,7 +214,7 @@ def _refuse_unused(labels: Mapping[str, str], reader: "_Reader") -> Iterator[Tra
 
 
 def _with_our_prompts(traces: Iterator[Trace], corpus: Corpus, config: PromptConfig) -> Iterator[Trace]:
-    """Replace prompts by those of our template, and say so in the protocol with the keys that generated traces have."""
+    """Replace prompts by those of our template, and add the keys of generated traces to the protocol."""
     index = pd.Index(corpus.labels["item_id"])
     made = prompt_protocol(config, corpus)
     while batch := list(islice(traces, _BATCH)):
@@ -219,11 +224,11 @@ def _with_our_prompts(traces: Iterator[Trace], corpus: Corpus, config: PromptCon
 
 
 class _Sorter:
-    """Hands on the traces that rows make, and writes down the rows that make none.
+    """Yields the traces of rows, and writes the refused rows to a file.
 
     Attributes:
-        rows: how many were looked at.
-        reasons: why rows were refused, and how many.
+        rows: number of rows read.
+        reasons: number of refused rows by reason.
     """
 
     def __init__(self, reader: "_Reader", rejects: BinaryIO) -> None:
@@ -232,7 +237,7 @@ class _Sorter:
         self.reasons: Counter[str] = Counter()
 
     def accepted(self, records: Iterable[Row]) -> Iterator[Trace]:
-        """Yield the trace of each row that makes one."""
+        """Yield the trace of each row that is not refused."""
         for row, record in records:
             self.rows += 1
             try:
@@ -252,8 +257,8 @@ class _Reader:
     """Makes traces of rows.
 
     Attributes:
-        cells: per `line|label` how many training items the rows are about (`drawn`), whatever became of them.
-        words: those for labels that some row had.
+        cells: by `line|label`, the number of training items in the rows (`drawn`), refused rows included.
+        words: the words for labels that occurred.
     """
 
     def __init__(
@@ -274,7 +279,7 @@ class _Reader:
         self._label = corpus.labels["label"].astype("str").to_numpy()
         self._in_test = (corpus.labels["split"] == "test").to_numpy()
         self._split = corpus.split
-        # Under which split a prompt of theirs was written, nobody knows unless the row says so.
+        # The split under which their prompt was written is unknown unless the row names it.
         split = "imported_under" if prompts is None else "split"
         self._protocol = {**facts, split: corpus.split, "data": corpus.digest, "train_items": len(corpus.train)}
         self._drawn: set[str] = set()
@@ -284,7 +289,7 @@ class _Reader:
         self.words: set[str] = set()
 
     def trace(self, row: int, record: Mapping[str, Any]) -> Trace:
-        """Return the trace in a row, or raise why there is none."""
+        """Return the trace of a row, or raise the reason why there is none."""
         said = (self._value(record, column) for column in ("label", "answer"))
         self.words.update(word for one in said if isinstance(one, str) and (word := as_word(one)) in self._labels)
         pert, gene = self._symbol(record, "pert"), self._symbol(record, "gene")
@@ -319,7 +324,7 @@ class _Reader:
             created=self._text(record, "created") or self._created,
             protocol=self._own_protocol(record),
         )
-        self._seen[item_id] = row  # a refused row does not take its item from a later one
+        self._seen[item_id] = row  # not for a refused row: a later row may be of the same item
         return trace
 
     def _true_label(self, item_id: str) -> str:
@@ -358,7 +363,7 @@ class _Reader:
             raise _RefusedError(f"{column} is {'missing' if value is None else 'no text'}")
         if not value.strip():
             raise _RefusedError(f"{column} is missing")
-        return value.strip()  # NA and NAN are symbols
+        return value.strip()  # NA and NAN are symbols, not missing values
 
     def _label_in(self, record: Mapping[str, Any], column: str) -> str | None:
         value = self._value(record, column)
@@ -406,14 +411,14 @@ class _Reader:
         return value if thinking is None else self._with_thinking(thinking, value)
 
     def _thinking(self, record: Mapping[str, Any]) -> str | None:
-        """Return the thinking that has a column; parts of it too, while a flag under such a name is none."""
+        """Return the thinking in a column of its own, as text or in parts. A flag under such a name is no thinking."""
         value = self._value(record, "thinking")
         if value is None or isinstance(value, str) or "thinking" in self._mapped:
             return self._text(record, "thinking")
         return read_thinking({"thinking": value}) or None
 
     def _with_thinking(self, thinking: str, completion: str) -> str:
-        """Put thinking that has a column of its own in front of a completion that does not hold it already."""
+        """Put thinking from a column of its own in front of the completion, unless the completion contains it."""
         own, _ = split_think(completion)
         holds_it = own is not None and ("thinking" not in self._mapped or own.strip() == thinking.strip())
         return completion if holds_it else join_think(thinking, completion)
@@ -457,7 +462,7 @@ class _Reader:
         own = self._mapping(record, "protocol")
         if self._prompts is not None or own is None:
             return self._protocol
-        own = {key: value for key, value in own.items() if value is not None}  # Parquet fills in what others have
+        own = {key: value for key, value in own.items() if value is not None}  # Parquet adds keys of other rows
         if own.get("split", self._split) != self._split:
             raise _RefusedError(f"prompt was made under another split: {own['split']}")
         return {**self._protocol, **own}
@@ -473,7 +478,7 @@ def _read_messages(value: Any) -> list[Message]:
 def _open(
     source: str, path: Path, dataset_split: str | None, used: Collection[str]
 ) -> tuple[dict[str, Any], Iterator[Row]]:
-    """Return what the source is, and an iterator over each row's number, as an editor counts lines, and its values."""
+    """Return facts on the source, and an iterator over each row's number (as an editor counts lines) and values."""
     if path.suffix.lower() in (*KINDS, *_OTHER_SUFFIXES) or path.is_file():
         check_kind(path)
         if dataset_split is not None:
@@ -487,7 +492,7 @@ def _read_dataset(source: str, path: Path, split: str) -> tuple[dict[str, Any], 
 
     try:
         rows = load_dataset(source, split=split)
-    except Exception as error:  # the library raises many kinds, all of which mean that it is not to be had
+    except Exception as error:  # the library raises many kinds; all mean that the data set cannot be loaded
         raise InputError(
             f"{source}: cannot be loaded as a data set ({' '.join(str(error).split())[:200]}); give a .csv, .jsonl or "
             ".parquet file, or check the id and the network"

@@ -1,4 +1,4 @@
-"""The keys of a trace configuration that concern a teacher behind an endpoint."""
+"""The keys of a trace configuration for a teacher behind an endpoint."""
 
 import os
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from rewards import InputError
 Thinking = Literal["strip", "keep"]
 Mode = Literal["blind", "rationalize"]
 
-# These may change between a run and its resumption. They do not shape a teacher's reply: completions are assembled from
-# the log, a critic's questions are named by what shapes its replies, `rows` may grow, and a server may move, since the
-# model's name says who answers.
+# Keys that may change when a run is resumed, because none of them shapes a teacher's reply. Completions are assembled
+# from the log. A critic's question is named by all that shapes its reply. `rows` may grow. A server may move, since
+# the model's name tells who answers.
 FREE: Final = frozenset(
     (
         "output", "rows", "thinking", "base_url", "critics", "critic_base_url", "critic_max_tokens",
@@ -26,10 +26,12 @@ FREE: Final = frozenset(
 
 @dataclass
 class EndpointArguments:
-    """The keys of a trace configuration that concern a teacher behind an endpoint, and its critics."""
+    """The keys of a trace configuration for a teacher behind an endpoint and its critics."""
 
     base_url: str | None = field(default=None, metadata={"help": "the teacher's endpoint, with its /v1"})
-    mode: Mode = field(default="blind", metadata={"help": "blind, or rationalize: the teacher is given the label"})
+    mode: Mode = field(
+        default="blind", metadata={"help": "blind, or rationalize: the teacher is given the label (needs critics)"}
+    )
     thinking: Thinking = field(default="strip", metadata={"help": "the teacher's own thinking: strip or keep"})
     api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "environment variable that holds the key"})
     max_tokens: int = field(default=2048, metadata={"help": "longest completion in tokens"})
@@ -38,9 +40,15 @@ class EndpointArguments:
     extra_body: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "further keys of the request: a mapping, or JSON"}
     )
-    critics: list[str] = field(default_factory=list, metadata={"help": "models that grade the reasoning"})
-    critic_base_url: str | None = field(default=None, metadata={"help": "their endpoint; the teacher's by default"})
-    critic_api_key_env: str | None = field(default=None, metadata={"help": "their key's variable; the teacher's"})
+    critics: list[str] = field(
+        default_factory=list, metadata={"help": "models that grade the reasoning of right answers"}
+    )
+    critic_base_url: str | None = field(
+        default=None, metadata={"help": "the critics' endpoint; the teacher's by default"}
+    )
+    critic_api_key_env: str | None = field(
+        default=None, metadata={"help": "variable of the critics' key; the teacher's by default"}
+    )
     critic_max_tokens: int = field(default=1024, metadata={"help": "longest reply of a critic in tokens"})
     critic_extra_body: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "further keys of its request: a mapping, or JSON"}
@@ -83,8 +91,8 @@ class EndpointArguments:
         elsewhere = urlsplit(url).netloc != urlsplit(self.base_url).netloc
         if elsewhere and self.critic_api_key_env is None and os.environ.get(key):
             raise InputError(
-                f"critic_api_key_env: is not set, so that {urlsplit(url).netloc} would be sent the teacher's key; name "
-                "the variable of the critics' key, even if it is the same"
+                f"critic_api_key_env: is not set, and {urlsplit(url).netloc} would be sent the teacher's key; name the "
+                "variable of the critics' key, even if it is the same"
             )
         return self._settings(url, model, key, self.critic_max_tokens, self.critic_extra_body)
 

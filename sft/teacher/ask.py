@@ -1,6 +1,7 @@
-"""The teacher: a model behind an OpenAI-compatible endpoint writes traces, critics grade them, every request is logged.
+"""Ask a teacher behind an OpenAI-compatible endpoint for traces, and critics for grades.
 
-Files, beside `output`: `.requests.jsonl` (the log a resumed run goes on from), `.config.yaml`, `.manifest.json`.
+Files beside `output`: `.requests.jsonl` (the log of all requests, from which a stopped run continues), `.config.yaml`
+and `.manifest.json`.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ from sft.traces import write_lines, write_traces
 
 
 def log_file(path: Path) -> Path:
-    """Return where the log of a file of traces lies."""
+    """Return the path of the log of a file of traces."""
     return path.with_name(f"{path.name}.requests.jsonl")
 
 
@@ -50,25 +51,25 @@ def ask_teacher(
     *,
     progress: Callable[[str], None] | None = None,
 ) -> int:
-    """Ask the teacher about every item, have right answers graded, and write the traces.
+    """Ask the teacher about every item, let critics grade right answers, and write the traces.
 
-    A stopped run goes on where it was: questions that have an outcome are not asked again.
+    A stopped run continues where it was: a question with an outcome is not asked again.
 
     Args:
         work: the items and prompts.
         teacher: the model's name at the endpoint.
         args: the endpoint, critics, limits and budget.
-        path: JSONL file of traces: every reply the teacher gave, right or wrong. Replies that failed are counted in
-            the manifest.
-        progress: told of repairs and of progress, a line at a time.
+        path: JSONL file to write: a trace for every reply of the teacher, right or wrong. Questions that failed are
+            counted in the manifest.
+        progress: called with each line on repairs and progress.
 
     Returns:
         The number of traces.
 
     Raises:
         InputError: bad settings, items that are no training items, or a log of another configuration.
-        CheckError: the budget is spent, the server is out of reach, or more than half of the questions failed; what is
-            there is kept, and written as far as it goes.
+        CheckError: the budget is spent, the server is out of reach, or more than half of the questions failed. What
+            came before is kept, and written.
     """
     say = progress or (lambda line: None)
     check_items(work.items)
@@ -91,7 +92,7 @@ def ask_teacher(
 
 
 def _take_up(log: RequestLog, path: Path, work: Work, args: EndpointArguments, say: Callable[[str], None]) -> None:
-    """Go on from an earlier run: hold its configuration against ours, and forget what is to be asked again."""
+    """Continue an earlier run: compare its configuration, and forget the outcomes of questions to ask again."""
     if log.repaired:
         say(f"{log.path}: a torn last line of {log.repaired} bytes was dropped; its question is asked again")
     changed = _check_config(path, log, work)
@@ -109,7 +110,7 @@ def _take_up(log: RequestLog, path: Path, work: Work, args: EndpointArguments, s
 def _ask(
     run: "_Run", teacher: EndpointSettings, critics: Sequence[EndpointSettings], budget: Budget
 ) -> CheckError | None:
-    """Ask all that is not settled; return what stopped it early, with what was settled before in the log."""
+    """Ask all questions that are not settled. Return the error that stopped the run early, None if none did."""
     stopped: CheckError | None = None
     try:
         run_async(run.ask_all(teacher, critics, budget), run.interrupt)
@@ -121,7 +122,7 @@ def _ask(
 
 
 def _facts(work: Work, teacher: str, args: EndpointArguments, budget: Budget) -> dict[str, Any]:
-    """Return what the manifest tells beside the outcomes."""
+    """Return the manifest's facts besides the outcomes."""
     return {
         "teacher": teacher,
         "critics": args.critics,
@@ -139,7 +140,7 @@ def _facts(work: Work, teacher: str, args: EndpointArguments, budget: Budget) ->
 
 
 def _conclude(outcomes: Outcomes, stopped: CheckError | None, n_items: int, say: Callable[[str], None]) -> None:
-    """Say what failed, and raise where that was most of it or the run stopped early."""
+    """Report what failed. Raise if that was more than half, or if the run stopped early."""
     if hint := outcomes.parsed.hint():
         say(hint)
     failures = outcomes.failures()
@@ -150,13 +151,13 @@ def _conclude(outcomes: Outcomes, stopped: CheckError | None, n_items: int, say:
     if stopped is not None:
         raise CheckError(
             f"{stopped}; {outcomes.asked} of {n_items} items are done and written; mend that and run the same "
-            "command again, it goes on from there"
+            "command again, which continues from there"
         )
 
 
 def _check_config(path: Path, log: RequestLog, work: Work) -> bool:
-    """Refuse a log of another configuration, unless all its questions failed; store ours; return whether it differs."""
-    # The protocol holds what the configuration does not: the labels' digest and the prompts' version.
+    """Refuse a log of another configuration, unless all its questions failed. Store ours; return whether it differs."""
+    # The protocol adds what the configuration does not contain: the labels' digest and the prompts' version.
     shaping = {**{key: value for key, value in work.config.items() if key not in FREE}, "protocol": work.protocol}
     file = config_file(path)
     changed = _changed(file, log, work, shaping) if log.done else []
@@ -172,7 +173,7 @@ def _check_config(path: Path, log: RequestLog, work: Work) -> bool:
 
 
 def _changed(file: Path, log: RequestLog, work: Work, shaping: dict[str, Any]) -> list[str]:
-    """Name the keys in which the configuration that a log's questions were asked with differs from ours."""
+    """Return the keys in which the configuration of a log differs from ours."""
     if not file.is_file():
         raise InputError(
             f"{file}: is missing, so that nobody knows what the replies in {log.path.name} were asked for; restore "
@@ -186,7 +187,7 @@ def _changed(file: Path, log: RequestLog, work: Work, shaping: dict[str, Any]) -
 
 
 def _without_verdict(log: RequestLog) -> list[str]:
-    """Critics' questions whose replies nobody could read a verdict from."""
+    """Return the critics' questions whose replies have no verdict that can be read."""
     questions = [question for question in log.done if question.startswith("critic|")]
     texts = ((question, log.read(question)["text"]) for question in questions)
     return [question for question, text in texts if text is not None and parse_verdict(text) is None]
@@ -203,7 +204,8 @@ class _Run:
         self.interrupted = False
         self._finished = 0
         self._parsed = Parsed()
-        # Failures of an endpoint that may be down. Settled once it answers or the run ends; never if it turns out down.
+        # Failures of an endpoint that may be down. They are settled when it answers or the run ends. If it is down,
+        # they are not, so that the questions are asked again.
         self._held: dict[Endpoint, list[tuple[str, dict[str, Any]]]] = {}
 
     async def ask_all(self, teacher: EndpointSettings, critics: Sequence[EndpointSettings], budget: Budget) -> None:
@@ -222,7 +224,7 @@ class _Run:
             await self._settle_held(one)
 
     def interrupt(self) -> None:
-        """Finish the questions under way, which may be charged for, and ask no others."""
+        """Finish the questions under way, which may cost money, and ask no others."""
         self.interrupted = True
         self._stopped = self._stopped or StoppedError("interrupted")
         for endpoint in self._held:
@@ -235,7 +237,7 @@ class _Run:
                 return
             try:
                 await self._item(row, teacher, critics)
-            except Exception as error:  # the others finish what they have under way: it may have been charged for
+            except Exception as error:  # the other workers finish their questions, which may cost money
                 self._stopped = self._stopped or error
                 return
             self._finished += 1
@@ -263,14 +265,14 @@ class _Run:
             await self._grade(item_id, messages, critics)
 
     def _count(self, outcome: dict[str, Any], answer: Answer) -> None:
-        """Count one of the first replies, and say so where next to none of them parses for want of `thinking: keep`."""
+        """Count one of the first replies. Recommend `thinking: keep` if hardly any of them parses without it."""
         if self._parsed.replies < ENOUGH:
             count_reply(self._parsed, outcome, answer)
             if self._parsed.replies == ENOUGH and (hint := self._parsed.hint()):
                 self._say(hint)
 
     async def _grade(self, item_id: str, messages: Sequence[Message], critics: Sequence[Endpoint]) -> None:
-        """Ask each critic once, and once more where its reply holds no verdict."""
+        """Ask each critic once, and once more if the reply has no verdict."""
         for critic in critics:
             for question in critic_questions(item_id, critic.settings, messages):
                 done = question in self._log.done
@@ -282,7 +284,7 @@ class _Run:
         async def note(event: str, prompt_tokens: int, completion_tokens: int) -> None:
             self._log.note(event, question, prompt_tokens, completion_tokens)
 
-        # Asked again on purpose, it takes another key: under the same one a server may give the same reply.
+        # A question that is asked again gets another key: a server may repeat its reply under the same one.
         again = [before] if (before := self._log.outcomes[question]) else []
         key = json.dumps([question, request_shape(endpoint.settings, messages), *again])
         reply = await endpoint.ask(messages, hashlib.sha256(key.encode()).hexdigest(), note)

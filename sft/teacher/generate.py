@@ -1,4 +1,4 @@
-"""Making traces: draw training items and let a teacher write about them."""
+"""Generate traces: draw training items and let a teacher write about them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,16 +40,19 @@ class TraceArguments:
 def generate_traces(
     args: TraceArguments, endpoint: EndpointArguments | None = None, progress: Callable[[str], None] | None = None
 ) -> tuple[Path, int]:
-    """Write traces for training items, and beside them how they were made; return the file and the number of its rows.
+    """Write traces of training items, and beside them the configuration.
 
     Args:
-        args: what is drawn and asked.
-        endpoint: where the teacher answers; None, or without `base_url`, for the offline teacher.
-        progress: told of repairs and of progress, a line at a time.
+        args: the items and the prompt.
+        endpoint: the teacher's endpoint. None, or one without `base_url`, for the offline teacher.
+        progress: called with each line on repairs and progress.
+
+    Returns:
+        The file, and its number of rows.
 
     Raises:
         InputError: the teacher is unknown, there are too few training items, `output` is a folder, or the offline
-            teacher would write over another teacher's traces.
+            teacher would overwrite another teacher's traces.
         CheckError: see `sft.teacher.ask.ask_teacher`.
     """
     remote = endpoint if endpoint is not None and endpoint.base_url is not None else None
@@ -60,18 +63,20 @@ def generate_traces(
     if remote is not None:
         prompts, protocol = build_prompts(items, corpus, args.prompt), prompt_protocol(args.prompt, corpus)
         work = Work(items, prompts, protocol, made_with(args, remote))
-        return path, ask_teacher(work, args.teacher, remote, path, progress=progress)  # keeps its configuration too
+        return path, ask_teacher(work, args.teacher, remote, path, progress=progress)  # writes the configuration, too
     traces = template_teacher.generate(items, corpus, args.prompt, seed=args.seed)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # traces never lie beside a configuration or manifest that is not theirs
+        path.unlink(
+            missing_ok=True
+        )  # old traces must not stand beside a new configuration, nor an old manifest beside new traces
         manifest_file(path).unlink(missing_ok=True)
     write_text(config_file(path), yaml.safe_dump(to_keys(args), sort_keys=False))
     return path, write_traces(traces, path)
 
 
 def _check(args: TraceArguments, path: Path, *, offline: bool) -> None:
-    """Refuse a teacher that does not go with its server, and an output that is a folder or another teacher's."""
+    """Refuse a teacher that does not fit its server, an output that is a folder or of another teacher, a bad seed."""
     if offline != (args.teacher == template_teacher.NAME):
         raise InputError(
             f"teacher: {args.teacher!r} goes with {'a' if offline else 'no'} base_url; see configs/traces/teacher.yaml"
@@ -80,7 +85,7 @@ def _check(args: TraceArguments, path: Path, *, offline: bool) -> None:
         raise InputError(f"output: {args.output!r} is a folder; give a file, such as runs/traces/t.jsonl")
     if offline and log_file(path).is_file() and log_file(path).stat().st_size:
         raise InputError(
-            f"output: {path} is another teacher's, whose paid replies lie beside it; choose another output, or remove "
+            f"output: {path} is another teacher's, whose paid replies are beside it; choose another output, or remove "
             f"{log_file(path).name} to give them up"
         )
     if not 0 <= args.seed < 2**32:
@@ -88,12 +93,12 @@ def _check(args: TraceArguments, path: Path, *, offline: bool) -> None:
 
 
 def made_with(args: TraceArguments, endpoint: EndpointArguments | None) -> dict[str, Any]:
-    """Return the configuration that shapes the traces; that of the endpoint only where one is asked."""
+    """Return the configuration of the traces, with the endpoint's keys if one is asked."""
     return to_keys(args) if endpoint is None or endpoint.base_url is None else to_keys(args) | to_keys(endpoint)
 
 
 def config_of(traces: Path) -> dict[str, Any] | None:
-    """Return the configuration that a file of traces was made with, None where nothing beside it says so."""
+    """Return the configuration of a file of traces, None if there is none beside it."""
     file = config_file(traces)
     if not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""What became of a teacher's and its critics' questions: counted while traces are written, kept in their manifest."""
+"""Counts of what became of the questions for a teacher and its critics. The manifest keeps them."""
 
 import json
 from collections import Counter
@@ -10,22 +10,22 @@ from benchmarks.files import file_sha256
 from rewards import InputError
 from sft.traces import write_lines
 
-ENOUGH: Final = 50  # replies after which one can tell that they do not parse
+ENOUGH: Final = 50  # replies after which it is clear that hardly any parses
 _FEW: Final = 0.05
-_REASONS: Final = 3  # reasons of failures that a message names
+_REASONS: Final = 3  # reasons of failures named in a message
 _REASON_WIDTH: Final = 120
 
 
 @dataclass
 class Parsed:
-    """How many replies give an answer, and how many of the others would with the teacher's own thinking kept."""
+    """Counts of replies: all, those with an answer, and those that would have one under `thinking: keep` only."""
 
     replies: int = 0
     answered: int = 0
     only_if_kept: int = 0
 
     def hint(self) -> str | None:
-        """Return a line that names `thinking: keep` where next to nothing parses for want of it."""
+        """Return a line that recommends `thinking: keep` if under 5 % of the replies parse and others would with it."""
         if not self.only_if_kept or self.answered >= _FEW * self.replies:
             return None
         return (
@@ -40,11 +40,11 @@ class Outcomes:
     """What became of every item and critic.
 
     Attributes:
-        cells: per `line|label` how many items were drawn, and of each status, `error` and `not asked` among them.
-        errors, critic_errors: why questions failed for good.
-        critic: `grades wanted`, those `asked in vain` (twice without a verdict); replies `asked` for, those with `no
-            verdict`; items `graded by several`, `of these not unanimous`.
-        parsed: how many replies give an answer.
+        cells: by `line|label`, the number of items drawn, and of each status, with `error` and `not asked`.
+        errors, critic_errors: by reason, the number of questions that failed for good.
+        critic: numbers of `grades wanted`, and of those `asked in vain` (twice without a verdict); of replies `asked`
+            for, and of those with `no verdict`; of items `graded by several`, and `of these not unanimous`.
+        parsed: counts of replies with an answer.
     """
 
     cells: dict[str, Counter[str]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Outcomes:
 
     @property
     def asked(self) -> int:
-        """Questions of the teacher that are settled."""
+        """Number of the teacher's questions that are settled."""
         return self.errors.total() + self.parsed.replies
 
     def mostly_failed(self) -> bool:
@@ -64,7 +64,7 @@ class Outcomes:
         return 2 * self.errors.total() > self.asked or 2 * useless > self.critic["grades wanted"]
 
     def failures(self) -> str | None:
-        """Return how many questions failed for good and why, or were not answered by a verdict; None where none did."""
+        """Return a line on questions that failed for good and grades that are missing, None if there are none."""
         counted = (
             ("questions", self.asked, self.errors),
             ("critics' questions", self.critic["asked"], self.critic_errors),
@@ -92,7 +92,7 @@ def _reasons(errors: Counter[str]) -> str:
 
 
 def write_manifest(path: Path, outcomes: Outcomes, facts: dict[str, Any]) -> None:
-    """Write beside a file of traces what became of every item, for `traces stats`."""
+    """Write the manifest beside a file of traces: the outcomes and further facts. `traces stats` reads it."""
     manifest = {
         **facts,
         "traces_sha256": file_sha256(path),
@@ -106,7 +106,7 @@ def write_manifest(path: Path, outcomes: Outcomes, facts: dict[str, Any]) -> Non
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Return what is known of how a file of traces was made; None where nothing beside it says so."""
+    """Return the manifest beside a file of traces, None if there is none."""
     file = manifest_file(path)
     if not file.is_file():
         return None
@@ -118,10 +118,10 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def config_file(path: Path) -> Path:
-    """Return where the configuration that a file of traces was made with lies."""
+    """Return the path of the configuration of a file of traces."""
     return path.with_name(f"{path.name}.config.yaml")
 
 
 def manifest_file(path: Path) -> Path:
-    """Return where the manifest of a file of traces lies."""
+    """Return the path of the manifest of a file of traces."""
     return path.with_name(f"{path.name}.manifest.json")

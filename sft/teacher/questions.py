@@ -1,4 +1,4 @@
-"""What a teacher and its critics are asked, and the names by which the request log knows each question."""
+"""The questions for a teacher and its critics, and their names in the request log."""
 
 import hashlib
 import json
@@ -22,13 +22,13 @@ RATIONALIZE: Final = (
 
 @dataclass(frozen=True)
 class Work:
-    """What a teacher is to write.
+    """The items that a teacher writes about.
 
     Attributes:
         items: N training rows, in the order of the output.
         prompts: N prompts, as the student sees them.
-        protocol: what the prompts were made with.
-        config: the whole configuration, for the resume check.
+        protocol: how the prompts were made.
+        config: the whole configuration, which a resumed run is compared with.
     """
 
     items: pd.DataFrame
@@ -38,7 +38,7 @@ class Work:
 
 
 def check_items(items: pd.DataFrame) -> None:
-    """Refuse items of the test split, and items drawn twice."""
+    """Raise an `InputError` if an item is in the test split, or drawn twice."""
     if (items["split"] != "train").any():
         found = items["item_id"][items["split"] != "train"].iloc[0]
         raise InputError(f"{found}: a test item; traces are written for training items only")
@@ -48,7 +48,7 @@ def check_items(items: pd.DataFrame) -> None:
 
 
 def request_shape(settings: EndpointSettings, messages: Sequence[Message]) -> list[Any]:
-    """Return what shapes a reply: the endpoint's settings and the messages."""
+    """Return all that shapes a reply: settings of the endpoint, and the messages."""
     return [settings.model, settings.max_tokens, settings.temperature, settings.extra_body, *map(dict, messages)]
 
 
@@ -58,15 +58,15 @@ def teacher_question(item_id: str) -> str:
 
 
 def to_grade(label: str, prompt: Sequence[Message], answer: Answer) -> list[Message] | None:
-    """Return what critics are asked; None where they are not: only reasoning that ends in the truth is worth it."""
+    """Return the messages for critics, None if the answer is wrong or has no reasoning: such traces are not graded."""
     return None if answer.label != label or answer.think is None else critic_messages(prompt, answer.think)
 
 
 def critic_questions(item_id: str, critic: EndpointSettings, messages: Sequence[Message]) -> tuple[str, str]:
-    """Name a critic's question, and the same asked once more, for where the first reply holds no verdict.
+    """Return the names of a critic's question and of its repetition, which is asked if the first reply has no verdict.
 
-    The digest stands for the reasoning and what shapes the reply: what changed is graded anew, what did not is not paid
-    for twice.
+    The names contain a digest of all that shapes the reply. So a critic is asked again if the reasoning or a setting
+    changed, and only then.
     """
     digest = hashlib.sha256(json.dumps(request_shape(critic, messages)).encode()).hexdigest()
     question = f"critic|{item_id}|{critic.model}|{digest[:16]}"
@@ -74,6 +74,6 @@ def critic_questions(item_id: str, critic: EndpointSettings, messages: Sequence[
 
 
 def with_label(prompt: Sequence[Message], label: str) -> list[Message]:
-    """Return the prompt with the label told to the teacher alone (`mode: rationalize`)."""
+    """Return the prompt for a teacher that is given the label (`mode: rationalize`)."""
     *earlier, last = prompt
     return [*earlier, {"role": last["role"], "content": last["content"] + RATIONALIZE.format(label=label)}]

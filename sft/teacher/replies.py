@@ -1,4 +1,4 @@
-"""From the replies in a request log to traces: the teacher's own thinking, its answer, the critics' verdicts."""
+"""Make traces of the replies in a request log: the teacher's own thinking, its answer, the critics' verdicts."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,13 @@ from sft.traces import Trace
 def assemble_completion(text: str, reasoning: str | None, thinking: Thinking) -> str:
     """Return the completion that a student learns from a teacher's reply.
 
-    A reasoning model thinks before it writes the think block it was asked for: apart (`reasoning`), in a think block of
-    its own in front, or up to a closing tag whose opening one the chat template held. Its own thinking is removed
-    (`strip`) or becomes the think block, in front of the one it wrote as asked (`keep`).
+    A reasoning model thinks before it writes the think block that it was asked for. Its own thinking comes in a field
+    of its own (`reasoning`), in a first think block, or up to a closing tag whose opening tag the chat template added.
 
     Args:
         text: the message's content.
-        reasoning: the model's own thinking where the server keeps it apart.
-        thinking: `strip` or `keep`.
+        reasoning: the model's own thinking, if the server returns it in a field of its own.
+        thinking: `strip` removes that thinking; `keep` puts it into the think block, in front of what was asked for.
     """
     own, rest = _split_thinking(text, reasoning)
     return rest.strip() if own is None or thinking == "strip" else join_think(own, rest)
@@ -42,7 +41,7 @@ def _split_thinking(text: str, reasoning: str | None) -> tuple[str | None, str]:
 
 
 def count_reply(parsed: Parsed, outcome: dict[str, Any], answer: Answer) -> None:
-    """Count a reply: whether it answers, and whether it would only with the teacher's own thinking kept."""
+    """Count a reply: whether it gives an answer, or would give one with the teacher's own thinking kept."""
     text, reasoning = outcome["text"], outcome["reasoning"]
     apart = answer.label is None and _split_thinking(text, reasoning)[0] is not None
     kept = apart and parse_answer(assemble_completion(text, reasoning, "keep")).label is not None
@@ -59,7 +58,7 @@ def make_traces(
     log: RequestLog,
     outcomes: Outcomes,
 ) -> Iterator[Trace]:
-    """Yield the trace of every reply, and count what became of all items."""
+    """Yield a trace for every reply, and count the outcomes of all items."""
     for row, prompt in zip(work.items.itertuples(), work.prompts, strict=True):
         item_id, line, label = str(row.item_id), str(row.cell_line), str(row.label)
         reply = _read_reply(item_id, outcomes.cells.setdefault(f"{line}|{label}", Counter()), args, log, outcomes)
@@ -88,10 +87,10 @@ def make_traces(
 def _read_reply(
     item_id: str, cell: Counter[str], args: EndpointArguments, log: RequestLog, outcomes: Outcomes
 ) -> tuple[str, Answer, str] | None:
-    """Count what became of an item; return its completion, its answer and when it came, None where no reply did."""
+    """Count an item's outcome. Return the completion, the parsed answer and the time, None if there is no reply."""
     cell["drawn"] += 1
     if teacher_question(item_id) not in log.done:
-        cell["not asked"] += 1  # only where the run was stopped
+        cell["not asked"] += 1  # the run was stopped before
         return None
     outcome = log.read(teacher_question(item_id))
     if outcome["text"] is None:

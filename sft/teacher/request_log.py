@@ -1,9 +1,14 @@
-"""The log of all requests: one JSON object a line, appended and synced to disk, so that none is paid for twice.
+"""The log of all requests: one JSON object a line, appended and synced to disk, so that no request is paid for twice.
 
-Four kinds of lines: `sent` before an attempt leaves, with the tokens set aside for it; `failed` where it did, with
-those it may have cost; `outcome` once a question is settled, with the tokens of all its attempts; `lost` for a question
-that was sent and has no outcome, because the process ended. A question with an outcome is not asked again. A lost one
-is, and what was set aside for it stays spent, since the server may have charged for it.
+There are four kinds of lines:
+
+- `sent`, before an attempt leaves, with the tokens reserved for it;
+- `failed`, for an attempt that failed, with the tokens that it may have cost;
+- `outcome`, for a question that is settled, with the tokens of all its attempts;
+- `lost`, for a question that was sent and has no outcome because the process ended.
+
+A question with an outcome is not asked again. A lost one is, and its reserved tokens count as spent, since the server
+may have charged for them.
 """
 
 import asyncio
@@ -22,28 +27,28 @@ from rewards import InputError
 
 @dataclass
 class _Cost:
-    """(prompt, completion) tokens of a question under way: of attempts that failed, and of the one that was sent."""
+    """The (prompt, completion) tokens of a question under way, for failed attempts and for the one that was sent."""
 
     failed: tuple[int, int] = (0, 0)
     sent: tuple[int, int] = (0, 0)
 
 
 class RequestLog:
-    """An open log; use as a context manager.
+    """An open log. Use it as a context manager.
 
     Args:
-        path: the file; made if absent. It is locked: two processes never append to one log.
+        path: the file, which is created if absent. It is locked, so that two processes cannot append to one log.
 
     Attributes:
-        done: byte offset of each settled question's outcome.
-        interrupted: questions sent, but not settled, when the log was opened.
-        failed: settled questions whose outcome is an error, when the log was opened.
-        outcomes: how many outcomes each question had when the log was opened, those that are forgotten now included.
-        repaired: bytes of a torn last line that was dropped; 0 where there was none.
-        requests, prompt_tokens, completion_tokens: spent according to the log when it was opened.
+        done: by settled question, the byte offset of its outcome.
+        interrupted: questions that were sent but not settled when the log was opened.
+        failed: settled questions whose outcome was an error when the log was opened.
+        outcomes: number of outcomes of each question when the log was opened, with those forgotten since.
+        repaired: bytes of an incomplete last line that was dropped; 0 if there was none.
+        requests, prompt_tokens, completion_tokens: spent when the log was opened.
 
     Raises:
-        InputError: another process writes here, or a line in the middle is broken.
+        InputError: another process writes to the log, or a line in the middle is broken.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,7 +89,7 @@ class RequestLog:
         os.close(self._fd)
 
     def forget(self, questions: Collection[str]) -> int:
-        """Make settled questions unsettled, to be asked again; return their number."""
+        """Forget the outcomes of questions, so that they are asked again. Return their number."""
         for question in questions:
             del self.done[question]
         return len(questions)
@@ -134,17 +139,17 @@ class RequestLog:
             self.outcomes[question] += 1
 
     def note(self, event: str, question: str, prompt_tokens: int, completion_tokens: int) -> None:
-        """Append what became of an attempt; survives the death of this process."""
+        """Append what became of an attempt. The line survives a kill of this process."""
         tokens = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
         self._append({"event": event, "question": question, **tokens})
 
     async def settle(self, question: str, outcome: dict[str, Any]) -> None:
-        """Append an outcome; when this returns, neither a kill nor a power cut loses it."""
+        """Append an outcome. Once this returns, neither a kill nor a power cut loses it."""
         if question in self.done:
             raise AssertionError(f"{question} is settled already")
         offset = self._append({"event": "outcome", "question": question, **outcome})
         ticket = self._size
-        async with self._lock:  # whoever holds it syncs for all who wait
+        async with self._lock:  # one sync serves all who wait
             if self._durable < ticket:
                 size = self._size
                 with disk_errors(self.path):
@@ -153,7 +158,7 @@ class RequestLog:
         self.done[question] = offset
 
     def _append(self, record: dict[str, Any]) -> int:
-        # Escaped to ASCII: a lone surrogate in a reply has no UTF-8 bytes.
+        # ASCII only, because a lone surrogate in a reply has no UTF-8 bytes.
         line = json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
         offset = self._size
         with disk_errors(self.path):

@@ -1,7 +1,8 @@
-"""The offline teacher `evidence-template`: short reasoning written from training labels alone, for the demo and tests.
+"""The offline teacher `evidence-template`: it writes short reasoning from training labels, for the demo and for tests.
 
-It is given the label (mode `rationalize`): where the evidence points elsewhere it says so and settles on the truth.
-It knows no biology; a student of it learns the format and to read evidence, nothing more.
+It is given the label (mode `rationalize`). Where the evidence points elsewhere, it says so and gives the true label. It
+knows no biology: its student learns the format and to read evidence, nothing more. No critic judges its traces, so the
+audit counts them as not audited.
 """
 
 import random
@@ -54,9 +55,9 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
 
     Args:
         items: training rows with their `label`.
-        corpus: whose training labels the evidence comes from.
-        prompt: what the student's prompts hold; `evidence` must be at least 1.
-        seed: of the choice among phrasings; the same seed gives the same text.
+        corpus: the labels; the evidence comes from those of the training split.
+        prompt: settings of the student's prompts; `evidence` must be at least 1.
+        seed: seed of the choice among phrasings. The same seed gives the same text.
 
     Raises:
         InputError: the prompt quotes no evidence, or an item is not a training item.
@@ -94,7 +95,7 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
 
 
 def _check_prompt(items: pd.DataFrame, prompt: PromptConfig) -> None:
-    """Refuse a prompt without evidence, of which this teacher writes, and one that does not offer an item's label."""
+    """Refuse prompts without evidence, and prompts that do not offer an item's label."""
     if prompt.evidence < 1:
         raise InputError("evidence: the evidence-template teacher needs at least 1 similar knockdown in the prompt")
     unasked = items[~items["item_id"].isin(asked_of(items, prompt)["item_id"])]
