@@ -10,17 +10,16 @@ from rewards.compose import Context, compose
 from rewards.composition import Component, Composition
 from rewards.errors import CheckError, InputError
 from rewards.functions import *  # noqa: F403 - every reward, as the module lists them
+from rewards.gene_sets import read_gene_sets
 from rewards.labels import LABELS, Label, as_label
 from rewards.text import *  # noqa: F403
 from rewards.verifiers import (
-    GeneSets,
     HardVerifier,
     LabelTable,
     MixedVerifier,
     SoftVerifier,
     hard,
     label_table,
-    read_gene_sets,
     read_label_table,
 )
 
@@ -31,7 +30,6 @@ __all__ = [
     "Component",
     "Composition",
     "Context",
-    "GeneSets",
     "HardVerifier",
     "InputError",
     "Label",

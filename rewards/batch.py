@@ -119,12 +119,6 @@ def prompt_text(prompt: Any) -> str:
     return "\n".join(str(message.get("content") or "") for message in prompt)
 
 
-def read_prompts(columns: Mapping[str, Any], n: int, reward: str) -> list[str]:
-    """Return n prompts as text, from TRL's `prompts` or a column `prompt`."""
-    name = "prompts" if columns.get("prompts") is not None else "prompt"
-    return [prompt_text(prompt) for prompt in column(columns, name, n, reward)]
-
-
 def returned_scores(found: Any, n: int, name: str) -> list[Any]:
     """Return what a reward returned for n completions as a list.
 

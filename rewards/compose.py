@@ -34,7 +34,6 @@ from rewards.verifiers import (
     gene_means,
     hard,
     label_table,
-    read_gene_sets,
     read_label_table,
 )
 
@@ -240,8 +239,6 @@ def _needs(takes: Collection[str], given: Mapping[str, Any], context: Context, w
         made["verifier"] = make_verifier(given["verifier"], context, f"{where}: verifier")
     if "rates" in takes:
         made["rates"] = _rates(given.get("rates"), made.get("verifier", hard), context, f"{where}: rates")
-    if "gene_sets" in given:
-        made["gene_sets"] = read_gene_sets(find_file(str(given["gene_sets"]), context.folder))
     return made
 
 

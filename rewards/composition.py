@@ -15,6 +15,7 @@ SCALINGS: Final = ("group", "batch", "none")  # of TRL's `scale_rewards`
 # What rewards are called with beside the completions: in any process, and in the trainer's alone.
 COLUMNS: Final = ("item_id", "cell_line", "pert", "gene", "label", "prompts", "completion_ids", "step")
 OF_TRAINER: Final = ("trainer_state", "log_extra", "log_metric")
+_PLAIN: Final = frozenset((int, float, str, bool, type(None)))
 _LARGEST: Final = 3.4028234e38  # TRL keeps scores and their sum as 32-bit floats: more would become infinite there
 
 
@@ -215,6 +216,8 @@ def _own(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _own(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
+        if _PLAIN.issuperset(map(type, value)):  # token ids by the hundred thousand
+            return list(value)
         return [_own(one) if isinstance(one, Mapping | list | tuple) else one for one in value]
     return copy.deepcopy(value) if hasattr(value, "__array__") else value
 

@@ -1,16 +1,16 @@
-"""What a reward that ships says of itself beside its scores: `compose`, the check and stage two ask it, not its name.
+"""What a built-in reward tells `compose`, the check and stage two about itself, besides its scores.
 
-What it needs of the data it has as a parameter of that name: `verifier`, `train_counts`, `rates` and `gene_sets` are
-made in `rewards/compose.py`, of what a configuration names and the prompts are.
+What a reward needs of the data is a parameter of its class. `rewards/compose.py` makes three of them: `verifier`,
+`train_counts` and `rates`.
 """
 
 
 class Reward:
-    """What holds of most rewards; one of which something else holds says so.
+    """The base class of built-in rewards. Its defaults hold for most; a reward overrides those that do not hold for it.
 
     Attributes:
-        may_gate: whether a right answer earns 1, the score that opens a gate.
-        weighs_groups: whether it pays by the true label, and so the same throughout a group.
+        may_gate: whether a right answer earns 1. Only such a reward can be a `gate`.
+        weighs_groups: whether the score depends on the true label, which all completions of a group share.
     """
 
     may_gate = True
@@ -18,23 +18,18 @@ class Reward:
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether it looks at token ids, which have to be estimated where there is only text."""
+        """Whether it counts tokens. Check and replay must estimate them where they have only text."""
         return False
 
     @property
     def wants_confidence(self) -> bool:
-        """Whether an honest policy would state how sure it is."""
+        """Whether it reads a stated confidence. The check's honest policy then states one."""
         return False
 
-    @property
-    def phrases(self) -> tuple[str, ...]:
-        """A few of the phrases that it looks for, which an exploit then strings together."""
-        return ()
-
-    def honest_sentences(self, pert: str, gene: str) -> tuple[str, ...]:
-        """Return what an honest policy would say of an item for this reward, beside its reasoning."""
-        return ()
-
     def notes(self, prompt: str) -> list[str]:
-        """Return what a user should know who trains with it on prompts such as this one, given as text."""
+        """Return warnings for a user who trains with this reward on prompts like this one.
+
+        Args:
+            prompt: the text of one prompt.
+        """
         return []

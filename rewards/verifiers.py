@@ -1,9 +1,8 @@
-"""What an answer is checked against, apart from how it is scored: labels, forecasts, gene sets.
+"""What an answer is checked against, apart from how it is scored: labels or forecasts.
 
 A verifier of answers returns how probable each label is for each row of a batch; a hard label is a probability of 1.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,115 +202,3 @@ def gene_means(table: LabelTable) -> LabelTable:
             total[at] += value
     means = {key: (up / n, down / n, none / n) for key, (up, down, none, n) in sums.items()}
     return LabelTable(f"gene means of {table.name}", {item: means[key] for item, key in key_of.items()})
-
-
-# An accession at the end of a set's name: (GO:0006915), WP534, R-HSA-70171, hsa04210; Enrichr adds the species.
-_ACCESSION: Final = re.compile(
-    r"(?:\s+(?:homo sapiens|mus musculus|human|mouse))?\s+\(?(?:go:\d+|wp\d+|r-[a-z]{3}-\d+|(?:hsa|mmu)\d+)\)?$"
-)
-_COLLECTION: Final = re.compile(r"^(?:HALLMARK|KEGG_MEDICUS|KEGG|REACTOME|WP|BIOCARTA|PID|GOBP|GOCC|GOMF|HP)_")
-_SENTENCE_ENDS: Final = ("! ", "? ", "\n")
-_NO_PUNCTUATION: Final = str.maketrans(dict.fromkeys(".,;:!?()[]\"'/", " "))
-_TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
-_WITH_WORD: Final = re.compile(r"-(?!like\b)[a-z]{3}.*")  # CALR-dependent is about CALR, CALR-like is not
-
-
-@dataclass(frozen=True)
-class GeneSets:
-    """Gene sets by the words that name them: knowledge that a text's claims are held against.
-
-    Attributes:
-        sets: phrase in lower case (`oxidative phosphorylation`) to the symbols of its genes.
-    """
-
-    sets: Mapping[str, frozenset[str]] = field(repr=False)
-    _by_first: dict[str, list[str]] = field(init=False, repr=False, default_factory=dict)
-    _genes: set[str] = field(init=False, repr=False, default_factory=set)
-
-    def __post_init__(self) -> None:
-        for phrase, genes in self.sets.items():
-            words = phrase.translate(_NO_PUNCTUATION).split()
-            if words:
-                self._by_first.setdefault(words[0], []).append(phrase)
-            self._genes.update(genes)
-
-    def knows(self, gene: str) -> bool:
-        """Whether a gene is in any set."""
-        return gene in self._genes
-
-    def claims(self, text: str) -> set[tuple[str, str, bool]]:
-        """Return each (gene, pathway) that a sentence of a text names together, and whether the gene is in the set."""
-        found: set[tuple[str, str, bool]] = set()
-        lowered = _single_spaced(text.lower())
-        first = self._by_first.keys() & set(lowered.translate(_NO_PUNCTUATION).split())
-        phrases = [phrase for word in first for phrase in self._by_first[word] if phrase in lowered]
-        for sentence in sentences(text) if phrases else ():
-            lowered = _single_spaced(sentence.lower())
-            named = [phrase for phrase in phrases if phrase in lowered and _names(lowered, phrase)]
-            if not named:
-                continue
-            inside = {word for phrase in named for word in phrase.split()}
-            tokens = (_WITH_WORD.sub("", token.rstrip(".-")) for token in _TOKEN.findall(sentence))
-            genes = {token for token in tokens if token in self._genes and token.lower() not in inside}
-            found |= {(gene, phrase, gene in self.sets[phrase]) for phrase in named for gene in genes}
-        return found
-
-
-def sentences(text: str) -> list[str]:
-    """Cut a text after full stops, exclamation and question marks before a space, and at line ends."""
-    text = text.replace("\t", " ")
-    for end in _SENTENCE_ENDS:
-        text = text.replace(end, ". ")
-    return text.split(". ")
-
-
-def _single_spaced(text: str) -> str:
-    """A text with one space for any white space; most have no other, and are not built again."""
-    return " ".join(text.split()) if "  " in text or "\n" in text or "\t" in text else text
-
-
-def _names(text: str, phrase: str) -> bool:
-    """Whether a phrase stands in a text as whole words."""
-    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
-
-
-def read_gene_sets(path: Path) -> GeneSets:
-    """Read a GMT file: name, description and symbols on a line, tabs between.
-
-    `HALLMARK_OXIDATIVE_PHOSPHORYLATION` is known as `oxidative phosphorylation`, and so is `oxidative phosphorylation
-    (GO:0006119)`. Sets that come to one phrase, such as `KEGG_APOPTOSIS` and `HALLMARK_APOPTOSIS`, are merged: a text
-    does not say which it means.
-
-    Raises:
-        InputError: the file is missing or empty, a line has fewer than three fields, or a symbol has white space or a
-            comma in it; names file and line.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a GMT file of gene sets")
-    sets: dict[str, frozenset[str]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text; give a GMT file of gene sets") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        fields = [part.strip() for part in line.split("\t")]
-        genes = frozenset(part for part in fields[2:] if part)
-        if not fields[0] or not genes:
-            raise InputError(f"{path}, line {number}: not name, description and genes with tabs between; mend the line")
-        odd = next((part for part in fields[2:] if re.search(r"[\s,]", part)), None)
-        if odd is not None:
-            remedy = "drop Enrichr's weights, as in PGK1,1.0" if "," in odd else "put a tab between symbols"
-            raise InputError(f"{path}, line {number}: {odd[:60]!r} is no gene symbol; {remedy}")
-        phrase = set_phrase(fields[0])
-        sets[phrase] = sets.get(phrase, frozenset()) | genes
-    if not sets:
-        raise InputError(f"{path}: no gene set in it; give a GMT file of gene sets")
-    return GeneSets(sets)
-
-
-def set_phrase(name: str) -> str:
-    """Return the words by which a text would name a gene set."""
-    words = " ".join(_COLLECTION.sub("", name).replace("_", " ").lower().split())
-    return _ACCESSION.sub("", words)

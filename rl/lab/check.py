@@ -4,7 +4,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -19,11 +19,12 @@ from rl.lab.rows import Row
 
 HONEST: Final = 0.6  # accuracy of the honest policy
 # Sentences, to about 1,300 words; the honest policy writes as much as pays best.
-LENGTHS: Final = (1, 2, 4, 7, 11, 16, 24, 35, 50, 75)
+LENGTHS: Final = (1, 2, 4, 7, 11, 17, 27, 42, 65, 110)
 COVERED: Final = 0.5  # share of gold and of honest completions that must be judged
 TOLERANCE: Final = 1e-9
 _CHUNK: Final = 1000
 _TRIED: Final = 30  # rows, or a few more, on which it is found out how an honest policy writes
+_WORD: Final = re.compile(r"\s?\S+")
 _PIECE: Final = re.compile(r"\s?\S{1,4}")
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -179,8 +180,7 @@ def check_rewards(
         raise InputError(f"rows: {len(rows)}; the check needs at least two, to give one item another's reasoning")
     weight_N = np.asarray(weight if len(weight) else np.ones(len(rows)), dtype=np.float64)
     weight_N = weight_N / weight_N.sum()
-    rows = prepare(composition, rows)
-    gold_rows = prepare(composition, gold_rows) if len(gold_rows) else rows
+    gold_rows = gold_rows if len(gold_rows) else rows
     checks = [_check_at(composition, rows, gold_rows, weight_N, step) for step in composition.steps or (None,)]
     emptied, hidden = _with_labels_emptied(composition, rows, weight_N)
     checks += emptied
@@ -244,7 +244,8 @@ def _check_at(
         raise CheckError("the reward judges no honest completion: every score is None; look at its columns and tables")
 
     gold, gold_unscorable, beaten, first = _gold(score, gold_rows, sentences)
-    rows = [replace(row, other=honest_think(rows[at - 1], sentences)) for at, row in enumerate(rows)]
+    thinks = [honest_think(row, sentences) for row in rows]
+    rows = [replace(row, think=thinks[at], other=thinks[at - 1]) for at, row in enumerate(rows)]
     earnings = []
     for name, make in EXPLOITS.items():
         blind = name in BLIND
@@ -265,15 +266,24 @@ def _check_at(
 def _honest_writing(composition: Composition, score: Score, rows: Sequence[Row], weight_N: Floats) -> tuple[int, str]:
     """How many sentences, and which stated confidence, earn an honest policy most; the first of equals."""
     few = slice(None, None, max(1, len(rows) // _TRIED))
-    stated: tuple[str, ...] = (str(HONEST),)
-    if not any(component.traits.wants_confidence for component in composition.components):
-        stated = ("", *stated) if any(not component.ours for component in composition.components) else ("",)
-    means = {}
-    for confidence in stated:
-        for sentences in LENGTHS:
-            scores = _mixture(score, rows[few], lambda row, answer: _honest(row, answer, sentences, confidence))  # noqa: B023
-            means[sentences, confidence], _ = _mean(scores, weight_N[few])
-    return max(means, key=lambda way: means[way] if means[way] == means[way] else -np.inf)
+
+    def earned(sentences: int, confidence: str) -> float:
+        scores = _mixture(score, rows[few], lambda row, answer: _honest(row, answer, sentences, confidence))
+        mean, _ = _mean(scores, weight_N[few])
+        return mean if mean == mean else -np.inf
+
+    def best(confidence: str) -> tuple[int, float]:
+        means = {sentences: earned(sentences, confidence) for sentences in LENGTHS}
+        sentences = max(means, key=lambda one: means[one])
+        return sentences, means[sentences]
+
+    stated = str(HONEST)
+    if any(component.traits.wants_confidence for component in composition.components):
+        return best(stated)[0], stated
+    sentences, mean = best("")
+    if any(not component.ours for component in composition.components) and earned(sentences, stated) > mean:
+        return best(stated)[0], stated
+    return sentences, ""
 
 
 def _is_soft(composition: Composition, rows: Sequence[Row], step: int | None) -> bool:
@@ -292,20 +302,6 @@ def _verifier(component: Component) -> Any:
     return getattr(component.reward, "verifier", None)
 
 
-def prepare(composition: Composition, rows: Sequence[Row]) -> list[Row]:
-    """Give rows what an honest policy would say for these rewards, and the phrases that they look for."""
-    traits = [component.traits for component in composition.components]
-    phrases = tuple(phrase for one in traits for phrase in one.phrases)
-    return [
-        replace(
-            row,
-            facts=tuple(sentence for one in traits for sentence in one.honest_sentences(row.pert, row.gene)),
-            phrases=phrases,
-        )
-        for row in rows
-    ]
-
-
 def _honest(row: Row, answer: Label, sentences: int, confidence: str | None = None) -> str:
     return say(honest_think(row, sentences), answer, row.confidence if confidence is None else confidence)
 
@@ -322,9 +318,7 @@ def score_answers(
         answers: N labels.
         weight: of each row.
     """
-    rows = [
-        replace(row, confidence=check.confidence, labelled=not check.unlabelled) for row in prepare(composition, rows)
-    ]
+    rows = [replace(row, confidence=check.confidence, labelled=not check.unlabelled) for row in rows]
     completions = [_honest(row, answer, check.sentences) for row, answer in zip(rows, answers, strict=True)]
     return _mean(score_rows(composition, check.step, rows, completions), np.asarray(weight, dtype=np.float64))[0]
 
@@ -372,7 +366,12 @@ def counts_tokens(composition: Composition) -> bool:
 
 def estimated_ids(text: str) -> list[int]:
     """Return ids of pieces of words, four characters at most, for rewards that look at tokens where there are none."""
-    return [zlib.crc32(piece.encode("utf-8", "surrogatepass")) for piece in _PIECE.findall(text)]
+    return [one for word in _WORD.findall(text) for one in _word_ids(word)]
+
+
+@lru_cache(1 << 16)  # texts of the check repeat their words
+def _word_ids(word: str) -> tuple[int, ...]:
+    return tuple(zlib.crc32(piece.encode("utf-8", "surrogatepass")) for piece in _PIECE.findall(word))
 
 
 def _mixture(score: Score, rows: Sequence[Row], make: Any, answers: int = len(LABELS)) -> Floats:

@@ -27,9 +27,8 @@ class Row:
         majority: the gene's most frequent label in training.
         rarest: its least frequent one.
         confidence: what an honest policy states, as text; empty where the reward does not ask for it.
-        facts: what an honest policy says for the rewards that are checked, beside its reasoning.
-        phrases: that these rewards look for.
-        other: the reasoning of another item.
+        think: what the honest policy writes as its reasoning about the item.
+        other: what it writes about another item.
         labelled: whether a reward is given the label; otherwise it gets an empty one, as for an unlabelled pair.
     """
 
@@ -42,8 +41,7 @@ class Row:
     majority: Label
     rarest: Label
     confidence: str = ""
-    facts: tuple[str, ...] = ()
-    phrases: tuple[str, ...] = ()
+    think: str = field(default="", repr=False)
     other: str = field(default="", repr=False)
     labelled: bool = True
 

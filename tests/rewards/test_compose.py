@@ -82,7 +82,6 @@ constant = 3
 def context(tmp_path: Path) -> Context:
     (tmp_path / "mine.py").write_text(OWN)
     FORECAST.to_parquet(tmp_path / "gears.parquet")
-    (tmp_path / "sets.gmt").write_text("GLYCOLYSIS\t\tPGK1\n")
     return Context(CONTEXT.train_counts, CONTEXT.tables, tmp_path)
 
 
@@ -240,7 +239,6 @@ def test_built_in_rewards_are_made_with_what_the_data_knows(context: Context) ->
         {"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "gears.parquet"}}},
         {"name": "margin", "parameters": {"verifier": {"kind": "mixed", "table": "neighbours"}}},
         {"name": "direction", "parameters": {"verifier": "hard"}},
-        {"name": "pathways", "parameters": {"gene_sets": "sets.gmt"}},
         {"name": "length", "parameters": {"low": 1, "high": 2}},
     ]
     scores = compose(entries, context).scores([say(UP)], **columns())
@@ -248,7 +246,6 @@ def test_built_in_rewards_are_made_with_what_the_data_knows(context: Context) ->
     assert scores["accuracy"] == [0.6]
     assert scores["margin"] == [pytest.approx(0.4)]
     assert scores["direction"] == [1.0]
-    assert scores["pathways"] == [None]
 
 
 def test_a_composition_survives_pickling(context: Context) -> None:
@@ -308,7 +305,6 @@ def test_a_composition_survives_pickling(context: Context) -> None:
         ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "x"}}}], "none of neighbours"),
         ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "x.parquet"}}}], "no such file"),
         ([{"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": ["x"]}}}], "none of neighbours"),
-        ([{"name": "pathways", "parameters": {"gene_sets": "no.gmt"}}], "no such file"),
         (["mine.py:shrot"], "did you mean 'short'"),
         (["mine.py:constant"], "is int, not a function"),
         (["mine.py:later"], "asynchronous"),

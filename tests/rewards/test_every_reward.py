@@ -22,16 +22,12 @@ from rewards import (
     BalancedAccuracy,
     Confidence,
     Direction,
-    EvidenceFaithfulness,
     Format,
-    GeneMention,
-    GeneSets,
     GradedFormat,
     InputError,
     Length,
     Margin,
     MixedVerifier,
-    Pathways,
     Repetition,
     SoftVerifier,
     label_table,
@@ -43,7 +39,6 @@ from rl.lab.rows import Row
 
 UP, DOWN, NONE = map(str, LABELS)
 TABLE = label_table(pd.DataFrame({"item_id": ["k562|AARS|CALR"], "p_up": 0.5, "p_down": 0.2, "p_none": 0.3}), "table")
-SETS = GeneSets({"unfolded protein response": frozenset({"CALR", "HSPA5"}), "glycolysis": frozenset({"AARS"})})
 REWARDS = [
     Accuracy(),
     Accuracy(SoftVerifier(TABLE)),
@@ -57,10 +52,7 @@ REWARDS = [
     GradedFormat(),
     Length(3, 8),
     Length(3, 8, "tokens"),
-    GeneMention(),
     Repetition(),
-    EvidenceFaithfulness(),
-    Pathways(SETS),
 ]
 # No address in a name: processes that run tests side by side must find the same names.
 EVERY = pytest.mark.parametrize(
@@ -183,19 +175,6 @@ def test_threads_score_alike(reward: Any) -> None:
 
 def score_all(texts: list[str | None], columns: dict[str, Any]) -> list[list[float | None]]:
     return [reward(completions=texts, **columns) for reward in REWARDS]
-
-
-class FreshMessages(list[str]):
-    """Prompts that become messages when they are taken, as those of a `datasets` column do."""
-
-    def __iter__(self) -> Any:
-        return ([{"role": "user", "content": text}] for text in super().__iter__())
-
-
-def test_prompts_that_live_no_longer_than_they_are_read_are_not_mixed_up() -> None:
-    texts = [f"in prompt {at} gene{at} is said to be odd" for at in range(40)]
-    completions = [say(f'It says "gene{at} is said to be odd".', UP) for at in range(40)]
-    assert EvidenceFaithfulness()(completions=completions, prompts=FreshMessages(texts)) == [1.0] * 40
 
 
 def test_a_worker_process_scores_alike() -> None:
@@ -334,107 +313,8 @@ def test_a_completion_without_content_is_bad_input(completion: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("think", "score"),
-    [
-        ("Losing AARS would raise CALR levels by the stress response.", 1.0),
-        ("Losing AARS would cause stress in many cells.", 0.5),
-        ("AARS CALR", 0.0),
-        ("AARS. CALR. AARS. CALR.", 0.0),
-        ("AARS is knocked down by CRISPRi in K562.", 0.0),  # the prompt's own words
-        ("AARS2 would raise CALRX levels by some response.", 0.0),
-        ("HLA-AARS would raise MY-CALR levels by some response.", 0.0),
-        ("It would raise the levels of something in the cell.", 0.0),
-        ("AARS,CALR: one two three four five six seven.", 0.0),
-        ("AARS-mediated stress raises the CALR transcript levels.", 1.0),
-        ("Loss of AARS causes a CALR-dependent stress response here.", 1.0),
-        ("An AARS-like enzyme would raise CALR-1 levels by some response.", 0.0),
-        ("AARS CALR regulates represses activates binds", 0.0),  # no sentence
-        ("AARS CALR binds levels of one in the cell somehow.", 0.0),  # side by side
-        ("AARS is what regulates it there too.", 0.0),  # one word of content
-        # the plainest sentences of all: each word of content is one of relation
-        ("Knockdown of AARS reduces the expression of CALR.", 1.0),
-        ("Loss of AARS increases CALR expression.", 1.0),
-        ("AARS is required for CALR expression.", 1.0),
-        ("Well, AARS is knocked down by CRISPRi in K562.", 0.0),
-        ("Well then, obviously AARS is knocked down by CRISPRi in K562.", 0.0),
-        ("- What happens to CALR level then?", 0.0),
-        ("In K562 the loss of AARS leads to stress, and CALR responds.", 1.0),  # shares words, not threes
-    ],
-)
-def test_gene_mention_counts_use_and_not_the_name(think: str, score: float) -> None:
-    assert one(GeneMention(), say(think, UP)) == score
-    assert one(GeneMention(), think) == 0.0  # not in the reasoning
-
-
-@pytest.mark.parametrize(
     ("text", "score"),
     [("a b c d", 1.0), ("a b c a b c", 0.75), ("a a a a a a", 0.25), ("a a", 0.5), ("a", 1.0), ("", 0.0)],
 )
 def test_repetition_is_the_share_of_unique_trigrams(text: str, score: float) -> None:
     assert one(Repetition(), text) == pytest.approx(score)
-
-
-@pytest.mark.parametrize(
-    ("think", "score"),
-    [
-        ('It says "is knocked  down BY CRISPRi".', 1.0),
-        ("It says “is knocked down by CRISPRi”.", 1.0),
-        ('It says "is raised by CRISPRi".', 0.0),
-        ("LARS (0.7): upregulated speaks for it", 1.0),
-        ("LARS (0.7): downregulated speaks for it", 0.0),
-        ("ARS (0.8): upregulated speaks for it", 0.0),
-        ("LARS (0.7): upregulated and FAKE (0.9): upregulated", 0.5),
-        ('"knocked" is a word', 0.0),
-        ("nothing is quoted", 0.0),
-        # a name, a number and a label that the prompt does not give together, however it is written
-        ("ARS (0.7): upregulated", 0.0),
-        ("S (0.7): upregulated", 0.0),
-        ("SHARED (0.4): downregulated, and LARS (0.7) was downregulated", 0.5),
-        ("SHARED (0.4): downregulated, and LARS 0.7 downregulated", 0.5),
-        ("SHARED (0.4): downregulated, and LARS (0.7) was not upregulated", 0.5),
-        ("SHARED (0.7): upregulated", 0.0),
-        ("LARS (0.7): upregulated, but FAKE9 (.9): upregulated", 0.5),
-        ("LARS (0.7): upregulated, but FAKE9 (similarity 0.9) was strongly upregulated", 0.5),
-        ("LARS (0.7): upregulated, but FAKE9 [similarity: 0.9] upregulated", 0.5),
-        ("LARS (0.7): upregulated, but FAKE9 (upregulated, 0.9)", 0.5),
-        ("LARS (0.7): upregulated, but FAKE9 with similarity 0.9 is upregulated", 0.5),
-        # the same, and true
-        ("LARS (0.70): Upregulated", 1.0),
-        ("LARS (.7) was upregulated", 1.0),
-        ("LARS (similarity 0.7) was strongly upregulated", 1.0),
-        ("LARS with similarity 0.7 was upregulated", 1.0),
-        ("SHARED (downregulated, 0.4)", 1.0),
-        # quotes of every kind, and only whole words
-        ("\"is knocked down by\" and 'AARS was shown to act on CALR'", 0.5),
-        ('"is knocked down by" and ‘AARS’s loss is known to act’', 0.5),
-        ("'is knocked down by' and ‘What happens to CALR’", 1.0),
-        ("\"is knocked down by CRISPRi\", yet AARS's loss isn't what CALR's promoter needs", 1.0),
-        ('"LARS (0.7): up"', 0.0),
-        ('"ocked down by CRISPRi"', 0.0),
-        ("LARS (0.7): upregulated. A similarity of 0.7 is high, so CALR is downregulated.", 1.0),
-    ],
-)
-def test_quotes_must_stand_in_the_prompt(think: str, score: float) -> None:
-    assert one(EvidenceFaithfulness(), say(think, UP)) == score
-
-
-@pytest.mark.parametrize(
-    ("think", "score"),
-    [
-        ("CALR belongs to the unfolded protein response.", 1.0),
-        ("CALR belongs to glycolysis.", 0.0),
-        ("The CALR-dependent unfolded  protein response.", 1.0),
-        ("The CALR-like unfolded protein response.", 0.0),
-        ("CALR and AARS belong to glycolysis.", 0.5),
-        ("HSPA5 belongs to the unfolded protein response.", 0.0),  # nothing about the item's own genes
-        ("CALR is there. The unfolded protein response too.", 0.0),  # not in one sentence
-        ("No pathway is named.", 0.0),
-        ("CALR belongs to the Unfolded Protein Response, AARS to glycolysis-like ways.", 0.5),
-    ],
-)
-def test_pathways_must_hold_for_the_genes_named_with_them(think: str, score: float) -> None:
-    assert one(Pathways(SETS), say(think, UP)) == pytest.approx(score)
-
-
-def test_pathways_cannot_judge_genes_that_no_set_knows() -> None:
-    assert one(Pathways(SETS), say("a", UP), pert="X", gene="Y") is None

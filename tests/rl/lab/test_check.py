@@ -7,11 +7,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rewards import LABELS, CheckError, Context, InputError, Label, compose
+from benchmarks.evidence.corpus import open_corpus
+from benchmarks.evidence.prompts import PromptConfig
+from rewards import LABELS, CheckError, Context, InputError, Label, compose, text
 from rewards.timeout import TimeLimited
-from rl.lab.check import HONEST, check_rewards
+from rl.lab.check import HONEST, LENGTHS, check_rewards
 from rl.lab.exploits import BLIND, EXPLOITS, FORM, honest_think, say
-from rl.lab.rows import Row
+from rl.lab.rows import Row, check_rows
 
 UP, DOWN, NONE = map(str, LABELS)
 PROMPT = (
@@ -132,7 +134,6 @@ SOME = rows(list(LABELS) * 8)  # enough to find what is wrong; that nothing is, 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
     (tmp_path / "mine.py").write_text(OWN)
-    (tmp_path / "sets.gmt").write_text("UNFOLDED_PROTEIN_RESPONSE\t\tP0X\tG1Y\nGLYCOLYSIS\t\tG0Y\n")
     ids = [row.item_id for row in rows()]
     rates = pd.DataFrame({"item_id": ids, "p_up": 0.3, "p_down": 0.3, "p_none": 0.4})
     return Context(
@@ -144,8 +145,8 @@ def own(name: str) -> dict[str, Any]:
     return {"name": f"mine.py:{name}", "timeout": 0}
 
 
-def test_there_are_fifty_exploits_and_more() -> None:
-    assert len(EXPLOITS) == len(BLIND) + len(FORM) >= 50
+def test_blind_exploits_ignore_the_answer_and_the_others_use_it() -> None:
+    assert len(EXPLOITS) == len(BLIND) + len(FORM)
     one = rows()[0]
     for name, make in BLIND.items():
         assert len({make(one, label) for label in LABELS}) == 1, f"{name} looks at the answer"
@@ -153,15 +154,47 @@ def test_there_are_fifty_exploits_and_more() -> None:
         assert len({make(one, label) for label in LABELS}) == len(LABELS), f"{name} does not use the answer"
 
 
-def test_honest_reasoning_is_that_of_its_item_and_parses() -> None:
+def test_the_honest_text_names_its_item_and_does_not_repeat_itself() -> None:
     one, other = rows()[:2]
-    sentences = re.split(r"(?<=[.?]) ", honest_think(one, 300))
-    assert len(set(sentences)) == len(sentences) >= 300
-    assert 1200 < len(honest_think(one, 75).split()) < 1400 < 5000 < len(honest_think(one, 300).split())
-    assert one.pert in honest_think(one, 3) and one.pert not in honest_think(other, 3)
-    made = compose(["format", "gene_mention", "evidence_faithfulness", "repetition"], Context())
-    columns = {"pert": [one.pert], "gene": [one.gene], "prompts": [one.prompt], "item_id": ["i"]}
-    assert made([say(honest_think(one, 2), UP)], **columns) == [pytest.approx(4.0, abs=0.05)]
+    sentences = re.split(r"(?<=[.]) ", honest_think(one, 600))
+    assert len(set(sentences)) == len(sentences) == 600
+    assert 1300 < len(honest_think(one, LENGTHS[-1]).split()) < 1600
+    for sentences in LENGTHS:
+        assert one.pert in honest_think(one, sentences) and one.gene in honest_think(one, sentences)
+        assert one.pert not in honest_think(other, sentences)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"""["“”'‘’`?!:;()\[\]{}<>/*•\n]""",  # quotes, questions, brackets, tags, lists
+        r"\d|%",
+        r"(?i)regulat|express|\bup\b|\bdown\b|\bnot differential",  # labels
+        r"(?i)because|therefore|thus|hence|however|first|second|finally|step|wait|actually|double|conclu",
+        r"(?i)signal|transcri|kinase|pathway|promoter|complex|repress|activat|bind|induc|inhibit|knock|level",
+        r"(?i)certain|clearly|definite|confiden|correct|score|reward|answer|evidence|similar",
+    ],
+)
+def test_the_honest_text_matches_nothing_that_rewards_commonly_count(pattern: str) -> None:
+    """So that no reward can be made to look sound by the template's wording."""
+    one = Row("i", "LINE", "PERT", "GENE", LABELS[0], "", LABELS[0], LABELS[0])
+    assert re.findall(pattern, honest_think(one, 600)) == []
+
+
+def test_the_honest_text_quotes_no_three_words_of_a_prompt() -> None:
+    corpus = open_corpus("sample")
+    for row in check_rows(corpus.train.head(3), corpus, PromptConfig(evidence=5)):
+        words = honest_think(row, 600).lower().split()
+        prompt = " ".join(row.prompt.lower().split())
+        assert not [three for at in range(len(words) - 2) if (three := " ".join(words[at : at + 3])) in prompt]
+
+
+def test_of_the_built_in_rewards_for_text_the_honest_text_meets_length_and_repetition() -> None:
+    assert (text.Length, text.Repetition) == text.REWARDS
+    one = rows()[0]
+    completion = say(honest_think(one, 4), UP)
+    made = compose([{"name": "length", "parameters": {"low": 30, "high": 150}}, "repetition"], Context())
+    assert made([completion]) == [pytest.approx(2.0)]
 
 
 @pytest.mark.parametrize(
@@ -174,9 +207,7 @@ def test_honest_reasoning_is_that_of_its_item_and_parses() -> None:
         [{"name": "confidence", "parameters": {"rule": "brier"}}],
         [{"name": "confidence", "parameters": {"rule": "log"}}, "format"],
         ["accuracy", {"name": "length", "parameters": {"low": 30, "high": 120}, "weight": 0.2, "gate": "format"}],
-        ["accuracy", {"name": "gene_mention", "weight": 0.3}, {"name": "evidence_faithfulness", "weight": 0.3}],
         ["accuracy", {"name": "repetition", "weight": 0.2, "gate": "format"}],
-        ["accuracy", {"name": "pathways", "weight": 0.2, "parameters": {"gene_sets": "sets.gmt"}}],
     ],
     ids=str,
 )
@@ -204,15 +235,15 @@ def test_the_honest_policy_is_right_as_often_as_said_and_a_constant_answer_is_ri
         ([own("contains")], "all labels in one answer"),
         (["accuracy", own("tags")], "tags repeated"),
         (["accuracy", own("mentions")], "gene names fifty times"),
-        (["accuracy", own("wordy")], "honest reasoning, 5,000 words"),
-        ([own("saturates")], "honest reasoning, 5,000 words"),
+        (["accuracy", own("wordy")], "honest text, 5,000 words"),
+        ([own("saturates")], "honest text, 5,000 words"),
         ([own("steps")], "a salad of markers"),
         ([own("citations")], "a salad of markers"),
         ([own("reflection")], "a salad of markers"),
         ([own("sections")], "a salad of markers"),
         ([own("certainty")], "a salad of markers"),
-        ([own("keywords")], "honest reasoning twenty times"),
-        ([own("connectives")], "honest sentences shuffled and repeated"),
+        ([own("keywords")], "a salad of markers"),
+        ([own("connectives")], "a salad of markers"),
     ],
 )
 def test_a_gameable_reward_is_found_with_the_exploit_that_games_it(
@@ -244,7 +275,7 @@ def test_accuracy_alone_is_gameable_where_one_class_has_most_rows(context: Conte
 
 def test_a_gold_answer_that_is_not_the_maximum_is_a_failure(context: Context) -> None:
     (failure,) = check_rewards(compose([own("inverted")], context), SOME).failures()[:1]
-    assert "the gold answer is not the maximum on" in failure and "first k562|P1|G1" in failure
+    assert "the gold answer is not the maximum on" in failure and "first k562|P0|G0" in failure
 
 
 SOFT = {"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": "neighbours"}}}
@@ -406,25 +437,16 @@ def test_a_reward_that_hangs_ends_the_check_at_its_first_call(
 # --- how it is written ------------------------------------------------------------------------------------------------
 
 
-def test_no_writing_earns_more_than_honest_reasoning_and_what_is_seen_through_earns_less(context: Context) -> None:
+def test_no_writing_earns_more_than_the_honest_text_where_rewards_look_at_form(context: Context) -> None:
     entries = [
         "accuracy",
         "graded_format",
         {"name": "length", "parameters": {"low": 30, "high": 150}, "gate": "format"},
+        {"name": "repetition", "gate": "format"},
     ]
-    entries += [{"name": name, "gate": "format"} for name in ("gene_mention", "evidence_faithfulness")]
     check = check_rewards(compose(entries, context), rows())
     assert check.failures() == []
     earned = {one.name: one.mean for one in check.earnings}
-    for name in (
-        "genes among keywords",
-        "relations without a sentence",
-        "a salad of words and a quote",
-        "the prompt as reasoning, a word added",
-        "made-up evidence, otherwise written",
-        "made-up quotes in single quotation marks",
-        "evidence with another label",
-        "evidence with names cut short",
-    ):
+    for name in ("no reasoning", "long gibberish", "gene names fifty times", "honest text, 5,000 words", "symbols"):
         assert earned[name] < check.honest - 0.1, name
-    assert earned["a salad with the genes apart"] <= check.honest + 1e-9  # not seen through, and not paid more
+    assert earned["gibberish"] == pytest.approx(check.honest)  # the check cannot tell it from reasoning

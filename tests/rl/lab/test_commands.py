@@ -395,16 +395,12 @@ def test_files_are_looked_for_beside_the_configuration_then_in_the_current_direc
     files = there if beside else here
     corpus = open_corpus("sample")
     (files / "own.py").write_text("def one(completions, **columns):\n    return [1.0] * len(completions)\n")
-    (files / "sets.gmt").write_text("GLYCOLYSIS\tx\tPGK1\n")
     corpus.neighbour_forecast(corpus.train).to_parquet(files / "table.parquet")
     (there / "c.yaml").write_text(
-        "rewards:\n"
-        "  - own.py:one\n"
-        "  - {name: pathways, parameters: {gene_sets: sets.gmt}}\n"
-        "  - {name: accuracy, parameters: {verifier: {kind: soft, table: table.parquet}}}\n"
+        "rewards:\n  - own.py:one\n  - {name: accuracy, parameters: {verifier: {kind: soft, table: table.parquet}}}\n"
     )
     config = read_reward_config("../there/c.yaml")
-    assert len(config.compose(corpus.train, corpus).components) == 3
+    assert len(config.compose(corpus.train, corpus).components) == 2
     (files / "own.py").unlink()
     with pytest.raises(InputError, match="own.py"):
         config.compose(corpus.train, corpus)
