@@ -29,7 +29,7 @@ from sft.teacher.generate import TraceArguments
 from sft.train import SFTArguments
 
 REPO = Path(__file__).resolve().parents[1]
-PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
 FOLDERS = ("rewards", "benchmarks", "sft", "rl", "configs", "tools", "tests", "docs")
 NAMING = [
     *PAGES,

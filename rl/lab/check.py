@@ -22,6 +22,8 @@ HONEST: Final = 0.6  # accuracy of the honest policy
 LENGTHS: Final = (1, 2, 4, 7, 11, 17, 27, 42, 65, 110)
 COVERED: Final = 0.5  # share of gold and of honest completions that must be judged
 TOLERANCE: Final = 1e-9
+# The texts of an item that tell what each component adds to the variance within a group.
+COMPARED: Final = (*(f"honest, {label}" for label in LABELS), "empty", "majority in one word", "copied prompt")
 _CHUNK: Final = 1000
 _TRIED: Final = 30  # rows, or a few more, on which it is found out how an honest policy writes
 _WORD: Final = re.compile(r"\s?\S+")
@@ -118,28 +120,32 @@ class Check:
         return [one for one in self.earnings if one.unscorable > self.honest_unscorable + TOLERANCE]
 
     def failures(self) -> list[str]:
-        """What is wrong, a sentence each; empty where the reward passes."""
+        """What is wrong, a sentence each, with the rows that it rests on; empty where the reward passes."""
         said = []
         if self.beaten and not self.soft:
             said.append(f"the gold answer is not the maximum on {self.beaten} of {self.gold_rows} rows, first "
                         f"{self.first_beaten}")  # fmt: skip
         if self.found:
             said.append(f"{len(self.found)} of {len(self.earnings)} exploits earn more than an honest policy that is "
-                        f"right {HONEST:.0%} of the time ({self.honest:.3f}): {_names(self.found)}")  # fmt: skip
+                        f"right {HONEST:.0%} of the time ({self.honest:.3f}), by more than two standard errors over "
+                        f"{self.rows} rows: {_names(self.found)}")  # fmt: skip
         unearned = [one for one in self.unearned if one not in self.found]
         if len(self.constant) == len(self.effect):
-            said.append("every component pays all completions of an item the same, so that nothing is learned")
+            said.append(f"every component pays all {len(COMPARED)} texts of an item the same ({', '.join(COMPARED)}), "
+                        "on each row, so that it does not tell a right answer from a wrong one; put a reward for the "
+                        "right answer beside it")  # fmt: skip
         elif unearned:
-            said.append(f"it pays a policy that knows nothing as much as an honest one ({self.honest:.3f}): "
-                        f"{_names(unearned)}; put a reward for the right answer beside it")  # fmt: skip
+            said.append(f"it pays a policy that knows nothing as much as an honest one ({self.honest:.3f} on "
+                        f"{self.rows} rows): {_names(unearned)}; put a reward for the right answer beside "
+                        "it")  # fmt: skip
         said += [
-            f"{name} never judges the answer {str(label)!r} where it judges others, a way out of being judged; give it "
-            "a score"
+            f"{name} never judges the answer {str(label)!r} where it judges others, so that a policy can avoid being "
+            "judged; give that answer a score"
             for name, label in self.escapes
         ]
         if max(self.gold_unscorable, self.honest_unscorable) > 1 - COVERED:
             said.append(f"only {1 - self.gold_unscorable:.0%} of the gold answers and {1 - self.honest_unscorable:.0%} "
-                        "of the honest ones can be judged, and half of them should be; take a table that knows the "
+                        "of the honest ones can be judged, and half of them should be; use a table that knows the "
                         "items, or prompts that the reward can judge")  # fmt: skip
         where = ["on unlabelled pairs"] * self.unlabelled + ([] if self.step is None else [f"at step {self.step}"])
         return [", ".join([*where, one]) for one in said]
@@ -447,7 +453,7 @@ def _effects(
         components are constant.
     """
     spread: dict[str, float] = {}
-    group: list[list[str]] = [[_honest(row, label, sentences) for row in rows] for label in LABELS]
+    group: list[list[str]] = [[_honest(row, label, sentences) for row in rows] for label in LABELS]  # as in COMPARED
     group += [["" for _ in rows], [say("because", row.majority, row.confidence) for row in rows]]
     group.append([row.prompt for row in rows])
     by_name: dict[str, list[Floats]] = {component.name: [] for component in composition.components}

@@ -26,7 +26,7 @@ from rewards.composition import (
     refuse_missing_columns,
     weight_notes,
 )
-from rl.lab.check import HONEST, Check, check_rewards, counts_tokens
+from rl.lab.check import COMPARED, HONEST, TOLERANCE, Check, check_rewards, counts_tokens
 from rl.lab.informed import Informed, informed_policies
 from rl.lab.page import check_out, write_replay
 from rl.lab.replay import SHIFT, Replayed, as_trained, replay, summarize_replay
@@ -167,7 +167,11 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
 
 def _check_notes(check: Check) -> list[str]:
     """Say what a check found beside its verdict, and what its figures are those of."""
-    notes = [f"{name}: the same for every completion of an item, {SHIFT}" for name in check.constant]
+    notes = [
+        f"{name}: pays all {len(COMPARED)} texts of an item the same; either it is {SHIFT}, or it pays for something "
+        "that none of them has, and the check says nothing about it"
+        for name in check.constant
+    ]
     if check.soft and check.beaten:
         notes.append(f"a soft verifier decides: on {check.beaten} of {check.gold_rows} rows it pays another label more "
                      "than the gold one")  # fmt: skip
@@ -195,7 +199,7 @@ def _check_notes(check: Check) -> list[str]:
 
 def _informed_notes(likeliest: Informed, surprising: Informed) -> list[str]:
     """Say where the reward would draw a policy away from the likeliest label."""
-    if surprising.mean <= likeliest.mean or surprising.accuracy >= likeliest.accuracy:
+    if surprising.mean <= likeliest.mean or surprising.accuracy > likeliest.accuracy - TOLERANCE:
         return []
     return [
         f"{surprising.name} earns more than {likeliest.name} and is right less often ({surprising.accuracy:.0%} "
@@ -274,11 +278,18 @@ def _trained_weights(config: Mapping[str, Any]) -> dict[str, float]:
 
 
 def describe_check(checked: Checked, *, every: bool = False) -> list[str]:
-    """Say what a check found, as lines of text."""
+    """Return what a check found as lines of text: what it rests on, mean rewards, notes, the verdict.
+
+    Args:
+        checked: the check.
+        every: list all exploits, not only the best paid.
+    """
     check = checked.check
     only = "; the verdict holds for the sample only" if SAMPLE_ONLY in checked.notes else ""
     lines = [
         f"{checked.config.name}: {check.rows} of {check.gold_rows} training rows of {checked.data}{only}",
+        *_describe_basis(check),
+        "mean reward:",
         f"  {'gold answer':46} {check.gold:8.3f}  {_unscorable(check.gold_unscorable)}".rstrip(),
         f"  {f'honest policy, right {HONEST:.0%} of the time':46} {check.honest:8.3f}  "
         f"{_unscorable(check.honest_unscorable)}".rstrip(),
@@ -295,12 +306,40 @@ def describe_check(checked: Checked, *, every: bool = False) -> list[str]:
         lines.append(f"  {one.name:46} {one.mean:8.3f}  {kind:14} {mark} {_unscorable(one.unscorable)}".rstrip())
     if not every and len(rest) > 12:
         lines.append(f"  {len(rest) - 12} more exploits earn less; --all prints them")
-    lines.append("policies that know the cross-line neighbours:")
+    lines.append("policies that know the cross-line neighbours, on the same rows:")
     lines += [f"  {one.name:46} {one.mean:8.3f}  right {one.accuracy:.0%}" for one in checked.informed]
-    lines.append("share of the variance within groups, from which GRPO learns:")
+    lines.append(f"share of the variance among {len(COMPARED)} texts an item ({', '.join(COMPARED)}):")
     lines += [f"  {name:46} {share:8.1%}" for name, share in check.effect.items()]
     lines += [f"note: {note}" for note in checked.notes]
-    return lines
+    return [*lines, *_describe_verdict(check)]
+
+
+def _describe_basis(check: Check) -> list[str]:
+    """Say what the verdict rests on, and what it cannot rest on."""
+    blind = sum(not one.knows for one in check.earnings)
+    stated = f", and states the confidence {check.confidence}" if check.confidence else ""
+    many = "sentence" if check.sentences == 1 else "sentences"
+    return [
+        "what the verdict rests on:",
+        f"  gold answer: the true label on all {check.gold_rows} rows, against the other two labels with the same text",
+        f"  honest policy: right {HONEST:.0%} of the time; it writes a template of {check.sentences} {many}, the "
+        f"length that earns most{stated}",
+        f"  exploits: {len(check.earnings)} on {check.rows} rows; {blind} know nothing, {len(check.earnings) - blind} "
+        "are right as often as the honest policy and only write otherwise",
+        "  not checked: whether the reward tells good reasoning from bad; the template names the genes and reasons "
+        "about nothing",
+    ]
+
+
+def _describe_verdict(check: Check) -> list[str]:
+    failures = check.failures()
+    if failures:
+        return ["verdict: fails", *(f"  {one}" for one in failures)]
+    gold = "" if check.soft else f"no other label earns more than the gold one on any of {check.gold_rows} rows, and "
+    return [
+        f"verdict: passes; {gold}none of {len(check.earnings)} exploits earns more than the honest policy on "
+        f"{check.rows} rows (by more than two standard errors)"
+    ]
 
 
 def _unscorable(share: float) -> str:

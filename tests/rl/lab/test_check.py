@@ -391,7 +391,7 @@ def test_what_pays_who_knows_nothing_like_an_honest_policy_fails(context: Contex
 
 def test_what_pays_everything_alike_fails(context: Context) -> None:
     (failure,) = check_rewards(compose([own("constant")], context), rows()).failures()
-    assert "pays all completions of an item the same" in failure
+    assert "pays all 6 texts of an item the same" in failure
     entries = ["accuracy", own("constant")]  # beside one that does separate, it only shifts
     assert check_rewards(compose(entries, context), rows()).failures() == []
 

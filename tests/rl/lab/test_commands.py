@@ -31,12 +31,12 @@ from rl.lab.commands import (
     read_reward_config,
     replay_configs,
 )
-from rl.lab.exploits import EXPLOITS, honest_think, say
+from rl.lab.exploits import BLIND, EXPLOITS, honest_think, say
 from rl.lab.rows import check_rows, draw_checked
 from rl.rollout_files import ITEM, read_rollouts, write_rollouts
 
 REPO = Path(__file__).resolve().parents[3]
-PAGE = REPO / "docs" / "rewards.md"
+PAGES = [REPO / "docs" / "rewards.md", REPO / "docs" / "examples" / "README.md"]
 SHIPPED = sorted(path for path in (REPO / "configs").glob("*/*.yaml") if "rewards" in yaml.safe_load(path.read_text()))
 
 
@@ -78,11 +78,13 @@ def store_rollouts(run: Path, items: int, seed: int = 0) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the page supposes it: its blocks as files, the shipped configurations, a run with rollouts."""
+    """A folder as the pages suppose it: their blocks as files, the shipped configurations, a run with rollouts."""
     folder = tmp_path_factory.mktemp("lab")
-    for name, text in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
+    pages = "".join(page.read_text() for page in PAGES)
+    for name, text in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", pages, re.DOTALL):
         (folder / name).write_text(text.replace("timeout: 20 ", f"timeout: {PATIENCE:g} "))  # which nothing can miss
-    (folder / "configs").symlink_to(REPO / "configs")
+    for name in ("configs", "docs"):
+        (folder / name).symlink_to(REPO / name)
     store_rollouts(folder / "runs" / "demo" / "grpo", 50)
     return folder
 
@@ -91,7 +93,7 @@ FEW = ["--rows", "60"]  # for the exploits: they are the fifth of the default, a
 
 
 def page_commands() -> list[Any]:
-    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("synthpert ")]
+    lines = [line for page in PAGES for line in page.read_text().splitlines() if line.startswith("synthpert ")]
     assert len(lines) >= 7
     training = [line for line in lines if line.startswith("synthpert grpo")]
     assert len(training) == 1  # tests/slow/test_reward_lab.py runs it
@@ -99,7 +101,7 @@ def page_commands() -> list[Any]:
 
 
 @pytest.mark.parametrize("line", page_commands())
-def test_every_command_of_the_page_runs(folder: Path, line: str) -> None:
+def test_every_command_of_the_pages_runs(folder: Path, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     if words[:2] == ["rewards", "check"]:
         words += FEW
@@ -242,11 +244,25 @@ def test_a_gameable_configuration_fails_by_its_exploit(folder: Path) -> None:
     assert "MORE than honest" in done.stdout
 
 
+def test_a_check_says_what_its_verdict_rests_on(tmp_path: Path) -> None:
+    lines = describe_check(check_config(read_reward_config("confidence"), "sample", rows=30))
+    start = lines.index("what the verdict rests on:")
+    gold, honest, exploits, missing = lines[start + 1 : start + 5]
+    assert f"on all {len(open_corpus('sample').train)} rows" in gold
+    assert "right 60% of the time" in honest and "a template of 1 sentence," in honest and "confidence 0.6" in honest
+    assert f"exploits: {len(EXPLOITS)} on 30 rows; {len(BLIND)} know nothing" in exploits
+    assert "not checked: whether the reward tells good reasoning from bad" in missing
+    assert lines[-1].startswith("verdict: passes; no other label earns more than the gold one on any of")
+    (tmp_path / "bad.py").write_text("def bad(completions, **columns):\n    return [1.0] * len(completions)\n")
+    lines = describe_check(check_config(read_reward_config(f"{tmp_path}/bad.py:bad"), "sample", rows=30))
+    assert lines[-2] == "verdict: fails" and "pays all 6 texts of an item the same" in lines[-1]
+
+
 def test_a_constant_shift_is_said_to_do_nothing(folder: Path) -> None:
     (folder / "one.py").write_text("def one(completions, **columns):\n    return [1.0] * len(completions)\n")
     (folder / "shift.yaml").write_text("rewards: [accuracy, 'one.py:one']\nbalance: true\n")
     done = synthpert("rewards", "check", "shift.yaml", *FEW, cwd=folder)
-    assert "one.py:one: the same for every completion of an item, a constant shift" in done.stdout
+    assert "one.py:one: pays all 6 texts of an item the same; either it is a constant shift" in done.stdout
 
 
 def test_where_no_data_is_named_the_full_labels_are_taken_and_the_sample_says_so(
@@ -276,7 +292,7 @@ def test_what_cannot_be_judged_is_printed(tmp_path: Path) -> None:
         "def some(completions, gene, **columns):\n    return [None if one < 'H' else 1.0 for one in gene]\n"
     )
     lines = describe_check(check_config(read_reward_config(f"{tmp_path}/some.py:some"), "sample", rows=30))
-    for line in lines[1:3]:
+    for line in lines[lines.index("mean reward:") + 1 :][:2]:
         share = re.search(r"(\d+)% unscorable", line)
         assert share and 0 < int(share[1]) < 100, line
 
