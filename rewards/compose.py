@@ -1,13 +1,13 @@
-"""Composition: a list of rewards in YAML, each with a weight, parameters, a schedule over steps and a gate.
+"""Compose rewards from a YAML list, each with a weight, parameters, a schedule over steps and a gate.
 
 rewards:
   - name: margin                 # ours, one of trl.rewards, package.module:function, or file.py:function
     weight: 1.0
     parameters: {verifier: hard}
     schedule: {0: 0.0, 100: 1.0} # step: factor, linear between
-    gate: format                 # counts only where this reward is 1; elsewhere the least that margin can pay
-    timeout: 60                  # seconds a call may take; for rewards and gates that are not ours
-  - format                       # short for {name: format}
+    gate: format                 # margin counts only if this reward is 1; else it pays the least that it can
+    timeout: 60                  # seconds a call may take; for rewards and gates that are not built in
+  - format                       # the same as {name: format}
 """
 
 import inspect
@@ -40,7 +40,7 @@ from rewards.verifiers import (
 BUILT_IN: Final[Mapping[str, type[Reward]]] = {
     vars(made)["__name__"]: made for made in (*functions.REWARDS, *text.REWARDS)
 }
-# What TRL 1.16's trl.rewards offers: loading it takes seconds, so its names stand here.
+# The names of TRL 1.16's trl.rewards. Importing that module takes seconds.
 TRL_REWARDS: Final = (
     "accuracy_reward",
     "get_cosine_scaled_reward",
@@ -58,14 +58,15 @@ LONGEST_TIMEOUT: Final = 86_400.0
 
 @dataclass(frozen=True)
 class Context:
-    """What rewards need to know of the data; a configuration names it.
+    """What rewards need to know about the data.
 
     Attributes:
         train_counts: rows per label among the prompts.
-        tables: forecasts by name (`neighbours`, `gene_rate`): each makes a frame `item_id, p_up, p_down, p_none`.
-        folder: of the configuration: files that it names are looked for there, then in the current directory.
-        prompt_rates: makes the same of the gene's rates among the prompts, the item's own label counted, which are a
-            reward's `rates` where a label decides; None for the table `gene_rate`.
+        tables: functions by name (`neighbours`, `gene_rate`), each of which makes a frame
+            `item_id, p_up, p_down, p_none`.
+        folder: the configuration's folder. Files that it names are looked for there, then in the current directory.
+        prompt_rates: makes such a frame of each gene's rates among the prompts, the item's own label included. It is
+            a reward's `rates` unless the verifier is soft; None stands for the table `gene_rate`.
     """
 
     train_counts: Mapping[Any, int] | None = None
@@ -81,13 +82,12 @@ def compose(
 
     Args:
         entries: names, or mappings with the keys `KEYS`.
-        context: what the rewards need to know of the data.
-        weights: TRL's `reward_weights`, one each; then no entry has a `weight` of its own.
-        where: what errors call the list (a file and key).
+        context: what the rewards need to know about the data.
+        weights: TRL's `reward_weights`, one for each entry. No entry may then have a `weight` of its own.
+        where: the file and key of the list, for messages.
 
     Raises:
-        InputError: an entry is malformed, a name is unknown (the nearest is suggested) or there twice, a parameter
-            does not fit.
+        InputError: an entry is malformed, a name is unknown or occurs twice, or a parameter does not fit.
     """
     if isinstance(entries, str):
         entries = [entries]
@@ -97,11 +97,11 @@ def compose(
     names = [component.name for component in components]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{where}: {twice!r} is there twice; name each reward once")
+        raise InputError(f"{where}: {twice!r} is there twice; list each reward once")
     if weights is not None:
         _set_weights(components, weights, entries, where)
     if all(component.weight == 0 for component in components):
-        raise InputError(f"{where}: every weight is 0, so that nothing is rewarded; give one another weight")
+        raise InputError(f"{where}: every weight is 0, so that nothing is rewarded; give one reward another weight")
     return Composition(tuple(components))
 
 
@@ -128,7 +128,7 @@ def _component(entry: Any, context: Context, where: str) -> Component:
     seconds = _timeout(values.get("timeout"), ours and gate_ours, where)
     reward = make_reward(name, parameters, context, timeout=seconds, where=where)
     if gate is not None and stated_range(reward) is None:
-        raise InputError(f"{where}: a shut gate pays the least that a reward can, which this one does not say; "
+        raise InputError(f"{where}: a closed gate pays the least that its reward can, which this one does not state; "
                          "give the function an attribute `range = (low, high)`")  # fmt: skip
     return Component(
         name=name,
@@ -142,7 +142,7 @@ def _component(entry: Any, context: Context, where: str) -> Component:
 
 
 def _entry(entry: Any, where: str) -> Mapping[str, Any]:
-    """An entry of the list as a mapping that has a name and no unknown key."""
+    """Return an entry of the list as a mapping, with a name and known keys only."""
     values: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
         raise InputError(f"{where}: {entry!r} is no reward; write a name, or a mapping with `name`")
@@ -165,7 +165,7 @@ def _gate(gate: Any, where: str) -> str | None:
     if not isinstance(gate, str):
         raise InputError(f"{where}: gate {gate!r}; name one reward, as in `gate: format`")
     if gate in BUILT_IN and not BUILT_IN[gate].may_gate:
-        raise InputError(f"{where}: gate {gate!r} pays a right answer other than 1 and would stay shut; use `format`")
+        raise InputError(f"{where}: gate {gate!r} pays a right answer other than 1 and would stay closed; use `format`")
     return gate
 
 
@@ -185,11 +185,11 @@ def make_reward(
 
     Args:
         name: one of `BUILT_IN` or `TRL_REWARDS`, `package.module:function`, or `file.py:function`.
-        parameters: of the reward's class or maker; as in a configuration.
-        context: what built-in rewards need to know of the data.
-        timeout: seconds a call may take, for rewards that are not ours, which are loaded and run in a process of their
-            own; 0 loads and runs them in this process without limit.
-        where: what errors call the entry.
+        parameters: of the reward's class or of the function that makes it, as in a configuration.
+        context: what built-in rewards need to know about the data.
+        timeout: seconds a call may take. Rewards that are not built in are loaded and run in a process of their own; 0
+            loads and runs them in this process without a limit.
+        where: the file and key of the entry, for messages.
 
     Raises:
         InputError: the name or a parameter is unknown, or a parameter does not fit.
@@ -212,7 +212,7 @@ def make_reward(
 def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where: str) -> Any:
     make: Callable[..., Any] = BUILT_IN[name]
     takes = inspect.signature(make).parameters
-    known = [one for one in takes if one != "train_counts"]  # which nobody need count by hand
+    known = [one for one in takes if one != "train_counts"]  # the context has it
     for key in parameters:
         if key not in known:
             hint = f"did you mean {nearest(key, known)!r}?" if known else "it takes none"
@@ -229,7 +229,7 @@ def _built_in(name: str, parameters: Mapping[str, Any], context: Context, where:
 
 
 def _needs(takes: Collection[str], given: Mapping[str, Any], context: Context, where: str) -> dict[str, Any]:
-    """What a reward needs of the data, by the name of its parameter; see `rewards/reward.py`."""
+    """Make the parameters that a reward needs of the data; see `rewards/reward.py`."""
     made: dict[str, Any] = {}
     if "train_counts" in takes:
         if context.train_counts is None:
@@ -243,7 +243,7 @@ def _needs(takes: Collection[str], given: Mapping[str, Any], context: Context, w
 
 
 def _rates(name: Any, verifier: Verifier, context: Context, where: str) -> LabelTable | MixedRates:
-    """A named table, or the gene's rates; where a mixed verifier asks its table, that table's means for the gene."""
+    """Return a named table or the gene's rates. A mixed verifier also needs its table's means for each gene."""
     if name not in (None, "gene_rate"):
         return _table(name, context, where)
     if verifier.soft or context.prompt_rates is None:
@@ -254,13 +254,14 @@ def _rates(name: Any, verifier: Verifier, context: Context, where: str) -> Label
 
 
 def make_verifier(spec: Any, context: Context, where: str = "verifier") -> Verifier:
-    """Make a verifier of answers.
+    """Make a verifier.
 
     Args:
-        spec: `hard`, or a mapping with `kind` (`hard`, `soft`, `mixed`) and `table` (a name of the context's, or a
-            Parquet file of `item_id, p_up, p_down, p_none`; `none` lets `mixed` judge labelled pairs alone).
-        context: whose tables there are.
-        where: what errors call it.
+        spec: `hard`, or a mapping with `kind` (`hard`, `soft`, `mixed`) and `table`. The table is a name of the
+            context's tables, or a Parquet file of `item_id, p_up, p_down, p_none`. With `none`, `mixed` judges labelled
+            pairs only.
+        context: has the named tables and the folder.
+        where: the file and key, for messages.
 
     Raises:
         InputError: an unknown kind, key or table.

@@ -1,4 +1,4 @@
-"""A composition at work: components gated, scheduled and added up, and what may be returned as a score."""
+"""Apply a composition: gate, schedule and add up its components, and check what rewards return."""
 
 import copy
 import math
@@ -12,25 +12,25 @@ from rewards.foreign import needed_columns
 from rewards.reward import Reward
 
 SCALINGS: Final = ("group", "batch", "none")  # of TRL's `scale_rewards`
-# What rewards are called with beside the completions: in any process, and in the trainer's alone.
+# Keywords that rewards get beside the completions: in any process, and in the trainer's process only.
 COLUMNS: Final = ("item_id", "cell_line", "pert", "gene", "label", "prompts", "completion_ids", "step")
 OF_TRAINER: Final = ("trainer_state", "log_extra", "log_metric")
 _PLAIN: Final = frozenset((int, float, str, bool, type(None)))
-_LARGEST: Final = 3.4028234e38  # TRL keeps scores and their sum as 32-bit floats: more would become infinite there
+_LARGEST: Final = 3.4028234e38  # TRL keeps scores and sums as 32-bit floats; a larger one would become infinite
 
 
 @dataclass
 class Component:
-    """One reward of a composition; itself a reward function for TRL, which multiplies by the weight.
+    """One reward of a composition. It is a reward function for TRL, which multiplies its score by the weight.
 
     Attributes:
         name: as in the configuration.
         reward: the reward function.
         weight: of its score in the sum.
-        schedule: (step, factor) pairs by step; the score is multiplied by a factor linear between them.
-        gate: a reward that must be 1 for this one to count; the reward then has an attribute `range`.
-        ours, gate_ours: whether the reward and the gate are built in. Others get what TRL would give them for a
-            conversation: messages, and no completion that failed.
+        schedule: (step, factor) pairs in order. The score is multiplied by the factor, which is linear between them.
+        gate: a reward that must be 1 for this one to count. `reward` then has an attribute `range`.
+        ours, gate_ours: whether the reward and the gate are built in. Others get messages, as from TRL, and no
+            completion that failed.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Component:
 
     @property
     def traits(self) -> Reward:
-        """What the reward says of itself; nothing particular where it is not ours."""
+        """What the reward tells about itself; the defaults if it is not built in."""
         return self.reward if isinstance(self.reward, Reward) else Reward()
 
     @property
@@ -55,19 +55,19 @@ class Component:
         return sum(int(getattr(one, "cut_off", 0)) for one in (self.reward, self.gate))
 
     def shut(self, factor: float) -> float:
-        """Return the score where the gate is shut: 0 or an end of the range, what pays least with weight and factor."""
+        """Return the score for a closed gate: 0 or an end of the range, whichever pays least in the sum."""
         paid = (self.weight or 1.0) * factor
         return min((0.0, *map(float, self.reward.range)), key=lambda score: paid * score)
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> Scores:
         """Score B completions, gated and scheduled but not weighted.
 
-        The step of a schedule, counted from 1 as in logs, is the column `step` (a number or one a row), or comes from
+        A schedule reads the step, counted from 1, from the column `step` (one number, or one for each row) or from
         TRL's `trainer_state`.
 
         Raises:
-            CheckError: the function raised an error, or what it returned is not one number or None a completion.
-            InputError: a schedule without a step, or a column that the reward needs is missing.
+            CheckError: the function raised an error, or did not return one number or None for each completion.
+            InputError: a schedule has no step, or a column that the reward needs is missing.
         """
         score = checked_scores if self.ours else _foreign_scores
         scores = score(self.reward, self.name, completions, columns)
@@ -76,8 +76,8 @@ class Component:
         if self.gate is not None:
             low, high = map(float, self.reward.range)
             if any(score is not None and not low - 1e-9 <= score <= high + 1e-9 for score in scores):
-                raise CheckError(f"reward {self.name}: leaves its range ({low:g}, {high:g}), from which a shut gate "
-                                 "takes what pays least; mend the range")  # fmt: skip
+                raise CheckError(f"reward {self.name}: leaves its range ({low:g}, {high:g}), from which a closed gate "
+                                 "takes the least score; correct the range")  # fmt: skip
             score = checked_scores if self.gate_ours else _foreign_scores
             open_ = score(self.gate, f"{self.name}'s gate", completions, columns)
             scores = [
@@ -87,7 +87,7 @@ class Component:
         return [None if score is None else score * at for score, at in zip(scores, factors, strict=True)]
 
     def factor(self, step: int) -> float:
-        """The schedule's factor at a step: linear between its points, constant before and after them."""
+        """Return the schedule's factor at a step: linear between its points, constant before and after them."""
         if not self.schedule:
             return 1.0
         before = [point for point in self.schedule if point[0] <= step]
@@ -100,7 +100,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Composition:
-    """A weighted sum of rewards; made by `compose`.
+    """A weighted sum of rewards. Make one with `compose`.
 
     Attributes:
         components: the rewards, in the order of the configuration.
@@ -111,12 +111,12 @@ class Composition:
 
     @property
     def weights(self) -> list[float]:
-        """A weight per component."""
+        """The weight of each component."""
         return [component.weight for component in self.components]
 
     @property
     def steps(self) -> list[int]:
-        """The steps that schedules name, in order; between two of them the sum is linear."""
+        """The steps that schedules name, in order. The sum is linear in the step between two of them."""
         return sorted({point[0] for component in self.components for point in component.schedule})
 
     def scores(self, completions: Sequence[Completion], **columns: Any) -> dict[str, Scores]:
@@ -128,14 +128,14 @@ class Composition:
         return self.total(self.scores(completions, **columns), columns.get("group", columns.get("item_id")))
 
     def total(self, scores: Mapping[str, Scores], group: Sequence[object] | None) -> Scores:
-        """Add up scores by component.
+        """Add up the components' weighted scores.
 
-        A component that judges no completion of a group is left out there, as TRL does it. Where it judges some, the
-        others get None: their sum would lack a part that those of their rivals have.
+        If a component judges no completion of a group, it is left out for that group, as TRL does. If it judges only
+        some, the others get None, because their sum would lack a part.
 
         Args:
             scores: B scores by component.
-            group: B values that tell groups apart; None where each completion stands alone.
+            group: B values that tell groups apart; None if each completion is a group of its own.
 
         Raises:
             CheckError: a sum is too large for a 32-bit float.
@@ -155,14 +155,14 @@ class Composition:
             ]
             total = sum(parts)
             if not abs(total) <= _LARGEST:
-                raise CheckError(f"row {at}: the weighted sum {total:g} is too large for a 32-bit float; make weights "
-                                 "or scores smaller")  # fmt: skip
+                raise CheckError(f"row {at}: the weighted sum {total:g} is too large for a 32-bit float; use smaller "
+                                 "weights or scores")  # fmt: skip
             totals.append(None if unscorable[at] or not parts else total)
         return totals
 
 
 def partly_judged(scores: Scores, group: Sequence[object], unscorable: list[bool]) -> None:
-    """Mark in `unscorable` the completions without a score in groups where others have one."""
+    """Mark in `unscorable` each completion without a score in a group where another has one."""
     if all(score is not None for score in scores):
         return
     judged = {key for key, score in zip(group, scores, strict=True) if score is not None}
@@ -172,10 +172,10 @@ def partly_judged(scores: Scores, group: Sequence[object], unscorable: list[bool
 
 
 def checked_scores(reward: Any, name: str, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Scores:
-    """Call a reward and hold what it returns against its contract: one finite number or None a completion.
+    """Call a reward, and check that it returns one finite number or None for each completion.
 
     Raises:
-        CheckError: it does not, or it raised an error that is not about the input.
+        CheckError: it returned something else, or raised an error other than `InputError`.
     """
     try:
         found = reward(completions=completions, **columns)
@@ -184,15 +184,15 @@ def checked_scores(reward: Any, name: str, completions: Sequence[Completion], co
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         raise CheckError(
-            f"reward {name}: raised {type(error).__name__}: {said}; an error is no score, mend the function"
+            f"reward {name}: raised {type(error).__name__}: {said}; an error is no score: correct the function"
         ) from error
     return [_checked(score, row, name) for row, score in enumerate(returned_scores(found, len(completions), name))]
 
 
 def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Scores:
-    """Call a reward that is not ours: with messages, and without completions that failed, which get None.
+    """Call a reward that is not built in, with messages. Completions that failed are left out and get None.
 
-    What it is handed is its own, so that the rewards after it read what the model wrote, whatever it does to that.
+    The reward gets copies. If it changes them, the next rewards still read what the model wrote.
     """
     n = len(completions)
     texts = [completion_text(completion) for completion in completions]
@@ -212,7 +212,7 @@ def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], c
 
 
 def _own(value: Any) -> Any:
-    """A copy down to the last list and mapping; what is no data, such as the trainer's state, is handed on as it is."""
+    """Copy nested lists, mappings and arrays. Other objects, such as the trainer's state, are passed on as they are."""
     if isinstance(value, Mapping):
         return {key: _own(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -223,7 +223,7 @@ def _own(value: Any) -> Any:
 
 
 def _taken(values: Any, rows: Sequence[int]) -> list[Any]:
-    """The values at these rows, by position: a pandas series may have any index."""
+    """Return the values at these positions. A pandas series may have any index."""
     values = list(values)
     return [values[at] for at in rows]
 
@@ -257,7 +257,7 @@ def _steps(columns: Mapping[str, Any], n: int, name: str) -> list[int]:
 
 
 def weight_notes(composition: Composition, *, scale_rewards: str) -> list[str]:
-    """Say what the weights do to GRPO's advantages, which are relative to a group.
+    """Return notes on what the weights do to GRPO's advantages, which are relative to a group.
 
     Args:
         composition: the rewards.
@@ -267,28 +267,28 @@ def weight_notes(composition: Composition, *, scale_rewards: str) -> list[str]:
     said = []
     for component in composition.components:
         if component.weight == 0:
-            said.append(f"{component.name}: weight 0, so it is logged and rewards nothing")
+            said.append(f"{component.name}: has weight 0, so that it is logged and rewards nothing")
     if grouped and len(composition.components) == 1 and composition.weights[0] not in (0, 1):
         said.append(f"{composition.components[0].name}: its weight does nothing, since scale_rewards: group divides "
-                    "each group's advantages by their spread; only its sign counts")  # fmt: skip
+                    "each group's advantages by their spread; only the weight's sign matters")  # fmt: skip
     elif grouped and len(composition.components) > 1:
-        said.append("scale_rewards: group divides each group by its spread, so that only ratios of weights count")
+        said.append("scale_rewards: group divides each group by its spread, so that only ratios of weights matter")
     return said
 
 
 def _by_group(scale_rewards: Any) -> bool:
-    """Whether TRL divides each group's advantages by their spread."""
+    """Return whether TRL divides each group's advantages by their spread."""
     return str(scale_rewards).lower() in ("group", "true")
 
 
 def check_scaling(scale_rewards: Any, where: str) -> None:
-    """Refuse a `scale_rewards` that TRL would refuse at the first step; true and false are `group` and `none`."""
+    """Refuse a `scale_rewards` that TRL would refuse at the first step. True means `group`, false means `none`."""
     if not isinstance(scale_rewards, bool) and scale_rewards not in SCALINGS:
         raise InputError(f"{where}: scale_rewards: {scale_rewards!r} is unknown; use {', '.join(SCALINGS)}")
 
 
 def refuse_cancelled_weights(composition: Composition, scale_rewards: Any, where: str = "rewards") -> None:
-    """Refuse a reward that pays the same throughout a group where TRL's `scale_rewards` divides that out again."""
+    """Refuse a reward that weighs whole groups if TRL's `scale_rewards` would cancel that weight."""
     for component in composition.components:
         if component.traits.weighs_groups and _by_group(scale_rewards):
             raise InputError(
@@ -298,7 +298,7 @@ def refuse_cancelled_weights(composition: Composition, scale_rewards: Any, where
 
 
 def refuse_missing_columns(composition: Composition, where: str = "rewards") -> None:
-    """Refuse a reward of others that cannot be called without a column which no prompt has."""
+    """Refuse a reward that is not built in and needs a column which no prompt has."""
     for component in composition.components:
         for reward, ours in ((component.reward, component.ours), (component.gate, component.gate_ours)):
             if reward is None or ours:
@@ -314,7 +314,7 @@ def refuse_missing_columns(composition: Composition, where: str = "rewards") -> 
 
 
 def prompt_notes(composition: Composition, prompt: str) -> list[str]:
-    """Say what rewards miss in prompts such as this one, given as text."""
+    """Return what the rewards warn of for prompts like this one, given as text."""
     return [
         f"{component.name}: {note}" for component in composition.components for note in component.traits.notes(prompt)
     ]

@@ -1,9 +1,9 @@
-"""Rewards for the answer: TRL's signature, a batch of completions, dataset columns by keyword, a score or None each.
+"""Rewards for the answer. Each takes a batch of completions and dataset columns, and returns a score or None for each.
 
-None means that the reward cannot judge a completion: its generation failed, or the verifier knows nothing of its item.
-It is never a score of 0. A completion without an answer is the model's own doing and earns the lowest score. What an
-answer is checked against is the verifier's business (`rewards/verifiers.py`): p(a) below is the verifier's probability
-of the label answered, 1 or 0 for a hard label.
+The signature is TRL's. None means that the reward cannot judge a completion: its generation failed, or the verifier
+does not know its item. None is never a score of 0. A completion without an answer earns the lowest score. A verifier
+(`rewards/verifiers.py`) says what an answer is checked against. In the docstrings, p(a) is the verifier's probability
+of the label answered; for a hard label it is 1 or 0.
 """
 
 import math
@@ -48,7 +48,7 @@ def _judge(
     score: Callable[[Answer, Label, tuple[float, float, float]], float],
     no_answer: float,
 ) -> Scores:
-    """Score what was answered; `no_answer` where it is malformed or cut off, None where there is nothing to judge."""
+    """Score each answer; `no_answer` if it is malformed or cut off, None if the completion or its target is missing."""
     scores: Scores = []
     for answer, target in zip(read_answers(completions), targets, strict=True):
         if answer is None or target is None:
@@ -62,10 +62,10 @@ def _judge(
 
 @dataclass(frozen=True)
 class Accuracy(Reward):
-    """Score p(a): 1 for the right label and 0 for a wrong one or none; a probability under a soft verifier.
+    """Score p(a): with labels 1 for the right one and 0 for a wrong one or none; a probability under a soft verifier.
 
-    Range: 0 to 1. Source: rbio's soft verification pays the world model's probability (Istrate et al., 2025); with
-    labels this is the accuracy of DeepSeek-R1 (arXiv 2501.12948).
+    Range: 0 to 1. Source: with labels, the accuracy reward of DeepSeek-R1 (arXiv 2501.12948); with a soft verifier,
+    rbio's soft verification, which pays the world model's probability (Istrate et al., 2025).
 
     Args:
         verifier: what answers are checked against; labels by default.
@@ -83,10 +83,10 @@ class Accuracy(Reward):
         Args:
             completions: B completions, each text, messages, or None.
             label: B true labels, spelt as in `rewards.LABELS`; a soft verifier needs none.
-            **columns: dataset columns of B values: `item_id` for tables; others are not used.
+            **columns: dataset columns of B values. A verifier with a table reads `item_id`; others are ignored.
 
         Returns:
-            B scores; None where the completion is None, or where a soft verifier does not know the item.
+            B scores. A score is None if the completion is None or a soft verifier does not know the item.
 
         Raises:
             InputError: a label is unknown, or there is not one per completion.
@@ -96,14 +96,14 @@ class Accuracy(Reward):
 
 
 class BalancedAccuracy(Reward):
-    """Score a right label by its inverse frequency in training, so that guessing the majority pays no more.
+    """Score p(a) times the weight of the label answered: rare labels weigh more.
 
-    The weight of class c is N / (3 n_c), and the score p(a) times the weight of a: over the training distribution a
-    perfect policy earns 1 on average, and each of the three constant answers earns 1/3 (scikit-learn's
-    `class_weight="balanced"`). Range: 0 to the rarest class's weight.
+    The weight of class c is N / (3 n_c), as in scikit-learn's `class_weight="balanced"`. Over the training distribution
+    a perfect policy earns 1 on average, and each of the three constant answers earns 1/3. Range: 0 to the rarest
+    class's weight.
 
-    GRPO's normalisation by the standard deviation within a group cancels this weight, since a group shares its
-    label: train with `scale_rewards: none` or `batch`.
+    Train with `scale_rewards: none` or `batch`. With `group`, GRPO divides by the standard deviation within a group,
+    which cancels the weight, because the completions of a group share their label.
 
     Args:
         train_counts: how often each label occurs among the training rows; all three above 0.
@@ -141,19 +141,19 @@ class BalancedAccuracy(Reward):
 
 @dataclass(frozen=True)
 class Margin(Reward):
-    """Score p(a) - r(a), r being how often the gene shows each label: pays only for what r does not know.
+    """Score p(a) - r(a), where r(a) is how often the item's gene shows the label: pays for what the rate does not know.
 
-    Whoever knows the gene's rates and nothing else earns 0 on average, whatever the answer: the mean of p(a) over the
-    gene's prompts is r(a). That holds where r is the rate among the prompts and counts the item itself, as `gene_rate`
-    does here (under a soft verifier, a forecast too, it does not count the item). Where a mixed verifier asks its
-    table, r is the mean of what that says of the gene (`rewards.verifiers.gene_means`). It does not hold on the sample
-    that ships, whose rows were chosen so that each gene shows every label. No answer earns -1, the least that a wrong
-    one can. Range: -1 to 1. Source: ours; the advantage of an answer over its gene's base rate, as PerturbQA's per-gene
-    AUROC asks for it (Wu et al., ICLR 2025).
+    A policy that knows only the gene's rates earns 0 on average, whatever it answers, because the mean of p(a) over the
+    gene's prompts is r(a). This needs rates from the same prompts, the item itself included. `gene_rate` is made that
+    way here; under a soft verifier it leaves the item out. If a mixed verifier uses its table, r is the table's mean
+    for the gene (`rewards.verifiers.gene_means`). On the sample that ships the mean is not 0: its rows were chosen so
+    that each gene shows every label. No answer earns -1, the least that a wrong one can. Range: -1 to 1. Source: ours;
+    the advantage of an answer over its gene's base rate, which PerturbQA's per-gene AUROC asks for (Wu et al., ICLR
+    2025).
 
-    The best answer is the label whose probability stands most above its rate, not the likeliest one: alone, this reward
-    serves per-gene AUROC and ruins accuracy. Put `accuracy` beside it; `synthpert rewards check` shows what a policy
-    that knows the neighbours would earn either way.
+    The best answer is the label whose probability is furthest above its rate. It need not be the likeliest label:
+    alone, this reward raises per-gene AUROC and ruins accuracy. Put `accuracy` beside it. `synthpert rewards check`
+    shows what a policy that knows the neighbours earns with either answer.
 
     Args:
         rates: label rates by item among the prompts.
@@ -182,10 +182,10 @@ class Margin(Reward):
 
 @dataclass(frozen=True)
 class Direction(Reward):
-    """Score p(a) / (p_up + p_down) where a gene changes: credit for the direction alone.
+    """Score p(a) / (p_up + p_down): credit for the direction alone.
 
-    None where the label is `not differentially expressed`: there is no direction to judge. An answer of that label, or
-    none, earns 0. Range: 0 to 1. Source: PerturbQA's `dir` task as a reward.
+    The score is None if the true label is `not differentially expressed`, because there is no direction to judge. That
+    label as an answer, or no answer, earns 0. Range: 0 to 1. Source: PerturbQA's `dir` task as a reward.
 
     Args:
         verifier: what answers are checked against; labels by default.
@@ -213,13 +213,13 @@ _SCALE: Final = math.log((1 - _LEAST) / _LEAST)
 
 @dataclass(frozen=True)
 class Confidence(Reward):
-    """Score a right answer and how well its stated confidence q fits, by a proper rule.
+    """Score whether the answer is right, and how well its stated confidence q fits, by a proper scoring rule.
 
-    `brier`: right - (right - q)^2. `log`: right + ln(q if right else 1 - q) / ln(99), q held within 0.01 and 0.99. The
-    first term is needed: a proper score alone pays most for an answer that is surely wrong, stated with confidence 0.
-    With it, stating q = p pays best, and the more the higher p is (for `log` down to p = 0.01, which sets its scale).
-    No answer, or one without `<confidence>`, earns the lowest score. Range: -1 to 1 (`brier`), ln(0.01)/ln(99) to
-    1 + ln(0.99)/ln(99) (`log`). Source: the `brier` rule is that of RLCR (Damani et al., 2025, arXiv 2507.16806).
+    `brier`: right - (right - q)^2. `log`: right + ln(q if right else 1 - q) / ln(99), with q limited to 0.01 to 0.99.
+    Without the first term, an answer that is surely wrong, stated with confidence 0, would earn most. With it, q = p(a)
+    earns most, and a higher p(a) earns more (for `log` down to p(a) = 0.01, which sets its scale). No answer, or one
+    without `<confidence>`, earns the lowest score. Range: -1 to 1 (`brier`), ln(0.01)/ln(99) to 1 + ln(0.99)/ln(99)
+    (`log`). Source: RLCR for `brier` (Damani et al., 2025, arXiv 2507.16806).
 
     Args:
         rule: `brier` or `log`.
@@ -239,16 +239,16 @@ class Confidence(Reward):
 
     @property
     def wants_confidence(self) -> bool:
-        """An answer that states none earns the least there is."""
+        """Always: an answer without a confidence earns the lowest score."""
         return True
 
     def notes(self, prompt: str) -> list[str]:
-        """Say where a prompt does not ask for a confidence."""
+        """Warn if the prompt does not ask for a confidence."""
         if "<confidence>" in prompt:
             return []
         return [
-            "the prompts do not ask for a <confidence>, and an answer without one earns the least there is; first "
-            "train stage one on traces that state it (docs/rewards.md)"
+            "the prompts do not ask for a <confidence>, and an answer without one earns the lowest score; first run "
+            "SFT on traces that state it (docs/rewards.md)"
         ]
 
     @property
@@ -278,9 +278,9 @@ class Confidence(Reward):
 
 @dataclass(frozen=True)
 class Format(Reward):
-    """Score 1 for a completion that the strict parser reads a label from, right or wrong, and 0 for any other.
+    """Score 1 if the strict parser reads a label from the completion, right or wrong, else 0.
 
-    Range: 0 to 1. Source: the format reward of DeepSeek-R1 (arXiv 2501.12948), read by our own parser.
+    Range: 0 to 1. Source: the format reward of DeepSeek-R1 (arXiv 2501.12948), with our own parser.
     """
 
     __name__ = "format"
@@ -297,8 +297,9 @@ class Format(Reward):
 class GradedFormat(Reward):
     """Score the share of four demands met: one think pair, then one answer pair, nothing outside them, a whole label.
 
-    A tag that is there twice meets no demand that it is part of, so that repeating tags never pays. 1 exactly where
-    `Format` is 1. Range: 0, 1/4, 1/2, 3/4, 1. Source: ours, after the partial credit of open-r1's `tag_count_reward`.
+    A tag that occurs twice meets no demand that it is part of, so that repeating tags never pays. The score is 1
+    exactly if that of `Format` is 1. Range: 0, 1/4, 1/2, 3/4, 1. Source: ours, after the partial credit of open-r1's
+    `tag_count_reward`.
     """
 
     __name__ = "graded_format"
@@ -313,7 +314,7 @@ class GradedFormat(Reward):
 
 
 def _grade(text: str) -> float:
-    """The share of demands that a text meets which the strict parser reads no label from: 3/4 at most."""
+    """Return the share of demands met by a text from which the strict parser reads no label: 3/4 at most."""
     at = [text.find(tag) if text.count(tag) == 1 else -1 for tag in TAGS]
     think, answer = 0 <= at[0] < at[1], 0 <= at[2] < at[3]
     in_order = think and answer and at[1] < at[2]

@@ -1,6 +1,6 @@
-"""What an answer is checked against, apart from how it is scored: labels or forecasts.
+"""Verifiers: what an answer is checked against, labels or forecasts. How it is scored is the reward's part.
 
-A verifier of answers returns how probable each label is for each row of a batch; a hard label is a probability of 1.
+A verifier returns the probability of each label for each row of a batch. A hard label has probability 1.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from rewards.batch import column, read_labels
 from rewards.errors import InputError
 from rewards.labels import LABELS, Label
 
-# Probabilities in the order of `LABELS`, or None where a verifier knows nothing.
+# Probabilities in the order of `LABELS`; None if the verifier does not know the item.
 Target: TypeAlias = tuple[float, float, float] | None
 PROBABILITIES: Final = ("p_up", "p_down", "p_none")
 _ONE_HOT: Final[dict[Label, Target]] = {
@@ -26,17 +26,17 @@ INDEX: Final = {label: at for at, label in enumerate(LABELS)}
 
 
 class Verifier(Protocol):
-    """What `hard`, `SoftVerifier` and `MixedVerifier` offer."""
+    """The interface of `hard`, `SoftVerifier` and `MixedVerifier`."""
 
     soft: bool
 
     def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
-        """Return the label probabilities of the n rows of a batch."""
+        """Return the label probabilities of the n rows of a batch, from its columns."""
 
 
 @dataclass(frozen=True)
 class HardVerifier:
-    """PerturbQA's label: probability 1. An unknown or missing label is an `InputError`."""
+    """Give the true label probability 1. An unknown or missing label is an `InputError`."""
 
     soft = False
 
@@ -44,7 +44,7 @@ class HardVerifier:
         """Read the column `label`."""
         given = columns.get("label")
         if given is None:
-            raise InputError("label: the batch has no column 'label', which hard verification needs; add it")
+            raise InputError("label: the batch has no column 'label', which a hard verifier needs; add it")
         return [_ONE_HOT[label] for label in read_labels(given, n)]
 
 
@@ -53,10 +53,10 @@ hard = HardVerifier()
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Label probabilities by item; made by `label_table` or `read_label_table`.
+    """Label probabilities by item. Make one with `label_table` or `read_label_table`.
 
     Attributes:
-        name: of the file or model, for messages.
+        name: the file or model, for messages.
         rows: item id to probabilities in the order of `LABELS`.
     """
 
@@ -72,13 +72,13 @@ def label_table(frame: pd.DataFrame, name: str) -> LabelTable:
     """Make a table from a forecast.
 
     Args:
-        frame: `item_id, p_up, p_down, p_none`, an item once, probabilities that add up to 1 within 0.001, which are
-            then scaled to do so exactly; other columns are left.
-        name: of the file or model, for messages.
+        frame: `item_id, p_up, p_down, p_none`, one row per item. The probabilities of an item must sum to 1 within
+            0.001; they are then scaled to sum to 1. Other columns are ignored.
+        name: the file or model, for messages.
 
     Raises:
-        InputError: there is no row, a column is missing, an item has no id or is there twice, or its probabilities
-            are none.
+        InputError: there is no row, a column is missing, an item has no id or occurs twice, or its probabilities are
+            not three numbers from 0 to 1 that sum to 1.
     """
     for needed in ("item_id", *PROBABILITIES):
         if needed not in frame:
@@ -90,7 +90,7 @@ def label_table(frame: pd.DataFrame, name: str) -> LabelTable:
         raise InputError(f"{name}, row {int(unnamed.argmax())}: no item_id; give each row one, as in rpe1|AARS|CALR")
     ids = frame["item_id"].astype(str)
     if ids.duplicated().any():
-        raise InputError(f"{name}: {ids[ids.duplicated()].iloc[0]} is there twice; give each item one row")
+        raise InputError(f"{name}: {ids[ids.duplicated()].iloc[0]} is there twice; keep one row per item")
     numbers = frame[list(PROBABILITIES)].apply(pd.to_numeric, errors="coerce")  # text becomes NaN
     p_NL = numbers.to_numpy(dtype=float, na_value=float("nan"))
     sum_N = p_NL.sum(axis=1)
@@ -99,7 +99,7 @@ def label_table(frame: pd.DataFrame, name: str) -> LabelTable:
         row = int(wrong.argmax())
         given = ", ".join(str(frame[column].iloc[row]) for column in PROBABILITIES)
         raise InputError(f"{name}, row {row}: {ids.iloc[row]} has probabilities {given}, which are not three numbers "
-                         "from 0 to 1 that add up to 1; mend the table")  # fmt: skip
+                         "from 0 to 1 that add up to 1; correct the table")  # fmt: skip
     p_NL = p_NL.clip(min=0.0)
     p_NL = p_NL / p_NL.sum(axis=1, keepdims=True)
     rows = {item: (p[0], p[1], p[2]) for item, p in zip(ids, p_NL.tolist(), strict=True)}
@@ -123,26 +123,26 @@ def read_label_table(path: Path) -> LabelTable:
 
 @dataclass(frozen=True)
 class SoftVerifier:
-    """A table or model of label probabilities in place of labels (rbio's soft verification, in expectation)."""
+    """Take label probabilities from a table instead of labels. Source: rbio's soft verification, in expectation."""
 
     table: LabelTable
     soft = True
 
     def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
-        """Look up each row's item; None where the table does not know it."""
+        """Look up each row's item; None if the table does not have it."""
         return self.table.targets(columns, n)
 
 
 @dataclass(frozen=True)
 class MixedVerifier:
-    """The label where there is one, a table elsewhere: training on unlabelled pairs.
+    """Take the label if an item has one, else a table's probabilities. It is for training on unlabelled pairs.
 
-    With an empty table it judges labelled pairs alone. A missing label is None, NaN, pandas' NA or an empty text; any
+    With an empty table it judges labelled pairs only. A missing label is None, NaN, pandas' NA or an empty text. Any
     other unknown label is an `InputError`.
     """
 
     table: LabelTable
-    soft = False  # where there is a label, it decides
+    soft = False  # a label decides if there is one
 
     def targets(self, columns: Mapping[str, Any], n: int) -> list[Target]:
         """Read the column `label`, and look up the items without one."""
@@ -157,18 +157,18 @@ class MixedVerifier:
 
 
 def _labels(columns: Mapping[str, Any], n: int) -> tuple[Any, list[bool]]:
-    """The labels of a batch, and which are missing."""
+    """Return the labels of a batch, and which of them are missing."""
     labels = column(columns, "label", n, "mixed verifier")
     return labels, [value is None or value is pd.NA or value == "" or value != value for value in labels]
 
 
 @dataclass(frozen=True)
 class MixedRates:
-    """The rates that `margin` takes off under a mixed verifier: one table's where there is a label, else another's.
+    """The rates that `margin` subtracts under a mixed verifier.
 
     Attributes:
-        labelled: how often the item's gene shows each label among the prompts.
-        elsewhere: what the verifier's table says of the gene on average; see `gene_means`.
+        labelled: for items with a label, how often their gene shows each label among the prompts.
+        elsewhere: for other items, the mean of the verifier's table for the gene; see `gene_means`.
     """
 
     labelled: LabelTable
@@ -182,10 +182,11 @@ class MixedRates:
 
 
 def gene_means(table: LabelTable) -> LabelTable:
-    """Return, for each item of a table, the mean of its gene's probabilities there, in the item's line.
+    """Return, for each item of a table, the mean of the table's probabilities for the item's gene in its cell line.
 
-    Taken off what the table says of an item, it leaves what the table knows beyond the gene: over the gene's items of
-    the table, any one answer earns 0 on average. A gene that the table knows by one item alone leaves nothing.
+    `margin` subtracts this mean from the item's own probabilities. What remains is what the table knows beyond the
+    gene: over the gene's items, any one answer earns 0 on average. If a gene has only one item in the table, nothing
+    remains.
 
     Raises:
         InputError: an item's id is not `line|pert|gene`.
@@ -195,7 +196,10 @@ def gene_means(table: LabelTable) -> LabelTable:
     for item, p in table.rows.items():
         parts = item.split("|")
         if len(parts) != 3:
-            raise InputError(f"{table.name}: the item {item!r} is not line|pert|gene, by which `margin` knows its gene")
+            raise InputError(
+                f"{table.name}: the item {item!r} is not line|pert|gene, from which `margin` reads its gene; "
+                "correct the id"
+            )
         key_of[item] = key = (parts[0], parts[2])
         total = sums.setdefault(key, [0.0, 0.0, 0.0, 0.0])
         for at, value in enumerate((*p, 1.0)):

@@ -147,6 +147,9 @@ def own(name: str) -> dict[str, Any]:
 
 def test_blind_exploits_ignore_the_answer_and_the_others_use_it() -> None:
     assert len(EXPLOITS) == len(BLIND) + len(FORM)
+    page = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    assert f"{len(EXPLOITS)} games" in page and f"{len(BLIND)} of the {len(EXPLOITS)} know nothing" in page
+    assert f"The other {len(FORM)} are right" in page
     one = rows()[0]
     for name, make in BLIND.items():
         assert len({make(one, label) for label in LABELS}) == 1, f"{name} looks at the answer"
@@ -447,6 +450,6 @@ def test_no_writing_earns_more_than_the_honest_text_where_rewards_look_at_form(c
     check = check_rewards(compose(entries, context), rows())
     assert check.failures() == []
     earned = {one.name: one.mean for one in check.earnings}
-    for name in ("no reasoning", "long gibberish", "gene names fifty times", "honest text, 5,000 words", "symbols"):
+    for name in ("no reasoning", "gene names fifty times", "honest text, 5,000 words", "honest text twenty times"):
         assert earned[name] < check.honest - 0.1, name
     assert earned["gibberish"] == pytest.approx(check.honest)  # the check cannot tell it from reasoning
