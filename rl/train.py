@@ -111,6 +111,10 @@ class GRPOArguments:
     prefix_tree: Literal["auto", "on", "off"] = field(
         default="auto", metadata={"help": "a prompt is computed once a micro-batch: auto where it pays, on, or off"}
     )
+    correct_always: bool = field(
+        default=False,
+        metadata={"help": "TRL's correction for vLLM in every batch, not only where sampler and trainer disagree"},
+    )
     unlabelled: str | None = field(default=None, metadata={"help": "CSV or Parquet of pairs without labels to add"})
     held_out_items: int = field(default=0, metadata={"help": "training rows kept apart to watch accuracy on"})
     alarms: Literal["off", "warn", "stop"] = field(default="warn", metadata={"help": "off, warn, or stop at the first"})
@@ -164,6 +168,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
     check_adapter(sft_adapter, base.path)
     check_prompt(ours, sft["prompt"])
     args.use_vllm = choose_engine(ours.rollouts) == "vllm"
+    check_correction(args)
 
     prompts = draw_prompts(ours, args.seed)
     check_batches(args, len(prompts.items))
@@ -193,6 +198,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
         # A resumed run counts the rollouts since its checkpoint, and says from which step that is.
         rollouts={**asdict(trainer.cost), "mode": args.vllm_mode if args.use_vllm else None, "from_step": from_step},
         prefix_tree={"mode": "off"} if trainer.scorer is None else trainer.scorer.facts(),
+        importance_correction=None if trainer.correction is None else trainer.correction.facts(),
         **step_facts(trainer.state),
         alarms=[f"step {alarm.step}: {alarm.kind}: {alarm.message}" for alarm in read_alarms(run.path)],
     )
@@ -210,6 +216,8 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
         raise InputError("chat_template_kwargs: is not taken; stage one and evaluation render prompts without them")
     if args.vllm_server_base_url is not None:
         check_base_url(args.vllm_server_base_url, "vllm_server_base_url")
+    if ours.correct_always and not args.vllm_importance_sampling_correction:
+        raise InputError("correct_always: true, but vllm_importance_sampling_correction: false; remove one of them")
     check_scaling(args.scale_rewards, "configuration" if isinstance(config, Mapping) else str(config))
     if (ours.held_out_items > 0) != (str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"):
         raise InputError(
@@ -261,6 +269,20 @@ def refuse_quantised(model_args: Any, base: Path) -> None:
         raise InputError(
             f"{base}: is a quantised model, and vLLM cannot be sent such a policy's weights; set rollouts: transformers"
         )
+
+
+def check_correction(args: Any) -> None:
+    """Refuse to draw from a part of the tokens where vLLM's log-probabilities are corrected for.
+
+    vLLM's are then those of that part, and the trainer's those of all tokens (TRL 1.16, huggingface/trl#6789).
+    """
+    cut = {"top_p": args.top_p < 1, "top_k": args.top_k > 0, "min_p": bool(args.min_p)}
+    for key, draws_from_a_part in cut.items():
+        if draws_from_a_part and args.use_vllm and args.vllm_importance_sampling_correction:
+            raise InputError(
+                f"{key}: {getattr(args, key)} biases TRL's importance correction for vLLM; remove {key}, or set "
+                "vllm_importance_sampling_correction: false"
+            )
 
 
 @dataclass(frozen=True)
@@ -517,6 +539,7 @@ def make_trainer(
         return (trainer_class or GRPOTrainer)(
             recorder=recorder,
             prefix_tree=ours.prefix_tree,
+            correct_always=ours.correct_always,
             model=policy,
             args=trainer_arguments(args, run),
             train_dataset=prompt_dataset(prompts.items, prompts.messages),

@@ -22,6 +22,7 @@ from trl.trainer.utils import shuffle_sequence_dict
 
 from benchmarks.models.vllm_engine import reload_weights, start_options
 from rewards import completion_text
+from rl.correction import CANARIES, Correction
 from rl.recording import Recorder, batch_facts, totals_of
 from sft.tree_attention import ATTENTION, Scorer
 
@@ -111,20 +112,28 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         recorder: stores the rollouts of training, and says what the log tells of a batch.
         prefix_tree: `auto`, `on` or `off`: whether a prompt is computed once for all completions of a micro-batch
             (see `sft.tree_attention.Scorer`); `off` leaves all to TRL.
+        correct_always: whether TRL's importance correction for vLLM is made in every batch (see `rl.correction`).
         **arguments: of TRL's trainer, but for `reward_funcs`.
 
     Attributes:
         cost: what the rollouts took so far.
         scorer: computes log-probabilities; None where TRL does.
+        correction: says which batches are corrected; None where none are.
     """
 
-    def __init__(self, *, recorder: Recorder, prefix_tree: str = "off", **arguments: Any) -> None:
+    vllm_importance_sampling_correction: bool  # TRL's
+
+    def __init__(
+        self, *, recorder: Recorder, prefix_tree: str = "off", correct_always: bool = True, **arguments: Any
+    ) -> None:
         self.recorder = recorder
         self.cost = RolloutCost("vllm" if arguments["args"].use_vllm else "transformers")
         rewards = [TrainerReward(component, recorder.prefix) for component in recorder.components]
         # It makes its own, and offers no other way in.
         with _replaced(trl_grpo, "VLLMGeneration", Rollouts):
             super().__init__(reward_funcs=rewards, **arguments)
+        corrects = self.use_vllm and self.vllm_importance_sampling_correction
+        self.correction = Correction(correct_always) if corrects else None
         # Which completions of a micro-batch have a gradient, and all old log-probabilities; None: all are computed.
         self._learnt: tuple[Any, Any] | None = None
         self._entropy = 0.0  # mean of the last micro-batch's completions with a gradient
@@ -236,10 +245,38 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         return scores_BF
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
+        training = self.model.training
+        if training and self.correction is not None:
+            # TRL reads it as it takes the batch in and as it computes the losses, which end before the next batch.
+            self.vllm_importance_sampling_correction = self.correction.begin()
         output = super()._generate_and_score_completions(inputs)
-        if self.model.training:
+        if training:
             self.recorder.store(output["advantages"].tolist())
+            if self.correction is not None:
+                self._compare_with_sampler(self.correction, output)
         return output
+
+    def _compare_with_sampler(self, correction: Correction, output: Any) -> None:
+        """Tell by how much sampler and trainer differ in a batch: as TRL logged it, or by a few of its completions."""
+        metrics = self._metrics["train"]
+        if self.vllm_importance_sampling_correction:
+            correction.saw(metrics["sampling/sampling_logp_difference/mean"][-1])
+        elif correction.asks_canaries:
+            few = {name: value[:CANARIES] for name, value in output.items() if value is not None and value.ndim}
+            mask = few["completion_mask"]
+            with torch.no_grad():
+                log_probs, _, _ = self._scores(
+                    self.model,
+                    torch.cat([few["prompt_ids"], few["completion_ids"]], dim=1),
+                    torch.cat([few["prompt_mask"], mask], dim=1),
+                    mask.shape[1],
+                )
+            apart = (log_probs - few["sampling_per_token_logps"]).abs()
+            known = (mask == 1) & ~torch.isnan(apart)
+            mean = apart[known].mean() if known.any() else torch.zeros((), device=apart.device)
+            correction.saw(float(self.accelerator.gather(mean).max()))
+            metrics["sampling/canary_logp_difference"].append(correction.difference)
+        metrics["sampling/corrected"].append(float(self.vllm_importance_sampling_correction))
 
 
 class Rollouts(trl_vllm.VLLMGeneration):  # type: ignore[misc]
