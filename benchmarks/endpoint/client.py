@@ -115,7 +115,7 @@ class _Question:
         """Its `Idempotency-Key`. It changes after an unusable reply: with the same key the server may repeat it."""
         return f"{self.request_id}-{self.useless}" if self.useless else self.request_id
 
-    async def tell(self, event: str, tokens_in: int, tokens_out: int) -> None:
+    async def report(self, event: str, tokens_in: int, tokens_out: int) -> None:
         """Report an event to `note`, if there is one."""
         if self.note is not None:
             await self.note(event, tokens_in, tokens_out)
@@ -162,8 +162,8 @@ class Endpoint:
             )
         self._not_before = 0.0
         self._answers = 0
-        self._let_in = False
-        self._knocking = asyncio.Lock()
+        self._access_checked = False
+        self._access_lock = asyncio.Lock()
         self._ending = asyncio.Event()
         self._failed: set[str] = set()  # questions that failed for good since the server last answered one
         self._down: set[str] = set()  # those of them that failed by 5xx
@@ -227,7 +227,7 @@ class Endpoint:
                 reply = await self._try(question)
             except AttemptError as failure:
                 if failure.refused:
-                    await self._check_let_in(failure.refused)
+                    await self._check_access(failure.refused)
                 if failure.final or question.attempts >= self.settings.attempts:
                     return self._give_up(question, failure)
                 await self._sleep(self._pause(question.tries, failure))
@@ -242,30 +242,30 @@ class Endpoint:
 
     async def _try(self, question: _Question) -> Reply:
         """Send a question once, as soon as it may be sent, and account for its tokens."""
-        await self._turn()
+        await self._wait_for_turn()
         reserved = await self.budget.reserve(question.estimate, self.settings.max_tokens)
         used = (0, 0)
         question.tries += 1
         try:
-            await question.tell("sent", *reserved)
+            await question.report("sent", *reserved)
             reply = await self._attempt(question.messages, question.key, question.estimate, question.extra)
             used = (reply.prompt_tokens, reply.completion_tokens)
             return reply
         except AttemptError as failure:
             used = reserved if failure.charged else (0, 0)
             question.useless += failure.answered
-            await question.tell("failed", *used)
+            await question.report("failed", *used)
             self._note_attempt(question, failure)
             raise
         except (InputError, StoppedError):
-            await question.tell("failed", 0, 0)
+            await question.report("failed", 0, 0)
             raise
         finally:
             await self.budget.settle(reserved, *used)
             question.spent_in += used[0]
             question.spent_out += used[1]
 
-    async def _check_let_in(self, status: int) -> None:
+    async def _check_access(self, status: int) -> None:
         """After a refusal, send a plain question to learn whether the server refuses one question or all.
 
         It is not sent if a question has been answered before, except after a 401: a key may expire within a run. Its
@@ -274,18 +274,18 @@ class Endpoint:
         Raises:
             InputError: the server refuses the plain question too, so the key or the model is wrong.
         """
-        async with self._knocking:
-            if status != 401 and (self._answers or self._let_in):
+        async with self._access_lock:
+            if status != 401 and (self._answers or self._access_checked):
                 return
             plain = _Question(_PLAIN, "plain question", None, {}, len(_PLAIN[0]["content"]), self._answers)
             try:
                 await self._try(plain)
             except AttemptError as failure:
                 if failure.refused:
-                    raise self._turned_away(failure.refused) from None
-            self._let_in = True  # also where the server is busy or broken, which says nothing about the key
+                    raise self._access_error(failure.refused) from None
+            self._access_checked = True  # also where the server is busy or broken, which says nothing about the key
 
-    def _turned_away(self, status: int) -> InputError:
+    def _access_error(self, status: int) -> InputError:
         settings = self.settings
         if status == 404:
             return InputError(
@@ -296,7 +296,7 @@ class Endpoint:
             f"{settings.base_url}: refuses the key (HTTP {status}); set {settings.api_key_env} in the environment"
         )
 
-    def _redirected(self, response: Any, status: int) -> InputError:
+    def _redirection_error(self, response: Any, status: int) -> InputError:
         parts = urlsplit(urljoin(str(response.url), response.headers.get("location", "")))
         place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
         place = self.redact(place.removesuffix("/").removesuffix("/chat/completions"))
@@ -304,7 +304,7 @@ class Endpoint:
             f"{self.settings.base_url}: redirects to {place} (HTTP {status}); set base_url to that address"
         )
 
-    async def _turn(self) -> None:
+    async def _wait_for_turn(self) -> None:
         """Wait until the time that the server asked any question to wait for."""
         while (wait := self._not_before - time.monotonic()) > 0 and not self._ending.is_set():
             await self._sleep(wait)
@@ -397,7 +397,7 @@ class Endpoint:
         settings = self.settings
         match error:
             case openai.AuthenticationError() if not self._answers:
-                raise self._turned_away(error.status_code) from None
+                raise self._access_error(error.status_code) from None
             case openai.AuthenticationError() | openai.PermissionDeniedError() | openai.NotFoundError():
                 status = error.status_code
                 raise AttemptError(
@@ -418,7 +418,7 @@ class Endpoint:
     def _refused(self, error: Any) -> NoReturn:
         status = int(error.status_code)
         if 300 <= status < 400:
-            raise self._redirected(error.response, status) from None
+            raise self._redirection_error(error.response, status) from None
         wait = retry_after(error.response.headers)
         if status == 429:
             if getattr(error, "code", None) in _QUOTA:

@@ -196,13 +196,13 @@ def read_imported(
     if training_seed and any("seed" in table for table in read):
         raise InputError(f"training_seed: {training_seed}, but the files have seeds of their own; leave it out")
     parts = [_match(table, corpus) for table in read]
-    told = [_tell(part.rows, labels or {}) for part in parts]
+    parsed = [_parse_rows(part.rows, labels or {}) for part in parts]
     if not any(len(part.rows) for part in parts):
         first = next(part.unmatched["reason"].iloc[0] for part in parts if len(part.unmatched))
         raise InputError(f"{files[0]}: no row matches a test item ({first}); check the columns and the split")
-    _refuse_unused(parts, told, labels or {})
-    _refuse_other_kinds(files, told)
-    frames = [_frame(part, one, training_seed) for part, one in zip(parts, told, strict=True)]
+    _refuse_unused(parts, parsed, labels or {})
+    _refuse_other_kinds(files, parsed)
+    frames = [_frame(part, one, training_seed) for part, one in zip(parts, parsed, strict=True)]
     frame = pd.concat(frames, ignore_index=True)
     rows = pd.concat([part.rows[["file", "row"]] for part in parts], ignore_index=True)
     _refuse(
@@ -210,9 +210,9 @@ def read_imported(
         frame.duplicated(["item_id", "sample", "seed"]),
         "an earlier row has this item, sample and seed; remove one, or number the samples in `sample`",
     )
-    tasks = tuple(task for task in TASKS if all(task in one.tasks for one in told))
+    tasks = tuple(task for task in TASKS if all(task in one.tasks for one in parsed))
     unmatched = pd.concat([part.unmatched for part in parts], ignore_index=True)
-    return Imported(frame[COLUMNS], tasks, unmatched, parts[0].n_asked - frame["item_id"].nunique())
+    return Imported(frame[COLUMNS], tasks, unmatched, parts[0].n_items - frame["item_id"].nunique())
 
 
 @dataclass(frozen=True)
@@ -223,17 +223,17 @@ class _Matched:
         rows: N rows under our names.
         items: (N,) the items.
         unmatched: the other rows, with reasons.
-        n_asked: number of test items of the file's tasks.
+        n_items: number of test items of the file's tasks.
     """
 
     rows: pd.DataFrame
     items: pd.DataFrame
     unmatched: pd.DataFrame
-    n_asked: int
+    n_items: int
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Parsed:
     """The answers, scores and texts of a file's rows.
 
     Attributes:
@@ -259,12 +259,13 @@ def _match(table: pd.DataFrame, corpus: Corpus) -> _Matched:
     reasons = _reasons(table, corpus, direction_only=direction_only)
     unmatched = table.loc[reasons != "", ["file", "row", *KEYS]].assign(reason=reasons[reasons != ""])
     rows = table[reasons == ""].reset_index(drop=True)
-    asked = corpus.test[corpus.test["label"].astype("str") != str(Label.NONE)] if direction_only else corpus.test
-    items = asked.iloc[pd.Index(asked["item_id"]).get_indexer(pd.Index(_item_ids(rows)))].reset_index(drop=True)
-    return _Matched(rows, items, unmatched, len(asked))
+    candidates = corpus.test[corpus.test["label"].astype("str") != str(Label.NONE)] if direction_only else corpus.test
+    at = pd.Index(candidates["item_id"]).get_indexer(pd.Index(_item_ids(rows)))
+    items = candidates.iloc[at].reset_index(drop=True)
+    return _Matched(rows, items, unmatched, len(candidates))
 
 
-def _tell(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Told:
+def _parse_rows(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Parsed:
     """Read answers, scores, texts and errors of a file's rows."""
     texts = _completions(rows)
     failed = _failures(rows)
@@ -274,53 +275,53 @@ def _tell(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Told:
     tasks = _directed(rows, answer, kinds, likeliest)
     status[[value is not None for value in answer]] = str(Status.ANSWERED)
     status[failed] = str(Status.ERROR)
-    untold = answer == CHANGES
-    answer[untold] = str(Label.UP)  # stands for a change; its direction is never scored
+    undirected = answer == CHANGES
+    answer[undirected] = str(Label.UP)  # stands for a change; its direction is never scored
     is_open = kinds is None and not any(one not in (None, str(Label.NONE)) for one in answer)
     kind = None if is_open else tasks
-    if untold.any() and "three_class" in tasks:
+    if undirected.any() and "three_class" in tasks:
         tasks = tuple(task for task in tasks if task != "three_class")
     prob[status != str(Status.ANSWERED)] = np.nan
-    return _Told((kind, kinds is not None), tasks, prob, answer, status, texts)
+    return _Parsed((kind, kinds is not None), tasks, prob, answer, status, texts)
 
 
-def _frame(part: _Matched, told: _Told, training_seed: int) -> pd.DataFrame:
+def _frame(part: _Matched, parsed: _Parsed, training_seed: int) -> pd.DataFrame:
     frame = pd.DataFrame({key: part.items[key].astype("str") for key in ("item_id", *KEYS, "label")})
     for key, default, most in (("sample", 0, 2**31 - 1), ("seed", training_seed, 2**63 - 1)):
         frame[key] = _whole_numbers(part.rows, key, default, most)
-    frame["completion"] = told.texts
-    frame["answer"], frame["status"] = told.answer, told.status
+    frame["completion"] = parsed.texts
+    frame["answer"], frame["status"] = parsed.answer, parsed.status
     for at, key in enumerate(PROBABILITIES):
-        frame[key] = told.prob[:, at]
+        frame[key] = parsed.prob[:, at]
     frame["completion_tokens"] = 0
-    frame["finish_reason"] = np.where(told.status == str(Status.ERROR), "error", "imported")
+    frame["finish_reason"] = np.where(parsed.status == str(Status.ERROR), "error", "imported")
     return frame
 
 
-def _refuse_unused(parts: Sequence[_Matched], told: Sequence[_Told], labels: Mapping[str, str]) -> None:
+def _refuse_unused(parts: Sequence[_Matched], parsed: Sequence[_Parsed], labels: Mapping[str, str]) -> None:
     """Refuse an entry of `labels` that no row has, since it may be misspelt; a word for no answer may be absent."""
-    there = {as_word(text) for part in parts for text in _texts(part.rows, "answer") if text is not None}
-    texts = [text for one in told for text in one.texts if text is not None] if labels else []
-    there.update(as_word(split_confidence(said)[0]) for text in texts for said in tagged_answers(text))
+    used = {as_word(text) for part in parts for text in _texts(part.rows, "answer") if text is not None}
+    texts = [text for one in parsed for text in one.texts if text is not None] if labels else []
+    used.update(as_word(split_confidence(answer)[0]) for text in texts for answer in tagged_answers(text))
     for theirs, ours in labels.items():
-        if ours != NO_ANSWER and as_word(theirs) not in there:
+        if ours != NO_ANSWER and as_word(theirs) not in used:
             raise InputError(
                 f"--label {theirs}={ours}: no row has {theirs!r} as its answer; correct it, or leave it out"
             )
 
 
-def _refuse_other_kinds(files: Sequence[str], told: Sequence[_Told]) -> None:
+def _refuse_other_kinds(files: Sequence[str], parsed: Sequence[_Parsed]) -> None:
     """Refuse files of one system with different kinds of answers: tasks that one file lacks would count against it."""
-    pairs = list(zip(files, told, strict=True))
-    known, like = next(((file, one.kind) for file, one in pairs if one.kind[0] is not None), (files[0], told[0].kind))
+    pairs = list(zip(files, parsed, strict=True))
+    known, like = next(((file, one.kind) for file, one in pairs if one.kind[0] is not None), (files[0], parsed[0].kind))
     for file, one in pairs:
         tasks, scored = one.kind
         if scored != like[1] or tasks not in (None, like[0]):
-            said = [
+            descriptions = [
                 f"{name} tells {' and '.join(kind[0] or TASKS)} by {'scores' if kind[1] else 'answers'}"
                 for name, kind in ((file, one.kind), (known, like))
             ]
-            raise InputError(f"{', while '.join(said)}; import them separately, or join them by item")
+            raise InputError(f"{', while '.join(descriptions)}; import them separately, or join them by item")
 
 
 def _sources(files: Sequence[str]) -> list[tuple[str | None, Path]]:
@@ -479,9 +480,9 @@ def _given_answers(table: pd.DataFrame, meaning: Mapping[str, str]) -> tuple[npt
     if unknown.any():
         text = str(texts[unknown][0])[:60]
         _refuse(table, unknown, f"answer {text!r} is no label; say what it means: --label '{text}=LABEL'")
-    said = [None if text is None else meaning[as_word(text)] for text in texts]
-    return _objects([None if one == NO_ANSWER else one for one in said]), np.array(
-        [one is not None for one in said], dtype=bool
+    meanings = [None if text is None else meaning[as_word(text)] for text in texts]
+    return _objects([None if one == NO_ANSWER else one for one in meanings]), np.array(
+        [one is not None for one in meanings], dtype=bool
     )
 
 
@@ -497,8 +498,8 @@ def _parsed_answers(texts: npt.NDArray[Any], words: Mapping[str, str]) -> tuple[
         if len(between) == 1:
             word = split_confidence(between[0])[0]
             label = exact_label(word)
-            said = words.get(as_word(word)) if label is None else str(label)
-            answer[at] = None if said == NO_ANSWER else said
+            meaning = words.get(as_word(word)) if label is None else str(label)
+            answer[at] = None if meaning == NO_ANSWER else meaning
         if text is not None and parse_answer(text).status is Status.INCOMPLETE:
             status[at] = str(Status.INCOMPLETE)
     return answer, status

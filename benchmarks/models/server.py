@@ -101,9 +101,9 @@ class OpenAIEngine:
         self._settings = EndpointSettings(
             base_url, str(model), api_key_env, max_tokens_key=max_tokens_key, attempts=_ATTEMPTS
         )
-        # Over all batches: whether a reply gave probabilities, why the last ones did not, and warnings already given.
-        self._told = False
-        self._untold: list[str] = []
+        # Over all batches: whether a reply gave probabilities, why others did not, and the warnings given.
+        self._had_logprobs = False
+        self._logprob_errors: list[str] = []
         self._warned: set[str] = set()
 
     def prompt_tokens(self, messages: Sequence[Message]) -> None:
@@ -177,11 +177,11 @@ class OpenAIEngine:
         try:
             found = self._read_probabilities(reply)
         except _LogprobsError as error:
-            self._untold.append(str(error))
-            if len(self._untold) >= _IN_FLIGHT:
+            self._logprob_errors.append(str(error))
+            if len(self._logprob_errors) >= _IN_FLIGHT:
                 self._check_logprobs()
             return None
-        self._told = True
+        self._had_logprobs = True
         return found
 
     def _read_probabilities(self, reply: Reply) -> Probabilities | None:
@@ -216,11 +216,11 @@ class OpenAIEngine:
 
     def _check_logprobs(self) -> None:
         """Stop if no reply that names a label had probabilities; warn if only some had."""
-        if self._untold and not self._told:
-            raise InputError(f"{self._settings.base_url}: {self._untold[0]}; set scores: votes")
-        for reason in self._untold:
+        if self._logprob_errors and not self._had_logprobs:
+            raise InputError(f"{self._settings.base_url}: {self._logprob_errors[0]}; set scores: votes")
+        for reason in self._logprob_errors:
             self._warn(f"{reason} for some replies; their labels count without probabilities")
-        self._untold.clear()
+        self._logprob_errors.clear()
 
     def _warn(self, words: str) -> None:
         if words not in self._warned:
