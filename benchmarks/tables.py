@@ -136,13 +136,13 @@ def numbers(column: pd.Series) -> npt.NDArray[np.float64]:
     return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def as_word(text: str) -> str:
+def normalize_word(text: str) -> str:
     """Return a text in the form used to compare words: letter case and white space within it do not matter."""
     return " ".join(plain_space(text).casefold().split())
 
 
 def label_words(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the meaning of each word (as `as_word` gives it): those in `labels`, and our own labels.
+    """Return the meaning of each word (as `normalize_word` gives it): those in `labels`, and our own labels.
 
     Args:
         labels: from words in a file to their meanings.
@@ -152,10 +152,10 @@ def label_words(labels: Mapping[str, str]) -> dict[str, str]:
     """
     meaning = {str(label): str(label) for label in LABELS}
     for theirs, ours in labels.items():
-        if meaning.setdefault(as_word(theirs), ours) != ours:
+        if meaning.setdefault(normalize_word(theirs), ours) != ours:
             raise InputError(
-                f"--label {theirs}={ours}: {theirs!r} means {meaning[as_word(theirs)]!r} already (letter case does not "
-                "tell words apart); rename one of them in the file"
+                f"--label {theirs}={ours}: {theirs!r} means {meaning[normalize_word(theirs)]!r} already (letter case "
+                "does not tell words apart); rename one of them in the file"
             )
     return meaning
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.config import parse_config, read_yaml, resolved
-from benchmarks.evaluation.run import EvalArguments, settle
+from benchmarks.evaluation.run import EvalArguments, with_run_dtype
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import check_keys, from_keys, key_fields, to_keys
 from benchmarks.runs import MANIFEST, open_run, read_manifest
@@ -294,7 +294,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
                 config = made_with(*parse_config(stage.config, words, (TraceArguments, EndpointArguments)))
             elif stage.kind == "eval":
                 (arguments,) = parse_config(stage.config, words, (EvalArguments,))
-                config = to_keys(settle(arguments))
+                config = to_keys(with_run_dtype(arguments))
             elif stage.kind == "sft":
                 config = resolved(*read_sft(stage.config, words))
             else:

@@ -11,10 +11,10 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from benchmarks.chat import Message, encode_prompt, prefilled_think, refuse_control_tokens, render_prompt
-from benchmarks.config import ConfigSource, Idle, parse_stage, resolved
+from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, asked_of, build_prompts, prompt_of
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, prompt_config_of
 from benchmarks.keys import to_keys
 from benchmarks.models.folders import (
     TRAINED_ITEMS,
@@ -49,7 +49,7 @@ from rl.rollout_files import drop_rollouts_after, rolled_out
 from rl.unlabelled import check_verifiers, read_unlabelled
 from sft.training import (
     ADAPTER,
-    IDLE,
+    IGNORED_KEYS,
     check_mergeable,
     checkpoint_step,
     find_base,
@@ -69,7 +69,7 @@ _logger = logging.getLogger("synthpert.train")
 _ADAPTER: Final = "stage two goes on with the SFT adapter as it is"
 _NO_SYNC: Final = "the SFT adapter stays the reference"
 # Further keys of TRL 1.16 and transformers 5.17 that stage two does not read.
-_IDLE: Final[Idle] = {
+_IGNORED_KEYS: Final[IgnoredKeys] = {
     "lora_r": (16, _ADAPTER),
     "lora_alpha": (32, _ADAPTER),
     "lora_dropout": (0.05, _ADAPTER),
@@ -209,7 +209,9 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
     """Return a configuration of stage two as GRPOArguments, GRPOConfig and ModelConfig, or refuse it; see `train`."""
     from trl import GRPOConfig
 
-    ours, args, model_args = parse_stage(config, overrides, GRPOArguments, GRPOConfig, {**IDLE, **_IDLE})
+    ours, args, model_args = parse_stage(
+        config, overrides, GRPOArguments, GRPOConfig, {**IGNORED_KEYS, **_IGNORED_KEYS}
+    )
     if model_args.use_peft:
         raise InputError("use_peft: stage two goes on with the SFT adapter as it is; remove use_peft and the lora keys")
     if args.chat_template_kwargs:
@@ -233,7 +235,7 @@ def check_prompt(ours: GRPOArguments, before: Mapping[str, Any]) -> None:
         ours: the configuration.
         before: what stage one's manifest says of the prompts of its traces.
     """
-    found = prompt_of(before)
+    found = prompt_config_of(before)
     made = {**before, **({} if found is None else to_keys(found))}
     for key, value in {**to_keys(ours.prompt), "split": ours.split}.items():
         if made.get(key) != value:
@@ -384,7 +386,7 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
     if not listed.is_file():
         raise InputError(f"{listed}: no such file; stage two must leave out the SFT rows, so run stage one again")
     used = set(listed.read_text(encoding="utf-8").split("\n"))
-    left = asked_of(corpus.train[~corpus.train["item_id"].isin(used)], ours.prompt)
+    left = items_for_prompt(corpus.train[~corpus.train["item_id"].isin(used)], ours.prompt)
     if left.empty:
         raise InputError("train_items: no training row is left after the SFT rows; use fewer traces in stage one")
     if ours.held_out_items == 0:

@@ -21,7 +21,7 @@ from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.files import disk_errors, file_sha256
 from benchmarks.messages import MessageError, looks_like_messages, read_last_reply, read_messages, read_thinking
 from benchmarks.screens.schema import CELL_LINES
-from benchmarks.tables import KINDS, BrokenRow, Row, as_word, check_kind, iter_rows, label_words
+from benchmarks.tables import KINDS, BrokenRow, Row, check_kind, iter_rows, label_words, normalize_word
 from rewards import LABELS, InputError, parse_answer
 from sft.teacher.critic import GIVEN, VERDICTS
 from sft.teacher.outcomes import Outcomes, write_manifest
@@ -208,7 +208,7 @@ def _check_effect(
 def _refuse_unused(labels: Mapping[str, str], reader: "_Reader") -> Iterator[Trace]:
     """Yield nothing. Raise, after the last row, if no row has the word of a `--label`."""
     for theirs, ours in labels.items():
-        if as_word(theirs) not in reader.words:
+        if normalize_word(theirs) not in reader.words:
             raise InputError(f"--label {theirs}={ours}: no row has it as a label or an answer; leave it out")
     yield from ()
 
@@ -291,7 +291,9 @@ class _Reader:
     def trace(self, row: int, record: Mapping[str, Any]) -> Trace:
         """Return the trace of a row, or raise the reason why there is none."""
         said = (self._value(record, column) for column in ("label", "answer"))
-        self.words.update(word for one in said if isinstance(one, str) and (word := as_word(one)) in self._labels)
+        self.words.update(
+            word for one in said if isinstance(one, str) and (word := normalize_word(one)) in self._labels
+        )
         pert, gene = self._symbol(record, "pert"), self._symbol(record, "gene")
         line = self._symbol(record, "cell_line").lower()
         if line not in CELL_LINES:
@@ -367,7 +369,7 @@ class _Reader:
 
     def _label_in(self, record: Mapping[str, Any], column: str) -> str | None:
         value = self._value(record, column)
-        if isinstance(value, str) and (ours := self._labels.get(as_word(value))):
+        if isinstance(value, str) and (ours := self._labels.get(normalize_word(value))):
             return ours
         text = self._text(record, column)
         if text is None:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from benchmarks.chat import Message
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.evidence.prompts import PromptConfig, asked_of
+from benchmarks.evidence.prompts import PromptConfig, items_for_prompt
 from benchmarks.files import whole_file
 from rewards import LABELS, Answer, InputError, as_label, parse_answer
 
@@ -51,7 +51,7 @@ class Trace:
 
 def prompt_protocol(prompt: PromptConfig, corpus: Corpus) -> dict[str, Any]:
     """Return the protocol of traces with our prompts: its settings, labels, split and training items."""
-    n = len(asked_of(corpus.train, prompt))
+    n = len(items_for_prompt(corpus.train, prompt))
     return {**prompt.facts(), "split": corpus.split, "data": corpus.digest, "train_items": n}
 
 

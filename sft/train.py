@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.config import ConfigSource, Idle, parse_stage, resolved
+from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
 from benchmarks.files import file_sha256, write_text
 from benchmarks.models.folders import ModelFolder, adapter_sha256
 from benchmarks.progress import Progress
@@ -27,7 +27,7 @@ from sft.gate import GateResult, run_gate
 from sft.traces import Trace, read_traces
 from sft.training import (
     ADAPTER,
-    IDLE,
+    IGNORED_KEYS,
     check_mergeable,
     find_base,
     learn,
@@ -42,7 +42,7 @@ from sft.training import (
 _NO_EVALUATION: Final = "stage one has no rows apart to evaluate on"
 _TOKENISED: Final = "traces are tokenised as they are read, with the tokenizer's own end of turn"
 # Further keys of TRL 1.16 and transformers 5.17 that stage one does not read.
-_IDLE: Final[Idle] = {
+_IGNORED_KEYS: Final[IgnoredKeys] = {
     "eval_strategy": ("no", _NO_EVALUATION),
     "eval_steps": (None, _NO_EVALUATION),
     "eval_delay": (0, _NO_EVALUATION),
@@ -258,7 +258,7 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
     """Return a configuration of stage one as SFTArguments, SFTConfig and ModelConfig, or refuse it; see `train`."""
     from trl import SFTConfig
 
-    ours, args, model_args = parse_stage(config, overrides, SFTArguments, SFTConfig, {**IDLE, **_IDLE})
+    ours, args, model_args = parse_stage(config, overrides, SFTArguments, SFTConfig, {**IGNORED_KEYS, **_IGNORED_KEYS})
     if not model_args.use_peft:
         raise InputError("use_peft: must be true; stage one trains a LoRA adapter, which stage two starts from")
     if args.max_length is None:

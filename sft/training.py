@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chat import THINK, open_tokenizer, render_prompt
-from benchmarks.config import Idle
+from benchmarks.config import IgnoredKeys
 from benchmarks.files import disk_errors, write_text
 from benchmarks.machine import use_cpu_well
 from benchmarks.models.folders import (
@@ -31,7 +31,7 @@ LOG: Final = "log.jsonl"
 _CHECKPOINT: Final = re.compile(r"checkpoint-[0-9]+")  # as the trainer calls it, and no copy of one
 _NO_METRICS: Final = "nothing is computed from a trainer's predictions"
 # Keys of TRL 1.16 and transformers 5.17 that neither stage reads.
-IDLE: Final[Idle] = {
+IGNORED_KEYS: Final[IgnoredKeys] = {
     "resume_from_checkpoint": (None, "a run goes on from its own last checkpoint by itself"),
     "model_init_kwargs": (None, "model_revision, dtype and attn_implementation say how the model is loaded"),
     "do_train": (False, "a stage trains"),

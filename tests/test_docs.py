@@ -192,7 +192,7 @@ def missing_in(text: str, page: Path) -> Iterator[str]:
         if not any(REPO.glob(path.rstrip("/"))):
             yield path
     for name in MODULE.findall(text):
-        if not is_there(name):
+        if not exists(name):
             yield name
     if page.suffix == ".md":
         for link in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
@@ -200,7 +200,7 @@ def missing_in(text: str, page: Path) -> Iterator[str]:
                 yield link
 
 
-def is_there(name: str) -> bool:
+def exists(name: str) -> bool:
     """Whether a dotted name is a module of ours, or something in one.
 
     Packages are imported. Modules are read from their source, because some import torch and TRL, which takes seconds.

@@ -13,7 +13,7 @@ import pandas as pd
 from benchmarks.chat import Message
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, PredictionLog
 from benchmarks.evaluation.protocol import Protocol
-from benchmarks.evidence.prompts import asked_of
+from benchmarks.evidence.prompts import items_for_prompt
 from benchmarks.models.engines import Engine, Generation, Request
 from benchmarks.models.generation import Written
 from benchmarks.runs import package_versions
@@ -171,7 +171,7 @@ def _check_items(items: pd.DataFrame, messages: Sequence[Sequence[Message]], pro
         raise InputError(f"items: {items['item_id'][twice].iloc[0]} occurs twice; remove one of its rows")
     if chunk < 1:
         raise InputError(f"chunk: is {chunk}; it must be at least 1")
-    unasked = items[~items["item_id"].isin(asked_of(items, protocol.prompt)["item_id"])]
+    unasked = items[~items["item_id"].isin(items_for_prompt(items, protocol.prompt)["item_id"])]
     if len(unasked):
         raise InputError(
             f"items: {unasked['item_id'].iloc[0]} is {unasked['label'].iloc[0]}, which template: "

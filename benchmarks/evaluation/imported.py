@@ -17,7 +17,7 @@ from benchmarks.files import check_folder, file_sha256, write_text
 from benchmarks.messages import MessageError, looks_like_messages, read_last_reply
 from benchmarks.runs import open_run
 from benchmarks.screens.schema import CELL_LINES
-from benchmarks.tables import as_word, label_words, numbers, read_table
+from benchmarks.tables import label_words, normalize_word, numbers, read_table
 from rewards import LABELS, InputError, Label, Status, parse_answer
 from rewards.answer import exact_label, is_missing, split_confidence, tagged_answers
 
@@ -300,11 +300,11 @@ def _frame(part: _Matched, parsed: _Parsed, training_seed: int) -> pd.DataFrame:
 
 def _refuse_unused(parts: Sequence[_Matched], parsed: Sequence[_Parsed], labels: Mapping[str, str]) -> None:
     """Refuse an entry of `labels` that no row has, since it may be misspelt; a word for no answer may be absent."""
-    used = {as_word(text) for part in parts for text in _texts(part.rows, "answer") if text is not None}
+    used = {normalize_word(text) for part in parts for text in _texts(part.rows, "answer") if text is not None}
     texts = [text for one in parsed for text in one.texts if text is not None] if labels else []
-    used.update(as_word(split_confidence(answer)[0]) for text in texts for answer in tagged_answers(text))
+    used.update(normalize_word(split_confidence(answer)[0]) for text in texts for answer in tagged_answers(text))
     for theirs, ours in labels.items():
-        if ours != NO_ANSWER and as_word(theirs) not in used:
+        if ours != NO_ANSWER and normalize_word(theirs) not in used:
             raise InputError(
                 f"--label {theirs}={ours}: no row has {theirs!r} as its answer; correct it, or leave it out"
             )
@@ -463,7 +463,7 @@ def _answers(
     its completion. In joined files, rows may have different ones.
     """
     meaning = _meaning(labels)
-    answer, status = _parsed_answers(texts, {as_word(theirs): ours for theirs, ours in labels.items()})
+    answer, status = _parsed_answers(texts, {normalize_word(theirs): ours for theirs, ours in labels.items()})
     scored = np.array([one is not None for one in likeliest], dtype=bool)
     answer[scored] = likeliest[scored]
     if "answer" in table:
@@ -476,11 +476,11 @@ def _answers(
 def _given_answers(table: pd.DataFrame, meaning: Mapping[str, str]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """(N,) the meaning of the column `answer`, None for no answer; and (N,) whether the column is filled."""
     texts = _texts(table, "answer")
-    unknown = np.array([text is not None and as_word(text) not in meaning for text in texts], dtype=bool)
+    unknown = np.array([text is not None and normalize_word(text) not in meaning for text in texts], dtype=bool)
     if unknown.any():
         text = str(texts[unknown][0])[:60]
         _refuse(table, unknown, f"answer {text!r} is no label; say what it means: --label '{text}=LABEL'")
-    meanings = [None if text is None else meaning[as_word(text)] for text in texts]
+    meanings = [None if text is None else meaning[normalize_word(text)] for text in texts]
     return _objects([None if one == NO_ANSWER else one for one in meanings]), np.array(
         [one is not None for one in meanings], dtype=bool
     )
@@ -498,7 +498,7 @@ def _parsed_answers(texts: npt.NDArray[Any], words: Mapping[str, str]) -> tuple[
         if len(between) == 1:
             word = split_confidence(between[0])[0]
             label = exact_label(word)
-            meaning = words.get(as_word(word)) if label is None else str(label)
+            meaning = words.get(normalize_word(word)) if label is None else str(label)
             answer[at] = None if meaning == NO_ANSWER else meaning
         if text is not None and parse_answer(text).status is Status.INCOMPLETE:
             status[at] = str(Status.INCOMPLETE)

@@ -13,12 +13,12 @@ from benchmarks.evaluation.evaluate import evaluate
 from benchmarks.evaluation.predictions import read_facts, read_predictions
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
-from benchmarks.evidence.prompts import asked_of, build_prompts
+from benchmarks.evidence.prompts import build_prompts, items_for_prompt
 from benchmarks.keys import to_keys
 from benchmarks.models.engines import check_engine, engine_names, open_engine, takes
 from benchmarks.models.folders import adapter_sha256, read_trained_items, resolve_model
 from benchmarks.progress import Progress
-from benchmarks.runs import open_run, settle_dtype
+from benchmarks.runs import open_run, run_dtype
 from benchmarks.screens.schema import CELL_LINES
 from rewards import InputError
 
@@ -94,7 +94,7 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
     inputs = {} if adapter is None else {"adapter": adapter_sha256(adapter)}
     if args.engine != "openai" and Path(args.model).is_dir():
         inputs |= resolve_model(args.model, args.revision).inputs("model")
-    args = settle(args)
+    args = with_run_dtype(args)
     run = open_run(Path(args.output_dir), "eval", to_keys(args), inputs)
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path
@@ -141,11 +141,11 @@ def show_writing(progress: Progress) -> Callable[[float, int, int], None]:
     return show
 
 
-def settle(args: EvalArguments) -> EvalArguments:
+def with_run_dtype(args: EvalArguments) -> EvalArguments:
     """Return the arguments with `dtype: auto` replaced by the type used in this run; a server chooses its own."""
     if args.engine != "auto" and not takes(args.engine, "dtype"):
         return args
-    return replace(args, dtype=settle_dtype(args.dtype, Path(args.output_dir)))
+    return replace(args, dtype=run_dtype(args.dtype, Path(args.output_dir)))
 
 
 def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
@@ -176,7 +176,7 @@ def select_test_items(corpus: Corpus, protocol: Protocol) -> pd.DataFrame:
     Raises:
         InputError: there are none.
     """
-    test = asked_of(corpus.test, protocol.prompt)
+    test = items_for_prompt(corpus.test, protocol.prompt)
     if protocol.items:
         lines = [test[test["cell_line"] == line] for line in CELL_LINES if (test["cell_line"] == line).any()]
         drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=False) for rows in lines]

@@ -75,7 +75,7 @@ class PromptConfig:
         return {"template": self.template, "template_version": VERSION} | to_keys(self)
 
 
-def prompt_of(facts: Mapping[str, Any]) -> PromptConfig | None:
+def prompt_config_of(facts: Mapping[str, Any]) -> PromptConfig | None:
     """Return the prompt that stored facts describe; None where they describe no prompt of this package."""
     if "template" not in facts:
         return None
@@ -87,7 +87,7 @@ def prompt_of(facts: Mapping[str, Any]) -> PromptConfig | None:
     return found
 
 
-def asked_of(items: pd.DataFrame, config: PromptConfig) -> pd.DataFrame:
+def items_for_prompt(items: pd.DataFrame, config: PromptConfig) -> pd.DataFrame:
     """Return the items that suit a prompt: `direction` leaves out unchanged items, which it has no label for."""
     return items if config.template != "direction" else items[items["label"].astype("str") != str(Label.NONE)]
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts, prompt_of
+from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts, prompt_config_of
 from rewards import CheckError, InputError, parse_answer
 from sft.audit.quotations import QuotationFinder
 from sft.traces import Trace, learnt_text, treats_as_given
@@ -199,7 +199,7 @@ def _our_prompt(protocol: dict[str, Any], corpus: Corpus) -> PromptConfig | None
     """Return how a prompt was made, None if not by our template from these labels."""
     if protocol.get("template_version") != VERSION or protocol.get("data") != corpus.digest:
         return None
-    return prompt_of(protocol)
+    return prompt_config_of(protocol)
 
 
 def _differing(digests: dict[str, bytes], corpus: Corpus, config: PromptConfig) -> Iterator[tuple[str, bool]]:

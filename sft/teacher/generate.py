@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from benchmarks.evidence.corpus import draw_items, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, asked_of, build_prompts
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt
 from benchmarks.files import disk_errors, write_text
 from benchmarks.keys import to_keys
 from benchmarks.runs import read_stored
@@ -59,7 +59,7 @@ def generate_traces(
     path = Path(args.output)
     _check(args, path, offline=remote is None)
     corpus = open_corpus(args.data, args.split)
-    items = draw_items(asked_of(corpus.train, args.prompt), args.rows, seed=args.seed, balance=args.balance)
+    items = draw_items(items_for_prompt(corpus.train, args.prompt), args.rows, seed=args.seed, balance=args.balance)
     if remote is not None:
         prompts, protocol = build_prompts(items, corpus, args.prompt), prompt_protocol(args.prompt, corpus)
         work = Work(items, prompts, protocol, made_with(args, remote))

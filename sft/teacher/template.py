@@ -14,7 +14,7 @@ from typing import Final
 import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.evidence.prompts import PromptConfig, asked_of, build_prompts, rate_words
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, rate_words
 from rewards import InputError, Label
 from sft.teacher.questions import check_items
 from sft.traces import Trace, prompt_protocol
@@ -98,7 +98,7 @@ def _check_prompt(items: pd.DataFrame, prompt: PromptConfig) -> None:
     """Refuse prompts without evidence, and prompts that do not offer an item's label."""
     if prompt.evidence < 1:
         raise InputError("evidence: the evidence-template teacher needs at least 1 similar knockdown in the prompt")
-    unasked = items[~items["item_id"].isin(asked_of(items, prompt)["item_id"])]
+    unasked = items[~items["item_id"].isin(items_for_prompt(items, prompt)["item_id"])]
     if len(unasked):
         raise InputError(
             f"{unasked['item_id'].iloc[0]}: does not change, which a direction prompt does not offer as an answer; "

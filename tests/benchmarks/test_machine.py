@@ -11,7 +11,7 @@ import yaml
 
 from benchmarks import machine
 from benchmarks.machine import cpu_abilities, granted_cores, resolve_dtype, slow_dtype
-from benchmarks.runs import open_run, settle_dtype
+from benchmarks.runs import open_run, run_dtype
 from rewards import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -158,22 +158,22 @@ class TestSettled:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(machine, "_computes_bf16", lambda: True)
-        assert settle_dtype("auto", tmp_path / "run") == "bfloat16"
+        assert run_dtype("auto", tmp_path / "run") == "bfloat16"
         open_run(tmp_path / "run", "sft", {"dtype": "bfloat16"})
         monkeypatch.setattr(machine, "_computes_bf16", lambda: False)
-        assert settle_dtype("auto", tmp_path / "other") == "float32"
+        assert run_dtype("auto", tmp_path / "other") == "float32"
         assert not caplog.records
         with caplog.at_level(logging.WARNING):
-            assert settle_dtype("auto", tmp_path / "run") == "bfloat16"
-            assert settle_dtype(None, tmp_path / "run") == "bfloat16"
+            assert run_dtype("auto", tmp_path / "run") == "bfloat16"
+            assert run_dtype(None, tmp_path / "run") == "bfloat16"
         assert ["slower than float32" in record.getMessage() for record in caplog.records] == [True, True]
         with pytest.raises(InputError, match="dtype changed"):
             (tmp_path / "run" / "log.jsonl").write_text("x")
-            open_run(tmp_path / "run", "sft", {"dtype": settle_dtype("float32", tmp_path / "run")})
+            open_run(tmp_path / "run", "sft", {"dtype": run_dtype("float32", tmp_path / "run")})
 
     def test_a_run_from_before_types_were_settled_is_refused(self, tmp_path: Path) -> None:
         open_run(tmp_path / "run", "eval", {"dtype": "auto"}).finish()
-        settled = settle_dtype("auto", tmp_path / "run")
+        settled = run_dtype("auto", tmp_path / "run")
         with pytest.raises(InputError, match="dtype changed"):
             open_run(tmp_path / "run", "eval", {"dtype": settled})
 

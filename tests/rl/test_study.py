@@ -15,7 +15,7 @@ from without_clock import PATIENCE, wait_for
 
 import rl.study
 from benchmarks.config import parse_config
-from benchmarks.evaluation.run import EvalArguments, settle
+from benchmarks.evaluation.run import EvalArguments, with_run_dtype
 from benchmarks.keys import to_keys
 from benchmarks.runs import open_run
 from rewards import CheckError, InputError
@@ -78,7 +78,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         stage = next(s for s in read_study(Path("study.yaml")).stages if s.path == folder)
         if words[0] == "eval":
             (arguments,) = parse_config(config, rest, (EvalArguments,))
-            values = to_keys(settle(arguments))
+            values = to_keys(with_run_dtype(arguments))
         else:
             from benchmarks.config import resolved
             from rl.train import read_arguments as read_grpo

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from rewards import InputError
-from rl.train import _IDLE as GRPO_IDLE
+from rl.train import _IGNORED_KEYS as GRPO_IGNORED_KEYS
 from rl.train import read_arguments as read_grpo
-from sft.train import _IDLE as SFT_IDLE
+from sft.train import _IGNORED_KEYS as SFT_IGNORED_KEYS
 from sft.train import read_arguments as read_sft
-from sft.training import IDLE, last_checkpoint, trainer_arguments
+from sft.training import IGNORED_KEYS, last_checkpoint, trainer_arguments
 
 SFT = {"model_name_or_path": "m", "traces": "t.jsonl", "output_dir": "out", "use_peft": True}
 GRPO = {"model_name_or_path": "m", "sft_run": "s", "output_dir": "out"}
@@ -57,14 +57,14 @@ READ = set(_READ.split())
 def test_every_key_of_trl_is_known_to_be_read_or_refused(stage: str) -> None:
     from trl import GRPOConfig, ModelConfig, SFTConfig
 
-    idle = {**IDLE, **(SFT_IDLE if stage == "sft" else GRPO_IDLE)}
+    ignored = {**IGNORED_KEYS, **(SFT_IGNORED_KEYS if stage == "sft" else GRPO_IGNORED_KEYS)}
     kinds = (SFTConfig if stage == "sft" else GRPOConfig, ModelConfig)
     keys = {field.name: field.default for kind in kinds for field in dataclasses.fields(kind) if field.init}
-    elsewhere = {*SFT_IDLE, *GRPO_IDLE} - set(idle)  # by one stage alone
-    assert keys.keys() - idle.keys() - READ - elsewhere == set()
-    assert not idle.keys() & READ
-    assert set(idle) <= {*keys, *IDLE}
-    for key, (fixed, _) in idle.items():
+    elsewhere = {*SFT_IGNORED_KEYS, *GRPO_IGNORED_KEYS} - set(ignored)  # by one stage alone
+    assert keys.keys() - ignored.keys() - READ - elsewhere == set()
+    assert not ignored.keys() & READ
+    assert set(ignored) <= {*keys, *IGNORED_KEYS}
+    for key, (fixed, _) in ignored.items():
         if key not in ("disable_dropout", "logging_first_step", "use_vllm") and keys[key] is not dataclasses.MISSING:
             assert fixed == keys[key], key
 

@@ -184,7 +184,7 @@ from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evaluation.run import EvalArguments
 from benchmarks.evidence import prompts
 from benchmarks.evidence.corpus import open_corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts, prompt_of
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, prompt_config_of
 from rl.lab.commands import read_reward_config
 from rl.study import KEYS, TAKES
 from rl.train import GRPOArguments
@@ -208,7 +208,7 @@ Path("r.yaml").write_text("rewards: [accuracy]\\nunits: true\\n")
 assert read_reward_config("r.yaml").prompt.units
 assert "units" in KEYS and all("units" in TAKES[kind] for kind in ("traces", "grpo", "eval"))
 corpus, traces = open_corpus("sample"), read_traces(Path("t.jsonl"))
-assert traces[0].protocol["units"] is True and prompt_of(traces[0].protocol) == prompts[0]
+assert traces[0].protocol["units"] is True and prompt_config_of(traces[0].protocol) == prompts[0]
 assert audit_traces(traces, corpus).findings["prompt"].checked == 6 and audit_traces(traces, corpus).clean
 protocols = [Protocol(data="d", prompt=PromptConfig(units=units)) for units in (False, True)]
 assert protocols[0].fingerprint != protocols[1].fingerprint
