@@ -1,12 +1,11 @@
 """The reward lab by command: exit codes, one-line errors, every command of the page, shipped configurations, time."""
 
 import json
-import os
 import random
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -101,7 +100,8 @@ def page_commands() -> list[Any]:
 
 
 @pytest.mark.parametrize("line", page_commands())
-def test_every_command_of_the_pages_runs(folder: Path, line: str) -> None:
+def test_every_command_of_the_pages_runs(folder: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl.study._in_new_process", lambda function, *arguments: function(*arguments))
     words = shlex.split(line, comments=True)[1:]
     if words[:2] == ["rewards", "check"]:
         words += FEW
@@ -110,11 +110,14 @@ def test_every_command_of_the_pages_runs(folder: Path, line: str) -> None:
     assert done.stdout.strip()
 
 
-def test_the_unit_test_of_the_page_passes(folder: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-2000:]
+def test_the_unit_test_of_the_page_passes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    try:
+        names = runpy.run_path(str(folder / "test_mine.py"))
+    finally:
+        sys.modules.pop("mine", None)  # other tests have files of that name
+    (test,) = (value for name, value in names.items() if name.startswith("test_"))
+    test()
 
 
 def test_a_reward_of_ones_own_is_called_once_a_step_of_the_rollouts_not_once_a_completion(tmp_path: Path) -> None:
@@ -204,7 +207,7 @@ def test_a_reward_that_raises_ends_the_replay_with_1(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_no_exploit_beats_a_shipped_configuration(path: Path) -> None:
-    checked = check_config(read_reward_config(str(path)), "sample", rows=240)
+    checked = check_config(read_reward_config(str(path)), "sample", rows=120)
     assert checked.check.failures() == []
     lines = "\n".join(describe_check(checked, every=True))
     assert all(name in lines for name in EXPLOITS)
