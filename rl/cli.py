@@ -190,7 +190,7 @@ def sft_command(context: typer.Context, config: ConfigOption) -> None:
     from sft.train import train
 
     run = train(config, context.args)
-    _show_manifest(run, ("steps", "tokens", "learnt_tokens", "first_loss", "last_loss", "seconds"))
+    _show_manifest(run, ("steps", "tokens", "trained_tokens", "first_loss", "last_loss", "seconds"))
 
 
 @app.command("grpo", context_settings=_PASS_ON)

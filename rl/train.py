@@ -54,10 +54,10 @@ from sft.training import (
     checkpoint_step,
     find_base,
     last_checkpoint,
-    learn,
     load_base,
     load_tokenizer,
     log_callback,
+    run_trainer,
     setting_errors,
     show_with,
     trainer_arguments,
@@ -182,8 +182,8 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
     from_step = go_back_to_checkpoint(run.path)
     trainer = make_trainer(trainer_class, policy, tokenizer, args, ours, prompts, rewards, run.path)
     show_with(trainer, progress)
-    learnt_before = read_trained_items(sft_adapter)
-    asked = learn(trainer, run.path, base.path, lambda: asked_items(run.path, prompts.item_ids), learnt_before)
+    trained_before = read_trained_items(sft_adapter)
+    asked = run_trainer(trainer, run.path, base.path, lambda: asked_items(run.path, prompts.item_ids), trained_before)
     if not is_main_process():
         return run.path
     run.finish(

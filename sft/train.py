@@ -30,10 +30,10 @@ from sft.training import (
     IGNORED_KEYS,
     check_mergeable,
     find_base,
-    learn,
     load_base,
     load_tokenizer,
     log_callback,
+    run_trainer,
     setting_errors,
     show_with,
     trainer_arguments,
@@ -123,7 +123,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     check_labels(trainer, tokenizer, examples)
     check_steps(trainer)
     show_with(trainer, progress)
-    learn(trainer, run.path, base.path, lambda: [trace.item_id for trace in traces])
+    run_trainer(trainer, run.path, base.path, lambda: [trace.item_id for trace in traces])
     if not is_main_process():  # no more to do together: a long gate must not let the others run into a timeout
         return run.path
     gate = pass_gate(trainer, tokenizer, traces, examples, ours, run.path, progress) if ours.gate_prompts else None
@@ -247,7 +247,7 @@ def learning_facts(trainer: Any, examples: Sequence[Example]) -> dict[str, Any]:
         raise CheckError("logging_steps: no loss was logged; set it to at most the number of steps")
     return {
         "tokens": sum(len(example.input_ids) for example in examples),
-        "learnt_tokens": sum(sum(example.completion_mask) for example in examples),
+        "trained_tokens": sum(sum(example.completion_mask) for example in examples),
         "steps": trainer.state.global_step,
         "first_loss": losses[0],
         "last_loss": losses[-1],

@@ -180,8 +180,12 @@ def write_items(run: Path, item_ids: Sequence[str]) -> None:
         write_text(run / TRAINED_ITEMS, "".join(f"{item_id}\n" for item_id in item_ids))
 
 
-def learn(
-    trainer: Any, run: Path, base: Path, learnt: Callable[[], Sequence[str]], learnt_before: Iterable[str] | None = ()
+def run_trainer(
+    trainer: Any,
+    run: Path,
+    base: Path,
+    trained_items: Callable[[], Sequence[str]],
+    trained_before: Iterable[str] | None = (),
 ) -> Sequence[str]:
     """Train, from the run's last checkpoint on if it has one; save the adapter, and which items it was trained on.
 
@@ -191,8 +195,8 @@ def learn(
         trainer: one of TRL's.
         run: the run folder.
         base: the base model's folder.
-        learnt: called after training, tells the items trained on.
-        learnt_before: those of the adapter that the stage starts from; None where that one does not say.
+        trained_items: called after training, returns the items trained on.
+        trained_before: those of the adapter that the stage starts from; None where that one does not say.
 
     Returns:
         The items trained on.
@@ -202,8 +206,8 @@ def learn(
     """
     with disk_errors(run):
         trainer.train(resume_from_checkpoint=last_checkpoint(run))
-        item_ids = learnt()
-        save_adapter(trainer, run / ADAPTER, base, None if learnt_before is None else [*learnt_before, *item_ids])
+        item_ids = trained_items()
+        save_adapter(trainer, run / ADAPTER, base, None if trained_before is None else [*trained_before, *item_ids])
         write_items(run, item_ids)
     trainer.accelerator.wait_for_everyone()
     return item_ids
