@@ -1,4 +1,4 @@
-"""The reward lab: whether a reward can be gamed, and what it would have paid stored rollouts.
+"""The reward lab: check whether a reward can be gamed, and replay it on stored rollouts.
 
-It imports `rewards`, `benchmarks` and what rewards and rollouts share with training, but not training.
+It imports `rewards`, `benchmarks` and what rewards and rollouts share with training. It does not import training.
 """

@@ -1,4 +1,4 @@
-"""What a reward would pay for, before a training run is spent on it: gold answers, exploits, an honest policy."""
+"""Check what a reward pays for before a training run: gold answers, exploits and an honest policy, without a model."""
 
 import re
 import zlib
@@ -18,14 +18,15 @@ from rl.lab.exploits import BLIND, EXPLOITS, honest_think, say
 from rl.lab.rows import Row
 
 HONEST: Final = 0.6  # accuracy of the honest policy
-# Sentences, to about 1,300 words; the honest policy writes as much as pays best.
+# Lengths of the honest text in sentences, up to about 1,400 words. The honest policy takes the one that earns most.
 LENGTHS: Final = (1, 2, 4, 7, 11, 17, 27, 42, 65, 110)
 COVERED: Final = 0.5  # share of gold and of honest completions that must be judged
 TOLERANCE: Final = 1e-9
 # The texts of an item that tell what each component adds to the variance within a group.
-COMPARED: Final = (*(f"honest, {label}" for label in LABELS), "empty", "majority in one word", "copied prompt")
+COMPARED: Final = ("the honest text with each of three labels", "an empty one", "the majority", "the prompt")
+COMPARED_TEXTS: Final = 6
 _CHUNK: Final = 1000
-_TRIED: Final = 30  # rows, or a few more, on which it is found out how an honest policy writes
+_TRIED: Final = 30  # rows, or a few more, on which the length of the honest text is chosen
 _WORD: Final = re.compile(r"\s?\S+")
 _PIECE: Final = re.compile(r"\s?\S{1,4}")
 
@@ -36,13 +37,13 @@ Score: TypeAlias = Callable[[Sequence[Row], Sequence[str]], Floats]
 
 @dataclass(frozen=True)
 class Earning:
-    """What one way of answering earns on average.
+    """What one exploit earns on average.
 
     Attributes:
         name: of the exploit.
-        mean: of the total reward over the rows scored; NaN where none could be.
-        error: standard error of its difference from the honest policy, over rows.
-        knows: whether it answers right as often as the honest policy (it games by writing), or knows nothing.
+        mean: of the total reward over the rows scored; NaN if no row could be scored.
+        error: standard error over rows of its difference from the honest policy.
+        knows: True if it is right as often as the honest policy and games by writing; False if it knows nothing.
         unscorable: share of its completions whose answer the reward could not judge.
     """
 
@@ -55,29 +56,29 @@ class Earning:
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of a check; made by `check_rewards`.
+    """The outcome of a check. `check_rewards` makes it.
 
     Attributes:
-        step: that it was made at, the worst of those that schedules name; None without schedules.
+        step: the step it was made at, the worst of those that schedules name; None without schedules.
         rows: how many rows the exploits were scored on.
         gold_rows: how many rows the gold answer was scored on.
         gold: mean reward of the gold answer.
-        gold_unscorable: share of gold answers that the reward could not judge: none of its components with a verifier
-            had a score for them, or none at all where none has a verifier.
+        gold_unscorable: share of gold answers that the reward could not judge. An answer is judged if a component with
+            a verifier has a score for it, or any component if none has a verifier.
         honest: mean reward of the honest policy.
         honest_unscorable: share of its completions whose answer the reward could not judge.
-        sentences: how much the honest policy writes.
-        confidence: that it states, as text; empty where it states none.
-        beaten: rows where another label earns more than the gold one, with the same reasoning.
-        first_beaten: the first such row in words; empty where there is none.
+        sentences: how many sentences the honest policy writes.
+        confidence: what it states, as text; empty if it states none.
+        beaten: number of rows on which another label earns more than the gold one with the same text.
+        first_beaten: the first such row in words; empty if there is none.
         earnings: of every exploit, highest first.
-        effect: component to its share of the variance within groups, from which GRPO learns.
+        effect: each component's share of the variance among the texts of an item (`COMPARED`).
         escapes: components that judge some answers to an item and never another label, with that label.
-        constant: components that give all completions of an item the same score, at every step checked.
-        soft: whether a table alone decides which label is best, so that the gold one need not be: there is a soft
-            verifier, or a mixed one without labels, and no component's scores depend on the labels.
-        unlabelled: whether it was made with the rows' labels emptied, so that a mixed verifier asks its table.
-        unlabelled_rows: how many of the rows were scored so as well; None where no verifier is mixed.
+        constant: components that give all these texts the same score, at every step checked.
+        soft: whether a table alone decides which label is best. The gold label need not earn most then. It is so with a
+            soft verifier, or a mixed one without labels, if no component's scores depend on the labels.
+        unlabelled: whether it was made without the rows' labels, so that a mixed verifier uses its table.
+        unlabelled_rows: how many rows were also scored without labels; None if no verifier is mixed.
     """
 
     step: int | None
@@ -101,22 +102,22 @@ class Check:
 
     @property
     def found(self) -> list[Earning]:
-        """Exploits that earn more than the honest policy, by more than chance among rows explains (two errors)."""
+        """Exploits that earn more than the honest policy by more than two standard errors over rows."""
         return [one for one in self.earnings if one.mean > self.honest + TOLERANCE + 2 * one.error]
 
     @property
     def unearned(self) -> list[Earning]:
-        """Exploits that know nothing and earn what the honest policy does, or more."""
+        """Exploits that know nothing and earn at least what the honest policy does."""
         return [one for one in self.earnings if not one.knows and one.mean >= self.honest - TOLERANCE]
 
     @property
     def tied(self) -> list[Earning]:
-        """Exploits that earn what the honest policy does: the reward does not see how they write."""
+        """Exploits that earn what the honest policy does: the reward does not look at how they write."""
         return [one for one in self.earnings if abs(one.mean - self.honest) <= TOLERANCE]
 
     @property
     def unjudged(self) -> list[Earning]:
-        """Exploits that cannot be judged where an honest policy can: no reward, but no penalty either."""
+        """Exploits that are judged less often than the honest policy: they get no reward, but no penalty either."""
         return [one for one in self.earnings if one.unscorable > self.honest_unscorable + TOLERANCE]
 
     def failures(self) -> list[str]:
@@ -131,7 +132,7 @@ class Check:
                         f"{self.rows} rows: {_names(self.found)}")  # fmt: skip
         unearned = [one for one in self.unearned if one not in self.found]
         if len(self.constant) == len(self.effect):
-            said.append(f"every component pays all {len(COMPARED)} texts of an item the same ({', '.join(COMPARED)}), "
+            said.append(f"every component pays all {COMPARED_TEXTS} texts of an item the same ({', '.join(COMPARED)}), "
                         "on each row, so that it does not tell a right answer from a wrong one; put a reward for the "
                         "right answer beside it")  # fmt: skip
         elif unearned:
@@ -161,11 +162,13 @@ def check_rewards(
 ) -> Check:
     """Score gold answers, exploits and an honest policy, without a model.
 
-    The honest policy reasons about the item and is right with probability 0.6 whatever the label; its errors are
-    equally often either other label. Exploits that take an answer are given the same mixture, so that only their
-    writing differs. Where schedules name steps, all is scored at each of them, except where nothing is paid for.
-    Where a verifier is mixed, all is scored again with the labels emptied, on the rows that its table knows; nobody
-    knows the truth there, and to be right is to give the answer that the table makes the reward pay most.
+    The honest policy writes a template about the item. It is right with probability 0.6 for every label, and its errors
+    are equally often either other label. Exploits that take an answer get the same mixture, so that only their writing
+    differs.
+
+    - If schedules name steps, everything is scored at each of them, except steps at which nothing is paid for.
+    - If a verifier is mixed, everything is scored again without labels, on the rows that its table has. The right
+      answer is then the one that earns most under the table.
 
     Args:
         composition: the rewards.
@@ -174,8 +177,8 @@ def check_rewards(
         weight: of each of `rows` in the means; equal by default.
 
     Returns:
-        The check of the worst step, with or without labels: the most failures, then the exploit that earns most above
-        the honest policy.
+        The worst check over steps, with and without labels: the one with most failures, and among equals the one whose
+        best exploit is furthest above the honest policy.
 
     Raises:
         InputError: fewer than two rows.
@@ -199,7 +202,7 @@ def check_rewards(
 def _with_labels_emptied(
     composition: Composition, rows: Sequence[Row], weight_N: Floats
 ) -> tuple[list[Check], int | None]:
-    """Check where a mixed verifier asks its table: on the rows that it knows, and their number; None where none is."""
+    """Check without labels on the rows that mixed verifiers' tables have, and count these; None if none is mixed."""
     tables = _mixed_tables(composition)
     if tables is None:
         return [], None
@@ -218,7 +221,7 @@ def _badness(check: Check) -> tuple[int, float, int]:
 
 
 def _best_paid(composition: Composition, rows: Sequence[Row]) -> list[Label]:
-    """The answer that earns most on each row: the truth that a policy could learn where no label is known."""
+    """Return the answer that earns most on each row: what a policy could learn without labels."""
     step = composition.steps[-1] if composition.steps else None
     paid_LN = [
         np.nan_to_num(score_rows(composition, step, rows, [_honest(row, label, 1) for row in rows])[0], nan=-np.inf)
@@ -228,11 +231,11 @@ def _best_paid(composition: Composition, rows: Sequence[Row]) -> list[Label]:
 
 
 def _mixed_tables(composition: Composition) -> list[LabelTable] | None:
-    """The tables that decide where a prompt has no label; None where no verifier is mixed, or a reward needs labels."""
+    """Return the tables of mixed verifiers; None if no verifier is mixed, or a reward needs labels."""
     rewards = [one for component in composition.components for one in (component.reward, component.gate)]
     verifiers = [getattr(reward, "verifier", None) for reward in rewards]
     if any(isinstance(one, HardVerifier) for one in verifiers):
-        return None  # `grpo` refuses unlabelled pairs then
+        return None  # `grpo` then refuses unlabelled pairs
     return [one.table for one in verifiers if isinstance(one, MixedVerifier) and one.table.rows] or None
 
 
@@ -270,7 +273,7 @@ def _check_at(
 
 
 def _honest_writing(composition: Composition, score: Score, rows: Sequence[Row], weight_N: Floats) -> tuple[int, str]:
-    """How many sentences, and which stated confidence, earn an honest policy most; the first of equals."""
+    """Return the number of sentences and the stated confidence that earn an honest policy most; the first of equals."""
     few = slice(None, None, max(1, len(rows) // _TRIED))
 
     def earned(sentences: int, confidence: str) -> float:
@@ -293,7 +296,7 @@ def _honest_writing(composition: Composition, score: Score, rows: Sequence[Row],
 
 
 def _is_soft(composition: Composition, rows: Sequence[Row], step: int | None) -> bool:
-    """Whether a table judges answers, and no component changes its scores when the labels change."""
+    """Return whether a table judges answers and no component's scores change when the labels change."""
     verifiers = [_verifier(component) for component in composition.components]
     if rows[0].labelled and not any(getattr(one, "soft", False) for one in verifiers):
         return False
@@ -315,7 +318,7 @@ def _honest(row: Row, answer: Label, sentences: int, confidence: str | None = No
 def score_answers(
     composition: Composition, check: Check, rows: Sequence[Row], answers: Sequence[Label], weight: Sequence[float]
 ) -> float:
-    """Return what given answers earn on average, written as the check's honest policy writes and at the check's step.
+    """Return what given answers earn on average, with the honest policy's text and at the check's step.
 
     Args:
         composition: the rewards.
@@ -365,13 +368,13 @@ def _component_scores(
 
 
 def counts_tokens(composition: Composition) -> bool:
-    """Whether a reward may look at tokens, which the check estimates: pieces of words, four characters at most."""
+    """Return whether a reward may read token ids, which the check must estimate."""
     parts = composition.components
     return any(not one.ours or one.traits.counts_tokens for one in parts)
 
 
 def estimated_ids(text: str) -> list[int]:
-    """Return ids of pieces of words, four characters at most, for rewards that look at tokens where there are none."""
+    """Return estimated token ids of a text: one for each piece of a word, of four characters at most."""
     return [one for word in _WORD.findall(text) for one in _word_ids(word)]
 
 
@@ -381,9 +384,9 @@ def _word_ids(word: str) -> tuple[int, ...]:
 
 
 def _mixture(score: Score, rows: Sequence[Row], make: Any, answers: int = len(LABELS)) -> Floats:
-    """The expected score of each row when `make` is given the right answer with probability `HONEST`.
+    """Return the expected score of each row if `make` gets the right answer with probability `HONEST`.
 
-    The total is over the answers that have one; what is not judged is counted.
+    The total is over answers that have a score. The second row of the result is the share of answers judged.
     """
     if answers == 1:
         return score(rows, [make(row, row.label) for row in rows])
@@ -402,7 +405,7 @@ def _mixture(score: Score, rows: Sequence[Row], make: Any, answers: int = len(LA
 
 
 def _mean(scores_2N: Floats, weight_N: Floats) -> tuple[float, float]:
-    """Weighted mean over what was scored, and the weight of what was not judged."""
+    """Return the weighted mean over scored rows, and the weight of the answers that were not judged."""
     total_N, judged_N = scores_2N
     unscorable = round(float(1 - np.average(judged_N, weights=weight_N)), 12)
     known = ~np.isnan(total_N)
@@ -421,7 +424,7 @@ def _error(difference_N: Floats, weight_N: Floats) -> float:
 
 
 def _gold(score: Score, rows: Sequence[Row], sentences: int) -> tuple[float, float, int, str]:
-    """Mean reward and unjudged share of the gold answer, the number of rows where another earns more, the first one."""
+    """Return the gold answer's mean and unjudged share, the number of rows where another earns more, and the first."""
     parts = []
     for start in range(0, len(rows), _CHUNK):
         thrice = [row for row in rows[start : start + _CHUNK] for _ in LABELS]  # the gold label first, on one prompt
@@ -446,11 +449,11 @@ def _gold(score: Score, rows: Sequence[Row], sentences: int) -> tuple[float, flo
 def _effects(
     composition: Composition, rows: Sequence[Row], sentences: int, step: int | None
 ) -> tuple[dict[str, float], tuple[tuple[str, Label], ...], tuple[str, ...]]:
-    """What each component pays a group of honest and careless completions a row.
+    """Score the texts of `COMPARED` for each row, as a group of GRPO.
 
     Returns:
-        Each component's share of the variance within groups, the labels whose answers it lets escape, and which
-        components are constant.
+        Each component's share of the variance within groups; components that never judge a label, with that label; and
+        components that pay all texts the same.
     """
     spread: dict[str, float] = {}
     group: list[list[str]] = [[_honest(row, label, sentences) for row in rows] for label in LABELS]  # as in COMPARED

@@ -1,4 +1,4 @@
-"""The reward lab: a configuration's rewards checked for exploits and replayed on stored rollouts, without a model."""
+"""The reward lab: check a configuration's rewards for exploits, and replay them on stored rollouts, without a model."""
 
 import difflib
 import logging
@@ -26,7 +26,7 @@ from rewards.composition import (
     refuse_missing_columns,
     weight_notes,
 )
-from rl.lab.check import COMPARED, HONEST, TOLERANCE, Check, check_rewards, counts_tokens
+from rl.lab.check import COMPARED, COMPARED_TEXTS, HONEST, TOLERANCE, Check, check_rewards, counts_tokens
 from rl.lab.informed import Informed, informed_policies
 from rl.lab.page import check_out, write_replay
 from rl.lab.replay import SHIFT, Replayed, as_trained, replay, summarize_replay
@@ -37,26 +37,26 @@ from rl.unlabelled import check_verifiers
 
 CHECKED_ROWS: Final = 300
 SAMPLE_ONLY: Final = (
-    "the rows are those of the sample that ships, not the ones that a run draws from: the verdict holds for the sample "
-    "only; run `synthpert data fetch`, or give --data FOLDER"
+    "the rows are those of the sample that ships, so that the verdict holds for the sample only; for the rows that a "
+    "run draws from, run `synthpert data fetch`, or give --data FOLDER"
 )
 ESTIMATED_TOKENS: Final = (
-    "tokens, where a reward looks at them, are estimated: pieces of words of four characters at most"
+    "token ids are estimated, for rewards that read them: pieces of words of four characters at most"
 )
 _logger = logging.getLogger("synthpert.lab")
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """What a configuration says of its rewards; a file of stage two serves, and so does one with these keys alone.
+    """What a configuration says about its rewards. It may be a GRPO configuration, or have these keys only.
 
     Attributes:
         rewards: the list; see `rewards/compose.py`.
         reward_weights: TRL's key: a weight each, instead of weights in the list.
         scale_rewards: TRL's key.
-        data, split, prompt, balance: as in stage two.
+        data, split, prompt, balance: as in a GRPO configuration.
         name: of the configuration, for pages and messages.
-        folder: where files that its rewards name are looked for before the current directory.
+        folder: the configuration's. Files that rewards name are looked for there, then in the current directory.
     """
 
     rewards: Any
@@ -87,7 +87,7 @@ def read_reward_config(source: str) -> RewardConfig:
             `file.py:function`. One reward is taken with `scale_rewards: batch`, which keeps class weights.
 
     Raises:
-        InputError: neither, or the file has no rewards, a key twice, or a value that is not what its key holds.
+        InputError: the source is neither, or the file has no rewards, a key twice, or a value of the wrong kind.
     """
     path = Path(source)
     if source in REWARD_NAMES or (":" in source and not path.is_file()):
@@ -125,7 +125,7 @@ def _read_file(path: Path, source: str) -> RewardConfig:
 
 @dataclass(frozen=True)
 class Checked:
-    """A check with what has to be said about it."""
+    """A check with its notes."""
 
     config: RewardConfig
     data: str
@@ -166,9 +166,9 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
 
 
 def _check_notes(check: Check) -> list[str]:
-    """Say what a check found beside its verdict, and what its figures are those of."""
+    """Return what a check found besides its verdict, and which rows and step its figures are from."""
     notes = [
-        f"{name}: pays all {len(COMPARED)} texts of an item the same; either it is {SHIFT}, or it pays for something "
+        f"{name}: pays all {COMPARED_TEXTS} texts of an item the same; either it is {SHIFT}, or it pays for something "
         "that none of them has, and the check says nothing about it"
         for name in check.constant
     ]
@@ -198,7 +198,7 @@ def _check_notes(check: Check) -> list[str]:
 
 
 def _informed_notes(likeliest: Informed, surprising: Informed) -> list[str]:
-    """Say where the reward would draw a policy away from the likeliest label."""
+    """Warn if the reward would draw a policy away from the likeliest label."""
     if surprising.mean <= likeliest.mean or surprising.accuracy > likeliest.accuracy - TOLERANCE:
         return []
     return [
@@ -209,7 +209,7 @@ def _informed_notes(likeliest: Informed, surprising: Informed) -> list[str]:
 
 
 def default_data() -> str | None:
-    """Return None where the full labels have a folder (see `benchmarks.screens.labels.data_dir`), else `sample`."""
+    """Return None if the full labels are there (see `benchmarks.screens.labels.data_dir`), else `sample`."""
     return None if os.environ.get("SYNTHPERT_DATA") or data_dir().is_dir() else "sample"
 
 
@@ -253,7 +253,7 @@ def replay_configs(
 
 
 def _drawn_labels(rollouts: Path) -> Mapping[str, int] | None:
-    """Labels of the prompts that a run drew, not only of those it came to; None where no run says."""
+    """Return the labels of all prompts that a run drew, also those it did not reach; None if no run says."""
     if not (rollouts / MANIFEST).is_file():
         return None
     labels: Mapping[str, int] | None = (read_manifest(rollouts).get("prompts") or {}).get("labels")
@@ -271,7 +271,7 @@ def _replay_config(
 
 
 def _trained_weights(config: Mapping[str, Any]) -> dict[str, float]:
-    """The weights in a run's own configuration, by reward."""
+    """Return the weights in a run's own configuration, by reward."""
     entries = [{"name": entry} if isinstance(entry, str) else entry for entry in config.get("rewards") or ()]
     weights = config.get("reward_weights") or [entry.get("weight", 1.0) for entry in entries]
     return {entry["name"]: float(weight) for entry, weight in zip(entries, weights, strict=False)}
@@ -308,7 +308,7 @@ def describe_check(checked: Checked, *, every: bool = False) -> list[str]:
         lines.append(f"  {len(rest) - 12} more exploits earn less; --all prints them")
     lines.append("policies that know the cross-line neighbours, on the same rows:")
     lines += [f"  {one.name:46} {one.mean:8.3f}  right {one.accuracy:.0%}" for one in checked.informed]
-    lines.append(f"share of the variance among {len(COMPARED)} texts an item ({', '.join(COMPARED)}):")
+    lines.append(f"share of the variance among {COMPARED_TEXTS} texts of an item ({', '.join(COMPARED)}):")
     lines += [f"  {name:46} {share:8.1%}" for name, share in check.effect.items()]
     lines += [f"note: {note}" for note in checked.notes]
     return [*lines, *_describe_verdict(check)]

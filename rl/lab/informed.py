@@ -1,7 +1,7 @@
-"""What a reward pays policies that know the cross-line neighbours, for the likeliest label or the most surprising one.
+"""Score two policies that know the cross-line neighbours: one answers the likeliest label, one the most surprising.
 
-An exploit knows nothing. These two know as much as each other, and differ in what they answer: where the second earns
-more, training towards the reward costs accuracy, and nothing else in the check would show it.
+Both know the same and differ in what they answer. If the second earns more, training towards the reward costs accuracy.
+The exploits cannot show that, because they know nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ from rl.reward_context import label_counts, shift_rates
 
 @dataclass(frozen=True)
 class Informed:
-    """One way of answering with what the neighbours say.
+    """One policy that knows the neighbours.
 
     Attributes:
         name: which label it answers.
-        accuracy: how often that is the true one, over the prompts.
-        mean: what it earns on average; NaN where nothing could be judged.
+        accuracy: how often that label is the true one, over the prompts.
+        mean: what it earns on average; NaN if nothing could be judged.
     """
 
     name: str
@@ -42,15 +42,15 @@ def informed_policies(
     weight: Sequence[float],
     counts: Mapping[str, int] | None = None,
 ) -> tuple[Informed, Informed]:
-    """Score both policies, who write as much as the check's honest policy does.
+    """Score both policies. They write what the check's honest policy writes.
 
     Args:
         composition: the rewards.
         check: their check on the same rows.
         rows: the items.
-        corpus: whose neighbours and rates are known.
+        corpus: has the neighbours and the rates.
         weight: of each row.
-        counts: rows per label among the prompts; None where these are the training rows as they come.
+        counts: rows per label among the prompts; None if the prompts are the training rows as they come.
 
     Returns:
         The policy of the likeliest label, and that of the label that stands most above its gene's rate.

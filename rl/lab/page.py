@@ -15,10 +15,10 @@ TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
 def check_out(out: Path) -> bool:
-    """Say whether a folder holds an earlier replay's page, which another would replace.
+    """Return whether a folder holds the page of an earlier replay, which a new one would replace.
 
     Raises:
-        InputError: it is a file, holds anything else, or cannot be written.
+        InputError: it is a file, holds other files, or cannot be written.
     """
     check_folder(out)
     there = next((path for path in (out, *out.parents) if path.exists()), out)

@@ -1,6 +1,6 @@
-"""Rewards applied to stored rollouts: what they would have paid, for what, and where two of them differ.
+"""Apply rewards to stored rollouts: what they would have paid, for what, and where two of them differ.
 
-Correlations within groups are those that GRPO can act on: it compares the completions of one prompt with each other.
+GRPO compares the completions of one prompt with each other. It can act only on correlations within groups.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ def replay(frame: pd.DataFrame, composition: Composition, name: str, notes: Sequ
     Args:
         frame: from `read_rollouts`.
         composition: the rewards.
-        name: what pages call them.
+        name: of the configuration, for pages.
         notes: sentences about the weights.
 
     Raises:
@@ -91,7 +91,7 @@ def as_trained(frame: pd.DataFrame, weights: Mapping[str, float] | None = None) 
 
     Args:
         frame: the rollouts.
-        weights: of the run's rewards, by name; left out unless they are those of the rewards stored.
+        weights: of the run's rewards, by name. They are ignored unless the names are those of the stored rewards.
     """
     if "total_reward" not in frame:
         return None
@@ -101,7 +101,7 @@ def as_trained(frame: pd.DataFrame, weights: Mapping[str, float] | None = None) 
 
 
 def _token_ids(frame: pd.DataFrame) -> list[list[int]]:
-    """Token ids as stored; else estimated as the check of a reward does, in the number that is stored."""
+    """Return the stored token ids. If there are none, estimate them, as many as the stored number of tokens."""
     if "completion_ids" in frame:
         return [[] if ids is None else list(ids) for ids in frame["completion_ids"]]
     ids = [estimated_ids(text or "") for text in frame["completion"]]
@@ -114,7 +114,7 @@ def _token_ids(frame: pd.DataFrame) -> list[list[int]]:
 
 
 def _batches(frame: pd.DataFrame) -> Iterator[tuple[int, list[int]]]:
-    """Yield steps with about `CHUNK` of their rows; a group is not cut in two where its rows stand together."""
+    """Yield steps with about `CHUNK` of their rows. A group whose rows are contiguous is not split."""
     group = frame["group"].to_numpy()
     for step, at_step in frame.groupby("step").indices.items():
         rows, start = [int(at) for at in at_step], 0
@@ -164,7 +164,7 @@ def summarize_replay(
 
 @dataclass(frozen=True)
 class _Rollouts:
-    """N stored rollouts with what their texts say.
+    """N stored rollouts with their parsed answers.
 
     Attributes:
         frame: the rollouts.
@@ -255,7 +255,7 @@ def _example(read: _Rollouts, replayed: Sequence[Replayed], at: int, why: str) -
 
 
 def _cut(text: str) -> str:
-    """The beginning and the end of a text that is too long to show; the answer stands at its end."""
+    """Shorten a long text to its beginning and its end, where the answer is."""
     if len(text) <= TEXT_LIMIT:
         return text
     half = TEXT_LIMIT // 2
@@ -325,9 +325,9 @@ def _distribution(score_N: Floats, edges: Floats | None) -> dict[str, Any]:
 
 
 def zero_variance(total_N: Floats, group_N: Ints) -> tuple[float | None, int]:
-    """Return the share of groups whose completions all earn the same, and how many groups have two scored or more.
+    """Return the share of groups whose completions all earn the same, and the number of groups.
 
-    Such a group has advantages of 0: it moves nothing.
+    Only groups with two scores or more count. A group whose scores are equal has advantages of 0 and no gradient.
     """
     known = ~np.isnan(total_N)
     frame = pd.DataFrame({"group": group_N[known], "total": total_N[known]})
@@ -339,7 +339,7 @@ def zero_variance(total_N: Floats, group_N: Ints) -> tuple[float | None, int]:
 
 
 def correlation(a_N: Floats, b_N: Floats) -> float | None:
-    """Pearson's correlation over what is known of both; None where either is constant."""
+    """Return Pearson's correlation over rows known in both; None for fewer than three rows, or if one is constant."""
     known = ~(np.isnan(a_N) | np.isnan(b_N))
     a, b = a_N[known], b_N[known]
     if len(a) < 3 or a.std() < 1e-9 or b.std() < 1e-9:
@@ -348,7 +348,7 @@ def correlation(a_N: Floats, b_N: Floats) -> float | None:
 
 
 def within_correlation(a_N: Floats, b_N: Floats, group_N: Ints) -> float | None:
-    """Pearson's correlation of the deviations from each group's mean."""
+    """Return Pearson's correlation of the deviations from each group's mean."""
     known = ~(np.isnan(a_N) | np.isnan(b_N))
     frame = pd.DataFrame({"a": a_N[known], "b": b_N[known], "group": group_N[known]})
     centred = frame[["a", "b"]] - frame.groupby("group")[["a", "b"]].transform("mean")
@@ -410,9 +410,9 @@ def _standardised(total_N: Floats) -> Floats:
 
 
 def _compare(a: Replayed, b: Replayed, group_N: Ints) -> tuple[dict[str, Any], list[tuple[int, str]]]:
-    """How alike two rewards are, and the completions on which they differ most in units of their own spread.
+    """Compare two rewards, and choose the completions on which they differ most, each in its standard deviations.
 
-    A completion that only one of them judges counts as average under the other: GRPO gives it an advantage of 0.
+    If only one of them judges a completion, it counts as average under the other: GRPO gives it an advantage of 0.
     """
     gap_N = (np.nan_to_num(_standardised(a.total_N)) - np.nan_to_num(_standardised(b.total_N))).round(9)
     one_N = np.isnan(a.total_N) != np.isnan(b.total_N)

@@ -1,4 +1,4 @@
-"""Rows of the check: items with their prompts and what exploits and an honest policy know of them."""
+"""Rows of the check: items with their prompts, and what exploits and the honest policy know about them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ class Row:
         prompt: the question as text.
         majority: the gene's most frequent label in training.
         rarest: its least frequent one.
-        confidence: what an honest policy states, as text; empty where the reward does not ask for it.
+        confidence: what the honest policy states, as text; empty if no reward asks for it.
         think: what the honest policy writes as its reasoning about the item.
         other: what it writes about another item.
-        labelled: whether a reward is given the label; otherwise it gets an empty one, as for an unlabelled pair.
+        labelled: whether a reward gets the label. If not, it gets an empty one, as for an unlabelled pair.
     """
 
     item_id: str
@@ -55,7 +55,7 @@ def check_rows(
         items: as in `rl.reward_context.reward_context`.
         corpus: as in `reward_context`.
         prompt: how the prompts are made.
-        counts: rows per label among the prompts; None where these are the training rows as they come.
+        counts: rows per label among the prompts; None if the prompts are the training rows as they come.
     """
     p_NL = prompt_rates(items, corpus, counts)[list(PROBABILITIES)].to_numpy()
     prompts = build_prompts(items, corpus, prompt)
@@ -77,15 +77,15 @@ def check_rows(
 
 
 def draw_checked(train: pd.DataFrame, rows: int, *, balance: bool) -> tuple[pd.DataFrame, list[float]]:
-    """Draw rows for the exploits, as many of each label as there are, and weigh them as the prompts will be.
+    """Draw rows for the exploits, equally many of each label if there are enough, and weigh them as the prompts are.
 
     Args:
         train: training rows.
         rows: how many to draw at most.
-        balance: whether the prompts have each label equally often, or as often as the rows.
+        balance: whether the prompts have each label equally often. If not, labels are as frequent as in `train`.
 
     Returns:
-        The rows and a weight each: rare labels are drawn more often than they occur and count accordingly less.
+        The rows, and a weight for each. A rare label is drawn more often than it occurs, so that its rows weigh less.
     """
     labels = [str(label) for label in LABELS if (train["label"] == str(label)).any()]
     available = train["label"].astype(str).value_counts()
