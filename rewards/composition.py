@@ -300,17 +300,23 @@ def refuse_cancelled_weights(composition: Composition, scale_rewards: Any, where
 def refuse_missing_columns(composition: Composition, where: str = "rewards") -> None:
     """Refuse a reward that is not built in and needs a column which no prompt has."""
     for component in composition.components:
-        for reward, ours in ((component.reward, component.ours), (component.gate, component.gate_ours)):
-            if reward is None or ours:
-                continue
-            inside = not hasattr(reward, "needs")  # in the trainer's own process
+        for name, inside in needed_by(component):
             there = (*COLUMNS, *OF_TRAINER) if inside else COLUMNS
-            missing = [name for name in (needed_columns(reward) if inside else reward.needs) if name not in there]
-            if missing:
+            if name not in there:
                 raise InputError(
-                    f"{where}: {component.name} needs the column {missing[0]!r}, which no prompt has; there are "
+                    f"{where}: {component.name} needs the column {name!r}, which no prompt has; there are "
                     f"{', '.join(there)}: use these, or give it a default"
                 )
+
+
+def needed_by(component: Component) -> list[tuple[str, bool]]:
+    """Return the columns that a reward and a gate need if not built in, each with whether it runs in this process."""
+    found = []
+    for reward, ours in ((component.reward, component.ours), (component.gate, component.gate_ours)):
+        if reward is not None and not ours:
+            inside = not hasattr(reward, "needs")
+            found += [(name, inside) for name in (needed_columns(reward) if inside else reward.needs)]
+    return found
 
 
 def prompt_notes(composition: Composition, prompt: str) -> list[str]:

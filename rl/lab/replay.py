@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from rewards import LABELS, Status, parse_answer
-from rewards.composition import Composition
+from rewards import LABELS, InputError, Status, parse_answer
+from rewards.composition import Composition, needed_by
 from rl.lab.check import counts_tokens, estimated_ids
 from rl.rollout_files import COMPONENT, ITEM, stored_components
 
@@ -67,6 +67,9 @@ def replay(frame: pd.DataFrame, composition: Composition, name: str, notes: Sequ
         CheckError: a reward raised an error.
     """
     columns: dict[str, list[Any]] = {key: frame[key].tolist() for key in ITEM}
+    for component in composition.components if "prompt" not in frame else ():
+        if "prompts" in dict(needed_by(component)):
+            raise InputError(f"{component.name}: needs prompts, which the rollouts do not have; add a column 'prompt'")
     if "prompt" in frame:
         messages = {text: [{"role": "user", "content": text}] for text in frame["prompt"].unique()}
         columns["prompts"] = [messages[text] for text in frame["prompt"]]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from without_clock import PATIENCE
 
 from rewards import LABELS, Component, Composition, Context, InputError, compose
 from rl.lab.page import write_replay
@@ -107,9 +108,11 @@ def test_token_ids_are_those_stored_or_without_a_stored_number_pieces_of_words()
     assert seen[-1]["completion_ids"] == [[7, 8]] * 3
 
 
-def test_a_missing_prompt_column_is_named() -> None:
-    composition = compose(["evidence_faithfulness"], Context())
-    with pytest.raises(InputError, match="prompt"):
+@pytest.mark.parametrize("timeout", [0, PATIENCE])
+def test_a_missing_prompt_column_is_named(tmp_path: Path, timeout: float) -> None:
+    (tmp_path / "mine.py").write_text("def f(completions, prompts, **columns):\n    return [1.0] * len(completions)\n")
+    composition = compose([{"name": "mine.py:f", "timeout": timeout}], Context(folder=tmp_path))
+    with pytest.raises(InputError, match="mine.py:f: needs prompts, which the rollouts do not have; add a column"):
         replay(rollouts().drop(columns="prompt"), composition, "c")
 
 
