@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
 from benchmarks.files import file_sha256, write_text
@@ -76,6 +76,9 @@ class SFTArguments:
     keep_wrong: bool = field(default=False, metadata={"help": "learn traces whose answer is not the true label, too"})
     data: str | None = field(default=None, metadata={"help": "labels that the traces are audited against"})
     split: str | None = field(default=None, metadata={"help": "split of that audit; the traces' own by default"})
+    prefix_tree: Literal["auto", "on", "off"] = field(
+        default="auto", metadata={"help": "what prompts begin with alike is computed once: auto where it pays, on, off"}
+    )
     gate_prompts: int = field(default=64, metadata={"help": "training prompts asked after training; 0 for none"})
     gate_share: float = field(default=0.9, metadata={"help": "share of them that must end and give an answer"})
 
@@ -119,7 +122,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     examples = tokenize_traces(tokenizer, traces, args.max_length, places)
     run = open_run(out, "sft", settings, inputs)  # only now: what is refused above leaves no folder behind
 
-    trainer = make_trainer(base, examples, tokenizer, args, model_args, run.path)
+    trainer = make_trainer(base, examples, tokenizer, args, model_args, run.path, ours.prefix_tree)
     check_labels(trainer, tokenizer, examples)
     check_steps(trainer)
     show_with(trainer, progress)
@@ -133,6 +136,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
         **trace_facts(ours, found, traces),
         audit=audit.facts(),
         gate=None if gate is None else {"prompts": gate.prompts, "share": gate.share, "terminated": gate.terminated},
+        prefix_tree={"mode": "off"} if trainer.scorer is None else trainer.scorer.facts(),
         **learning_facts(trainer, examples),
     )
     return run.path
@@ -168,19 +172,28 @@ def choose_traces(found: Sequence[Trace], ours: SFTArguments, seed: int) -> list
 
 
 def make_trainer(
-    base: ModelFolder, examples: Sequence[Example], tokenizer: Any, args: Any, model_args: Any, run: Path
+    base: ModelFolder,
+    examples: Sequence[Example],
+    tokenizer: Any,
+    args: Any,
+    model_args: Any,
+    run: Path,
+    prefix_tree: str = "off",
 ) -> Any:
-    """Make TRL's SFTTrainer of a new adapter on the base model.
+    """Make the trainer of a new adapter on the base model.
 
     Raises:
         InputError: the libraries refuse a setting, or stage two could not go on from the adapter.
     """
     from transformers import set_seed
-    from trl import SFTTrainer, get_peft_config
+    from trl import get_peft_config
+
+    from sft.trainer import SFTTrainer
 
     set_seed(args.seed)  # before the adapter is made, so that one seed gives one adapter
     with setting_errors():
         trainer = SFTTrainer(
+            prefix_tree=prefix_tree,
             model=load_base(base.path, model_args, args),
             args=trainer_arguments(args, run),
             train_dataset=dataset_of(examples),

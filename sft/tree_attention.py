@@ -145,8 +145,10 @@ def _causal(queries: int, keys: int, like: torch.Tensor) -> torch.Tensor:
     return mask.triu(keys - queries + 1)
 
 
-def tree_of(input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int) -> PrefixTree:
-    """Fold padded rows.
+def split_rows(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the prompts and the completions of padded rows.
 
     Args:
         input_ids: (B, L) token ids, a prompt's padding in front and a completion's behind.
@@ -158,7 +160,35 @@ def tree_of(input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int)
         border = len(ids) - columns
         prompts.append([token for token, real in zip(ids[:border], mask[:border], strict=True) if real])
         completions.append([token for token, real in zip(ids[border:], mask[border:], strict=True) if real])
-    return fold(prompts, completions)
+    return prompts, completions
+
+
+def pad_rows(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return B prompts and completions as padded rows: what `split_rows` takes."""
+    width, columns = max(map(len, prompts)), max(map(len, completions))
+    rows, masks = [], []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        front, behind = width - len(prompt), columns - len(completion)
+        rows.append([0] * front + [*prompt, *completion] + [0] * behind)
+        masks.append([0] * front + [1] * (len(prompt) + len(completion)) + [0] * behind)
+    return torch.tensor(rows), torch.tensor(masks), columns
+
+
+def tree_inputs(tree: PrefixTree, device: Any) -> dict[str, Any]:
+    """Return what a model with TRL's fused head is called with to score a tree, within `head_sees`."""
+    tokens_T, positions_T, labels_N = (
+        torch.tensor(numbers, device=device) for numbers in (tree.tokens, tree.positions, tree.labels)
+    )
+    return {
+        "input_ids": tokens_T[None],
+        # Without a mask, transformers would take places that begin anew for the beginnings of packed sequences.
+        "attention_mask": torch.ones_like(tokens_T)[None],
+        "position_ids": positions_T[None],
+        "shift_labels": labels_N[None],
+        "prefix_tree": tree,
+    }
 
 
 def score_tree(model: Any, base: Any, tree: PrefixTree, shape: Sequence[int]) -> Scores:
@@ -174,20 +204,11 @@ def score_tree(model: Any, base: Any, tree: PrefixTree, shape: Sequence[int]) ->
         NoTreeError: the model cannot take a tree.
     """
     device = base.device
-    tokens_T, positions_T, scored_N, labels_N, rows_N, columns_N = (
-        torch.tensor(numbers, device=device)
-        for numbers in (tree.tokens, tree.positions, tree.scored, tree.labels, tree.rows, tree.columns)
+    scored_N, rows_N, columns_N = (
+        torch.tensor(numbers, device=device) for numbers in (tree.scored, tree.rows, tree.columns)
     )
-    with _head_sees(base, scored_N):
-        outputs = model(
-            input_ids=tokens_T[None],
-            # Without a mask, transformers would take places that begin anew for the beginnings of packed sequences.
-            attention_mask=torch.ones_like(tokens_T)[None],
-            position_ids=positions_T[None],
-            shift_labels=labels_N[None],
-            fused_lm_head=True,
-            prefix_tree=tree,
-        )
+    with head_sees(base, scored_N):
+        outputs = model(**tree_inputs(tree, device), fused_lm_head=True)
 
     def spread(values_1N: torch.Tensor) -> torch.Tensor:
         return values_1N.new_zeros(tuple(shape)).index_put((rows_N, columns_N), values_1N[0])
@@ -196,15 +217,15 @@ def score_tree(model: Any, base: Any, tree: PrefixTree, shape: Sequence[int]) ->
 
 
 def score_rows(model: Any, base: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int) -> Scores:
-    """Return the scores of padded rows' completions; see `score_tree` and `tree_of`."""
+    """Return the scores of padded rows' completions; see `score_tree` and `split_rows`."""
     labels_BC = input_ids.masked_fill(attention_mask == 0, -100)[:, -columns:]
-    with _head_sees(base, slice(-columns - 1, -1)):
+    with head_sees(base, slice(-columns - 1, -1)):
         outputs = model(input_ids=input_ids, attention_mask=attention_mask, shift_labels=labels_BC, fused_lm_head=True)
     return Scores(outputs.log_probs, outputs.entropy)
 
 
 @contextmanager
-def _head_sees(base: Any, positions: Any) -> Iterator[None]:
+def head_sees(base: Any, positions: Any) -> Iterator[None]:
     """Let the head have no other hidden states than those of some positions within the block.
 
     Args:
@@ -224,7 +245,7 @@ def _head_sees(base: Any, positions: Any) -> Iterator[None]:
 
 
 class Scorer:
-    """Scores completions over prefix trees where that costs less than padded rows, and over padded rows elsewhere.
+    """Says which completions are scored over a prefix tree: those where that costs less than padded rows.
 
     The first tree is checked: where its log-probabilities are not those of padded rows, there are no further trees.
 
@@ -251,62 +272,71 @@ class Scorer:
         if reason := enable(model):
             self._give_up(reason)
 
-    def scores(
-        self, model: Any, base: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int
-    ) -> Scores:
-        """Return the scores of padded rows' completions, computed either way; see `score_tree` and `tree_of`.
+    def tree(
+        self, model: Any, base: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], padded: int
+    ) -> PrefixTree | None:
+        """Return the tree of B sequences to compute; None where they are better computed as padded rows.
+
+        Args:
+            model, base: see `score_tree`.
+            prompts, completions: B each; see `fold`.
+            padded: tokens of the padded rows together.
 
         Raises:
             InputError: `on`, and the model cannot take trees.
             CheckError: `on`, and the first tree's log-probabilities are not those of padded rows.
         """
-        tree = self._tree(input_ids, attention_mask, columns)
+        self.padded += padded
+        tree = self._worthwhile(prompts, completions, padded)
         if tree is not None and not self._checked:
-            self._checked = True
-            self._check(model, base, input_ids[:CHECKED_ROWS], attention_mask[:CHECKED_ROWS], columns)
-        self.padded += input_ids.numel()
-        if tree is None or self.reason is not None:
-            self.computed += input_ids.numel()
+            self._check(model, base, prompts, completions)
+        if self.reason is not None:
+            tree = None
+        self.computed += padded if tree is None else len(tree.tokens)
+        return tree
+
+    def scores(
+        self, model: Any, base: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int
+    ) -> Scores:
+        """Return the scores of padded rows' completions, computed either way; see `tree` and `split_rows`."""
+        tree = self.tree(model, base, *split_rows(input_ids, attention_mask, columns), input_ids.numel())
+        if tree is None:
             return score_rows(model, base, input_ids, attention_mask, columns)
-        self.computed += len(tree.tokens)
         return score_tree(model, base, tree, (len(input_ids), columns))
 
     def facts(self) -> dict[str, Any]:
         """Say for a manifest how much was shared."""
         return {"mode": self.mode, "padded_rows": self.reason, "tokens": self.padded, "computed": self.computed}
 
-    def _tree(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int) -> PrefixTree | None:
-        """Return the tree of padded rows; None where these are computed as they are."""
-        if self.reason is not None:
-            return None
-        tree = tree_of(input_ids, attention_mask, columns)
+    def _worthwhile(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], padded: int
+    ) -> PrefixTree | None:
         # Rows without any completion have no gradient, but their backward pass, which several processes wait for.
-        if not tree.labels:
+        if self.reason is not None or not any(completions):
             return None
-        rows, length = input_ids.shape
-        worthwhile = self._cost.of_tree(tree) <= WORTHWHILE * self._cost.of_rows(rows, length, columns)
-        return tree if worthwhile or self.mode == "on" else None
+        tree, rows = fold(prompts, completions), len(prompts)
+        as_rows = self._cost.of_rows(rows, padded // rows, max(map(len, completions)))
+        return tree if self.mode == "on" or self._cost.of_tree(tree) <= WORTHWHILE * as_rows else None
 
     def _check(
-        self, model: Any, base: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int
+        self, model: Any, base: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
     ) -> None:
-        tree = tree_of(input_ids, attention_mask, columns)
-        if not tree.labels:
-            self._checked = False  # by the next tree
-            return
-        training = model.training
+        rows = [row for row, completion in enumerate(completions) if completion][:CHECKED_ROWS]
+        ids, mask, columns = pad_rows([prompts[row] for row in rows], [completions[row] for row in rows])
+        ids, mask = ids.to(base.device), mask.to(base.device)
+        tree = fold(*split_rows(ids, mask, columns))
+        self._checked, training = True, model.training
         model.eval()  # without dropout
         try:
             with torch.no_grad():
-                folded = score_tree(model, base, tree, (len(input_ids), columns)).log_probs
-                padded = score_rows(model, base, input_ids, attention_mask, columns).log_probs
+                folded = score_tree(model, base, tree, (len(ids), columns)).log_probs
+                padded = score_rows(model, base, ids, mask, columns).log_probs
         except NoTreeError as error:
             self._give_up(str(error))
             return
         finally:
             model.train(training)
-        scored = attention_mask[:, -columns:] == 1
-        apart = float((folded - padded)[scored].abs().mean())
+        apart = float((folded - padded)[mask[:, -columns:] == 1].abs().mean())
         if not apart <= TOLERANCE.get(base.dtype, HALF_TOLERANCE):
             self._give_up(f"its log-probabilities differ by {apart:.2g} from those of padded rows", wrong=True)
 

@@ -20,6 +20,7 @@ WITHIN = {
         "examples",
         "prefix_tree",
         "tree_attention",
+        "trainer",
         "training",
         "teacher",
         "import_traces",
@@ -31,8 +32,8 @@ WITHIN = {
     "rl": ("lab", "train", "study", "demo", "doctor", "cli"),
 }
 HEAVY = {"torch", "transformers", "trl", "vllm", "peft", "datasets", "accelerate", "sklearn", "matplotlib"}
-# A class of TRL's, and attention of transformers', in modules of their own, which others import within functions only.
-TRAINING = {"rl.trainer", "sft.tree_attention"}
+# Classes of TRL's, and attention of transformers', in modules of their own, which others import within functions only.
+TRAINING = {"rl.trainer", "sft.trainer", "sft.tree_attention"}
 FILES = sorted(path.relative_to(ROOT) for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 NAMES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 

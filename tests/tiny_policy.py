@@ -41,7 +41,8 @@ class ExactHead:
     @staticmethod
     def apply(hidden: Any, weight: Any, bias: Any, labels: Any, temperature: float, *_: Any) -> Any:
         log_probs = torch.log_softmax(hidden @ weight.T / temperature, dim=-1)
-        return log_probs.gather(-1, labels[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(-1), None, None, None
+        entropy, top = -(log_probs.exp() * log_probs).sum(-1), log_probs.argmax(-1) == labels
+        return log_probs.gather(-1, labels[:, None])[:, 0], entropy, None, None, top
 
 
 def make_policy(seed: int = 0, **config: Any) -> Any:
@@ -70,22 +71,25 @@ def make_policy(seed: int = 0, **config: Any) -> Any:
     return policy.double()
 
 
-def make_trainer(folder: Path, monkeypatch: pytest.MonkeyPatch, *, prefix_tree: str, **keys: Any) -> Any:
-    """A trainer of the policy, whose head is exact; its rollouts are the caller's."""
-    from datasets import Dataset
+def make_tokenizer() -> Any:
+    """A tokenizer of a few words."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{number}": number for number in range(VOCABULARY)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, "w0")), pad_token="w0", eos_token="w1")
+
+
+def make_trainer(folder: Path, monkeypatch: pytest.MonkeyPatch, *, prefix_tree: str, **keys: Any) -> Any:
+    """A trainer of the policy, whose head is exact; its rollouts are the caller's."""
+    from datasets import Dataset
     from trl import GRPOConfig
 
     from rewards import Component
     from rl.trainer import GRPOTrainer
 
     monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactHead)
-    words = {f"w{number}": number for number in range(VOCABULARY)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, "w0")), pad_token="w0", eos_token="w1"
-    )
 
     def nothing(completions: Any, **columns: Any) -> list[float]:
         return [0.0] * len(completions)
@@ -104,7 +108,7 @@ def make_trainer(folder: Path, monkeypatch: pytest.MonkeyPatch, *, prefix_tree: 
         model=policy,
         args=GRPOConfig(output_dir=str(folder), **values),
         train_dataset=Dataset.from_dict({"prompt": ["w2 w3"] * 16}),
-        processing_class=tokenizer,
+        processing_class=make_tokenizer(),
     )
 
 

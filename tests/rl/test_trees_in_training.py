@@ -14,6 +14,7 @@ from trl.trainer.utils import shuffle_sequence_dict
 from rewards import CheckError, InputError
 from rl.trainer import GRPOTrainer, shuffle_groups
 from sft import tree_attention
+from sft.prefix_tree import fold
 from sft.tree_attention import ATTENTION, Scorer
 
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo")
@@ -382,7 +383,7 @@ def test_a_model_whose_attention_is_another_falls_back_at_the_first_tree(
 
 
 def test_a_window_that_is_longer_than_every_sequence_is_none(trainer: Any) -> None:
-    tree = tree_attention.tree_of(ROWS, torch.ones_like(ROWS), 2)
+    tree = fold(*tree_attention.split_rows(ROWS, torch.ones_like(ROWS), 2))
     states = torch.randn(1, 2, len(tree.tokens), 4)
     layer = make_policy().get_base_model().model.layers[0].self_attn
     whole, _ = tree_attention.tree_attention(layer, states, states, states, None, prefix_tree=tree)
