@@ -218,7 +218,24 @@ def eval_command(context: typer.Context, config: ConfigOption) -> None:
 
     (arguments,) = parse_config(config, context.args, (EvalArguments,))
 
-    _show_manifest(run_evaluation(arguments), ("rows", "statuses", "errors", "completion_tokens", "seconds"))
+    shown = ("rows", "statuses", "errors", "prompt_tokens", "completion_tokens", "seconds")
+    _show_manifest(run_evaluation(arguments), shown)
+
+
+@app.command("calibrate", context_settings=_PASS_ON)
+def calibrate_command(context: typer.Context, config: ConfigOption) -> None:
+    """Fit temperatures on training perturbations that an adapter has not seen, for `eval --calibration temperature`.
+
+    Keys: those of `eval`. --out is a run folder of its own.
+    """
+    from benchmarks.config import parse_config
+    from benchmarks.evaluation.calibrate import run_calibration
+    from benchmarks.evaluation.run import EvalArguments
+
+    (arguments,) = parse_config(config, context.args, (EvalArguments,))
+    path, found = run_calibration(arguments)
+    typer.echo(f"{path}: temperature {found.de:.2f} of de, {found.dir:.2f} of dir, from {found.items:,} items")
+    typer.echo(f"log loss on these items: {found.log_loss['before']:.3f} before, {found.log_loss['after']:.3f} after")
 
 
 @app.command("baselines")

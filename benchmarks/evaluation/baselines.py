@@ -194,6 +194,7 @@ def as_predictions(items: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
         answer=answers,
         status=str(Status.ANSWERED),
         completion_tokens=0,
+        prompt_tokens=0,
         finish_reason="stop",
         **dict(zip(PROBABILITIES, probability_NL.T, strict=True)),
     )[list(COLUMNS)]

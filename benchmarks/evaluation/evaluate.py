@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +14,10 @@ import pandas as pd
 from benchmarks.chat import Message
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, PredictionLog
 from benchmarks.evaluation.protocol import Protocol
+from benchmarks.evaluation.scores import Calibration, Floats, average_log_odds, mean_over_samples
 from benchmarks.evidence.prompts import items_for_prompt
 from benchmarks.models.engines import Engine, Generation, Request
-from benchmarks.models.generation import Written
+from benchmarks.models.generation import EMPTY_THOUGHT, Written
 from benchmarks.runs import package_versions
 from rewards import LABELS, Answer, InputError, Status, parse_answer
 
@@ -31,6 +33,7 @@ def evaluate(
     *,
     seed: int = 0,
     chunk: int = 64,
+    calibration: Calibration | None = None,
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[float, int, int], None] | None = None,
 ) -> Path:
@@ -46,7 +49,9 @@ def evaluate(
         protocol: decoding, samples, scores and parser; its fingerprint is stored.
         run_dir: the run's folder; `predictions.parquet` is written there.
         seed: distinguishes training runs; stored with each row.
-        chunk: rows per chunk, at least 1; a chunk is also the batch given to the engine.
+        chunk: rows per chunk, at least 1; a chunk is also the batch given to the engine. Where a score is computed from
+            all samples of an item, a chunk holds whole items: the most that fit, and at least one.
+        calibration: the model's temperatures, if and only if `protocol.calibration` is set.
         facts: further facts of the run, JSON values without secrets, stored under `run`.
         progress: called with (rows done, all rows, tokens written) at the start, within a chunk and after it. Rows
             being written count as fractions, by their tokens so far and the length expected.
@@ -60,8 +65,13 @@ def evaluate(
         CheckError: the disk is full, or a server cannot be reached; finished chunks stay.
     """
     _check_items(items, messages, protocol, chunk)
+    if (protocol.calibration is None) != (calibration is None):
+        raise ValueError("give a calibration if and only if the protocol asks for one")
     n_rows = len(items) * protocol.samples
-    with PredictionLog(run_dir, _facts(engine, items, messages, protocol, seed, chunk, facts)) as log:
+    stored_facts = _facts(engine, items, messages, protocol, seed, chunk, calibration, facts)
+    if protocol.whole_items:
+        chunk = max(chunk // protocol.samples, 1) * protocol.samples
+    with PredictionLog(run_dir, stored_facts) as log:
         if not log.complete:
             _check_context(engine, items, messages, protocol)
             bounds = range(0, n_rows, chunk)
@@ -81,7 +91,7 @@ def evaluate(
                         share = min(so_far / max(expected, 1.0), float(len(rows)))  # noqa: B023 - called within the turn
                         progress(done + max(finished, share), n_rows, tokens + so_far)  # noqa: B023
 
-                frame, errors = _predict(engine, items, messages, protocol, seed, rows, written)
+                frame, errors = _predict(engine, items, messages, protocol, calibration, seed, rows, written)
                 log.append(number, frame, errors)
                 done += len(rows)
                 tokens += int(frame["completion_tokens"].sum())
@@ -128,6 +138,7 @@ def _predict(
     items: pd.DataFrame,
     messages: Sequence[Sequence[Message]],
     protocol: Protocol,
+    calibration: Calibration | None,
     seed: int,
     rows: range,
     written: Written,
@@ -135,14 +146,20 @@ def _predict(
     at = [row // protocol.samples for row in rows]
     samples = [row % protocol.samples for row in rows]
     chosen = items.iloc[at]
-    requests = [
-        Request(messages[item], request_seed(protocol, item_id, sample))
-        for item, item_id, sample in zip(at, chosen["item_id"], samples, strict=True)
-    ]
-    generations = engine.generate(requests, protocol, written)
+    direct: list[Generation] = []
+    if protocol.scores in ("direct", "both"):
+        direct = engine.answer_directly([messages[item] for item in dict.fromkeys(at)])
+    if protocol.scores == "direct":
+        generations = direct
+    else:
+        requests = [
+            Request(messages[item], request_seed(protocol, item_id, sample))
+            for item, item_id, sample in zip(at, chosen["item_id"], samples, strict=True)
+        ]
+        generations = engine.generate(requests, protocol, written)
     read = [
         read_generation(generation, protocol)
-        for _, generation in zip(requests, generations, strict=True)  # fails if the engine left a request out
+        for _, generation in zip(rows, generations, strict=True)  # fails if the engine left a request out
     ]
     frame = pd.DataFrame({name: chosen[name].astype("str").to_numpy(dtype=object) for name in _ITEM_COLUMNS})
     frame["sample"] = samples
@@ -150,12 +167,44 @@ def _predict(
     frame["completion"] = [generation.text for generation in generations]
     frame["answer"] = [None if answer.label is None else str(answer.label) for answer, _ in read]
     frame["status"] = [str(answer.status) for answer, _ in read]
+    p = np.array([probabilities for _, probabilities in read], dtype=np.float64)
+    if protocol.whole_items:
+        p = _scores_of_items(p, direct, protocol, calibration)
     for column, name in enumerate(PROBABILITIES):
-        frame[name] = np.array([probabilities[column] for _, probabilities in read], dtype=np.float64)
+        frame[name] = p[:, column]
     frame["completion_tokens"] = [generation.completion_tokens for generation in generations]
     frame["finish_reason"] = [generation.finish_reason for generation in generations]
+    prompt_tokens = [generation.prompt_tokens for generation in generations]
+    frame["prompt_tokens"] = pd.array(prompt_tokens, dtype="Int32")
+    if protocol.scores == "both":  # the direct answer's tokens are counted with the item's first sample
+        first = (frame["sample"] == 0).to_numpy()
+        frame.loc[first, "completion_tokens"] += [generation.completion_tokens for generation in direct]
+        frame.loc[first, "prompt_tokens"] += [generation.prompt_tokens or 0 for generation in direct]
     errors = Counter(generation.error for generation in generations if generation.error is not None)
     return frame[COLUMNS], errors
+
+
+def _scores_of_items(
+    p: Floats, direct: Sequence[Generation], protocol: Protocol, calibration: Calibration | None
+) -> Floats:
+    """Compute an item's score from its samples, and give it to each sample that has probabilities.
+
+    Args:
+        p: (N x K, 3) probabilities of K samples of each item; NaN where a sample has none.
+        direct: N direct answers, with `scores: both`.
+        protocol: its `samples` and `scores`.
+        calibration: the model's temperatures, if they are wanted.
+
+    Returns:
+        (N x K, 3) probabilities, the same for all samples of an item that have any.
+    """
+    score = mean_over_samples(p.reshape(-1, protocol.samples, len(LABELS)))
+    if protocol.scores == "both":
+        nothing = (np.nan,) * len(LABELS)
+        score = average_log_odds(score, np.array([one.probabilities or nothing for one in direct], dtype=np.float64))
+    if calibration is not None:
+        score = calibration.apply(score)
+    return np.where(np.isnan(p), np.nan, score.repeat(protocol.samples, axis=0))
 
 
 def _check_items(items: pd.DataFrame, messages: Sequence[Sequence[Message]], protocol: Protocol, chunk: int) -> None:
@@ -184,12 +233,13 @@ def _check_context(
 ) -> None:
     if engine.context is None:
         return
+    begun = len(EMPTY_THOUGHT) if protocol.scores in ("direct", "both") else 0  # more than its tokens
     for item_id, prompt in zip(items["item_id"], messages, strict=True):
         try:
             tokens = engine.prompt_tokens(prompt)
         except InputError as error:
             raise InputError(f"item {item_id}: {error}") from None
-        if tokens is not None and tokens + protocol.max_tokens > engine.context:
+        if tokens is not None and tokens + max(protocol.max_tokens, begun) > engine.context:
             raise InputError(
                 f"item {item_id}: {tokens} prompt tokens and max_tokens {protocol.max_tokens} exceed the model's "
                 f"context of {engine.context}; lower max_tokens or evidence, or raise max_model_len if it is set"
@@ -203,6 +253,7 @@ def _facts(
     protocol: Protocol,
     seed: int,
     chunk: int,
+    calibration: Calibration | None,
     facts: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     rows = "\n".join(f"{item}\t{label}" for item, label in zip(items["item_id"], items["label"], strict=True))
@@ -216,10 +267,13 @@ def _facts(
         "engine": engine.facts(),
         "scores": {
             "logprobs": "probabilities of the answer's first token, normalised over the labels",
+            "direct": "probabilities of the labels' first tokens after an empty thought, normalised over the labels",
+            "both": "mean log-odds of the samples' mean (logprobs) and of the answer after an empty thought (direct)",
             "votes": "share of samples that give the label (one-hot per sample)",
         }[protocol.scores],
         "seed": seed,
         "chunk": chunk,
         "packages": package_versions(),
         "run": dict(facts or {}),
+        **({} if calibration is None else {"calibration": asdict(calibration)}),
     }

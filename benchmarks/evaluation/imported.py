@@ -294,6 +294,7 @@ def _frame(part: _Matched, parsed: _Parsed, training_seed: int) -> pd.DataFrame:
     for at, key in enumerate(PROBABILITIES):
         frame[key] = parsed.prob[:, at]
     frame["completion_tokens"] = 0
+    frame["prompt_tokens"] = pd.array([pd.NA] * len(frame), dtype="Int32")
     frame["finish_reason"] = np.where(parsed.status == str(Status.ERROR), "error", "imported")
     return frame
 

@@ -38,9 +38,11 @@ SCHEMA: Final = pa.schema(
         pa.field("p_none", pa.float64()),
         pa.field("completion_tokens", pa.int32(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32()),
     ]
 )
 COLUMNS: Final[list[str]] = list(SCHEMA.names)
+_OPTIONAL: Final = "prompt_tokens"
 # Facts of an engine that earlier versions did not store.
 _LATER: Final = ("tokenizer_sha256", "special_tokens_sha256", "prompts_hold_date")
 _PART: Final = re.compile(r"part-[0-9]+\.parquet")
@@ -53,7 +55,7 @@ def check_predictions(frame: pd.DataFrame, where: str = "predictions") -> None:
     """Check a predictions frame against the schema.
 
     Args:
-        frame: columns as in `SCHEMA`; other columns are not allowed.
+        frame: columns as in `SCHEMA`, with or without `prompt_tokens`; other columns are not allowed.
         where: what to call the frame in an error (a file).
 
     Raises:
@@ -64,7 +66,7 @@ def check_predictions(frame: pd.DataFrame, where: str = "predictions") -> None:
             - probabilities do not sum to 1;
             - an (item, sample, seed) occurs twice.
     """
-    missing = [name for name in COLUMNS if name not in frame.columns]
+    missing = [name for name in COLUMNS if name not in frame.columns and name != _OPTIONAL]
     unknown = [str(name) for name in frame.columns if name not in COLUMNS]
     if missing or unknown:
         problem = f"no column {missing[0]!r}" if missing else f"unknown column {unknown[0]!r}"
@@ -122,7 +124,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
     Returns:
         One row per item × sample with the columns of `SCHEMA`: text as pandas `str` (missing where there is none),
-        probabilities float64 (NaN where not answered).
+        probabilities float64 (NaN where not answered), `prompt_tokens` missing where nobody counted them.
 
     Raises:
         InputError: the file is missing, is no Parquet file, or violates the schema.
@@ -347,6 +349,9 @@ def _facts_json(facts: Mapping[str, Any]) -> str:
 def _to_table(frame: pd.DataFrame, where: str) -> pa.Table:
     columns = []
     for field in SCHEMA:
+        if field.name not in frame:  # the optional one
+            columns.append(pa.nulls(len(frame), field.type))
+            continue
         values = frame[field.name]
         if isinstance(values.dtype, pd.CategoricalDtype):
             values = values.astype("str")
@@ -375,9 +380,11 @@ def _read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         else:
             texts = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
             table = pq.read_table(path, columns=[name for name in columns if name in names], read_dictionary=texts)
-    missing = [name for name in COLUMNS if name not in names]
+    missing = [name for name in COLUMNS if name not in names and name != _OPTIONAL]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}, so it is no predictions file of synthpert; import it")
+    if _OPTIONAL not in names:  # a file of an earlier version
+        table = table.append_column(SCHEMA.field(_OPTIONAL), pa.nulls(table.num_rows, SCHEMA.field(_OPTIONAL).type))
     return table
 
 

@@ -28,7 +28,13 @@ class Protocol:
         top_p: nucleus sampling, in (0, 1]; must be 1 with greedy decoding.
         samples: completions per item, at least 1; must be 1 with greedy decoding.
         seed: seed of sampling, 0 to 2^31 - 1.
-        scores: source of the label probabilities: `logprobs` of the answer's first token, or `votes`.
+        scores: source of the label probabilities.
+            - `logprobs`: those of the answer's first token, after the model's thought. The score of an item is their
+              mean over its samples.
+            - `direct`: the same after an empty thought, which is written for the model. Needs greedy decoding.
+            - `both`: the mean of the two in log-odds.
+            - `votes`: the share of samples that give the label.
+        calibration: `temperature` applies the adapter's temperatures to the scores; see `synthpert calibrate`.
         parser: `strict` or `lenient`, see `rewards.parse_answer`.
         data: digest of the labels used. No configuration key: it is set when the labels are read.
 
@@ -46,7 +52,12 @@ class Protocol:
     top_p: float = field(default=1.0, metadata={"help": "nucleus"})
     samples: int = field(default=1, metadata={"help": "completions per item"})
     seed: int = field(default=0, metadata={"help": "seed of sampling"})
-    scores: Literal["logprobs", "votes"] = field(default="logprobs", metadata={"help": "logprobs or votes"})
+    scores: Literal["logprobs", "direct", "both", "votes"] = field(
+        default="logprobs", metadata={"help": "logprobs after the thought, direct after an empty one, both, or votes"}
+    )
+    calibration: Literal["temperature"] | None = field(
+        default=None, metadata={"help": "temperature applies what `synthpert calibrate` stored with the adapter"}
+    )
     parser: Literal["strict", "lenient"] = field(default="strict", metadata={"help": "strict or lenient"})
     data: str = field(default="", metadata={"key": False})
 
@@ -78,6 +89,21 @@ class Protocol:
                     f"protocol: top_p is {self.top_p} but temperature is 0: greedy decoding has no nucleus; "
                     "set top_p: 1 or a temperature"
                 )
+        elif self.scores == "direct":
+            raise InputError(
+                f"protocol: temperature is {self.temperature} but scores is direct, which asks once and samples no "
+                "thought; set temperature: 0, or scores: both"
+            )
+        if self.calibration is not None and self.scores == "votes":
+            raise InputError(
+                "protocol: calibration is set but scores is votes, which are shares of answers; set scores: logprobs, "
+                "direct or both"
+            )
+
+    @property
+    def whole_items(self) -> bool:
+        """Whether a score is computed from all samples of an item together, not from each sample."""
+        return self.scores == "both" or self.calibration is not None
 
     def canonical_json(self) -> str:
         """Return the protocol as JSON with sorted keys and no white space.
@@ -88,6 +114,8 @@ class Protocol:
         if not self.data:
             raise ValueError("the protocol does not say which labels it uses; set `data`")
         values = to_keys(self) | self.prompt.facts() | {"data": self.data}
+        if self.calibration is None:  # as in protocols from before this key
+            del values["calibration"]
         return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property

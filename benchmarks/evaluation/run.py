@@ -1,28 +1,33 @@
 """One evaluation run: a model under a protocol, in a run folder."""
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
 from benchmarks.endpoint.settings import check_base_url, check_no_key, read_extra_body
 from benchmarks.evaluation.evaluate import evaluate
-from benchmarks.evaluation.predictions import read_facts, read_predictions
+from benchmarks.evaluation.predictions import changed_keys, read_facts, read_predictions
 from benchmarks.evaluation.protocol import Protocol
+from benchmarks.evaluation.scores import CALIBRATION, Calibration, read_calibration
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import build_prompts, items_for_prompt
 from benchmarks.keys import to_keys
 from benchmarks.models.engines import check_engine, engine_names, open_engine, takes
 from benchmarks.models.folders import adapter_sha256, read_trained_items, resolve_model
 from benchmarks.progress import Progress
-from benchmarks.runs import open_run, run_dtype
+from benchmarks.runs import Run, open_run, run_dtype
 from benchmarks.screens.schema import CELL_LINES
 from rewards import InputError
 
 PREDICTIONS = "predictions.parquet"
+# Keys of a protocol that may differ between a calibration and the evaluation that applies it.
+_NOT_OF_SCORES: Final = ("calibration", "data", "item_seed", "items", "seed")
 
 
 @dataclass
@@ -91,28 +96,15 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
         check_no_key(args.api_key_env, to_keys(args))
     adapter = None if args.adapter is None else Path(args.adapter)
     trained = None if adapter is None else check_unseen(adapter, corpus)
-    inputs = {} if adapter is None else {"adapter": adapter_sha256(adapter)}
-    if args.engine != "openai" and Path(args.model).is_dir():
-        inputs |= resolve_model(args.model, args.revision).inputs("model")
+    calibration = None if protocol.calibration is None else find_calibration(adapter, protocol)
+    inputs = digests(args)
+    if calibration is not None and adapter is not None:
+        inputs["calibration"] = hashlib.sha256((adapter / CALIBRATION).read_bytes()).hexdigest()
     args = with_run_dtype(args)
     run = open_run(Path(args.output_dir), "eval", to_keys(args), inputs)
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path
-    items = select_test_items(corpus, protocol)
-    prompts = build_prompts(items, corpus, protocol.prompt)
-    engine = open_engine(
-        args.engine, args.model, adapter, revision=args.revision, dtype=args.dtype, max_model_len=args.max_model_len,
-        base_url=args.base_url, api_key_env=args.api_key_env, max_tokens_key=args.max_tokens_key,
-        extra_body=read_extra_body(args.extra_body),
-    )  # fmt: skip
-    try:
-        path = evaluate(
-            engine, items, prompts, protocol, run.path,
-            seed=args.training_seed, chunk=args.chunk, facts={"name": args.name, "trained_items": trained},
-            progress=show_writing(progress),
-        )  # fmt: skip
-    finally:
-        engine.close()
+    path = ask(args, run, corpus, select_test_items(corpus, protocol), protocol, calibration, trained, progress)
     frame = read_predictions(path)
     facts = read_facts(path)
     run.finish(
@@ -123,8 +115,59 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
         statuses={str(status): int(count) for status, count in frame["status"].value_counts().items()},
         errors=facts["errors"],
         completion_tokens=int(frame["completion_tokens"].sum()),
+        prompt_tokens=int(frame["prompt_tokens"].sum()),
     )
     return run.path
+
+
+def digests(args: EvalArguments) -> dict[str, str]:
+    """Return the digests of an evaluation's adapter and model folder, for `open_run`."""
+    inputs = {} if args.adapter is None else {"adapter": adapter_sha256(Path(args.adapter))}
+    if args.engine != "openai" and Path(args.model).is_dir():
+        inputs |= resolve_model(args.model, args.revision).inputs("model")
+    return inputs
+
+
+def ask(
+    args: EvalArguments,
+    run: Run,
+    corpus: Corpus,
+    items: pd.DataFrame,
+    protocol: Protocol,
+    calibration: Calibration | None,
+    trained: int | None,
+    progress: Progress,
+) -> Path:
+    """Open the engine, ask the items and store the predictions in a run folder.
+
+    Args:
+        args: which model and engine.
+        run: the run.
+        corpus: the labels that the prompts' evidence comes from.
+        items: the items to ask.
+        protocol: how to ask them.
+        calibration: the model's temperatures, if the protocol wants them.
+        trained: number of items that the adapter was trained on, if known; stored.
+        progress: where to show it.
+
+    Returns:
+        The path of the predictions.
+    """
+    adapter = None if args.adapter is None else Path(args.adapter)
+    prompts = build_prompts(items, corpus, protocol.prompt)
+    engine = open_engine(
+        args.engine, args.model, adapter, revision=args.revision, dtype=args.dtype, max_model_len=args.max_model_len,
+        base_url=args.base_url, api_key_env=args.api_key_env, max_tokens_key=args.max_tokens_key,
+        extra_body=read_extra_body(args.extra_body),
+    )  # fmt: skip
+    try:
+        return evaluate(
+            engine, items, prompts, protocol, run.path,
+            seed=args.training_seed, chunk=args.chunk, calibration=calibration,
+            facts={"name": args.name, "trained_items": trained}, progress=show_writing(progress),
+        )  # fmt: skip
+    finally:
+        engine.close()
 
 
 def show_writing(progress: Progress) -> Callable[[float, int, int], None]:
@@ -170,17 +213,44 @@ def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
     return len(items)
 
 
+def find_calibration(adapter: Path | None, protocol: Protocol) -> Calibration:
+    """Return the calibration stored with an adapter.
+
+    Raises:
+        InputError: there is no adapter or no calibration, or it was fitted on answers to another protocol.
+    """
+    if adapter is None:
+        raise InputError("calibration: temperatures are stored with an adapter; set adapter, or leave calibration out")
+    calibration = read_calibration(adapter)
+    ours = json.loads(protocol.canonical_json())
+    if keys := [key for key in changed_keys(calibration.protocol, ours) if key not in _NOT_OF_SCORES]:
+        raise InputError(
+            f"{adapter / CALIBRATION}: was fitted under another protocol ({', '.join(keys)}); run "
+            "`synthpert calibrate` with these settings"
+        )
+    return calibration
+
+
+def draw_per_line(items: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """Draw `protocol.items` items of each cell line, 0 for all of them, in the order of the rows.
+
+    Raises:
+        InputError: a line has fewer.
+    """
+    if not protocol.items:
+        return items
+    lines = [items[items["cell_line"] == line] for line in CELL_LINES if (items["cell_line"] == line).any()]
+    drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=False) for rows in lines]
+    return pd.concat(drawn).sort_index()
+
+
 def select_test_items(corpus: Corpus, protocol: Protocol) -> pd.DataFrame:
     """Return the test items of a protocol, in the order of evaluation.
 
     Raises:
         InputError: there are none.
     """
-    test = items_for_prompt(corpus.test, protocol.prompt)
-    if protocol.items:
-        lines = [test[test["cell_line"] == line] for line in CELL_LINES if (test["cell_line"] == line).any()]
-        drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=False) for rows in lines]
-        test = pd.concat(drawn).sort_index()
+    test = draw_per_line(items_for_prompt(corpus.test, protocol.prompt), protocol)
     if test.empty:
         raise InputError(
             f"split: {protocol.split!r} has no test items for template {protocol.prompt.template!r}; set template: "

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
-from benchmarks.chat import Message
+from benchmarks.chat import THINK, Message
 from rewards import LABELS
 
 TOP_LOGPROBS: Final = 20
+EMPTY_THOUGHT: Final = f"{THINK}</think><answer>"
 Probabilities: TypeAlias = tuple[float, float, float]
 # Called while a batch is written, with the number of finished completions and of tokens so far.
 Written: TypeAlias = Callable[[int, int], None]
@@ -39,6 +40,7 @@ class Generation:
         completion_tokens: number of tokens generated, the end of the turn included.
         probabilities: of the three labels in the order of `rewards.LABELS`; None where they are unknown.
         error: why the request failed for good; None if it did not.
+        prompt_tokens: number of tokens that the model read; None where nobody counted them.
     """
 
     text: str | None
@@ -46,6 +48,7 @@ class Generation:
     completion_tokens: int
     probabilities: Probabilities | None
     error: str | None = None
+    prompt_tokens: int | None = None
 
 
 class Decoding(Protocol):
@@ -59,6 +62,11 @@ class Decoding(Protocol):
     def max_tokens(self) -> int: ...
     @property
     def scores(self) -> str: ...
+
+
+def wants_logprobs(decoding: Decoding) -> bool:
+    """Return whether the scores are read from logprobs; all are but votes."""
+    return decoding.scores != "votes"
 
 
 class Engine(Protocol):
@@ -87,6 +95,23 @@ class Engine(Protocol):
 
         Returns:
             One generation per request, in their order.
+        """
+
+    def answer_directly(self, prompts: Sequence[Sequence[Message]]) -> list[Generation]:
+        """Answer after an empty thought, which is written for the model: `<think></think><answer>`.
+
+        The model writes one token. The answer is the label whose first token is the likeliest, whatever other tokens
+        the model would rather write.
+
+        Args:
+            prompts: messages, the last of each from the user.
+
+        Returns:
+            One generation per prompt, in their order, with the probabilities of the labels' first tokens, normalised
+            over the three.
+
+        Raises:
+            InputError: the engine cannot begin the model's turn, or cannot tell the probability of a chosen token.
         """
 
     def facts(self) -> dict[str, Any]:

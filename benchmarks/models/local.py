@@ -1,6 +1,7 @@
 """Shared by the engines that hold the model themselves: its folder, tokenizer, prompts and weights."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -8,9 +9,15 @@ from typing import Any, Final
 
 from benchmarks.chat import Message, encode_prompt, open_tokenizer, prefilled_think, prints_date, render_prompt
 from benchmarks.models.folders import ModelFolder, adapter_sha256, check_adapter, resolve_model
-from benchmarks.models.generation import Generation, names_label, one_line, probabilities_of
+from benchmarks.models.generation import (
+    EMPTY_THOUGHT,
+    Generation,
+    names_label,
+    one_line,
+    probabilities_of,
+)
 from benchmarks.quiet import hide_loading_bars
-from rewards import InputError
+from rewards import LABELS, InputError
 
 
 class LocalModel:
@@ -46,6 +53,32 @@ class LocalModel:
         """Return the length of a rendered prompt in tokens."""
         return len(encode_prompt(self.tokenizer, messages))
 
+    def encode_direct(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """Return the ids of a prompt with an empty thought, and the three labels' first tokens after it.
+
+        Some vocabularies join the `>` of the answer's tag with the first letters of a label. The ids therefore end
+        where they are the same before every label.
+        """
+        prompt = render_prompt(self.tokenizer, messages)
+        begun = prompt + EMPTY_THOUGHT.removeprefix(prefilled_think(prompt).strip())
+        encoded = [self.tokenizer(begun + label, add_special_tokens=False)["input_ids"] for label in LABELS]
+        columns = list(zip(*encoded, strict=False))
+        n_shared = next(at for at, column in enumerate(columns) if len(set(column)) > 1)
+        return [int(token) for token in encoded[0][:n_shared]], [int(token) for token in columns[n_shared]]
+
+    def direct_generation(self, prompt_tokens: int, logprobs: Sequence[float]) -> Generation:
+        """Make the generation of a direct answer.
+
+        Args:
+            prompt_tokens: number of tokens of the prompt with its empty thought.
+            logprobs: natural logprobs of the three labels' first tokens, in the order of `rewards.LABELS`.
+        """
+        highest = max(logprobs)
+        mass = [math.exp(logprob - highest) for logprob in logprobs]
+        up, down, none = (one / sum(mass) for one in mass)
+        answer = LABELS[logprobs.index(highest)]
+        return Generation(f"{EMPTY_THOUGHT}{answer}</answer>", "stop", 1, (up, down, none), None, prompt_tokens)
+
     def generation(
         self,
         messages: Sequence[Message],
@@ -68,6 +101,7 @@ class LocalModel:
             finish_reason="length" if end is None else "stop",
             completion_tokens=len(kept) + (end is not None),
             probabilities=probabilities,
+            prompt_tokens=self.prompt_tokens(messages),
         )
 
     def facts(self) -> dict[str, Any]:

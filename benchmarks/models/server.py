@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from benchmarks.chat import THINK, Message, join_think, without_surrogates
 from benchmarks.endpoint.client import Endpoint, run_async
@@ -24,6 +24,7 @@ from benchmarks.models.generation import (
     answer_start,
     names_label,
     probabilities_of,
+    wants_logprobs,
 )
 from rewards import InputError
 
@@ -122,10 +123,21 @@ class OpenAIEngine:
         """
         return run_async(self._generate_all(requests, decoding, written))
 
+    def answer_directly(self, prompts: Sequence[Sequence[Message]]) -> NoReturn:
+        """Refuse: OpenAI's protocol cannot begin the model's turn.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "engine: openai cannot write an empty thought for the model, as scores: direct and both need; set scores: "
+            "logprobs with temperature: 1 and samples: 8, or use engine: vllm or transformers"
+        )
+
     async def _generate_all(
         self, requests: Sequence[Request], decoding: Decoding, written: Written | None
     ) -> list[Generation]:
-        logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if decoding.scores == "logprobs" else {}
+        logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if wants_logprobs(decoding) else {}
         settings = replace(
             self._settings,
             max_reply_bytes=_MAX_REPLY_BYTES if logprobs else self._settings.max_reply_bytes,
@@ -161,12 +173,15 @@ class OpenAIEngine:
 
     def _generation(self, reply: Reply, logprobs: bool) -> Generation:
         if reply.text is None:
-            return Generation(None, "error", 0, None, reply.error)
+            return Generation(None, "error", 0, None, reply.error, reply.prompt_tokens)
         if len(reply.text) > (longest := self._settings.max_reply_bytes):
-            return Generation(None, "error", 0, None, f"the reply is longer than {longest:,} characters")
+            problem = f"the reply is longer than {longest:,} characters"
+            return Generation(None, "error", 0, None, problem, reply.prompt_tokens)
         text = without_surrogates(restore_think(reply.text, reply.reasoning, reply.finish_reason))
         probabilities = self._probabilities(reply) if logprobs and names_label(text) else None
-        return Generation(text, reply.finish_reason, reply.completion_tokens, probabilities)
+        return Generation(
+            text, reply.finish_reason, reply.completion_tokens, probabilities, prompt_tokens=reply.prompt_tokens
+        )
 
     def _probabilities(self, reply: Reply) -> Probabilities | None:
         """Return the labels' probabilities in a reply that names a label; None where the reply has none.

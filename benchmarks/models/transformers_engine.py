@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.chat import Message, encode_prompt
 from benchmarks.machine import resolve_dtype, use_cpu_well
-from benchmarks.models.generation import TOP_LOGPROBS, Decoding, Generation, Request, Written
+from benchmarks.models.generation import TOP_LOGPROBS, Decoding, Generation, Request, Written, wants_logprobs
 from benchmarks.models.local import LocalModel, free_memory, load_causal_lm, load_peft
 
 _BATCH_SIZE: Final = 16  # prompts generated together
@@ -55,7 +55,7 @@ class TransformersEngine:
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, written: Written | None = None
     ) -> list[Generation]:
-        """Complete the requests; see `Engine.generate`. The seeds of all requests in a batch seed its sampling."""
+        """Complete the requests; see `Engine.generate`."""
         prompts = [encode_prompt(self._model.tokenizer, request.messages) for request in requests]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # little padding within a batch
         done: dict[int, Generation] = {}
@@ -80,17 +80,15 @@ class TransformersEngine:
         from transformers import LogitsProcessorList
 
         stop = sorted(self._model.stop_ids)
-        width = max(len(prompt) for prompt in prompts)
-        # (batch, width), padded on the left
-        ids = torch.tensor([[stop[0]] * (width - len(p)) + list(p) for p in prompts], device=self._device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
+        ids, mask = self._pad(prompts)
+        width = ids.shape[1]
         config = _generation_config(decoding, stop)
         self._lm.generation_config = config
-        recorder = _TopLogprobs() if decoding.scores == "logprobs" else None
-        processors = [*([] if recorder is None else [recorder]), *([] if tell is None else [_Counter(tell)])]
-        with torch.inference_mode(), torch.random.fork_rng(enabled=decoding.temperature > 0):
-            if decoding.temperature > 0:
-                torch.manual_seed(hash(tuple(request.seed for request in requests)) % 2**63)
+        recorder = _TopLogprobs() if wants_logprobs(decoding) else None
+        processors: list[Any] = [*([] if recorder is None else [recorder]), *([] if tell is None else [_Counter(tell)])]
+        if decoding.temperature > 0:
+            processors += _sampling(decoding, [request.seed for request in requests])
+        with torch.inference_mode():
             output = self._lm.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -106,6 +104,39 @@ class TransformersEngine:
             )
             for row, request in enumerate(requests)
         ]
+
+    def answer_directly(self, prompts: Sequence[Sequence[Message]]) -> list[Generation]:
+        """Answer after an empty thought; see `Engine.answer_directly`."""
+        encoded = [self._model.encode_direct(messages) for messages in prompts]
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index][0]))
+        done: dict[int, Generation] = {}
+        for start in range(0, len(order), _BATCH_SIZE):
+            batch = order[start : start + _BATCH_SIZE]
+            logprobs = self._next_logprobs([encoded[index][0] for index in batch])
+            for row, index in enumerate(batch):
+                ids, labels = encoded[index]
+                done[index] = self._model.direct_generation(len(ids), logprobs[row, labels].tolist())
+        return [done[index] for index in range(len(encoded))]
+
+    def _next_logprobs(self, prompts: Sequence[Sequence[int]]) -> Any:
+        """Return the logprobs of the token after each prompt, as a tensor (batch, vocabulary)."""
+        import torch
+
+        ids, mask = self._pad(prompts)
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        with torch.inference_mode():
+            logits = self._lm(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1).logits
+        return logits[:, -1].float().log_softmax(-1)
+
+    def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+        """Return the prompts' ids and their attention mask, (batch, width) each, padded on the left."""
+        import torch
+
+        pad = min(self._model.stop_ids)
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=self._device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
+        return ids, mask
 
     def facts(self) -> dict[str, Any]:
         """Return the engine's facts; see `Engine.facts`."""
@@ -126,15 +157,41 @@ class TransformersEngine:
 
 
 def _generation_config(decoding: Decoding, stop: Sequence[int]) -> Any:
-    """Return decoding settings from the protocol alone, without the model's defaults."""
+    """Return decoding settings from the protocol alone, without the model's defaults; `_sampling` does the sampling."""
     from transformers import GenerationConfig
 
-    sampling: dict[str, Any] = {"do_sample": False}
-    if decoding.temperature > 0:
-        sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
     return GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=decoding.max_tokens, eos_token_id=stop, pad_token_id=stop[0], **sampling
+        max_new_tokens=decoding.max_tokens, eos_token_id=stop, pad_token_id=stop[0], do_sample=False
     )
+
+
+def _sampling(decoding: Decoding, seeds: Sequence[int]) -> list[Any]:
+    """Return logits processors after which the largest score of each row is a sample."""
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    nucleus = [TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else []
+    return [TemperatureLogitsWarper(decoding.temperature), *nucleus, _GumbelNoise(seeds)]
+
+
+class _GumbelNoise:
+    """A logits processor that adds Gumbel noise, so that the largest score is a sample of the softmax.
+
+    Each row has a random generator of its own. A sample then depends on its request alone and not on its batch.
+    `torch.multinomial` has one generator for all rows.
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        import torch
+
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        noise = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=one) for one in self._generators])
+        return scores - noise.clamp_min(torch.finfo(noise.dtype).tiny).log().to(scores.device)
 
 
 def _tell_step(written: Written, finished: int, tokens: int, of_batch: int) -> None:

@@ -10,7 +10,15 @@ from typing import Any, Final
 
 from benchmarks.chat import Message, encode_prompt
 from benchmarks.machine import resolve_dtype, use_cpu_well
-from benchmarks.models.generation import TOP_LOGPROBS, Decoding, Generation, Request, Written, one_line
+from benchmarks.models.generation import (
+    TOP_LOGPROBS,
+    Decoding,
+    Generation,
+    Request,
+    Written,
+    one_line,
+    wants_logprobs,
+)
 from benchmarks.models.local import LocalModel, free_memory, load_peft
 from rewards import CheckError, InputError
 
@@ -145,6 +153,9 @@ class VLLMEngine:
                 load_format="safetensors",
                 disable_log_stats=False,  # the statistics count tokens while a batch is written
                 generation_config="vllm",  # decoding settings come from the protocol, not from the model's defaults
+                # Read a prompt at once, never in parts. After a part, vLLM rewinds the request's random generator,
+                # which torch cannot do on a CPU ("CPU Generator does not use offset").
+                enable_chunked_prefill=torch.cuda.is_available(),
                 **options,
             )
         except Exception as error:
@@ -175,21 +186,41 @@ class VLLMEngine:
                 top_p=decoding.top_p,
                 seed=request.seed if decoding.temperature > 0 else None,
                 stop_token_ids=sorted(self._model.stop_ids),
-                logprobs=TOP_LOGPROBS if decoding.scores == "logprobs" else None,
+                logprobs=TOP_LOGPROBS if wants_logprobs(decoding) else None,
                 flat_logprobs=True,
                 detokenize=False,
             )
             for request in requests
         ]
-        prompts = [{"prompt_token_ids": encode_prompt(self._model.tokenizer, r.messages)} for r in requests]
-        # Results must not depend on cached prefixes: a resumed run has cached other prompts than an unbroken one.
-        self._llm.reset_prefix_cache()
-        self._llm.enqueue(prompts, params, use_tqdm=False, lora_request=self._lora)
-        outputs = self._finish(written)
+        outputs = self._run([encode_prompt(self._model.tokenizer, r.messages) for r in requests], params, written)
         return [self._generation(request, output.outputs[0]) for request, output in zip(requests, outputs, strict=True)]
 
-    def _finish(self, written: Written | None) -> list[Any]:
-        """Run the engine until all requests are finished; return the outputs in the order of the requests."""
+    def answer_directly(self, prompts: Sequence[Sequence[Message]]) -> list[Generation]:
+        """Answer after an empty thought; see `Engine.answer_directly`."""
+        from vllm import SamplingParams
+
+        if not hasattr(SamplingParams, "logprob_token_ids"):
+            raise InputError(
+                "vllm: this version tells no probabilities of chosen tokens, as scores: direct and both need; update "
+                "it to 0.31, set engine: transformers, or set scores: logprobs"
+            )
+        encoded = [self._model.encode_direct(messages) for messages in prompts]
+        params = [
+            SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=labels, detokenize=False)
+            for _, labels in encoded
+        ]
+        outputs = self._run([ids for ids, _ in encoded], params, None)
+        return [
+            self._model.direct_generation(len(ids), [output.outputs[0].logprobs[0][token].logprob for token in labels])
+            for (ids, labels), output in zip(encoded, outputs, strict=True)
+        ]
+
+    def _run(self, prompts: Sequence[list[int]], params: Sequence[Any], written: Written | None) -> list[Any]:
+        """Run the engine until all prompts are finished; return the outputs in the order of the prompts."""
+        # Results must not depend on cached prefixes: a resumed run has cached other prompts than an unbroken one.
+        self._llm.reset_prefix_cache()
+        tokens = [{"prompt_token_ids": ids} for ids in prompts]
+        self._llm.enqueue(tokens, list(params), use_tqdm=False, lora_request=self._lora)
         engine = self._llm.llm_engine
         outputs: list[Any] = []
         before, told = self._tokens_written(), time.monotonic()

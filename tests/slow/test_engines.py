@@ -113,6 +113,43 @@ def test_a_batch_repeats_itself_whatever_came_before(engine: Engine) -> None:
     assert len({generation.text for generation in first}) > 1
 
 
+def test_a_sample_is_the_same_whatever_the_batch(engine: Engine) -> None:
+    """Also where the prompts of a batch exceed the tokens that vLLM reads at once (4,096 here)."""
+    requests = [  # what differs comes first, so that no prompt shares a cached prefix with another
+        Request([{"role": "user", "content": f"Question {at}. {request.messages[0]['content']}"}], request.seed)
+        for at, request in enumerate(make_requests(40))
+    ]
+    assert sum(engine.prompt_tokens(request.messages) or 0 for request in requests) > 4096
+    whole = engine.generate(requests, SAMPLED)
+    parts = [one for start in range(0, 40, 7) for one in engine.generate(requests[start : start + 7], SAMPLED)]
+    same = [a.text == b.text for a, b in zip(whole, parts, strict=True)]
+    assert sum(same) >= 0.95 * len(same)  # rounding differs with a batch's shape, and may turn a close draw
+
+
+def test_direct_answers_are_those_of_a_forward_pass(engine: Engine, smollm2: Path, adapter: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks.chat import render_prompt
+    from benchmarks.models.generation import EMPTY_THOUGHT
+    from rewards import LABELS
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(smollm2)
+    model: Any = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32), str(adapter)
+    )
+    prompts = [request.messages for request in make_requests(6)]
+    first = [tokenizer(str(label), add_special_tokens=False)["input_ids"][0] for label in LABELS]
+    for prompt, generation in zip(prompts, engine.answer_directly(prompts), strict=True):
+        text = render_prompt(tokenizer, prompt) + EMPTY_THOUGHT
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            p = model(input_ids=ids).logits[0, -1, first].softmax(-1).tolist()
+        assert generation.probabilities == pytest.approx(p, abs=1e-3)
+        assert (generation.completion_tokens, generation.prompt_tokens) == (1, ids.shape[1])
+
+
 def test_probabilities_are_the_model_s(engine: Engine, smollm2: Path, adapter: Path) -> None:
     """Against a forward pass over the prompt and the completion up to its label."""
     import torch

@@ -47,6 +47,7 @@ def make_frame(genes: list[str]) -> pd.DataFrame:
             "p_none": 0.25,
             "completion_tokens": 7,
             "finish_reason": "stop",
+            "prompt_tokens": 30,
         }
     )
     last = n - 1
@@ -69,6 +70,18 @@ def test_write_then_read_gives_the_same_rows_and_facts(tmp_path: Path) -> None:
     assert list(back["completion"].isna()) == [False, False, True]
     pd.testing.assert_frame_equal(back, frame.astype({"completion": "str", "answer": "str"}), check_dtype=False)
     assert read_facts(path) == FACTS
+
+
+def test_a_file_from_before_prompt_tokens_were_counted_is_read(tmp_path: Path) -> None:
+    path, again = tmp_path / "predictions.parquet", tmp_path / "again.parquet"
+    write_predictions(make_frame(["CALR", "MYC"]), path, FACTS)
+    pq.write_table(pq.read_table(path).drop_columns(["prompt_tokens"]), path)
+    back = read_predictions(path)
+    assert list(back.columns) == COLUMNS
+    assert back["prompt_tokens"].isna().all()
+    assert read_answers([path])["prompt_tokens"].isna().all()
+    write_predictions(back.drop(columns="prompt_tokens"), again, FACTS)
+    pd.testing.assert_frame_equal(read_predictions(again), back)
 
 
 @pytest.mark.parametrize(

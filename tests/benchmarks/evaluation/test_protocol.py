@@ -19,7 +19,8 @@ def protocol_of(**keys: Any) -> Protocol:
 
 
 def test_canonical_json_holds_every_key_and_reads_back() -> None:
-    protocol = Protocol(**BASE, temperature=0.7, top_p=0.9, samples=4, split="holdout:rpe1", scores="votes")
+    sampled: dict[str, Any] = {**BASE, "temperature": 0.7, "top_p": 0.9, "samples": 4, "split": "holdout:rpe1"}
+    protocol = Protocol(**sampled, scores="both", calibration="temperature")
     values = json.loads(protocol.canonical_json())
     assert list(values) == sorted(values)
     kept = {key: values[key] for key in to_keys(protocol)}
@@ -62,6 +63,9 @@ def test_a_whole_number_and_its_float_are_one_protocol() -> None:
         ("item_seed", 1),
         ("seed", 1),
         ("scores", "votes"),
+        ("scores", "direct"),
+        ("scores", "both"),
+        ("calibration", "temperature"),
         ("parser", "lenient"),
     ],
 )

@@ -85,7 +85,7 @@ def write_run(
         "seed": seed,
         "run": {"trained_items": trained},
     }
-    write_predictions(frame[COLUMNS], path / PREDICTIONS, facts)
+    write_predictions(frame.reindex(columns=COLUMNS), path / PREDICTIONS, facts)
     run.finish(name=name)
     return path
 
