@@ -15,7 +15,14 @@ READING_LABELS = (
     "data verify", "data stats", "traces import", "traces stats", "traces audit", "baselines", "import",
     "rewards check", "rewards replay",
 )  # fmt: skip
-CONFIGURED = ("traces generate", "traces filter", "sft", "grpo", "eval")  # these take any key of their configuration
+CONFIGURED = (
+    "traces generate",
+    "traces filter",
+    "sft",
+    "grpo",
+    "eval",
+    "calibrate",
+)  # these take any key of their configuration
 
 
 def commands(command: Any, name: str = "") -> Iterator[tuple[str, frozenset[str]]]:
