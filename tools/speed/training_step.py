@@ -48,6 +48,7 @@ class Case:
         groups: prompts.
         alike: tokens that all prompts begin with.
         layers: of the model's 30.
+        dead: prompts whose completions all have the advantage 0.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Case:
     groups: int
     alike: int = 0
     layers: int = LAYERS
+    dead: int = 0
 
     @property
     def rows(self) -> int:
@@ -66,6 +68,7 @@ class Case:
 
 CASES: Final = (
     Case("a group", 400, 100, 8, 2),
+    Case("a group, half of them dead", 400, 100, 8, 2, dead=1),
     Case("a long prompt", 800, 100, 16, 1, layers=6),
     Case("instructions", 400, 60, 8, 8, alike=250, layers=6),
     Case("a short prompt", 50, 400, 8, 1),
@@ -85,12 +88,14 @@ def make_rollouts(case: Case) -> dict[str, Any]:
     prompts = tokens(case.groups, case.prompt)
     prompts[:, : case.alike] = tokens(case.alike)
     completions = tokens(case.rows, case.completion)
+    advantages = torch.randn(case.rows, generator=draw)
+    advantages[: case.dead * case.group] = 0
     return {
         "prompt_ids": prompts.repeat_interleave(case.group, dim=0),
         "prompt_mask": torch.ones(case.rows, case.prompt, dtype=torch.long),
         "completion_ids": completions,
         "completion_mask": torch.ones_like(completions),
-        "advantages": torch.randn(case.rows, generator=draw),
+        "advantages": advantages,
         "num_items_in_batch": torch.tensor(completions.numel()),
     }
 
@@ -114,6 +119,7 @@ def make_trainer(case: Case, side: str, micro_batch: int, folder: Path, steps: i
             vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=case.layers,
             num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
             bos_token_id=1, eos_token_id=2, pad_token_id=2, rope_theta=100000,
+            initializer_range=0.1,  # so that log-probabilities are as far apart as a trained model's
         )
     )  # fmt: skip
     policy = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -153,7 +159,8 @@ def measure(case: Case, side: str, micro_batch: int, steps: int, keep: Path | No
     Args:
         case, side, micro_batch: what to measure.
         steps: that are timed, after one that is not.
-        keep: where the gradient of the first step and the adapter after the last are written; None for nowhere.
+        keep: where log-probabilities before the first step, its gradient and the adapter after the last step are
+            written; None for nowhere.
 
     Returns:
         Seconds of each step, the peak of memory in GiB, and the shares of tokens that were computed.
@@ -170,7 +177,7 @@ def measure(case: Case, side: str, micro_batch: int, steps: int, keep: Path | No
             self.began = time.perf_counter()
 
         def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
-            if keep is not None and not kept:
+            if keep is not None and "gradient" not in kept:
                 kept["gradient"] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -181,6 +188,8 @@ def measure(case: Case, side: str, micro_batch: int, steps: int, keep: Path | No
     with TemporaryDirectory() as folder:
         trainer = make_trainer(case, side, micro_batch, Path(folder), steps + 1)
         trainer.add_callback(Watch())
+        if keep is not None:
+            kept["log_probs"] = log_probs_of(trainer)
         trainer.train()
     if keep is not None:
         weights = [p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad]
@@ -191,6 +200,21 @@ def measure(case: Case, side: str, micro_batch: int, steps: int, keep: Path | No
     scorer = getattr(trainer, "scorer", None)
     shared = 1.0 if scorer is None else scorer.computed / scorer.padded
     return {"seconds": seconds[1:], "memory_gib": memory, "tokens_computed": shared}
+
+
+def log_probs_of(trainer: Any) -> Any:
+    """Return the log-probabilities of the stored rollouts."""
+    import torch
+
+    rollouts = trainer._generate_and_score_completions([])
+    ids, mask = (
+        torch.cat([rollouts[f"prompt_{kind}"], rollouts[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
+    )
+    with torch.no_grad():
+        log_probs, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, rollouts["completion_ids"].shape[1]
+        )
+    return log_probs
 
 
 def apart(
@@ -251,7 +275,7 @@ def measure_case(case: Case, sides: list[str], rounds: int, memory: float) -> di
 
 
 def agreement(case: Case) -> dict[str, float]:
-    """Return how far gradients (by their norm) and the adapter after five steps lie from TRL's, in float32."""
+    """Return how far log-probabilities, gradients (by their norm) and the adapter after five steps lie from TRL's."""
     import torch
 
     with TemporaryDirectory() as folder:
@@ -262,11 +286,11 @@ def agreement(case: Case) -> dict[str, float]:
             kept.append(torch.load(path))
     theirs, ours = kept
     result = {
+        "log_probs": float((ours["log_probs"] - theirs["log_probs"]).abs().max()),
         "gradient": float((ours["gradient"] - theirs["gradient"]).norm() / theirs["gradient"].norm()),
         "adapter": float((ours["adapter"] - theirs["adapter"]).abs().max()),
     }
-    print(f"agreement: gradient {result['gradient']:.1e} of its norm, adapter after {AGREEMENT_STEPS} steps "
-          f"{result['adapter']:.1e}")  # fmt: skip
+    print("agreement:", ", ".join(f"{name} {value:.1e}" for name, value in result.items()))
     return result
 
 
@@ -295,6 +319,11 @@ def main() -> None:
         cases = [replace(case, layers=options.layers) for case in cases]
     agreed = agreement(TINY if options.tiny else replace(CASES[0], layers=6))
     rows = [measure_case(case, options.sides, options.rounds, options.memory) for case in cases]
+    alive = {row["prompt"]: row["ours_s"] for row in rows if not row["dead"] and not row["alike"]}
+    for row in rows:
+        if row["dead"] and row["prompt"] in alive:
+            row["share_of_all_alive"] = row["ours_s"] / alive[row["prompt"]]
+            print(f"{row['name']}: {row['share_of_all_alive']:.2f} of the time with all alive")
     if options.json is not None:
         facts = {"machine": asdict(machine), "agreement": agreed, "rows": rows}
         options.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
