@@ -15,9 +15,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final
 
 from rewards import functions, text
 from rewards.composition import Component, Composition
@@ -36,6 +34,9 @@ from rewards.verifiers import (
     label_table,
     read_label_table,
 )
+
+if TYPE_CHECKING:  # not imported here: each own reward starts a process that imports this package
+    import pandas as pd
 
 BUILT_IN: Final[Mapping[str, type[Reward]]] = {
     vars(made)["__name__"]: made for made in (*functions.REWARDS, *text.REWARDS)
@@ -70,9 +71,9 @@ class Context:
     """
 
     train_counts: Mapping[Any, int] | None = None
-    tables: Mapping[str, Callable[[], pd.DataFrame]] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[], "pd.DataFrame"]] = field(default_factory=dict)
     folder: Path = Path()
-    prompt_rates: Callable[[], pd.DataFrame] | None = None
+    prompt_rates: Callable[[], "pd.DataFrame"] | None = None
 
 
 def compose(

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import pandas as pd
-
+from rewards.answer import is_missing
 from rewards.batch import Completion, Scores, column, read_words
 from rewards.errors import InputError
 from rewards.reward import Reward
@@ -70,7 +69,7 @@ class Length(Reward):
             lengths = [len(ids) for ids in column(columns, "completion_ids", len(completions), "length")]
         else:
             given = column(columns, "completion_tokens", len(completions), "length")
-            lengths = [None if pd.isna(n) else int(n) for n in given]
+            lengths = [None if is_missing(n) else int(n) for n in given]
         return [None if found is None or n is None else self._band(n) for found, n in zip(words, lengths, strict=True)]
 
     def _band(self, n: int) -> float:

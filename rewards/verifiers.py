@@ -6,13 +6,15 @@ A verifier returns the probability of each label for each row of a batch. A hard
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-import pandas as pd
-
+from rewards.answer import is_missing
 from rewards.batch import column, read_labels
 from rewards.errors import InputError
 from rewards.labels import LABELS, Label
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Probabilities in the order of `LABELS`; None if the verifier does not know the item.
 Target: TypeAlias = tuple[float, float, float] | None
@@ -68,7 +70,7 @@ class LabelTable:
         return [self.rows.get(str(item)) for item in column(columns, "item_id", n, self.name)]
 
 
-def label_table(frame: pd.DataFrame, name: str) -> LabelTable:
+def label_table(frame: "pd.DataFrame", name: str) -> LabelTable:
     """Make a table from a forecast.
 
     Args:
@@ -80,6 +82,8 @@ def label_table(frame: pd.DataFrame, name: str) -> LabelTable:
         InputError: there is no row, a column is missing, an item has no id or occurs twice, or its probabilities are
             not three numbers from 0 to 1 that sum to 1.
     """
+    import pandas as pd
+
     for needed in ("item_id", *PROBABILITIES):
         if needed not in frame:
             raise InputError(f"{name}: no column {needed!r}; a soft verifier needs item_id, {', '.join(PROBABILITIES)}")
@@ -159,7 +163,7 @@ class MixedVerifier:
 def _labels(columns: Mapping[str, Any], n: int) -> tuple[Any, list[bool]]:
     """Return the labels of a batch, and which of them are missing."""
     labels = column(columns, "label", n, "mixed verifier")
-    return labels, [value is None or value is pd.NA or value == "" or value != value for value in labels]
+    return labels, [is_missing(value) or value == "" for value in labels]
 
 
 @dataclass(frozen=True)

@@ -121,3 +121,10 @@ def test_importing_everything_loads_nothing_heavy() -> None:
     code = f"import sys\nfor name in {names!r}: __import__(name)\nprint(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_importing_rewards_loads_no_pandas() -> None:
+    """Each reward of one's own has a process, which imports this package."""
+    code = "import sys, rewards.timeout\nprint(*sorted({'numpy', 'pandas', 'pyarrow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
