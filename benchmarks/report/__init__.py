@@ -1,1 +1,1 @@
-"""The report: what runs score, which differences are real, and the page that says so. Imports all of `benchmarks`."""
+"""The report: what runs score, which differences are significant, and their page. Imports all of `benchmarks`."""

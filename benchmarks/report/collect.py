@@ -14,6 +14,7 @@ from benchmarks.report.published import published_figures
 from benchmarks.report.strata import strata
 from benchmarks.report.summarize import ITEM_KEYS, System
 from benchmarks.report.systems import EvaluationRun, group_by_name, merge_seeds, read_runs, same_items
+from benchmarks.runs import MANIFEST
 from benchmarks.screens.labels import data_dir
 from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError
@@ -51,9 +52,12 @@ def report_runs(
     Raises:
         InputError: a folder is no finished run, no evaluation is among them, two hold the same seed of one system,
             seeds of one system differ in protocol or model, or the systems were not asked the same items (without
-            `common` or `pairwise`; with `common`, there are no common ones), or both of these are asked for.
+            `common` or `pairwise`; with `common`, there are no common ones), both of these are asked for, or `out`
+            holds a run.
     """
     check_folder(out)
+    if (out / MANIFEST).is_file():
+        raise InputError(f"{out}: holds a run, whose files a report would join; choose another folder with --out")
     if common and pairwise:
         raise InputError("report: --common and --pairwise score different items; give only one of them")
     evaluations, stages = read_runs(paths)
@@ -270,8 +274,8 @@ def _notes_on_sample(corpus: Corpus) -> list[str]:
         "The items are of the sample that ships with the package. It was chosen so that each gene has every label. So "
         "label shares, and the scores of the gene rate, differ from the full benchmark. Gene rates and neighbours are "
         "computed from the full training labels.",
-        "The baselines forecast with PerturbQA's label shares: 86 % of its items do not change. A model trained on "
-        "balanced rows forecasts with shares nearer to the sample's. This favours the model on accuracy, balanced "
-        "accuracy and F1. It does not affect AUROC.",
+        "The baselines forecast with PerturbQA's label shares: 86 % of its items do not change. A model that was "
+        "trained on balanced rows does not. So a difference between the two in accuracy, balanced accuracy or F1 says "
+        "little about the full benchmark.",
         f"These baselines need the full labels and are left out: {', '.join(left_out(corpus))}.",
     ]

@@ -1,4 +1,4 @@
-"""The report: what each system scores, which differences are real, and everything needed to doubt it.
+"""The report: what each system scores, which differences are significant, and everything needed to doubt it.
 
 One HTML page that needs nothing but itself, with Markdown, JSON and CSV beside it. The page is drawn from the JSON.
 """
@@ -244,6 +244,8 @@ def _assets() -> dict[str, str]:
 def _sentences(summary: Summary) -> dict[str, Any]:
     return {
         "headline": wording.headline(summary),
+        "untested": wording.untested(summary),
+        "n_tested": wording.n_tested(summary),
         "what": wording.what_was_compared(summary),
         "findings": wording.findings(summary),
         "shortcuts": wording.strongest_shortcuts(summary),

@@ -39,6 +39,7 @@ from rewards import LABELS, InputError, Status
 
 # Of a protocol: which items were asked, not how. Systems that differ in these alone compare on their common items.
 ITEM_KEYS: Final = ("items", "item_seed")
+_CERTAIN: Final = 0.99  # a score above it is that of an all but certain answer
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,12 @@ def summarize(
     last_two = [(name, runs[name]) for name in models if "three_class" in runs[name].tasks][-2:]
     return Summary(
         title=title,
-        warnings=[*_fewer_items(items, runs), *_warnings(systems, pairwise=pairwise), *data.get("warnings", ())],
+        warnings=[
+            *_fewer_items(items, runs),
+            *_warnings(systems, pairwise=pairwise),
+            *_certain_scores({name: runs[name] for name in models}),
+            *data.get("warnings", ()),
+        ],
         primary=PRIMARY,
         systems={one.name: _system(one, runs[one.name], items, in_line, in_stratum) for one in systems},
         comparisons=[_compared(a, b, result) for a, b, result in compare_pairs(runs, pairs, compared_metrics())],
@@ -217,6 +223,24 @@ def _warnings(systems: Sequence[System], *, pairwise: bool) -> list[str]:
     return warnings
 
 
+def _certain_scores(models: Mapping[str, PredictionArrays]) -> list[str]:
+    """Which models are all but certain of most items, so that their AUROC compares little more than answers."""
+    shares = {}
+    for name, one in models.items():
+        highest = one.prob.max(axis=2)
+        known = ~np.isnan(highest)
+        if known.any():
+            shares[name] = float((highest[known] > _CERTAIN).mean())
+    told = [f"{name} {share:.0%}" for name, share in shares.items() if share > 0.5]
+    if not told:
+        return []
+    return [
+        f"More than half of the scores lie above {_CERTAIN:g} ({', '.join(told)} of the items). AUROC then ranks items "
+        "that are scored alike. Evaluate with scores: direct, or with temperature: 1 and samples: 8, for scores that "
+        "rank."
+    ]
+
+
 def _differing(models: Sequence[System]) -> list[str] | None:
     """Keys of the models' protocols that differ, but for which items were asked; None where one is not recorded."""
     protocols = [one.facts["protocol"] for one in models if isinstance(one.facts.get("protocol"), Mapping)]
@@ -244,12 +268,22 @@ def _tokens(system: System) -> Tokens:
     frame = system.predictions
     if system.kind == "baseline" or "completion_tokens" not in frame:
         return Tokens()
+    frame = frame[frame["status"] != str(Status.ERROR)]
     tokens = frame["completion_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
-    tokens = tokens[~np.isnan(tokens) & (frame["status"] != str(Status.ERROR)).to_numpy()]
+    tokens = tokens[~np.isnan(tokens)]
     if not tokens.any():
         return Tokens()
     median, p95 = np.quantile(tokens, [0.5, 0.95])
-    return Tokens(float(tokens.mean()), float(median), float(p95), int(tokens.sum()))
+    n_asked = len(frame[["item_id", "seed"] if "seed" in frame else ["item_id"]].drop_duplicates())
+    counted = "prompt_tokens" in frame and bool(frame["prompt_tokens"].notna().all())
+    return Tokens(
+        mean=float(tokens.mean()),
+        median=float(median),
+        p95=float(p95),
+        total=int(tokens.sum()),
+        read_per_item=float(frame["prompt_tokens"].sum()) / n_asked if counted else float("nan"),
+        written_per_item=float(tokens.sum()) / n_asked,
+    )
 
 
 def _stratum(name: str, mask: "pd.Series[bool]", items: PredictionArrays) -> Bools:

@@ -52,12 +52,19 @@ Scores: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Score]]]
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens per completion, failed requests left out, and of all; NaN where nobody counted them."""
+    """Tokens that a system cost, failed requests left out; NaN where nobody counted them.
+
+    Attributes:
+        mean, median, p95, total: tokens written per completion, and in all.
+        read_per_item, written_per_item: tokens of prompts and of completions per item and training run.
+    """
 
     mean: float = float("nan")
     median: float = float("nan")
     p95: float = float("nan")
     total: float = float("nan")
+    read_per_item: float = float("nan")
+    written_per_item: float = float("nan")
 
 
 @dataclass(frozen=True)

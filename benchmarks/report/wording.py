@@ -33,7 +33,7 @@ TEST_TERMS: Final = (
     ),
     (
         "Higher, lower",
-        "The difference is real: its adjusted p is below 0.05. “None shown” does not mean that there is none.",
+        "The difference is significant: its adjusted p is below 0.05. “None shown” does not mean that there is none.",
     ),
     (
         "Detectable",
@@ -55,9 +55,9 @@ SAME_ITEMS_TERM: Final = (
     "and says nothing about other perturbations or genes.",
 )
 _TOLD: Final = {
-    "higher": "higher, and the difference is real",
-    "lower": "lower, and the difference is real",
-    "not shown": "no real difference is shown",
+    "higher": "higher, and the difference is significant",
+    "lower": "lower, and the difference is significant",
+    "not shown": "no difference is shown",
     "not tested": "the difference cannot be tested",
 }
 STATUS_NAMES: Final = {
@@ -125,7 +125,7 @@ def count_of(number: int, noun: str) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """`higher`, `lower` (both real: Holm-adjusted p < 0.05), `not shown` or `not tested`."""
+    """`higher`, `lower` (both significant: Holm-adjusted p < 0.05), `not shown` or `not tested`."""
     if isnan(comparison.p_holm):
         return "not tested"
     if comparison.p_holm >= ALPHA:
@@ -174,7 +174,7 @@ def main_pairs(summary: Summary) -> list[tuple[str, str]]:
 
 
 def headline(summary: Summary) -> list[str]:
-    """The verdict: which differences between models are real, and what the strongest shortcut scores."""
+    """The verdict: which differences between models are significant, and what the strongest shortcut scores."""
     pairs = main_pairs(summary)
     told = [] if not pairs else _few_pairs(summary, pairs) if len(pairs) <= FEW_PAIRS else [_many_pairs(summary, pairs)]
     shortcut, model = (summary.best(summary.primary, kind) for kind in ("baseline", "model"))
@@ -193,7 +193,7 @@ def headline(summary: Summary) -> list[str]:
 
 def _few_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> list[str]:
     """Of each pair of models, on which headline metrics they differ; equal verdicts are told at once."""
-    real: dict[str, list[str]] = {}
+    differing: dict[str, list[str]] = {}
     others: dict[str, list[str]] = {}
     for a, b in pairs:
         said: dict[str, list[str]] = {}
@@ -201,12 +201,12 @@ def _few_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> list[str]:
             said.setdefault(verdict(summary.find(a, b, metric).result), []).append(_spoken(metric))
         ways = [f"{way} than {b} on {_listed(said[way])}" for way in ("higher", "lower") if way in said]
         if ways:
-            real.setdefault(" and ".join(ways), []).append(a)
+            differing.setdefault(" and ".join(ways), []).append(a)
         else:
             others.setdefault("not shown" if "not shown" in said else "not tested", []).append(f"{a} and {b}")
-    told = [f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {ways}" for ways, names in real.items()]
-    sentences = [f"Real differences between models: {'; '.join(told)}."] if told else []
-    for way, start in (("not shown", "No real difference is shown"), ("not tested", "No difference can be tested")):
+    told = [f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {ways}" for ways, names in differing.items()]
+    sentences = [f"Significant differences between models: {'; '.join(told)}."] if told else []
+    for way, start in (("not shown", "No difference is shown"), ("not tested", "No difference can be tested")):
         if way in others:
             sentences.append(f"{start} between {', nor between '.join(others[way])}.")
     return [" ".join(sentences)]
@@ -215,18 +215,42 @@ def _few_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> list[str]:
 def _many_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """How many pairs of models differ on the primary metric, and which, where they are few."""
     said = {(a, b): verdict(summary.find(a, b, summary.primary).result) for a, b in pairs}
-    real = [f"{a} is {way} than {b}" for (a, b), way in said.items() if way in ("higher", "lower")]
-    which = f": {'; '.join(real)}" if 0 < len(real) <= FEW_PAIRS else ""
+    differing = [f"{a} is {way} than {b}" for (a, b), way in said.items() if way in ("higher", "lower")]
+    which = f": {'; '.join(differing)}" if 0 < len(differing) <= FEW_PAIRS else ""
     n_models = len(summary.named("model"))
     between = "models" if len(pairs) == n_models * (n_models - 1) / 2 else "each model and the one before it"
     return (
-        f"Between {between}, {len(real) or 'none'} of {count_of(len(pairs), 'difference')} "
-        f"{'are' if len(real) > 1 else 'is'} real on {_spoken(summary.primary)}{which}."
+        f"Between {between}, {len(differing) or 'none'} of {count_of(len(pairs), 'difference')} "
+        f"{'are' if len(differing) > 1 else 'is'} significant on {_spoken(summary.primary)}{which}."
     )
 
 
+def untested(summary: Summary) -> list[str]:
+    """Why differences of the headline metrics have no test, a sentence per metric."""
+    sentences = []
+    for metric in HEADLINE:
+        reasons = [
+            reason_in_words(result.test, one.a, one.b)
+            for one in summary.comparisons
+            if (result := one.result).metric == metric and not known(result.p_value)
+        ]
+        if reasons:
+            sentences.append(f"Not tested on {_spoken(metric)}: {'; '.join(dict.fromkeys(reasons))}.")
+    return sentences
+
+
+def n_tested(summary: Summary) -> str:
+    """How many comparisons of a headline metric have a p value, which is the number that Holm's method adjusts for."""
+    counts = [
+        sum(one.result.metric == metric and known(one.result.p_value) for one in summary.comparisons)
+        for metric in HEADLINE
+    ]
+    low, high = min(counts), max(counts)
+    return count_of(high, "tested comparison") if low == high else f"{low} to {high} tested comparisons"
+
+
 def findings(summary: Summary) -> list[str]:
-    """Which differences between models are real, a sentence per pair."""
+    """Which differences between models are significant, a sentence per pair."""
     sentences = []
     for a, b in main_pairs(summary):
         said: dict[str, list[str]] = {}
@@ -234,7 +258,7 @@ def findings(summary: Summary) -> list[str]:
             said.setdefault(verdict(summary.find(a, b, metric).result), []).append(_spoken(metric))
         parts = [f"{way} on {_listed(said[way])}" for way in ("higher", "lower") if way in said]
         if "not shown" in said:
-            parts.append(f"no real difference shown on {_listed(said['not shown'])}")
+            parts.append(f"no difference shown on {_listed(said['not shown'])}")
         if "not tested" in said:
             parts.append(f"not testable on {_listed(said['not tested'])}")
         shared = shared_items(summary, a, b)

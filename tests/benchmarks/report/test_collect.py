@@ -244,6 +244,14 @@ def test_an_imported_system_stands_beside_a_model_and_is_flagged(
     assert report["protocol"]["max_tokens"] == 1024  # the model's, whichever comes first
 
 
+def test_a_report_is_not_written_among_the_files_of_a_run(make_run: MakeRun) -> None:
+    run = make_run("a")
+    before = sorted(run.rglob("*"))
+    with pytest.raises(InputError, match="holds a run"):
+        report_runs([run], run, title="t", command="c")
+    assert sorted(run.rglob("*")) == before
+
+
 def test_unfinished_and_foreign_folders_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
     open_run(tmp_path / "begun", "eval", {})
     with pytest.raises(InputError, match="begun: the eval run is not finished"):

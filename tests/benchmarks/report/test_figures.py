@@ -136,7 +136,7 @@ class TestCautions:
 class TestVerdict:
     def test_of_few_models_each_pair(self, two: Summary) -> None:
         first, second = headline(two)
-        assert first.startswith("Real differences between models: SFT is higher than base on ")
+        assert first.startswith("Significant differences between models: SFT is higher than base on ")
         best = two.best(two.primary, "baseline")
         assert best is not None
         assert second.startswith(
@@ -146,11 +146,13 @@ class TestVerdict:
 
     def test_equal_models_differ_nowhere(self) -> None:
         same = summary_of(("a", 0.0), ("b", 0.0), baselines=0)
-        assert headline(same)[0] == "No real difference is shown between b and a."
+        assert headline(same)[0] == "No difference is shown between b and a."
 
     def test_of_many_models_a_count(self) -> None:
         many = summary_of(*((f"m{at}", 0.0) for at in range(5)), baselines=0)
-        assert headline(many)[0].startswith("Between each model and the one before it, none of 4 differences is real")
+        assert headline(many)[0].startswith(
+            "Between each model and the one before it, none of 4 differences is significant"
+        )
 
     def test_shortcuts_alone(self) -> None:
         (only,) = headline(summary_of())

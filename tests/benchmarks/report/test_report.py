@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.evaluation.predictions import TASKS
+from benchmarks.evaluation.predictions import PROBABILITIES, TASKS
 from benchmarks.report.examples import N_MOST_DIFFERENT, most_different
 from benchmarks.report.page import COMPLETION_LIMIT, System, markdown_text, write_report
 from benchmarks.report.published import published_figures
@@ -196,7 +196,7 @@ class TestNumbers:
             for task in TASKS:
                 assert set(one["strata"][task]) == set(strata())
                 assert list(one["strata"][task]["known"]) == [metric.name for metric in metrics_of(task)]
-            assert set(one["tokens"]) == {"mean", "median", "p95", "total"}
+            assert set(one["tokens"]) == {"mean", "median", "p95", "total", "read_per_item", "written_per_item"}
             assert set(one["roc"]) == {"de", "dir"}
             assert all(set(row) == {"low", "high", "n", "confidence", "accuracy"} for row in one["reliability"])
         assert summary["protocol"] == {"template": "three_class/1", "decoding": {"greedy": True}}
@@ -223,19 +223,45 @@ class TestNumbers:
             assert gap == pytest.approx(one["metrics"]["three_class"]["all"]["ece"]["value"])
 
     def test_tokens(self) -> None:
-        counted = predict(1.0, 1, error=0.2).assign(completion_tokens=np.arange(192))
+        counted = predict(1.0, 1, error=0.2).assign(completion_tokens=np.arange(192), prompt_tokens=30)
+        twice = pd.concat([counted.assign(sample=sample) for sample in range(2)])
         heard = counted.loc[counted["status"] != "error", "completion_tokens"]
         given = [
             System("m", "model", counted, {}),
+            System("twice", "model", twice, {}),
+            System("uncounted", "model", counted.drop(columns="prompt_tokens"), {}),
             System("none", "model", predict(1.0, 2).drop(columns="completion_tokens"), {}),
             System("zero", "model", predict(1.0, 2).assign(completion_tokens=0), {}),
             System("b", "baseline", predict(1.0, 3), {}),
         ]
         found = summarized(given)["systems"]
-        expected = {"mean": heard.mean(), "median": heard.median(), "p95": heard.quantile(0.95), "total": heard.sum()}
+        expected = {
+            "mean": heard.mean(), "median": heard.median(), "p95": heard.quantile(0.95), "total": heard.sum(),
+            "read_per_item": 30, "written_per_item": heard.mean(),
+        }  # fmt: skip
         assert found["m"]["tokens"] == pytest.approx(expected)
+        per_item = {key: found["twice"]["tokens"][key] for key in ("read_per_item", "written_per_item")}
+        assert per_item == pytest.approx({"read_per_item": 60, "written_per_item": 2 * heard.mean()})
+        assert found["uncounted"]["tokens"] == pytest.approx(expected | {"read_per_item": None})
         unknown = dict.fromkeys(expected)
         assert all(found[name]["tokens"] == unknown for name in ("none", "zero", "b"))
+
+    def test_scores_that_are_all_but_certain_are_a_warning(self) -> None:
+        """Of 192 items, more than half above .99; a baseline may be as certain as it likes."""
+
+        def scored(n_certain: int) -> pd.DataFrame:
+            frame = predict(1.0, 1)
+            answers = frame["answer"].to_numpy()
+            highest = np.where(np.arange(len(frame)) < n_certain, 0.995, 0.985)
+            for label, column in zip(LABELS, PROBABILITIES, strict=True):
+                frame[column] = np.where(answers == str(label), highest, (1 - highest) / 2)
+            return frame
+
+        given = [System(f"{n}", "model", scored(n), FACTS) for n in (96, 97, 144)]
+        (warning,) = summarized([*given, System("b", "baseline", scored(192), {})])["warnings"]
+        assert "lie above 0.99 (97 51%, 144 75% of the items)" in warning
+        assert "scores: direct" in warning and "samples: 8" in warning
+        assert summarized(given[:1])["warnings"] == []
 
     def test_values_of_each_training_run(self) -> None:
         frame = runs(1.0, 1)
@@ -342,11 +368,11 @@ class TestWords:
         assert "not comparable with published ones" in page.words
         assert "A note." in page.words
 
-    def test_real_and_unreal_differences(self, page: Page, summary: dict[str, Any]) -> None:
+    def test_differences_that_are_significant_and_that_are_not(self, page: Page, summary: dict[str, Any]) -> None:
         found = {(one["a"], one["b"]): one for one in summary["comparisons"] if one["metric"] == "accuracy"}
         assert found["SFT", "base"]["p_holm"] < 0.05 < found["SFT+GRPO", "SFT"]["p_holm"]
         assert re.search(r"SFT against base: higher on [^.]*accuracy", page.words)
-        assert re.search(r"SFT\+GRPO against SFT: [^.]*no real difference shown on [^.]*accuracy", page.words)
+        assert re.search(r"SFT\+GRPO against SFT: [^.]*no difference shown on [^.]*accuracy", page.words)
 
     def test_of_many_models_each_is_told_of_beside_the_one_before(self, tmp_path: Path) -> None:
         given = [System(f"m{at}", "model", predict(0.3 * at, at), FACTS) for at in range(5)]
@@ -555,7 +581,7 @@ class TestPage:
         for name, given in (("models", systems()[:1]), ("baselines", systems()[3:])):
             page = Page(report(tmp_path / name, given, data={}, protocol={}, stages=[]))
             assert "No protocol was recorded" in page.words
-            assert "Which differences are real" not in page.words
+            assert "Which differences are significant" not in page.words
         one_line = [
             System(one.name, one.kind, one.predictions[one.predictions["cell_line"] == "rpe1"], one.facts)
             for one in systems()
