@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rewards.batch import Completion, Scores, completion_text, is_column, returned_scores
 from rewards.errors import CheckError, InputError
-from rewards.foreign import needed_columns
+from rewards.foreign import needed_columns, one_line
 from rewards.reward import Reward
 
 SCALINGS: Final = ("group", "batch", "none")  # of TRL's `scale_rewards`
@@ -182,10 +182,8 @@ def checked_scores(reward: Any, name: str, completions: Sequence[Completion], co
     except (InputError, CheckError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise CheckError(
-            f"reward {name}: raised {type(error).__name__}: {said}; an error is no score: correct the function"
-        ) from error
+        raise CheckError(f"reward {name}: raised {one_line(error)}; correct the function, or return None for what it "
+                         "cannot judge") from error  # fmt: skip
     return [_checked(score, row, name) for row, score in enumerate(returned_scores(found, len(completions), name))]
 
 

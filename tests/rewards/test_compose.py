@@ -321,6 +321,16 @@ def test_what_is_wrong_is_named_with_its_remedy(context: Context, entries: Any, 
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("timeout", [60, 0])
+def test_an_error_of_a_reward_names_its_line(context: Context, timeout: int) -> None:
+    """Also if the error comes up in a library that the reward calls."""
+    text = "import json\n\ndef f(completions, **columns):\n    return [json.loads('{') for one in completions]\n"
+    (context.folder / "odd.py").write_text(text)
+    rewards = compose([{"name": "odd.py:f", "timeout": timeout}], context)
+    with pytest.raises(CheckError, match=r"raised JSONDecodeError: .* \(odd\.py, line 4\); correct the function"):
+        rewards(["a"])
+
+
 def test_a_file_that_does_not_load_is_bad_input(context: Context) -> None:
     (context.folder / "broken.py").write_text("import nothing_like_this")
     with pytest.raises(InputError, match=r"broken\.py:f: cannot be loaded \(ModuleNotFoundError"):
@@ -330,7 +340,7 @@ def test_a_file_that_does_not_load_is_bad_input(context: Context) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("import sys; sys.exit(3)", r"odd\.py:f: cannot be loaded \(SystemExit: 3\)"),
+        ("import sys; sys.exit(3)", r"odd\.py:f: cannot be loaded \(SystemExit: 3 \(odd\.py, line 1\)\)"),
         ("import os; os._exit(3)", r"odd\.py:f: its process died while loading"),
         ("import time; time.sleep(600)", r"odd\.py:f: did not load within 0.5 s"),
         ("raise KeyboardInterrupt", r"odd\.py:f: loading it raised KeyboardInterrupt"),
