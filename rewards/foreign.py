@@ -7,6 +7,8 @@ import importlib.util
 import inspect
 import math
 import sys
+import sysconfig
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,17 +116,31 @@ def _module(name: str, folder: Path, source: str) -> Any:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"{source}: cannot be loaded ({said_of(error)}); correct the module") from None
+        raise InputError(f"{source}: cannot be loaded ({one_line(error)}); correct the module") from None
 
 
-def said_of(error: BaseException) -> str:
-    """Return an error's type and message on one line, with a remedy for a reward that may not start a process."""
+def one_line(error: BaseException) -> str:
+    """Return an error's type, message and place on one line, with a remedy for a reward that may not start a process.
+
+    The place is the innermost line of the user's own code. An error without one, such as a syntax error, has no place.
+    """
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_users(Path(frame.filename)):
+            said += f" ({Path(frame.filename).name}, line {frame.lineno})"
+            break
     if isinstance(error, AssertionError) and "daemonic" in said:  # what Python says in a process as of `TimeLimited`
         said += (
             " - a reward with a time limit may not start processes; set timeout: 0 to run it in the trainer's process"
         )
     return said
+
+
+def _is_users(file: Path) -> bool:
+    """Whether a file of a traceback is neither of this package, nor installed, nor Python's own."""
+    if not file.is_file() or "site-packages" in file.parts:
+        return False
+    return not any(file.is_relative_to(one) for one in (Path(__file__).parent, sysconfig.get_path("stdlib")))
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from rewards.batch import Completion, Scores, is_column, returned_scores
 from rewards.errors import CheckError, InputError
-from rewards.foreign import needed_columns, said_of, stated_range
+from rewards.foreign import needed_columns, one_line, stated_range
 
 _STARTING: Final = 120.0  # seconds that the process may take to start and import the reward's module
 _logger = logging.getLogger("synthpert.rewards")
@@ -202,7 +202,7 @@ def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Seq
     try:
         reward = make(*arguments)
     except BaseException as error:
-        said = str(error) if isinstance(error, InputError) else f"{name}: loading it raised {said_of(error)}"
+        said = str(error) if isinstance(error, InputError) else f"{name}: loading it raised {one_line(error)}"
         pipe.send(("error", said))
         return
     pipe.send(("ready", (getattr(reward, "__name__", name), stated_range(reward), needed_columns(reward))))
@@ -214,7 +214,7 @@ def _serve(pipe: Connection, name: str, make: Callable[..., Any], arguments: Seq
         try:
             pipe.send(_scored(reward, name, completions, columns))
         except Exception as error:  # a score that cannot be pickled
-            pipe.send(("error", said_of(error)))
+            pipe.send(("error", one_line(error)))
 
 
 def _scored(reward: Any, name: str, completions: list[Completion], columns: dict[str, Any]) -> tuple[str, Any]:
@@ -225,7 +225,7 @@ def _scored(reward: Any, name: str, completions: list[Completion], columns: dict
     try:
         found = reward(completions=completions, **columns)
     except Exception as error:
-        return "error", said_of(error)
+        return "error", one_line(error)
     try:
         return "scores", [_plain(score) for score in returned_scores(found, len(completions), name)]
     except CheckError as error:

@@ -427,11 +427,11 @@ def doctor_command(
         found.append(finding)
         if not as_json:
             remedy = "" if finding.ok else f"\n     -> {finding.remedy}"
-            typer.echo(f"{'ok ' if finding.ok else 'GAP'}  {finding.what}: {finding.found}{remedy}")
+            typer.echo(f"{'ok ' if finding.ok else 'GAP'}  {finding.name}: {finding.found}{remedy}")
     if as_json:
-        facts = {one.what: {"ok": one.ok, "found": one.found, **one.facts} for one in found}
+        facts = {one.name: {"ok": one.ok, "found": one.found, **one.facts} for one in found}
         for gap in (one for one in found if not one.ok):
-            facts[gap.what]["remedy"] = gap.remedy
+            facts[gap.name]["remedy"] = gap.remedy
         typer.echo(json.dumps(facts, indent=2))
     if not all(one.ok for one in found):
         raise typer.Exit(1)

@@ -29,14 +29,14 @@ class Finding:
     """One line of `synthpert doctor`.
 
     Attributes:
-        what: what was checked.
+        name: what was checked.
         ok: False if something is missing or broken.
         found: what was found, in words.
         remedy: what to do if `ok` is False.
         facts: `found` as values, for `--json`.
     """
 
-    what: str
+    name: str
     ok: bool
     found: str
     remedy: str = ""

@@ -94,7 +94,7 @@ class Recorder:
         return None if text is None else self.prefix + text
 
 
-def batch_facts(
+def batch_metrics(
     answers: Sequence[Answer], labels: Sequence[Any], totals: Sequence[float | None], group_size: int, cut_off: int
 ) -> dict[str, float]:
     """Sum up a batch for the step's log.
@@ -122,18 +122,18 @@ def batch_facts(
         for answer, label in zip(answers, labels, strict=True)
         if label and answer.status is not Status.ERROR
     ]
-    facts = {f"status/{status}": sum(answer.status is status for answer in answers) / n for status in Status}
+    metrics = {f"status/{status}": sum(answer.status is status for answer in answers) / n for status in Status}
     if given:
-        facts |= {f"answer/{label}": given.count(label) / len(given) for label in LABELS}
+        metrics |= {f"answer/{label}": given.count(label) / len(given) for label in LABELS}
     if labelled:
-        facts["answered_accuracy"] = sum(answer == label for answer, label in labelled) / len(labelled)
-    facts["unscorable"] = min(sum(total is None for total in totals) + cut_off, n) / n
+        metrics["answered_accuracy"] = sum(answer == label for answer, label in labelled) / len(labelled)
+    metrics["unscorable"] = min(sum(total is None for total in totals) + cut_off, n) / n
     groups = [totals[start : start + group_size] for start in range(0, n, group_size)]
     judged = [[one for one in group if one is not None] for group in groups]
     judged = [group for group in judged if len(group) >= 2]
     if judged:
-        facts["zero_variance_groups"] = sum(max(group) - min(group) <= 1e-6 for group in judged) / len(judged)
-    return facts
+        metrics["zero_variance_groups"] = sum(max(group) - min(group) <= 1e-6 for group in judged) / len(judged)
+    return metrics
 
 
 def totals_of(components: Sequence[Component], scores: Sequence[Sequence[float]]) -> list[float | None]:

@@ -72,7 +72,7 @@ def drop_rollouts_after(run: Path, step: int) -> None:
             path.unlink()
 
 
-def rolled_out(run: Path) -> dict[int, set[str]]:
+def items_by_step(run: Path) -> dict[int, set[str]]:
     """Return the ids of the items in a run's stored rollouts, by step. Other Parquet files in the folder do not count.
 
     Raises:

@@ -75,15 +75,15 @@ class Stage:
 
     @property
     def options(self) -> list[str]:
-        """`values` as command-line words."""
-        words: list[str] = []
+        """`values` as command-line arguments."""
+        arguments: list[str] = []
         for key, value in self.values.items():
-            words.append(f"--{key}")
-            words += [_word(one) for one in value] if isinstance(value, list) else [_word(value)]
-        return words
+            arguments.append(f"--{key}")
+            arguments += [_as_argument(one) for one in value] if isinstance(value, list) else [_as_argument(value)]
+        return arguments
 
     @property
-    def words(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """The command, without `synthpert`."""
         command = ["traces", "generate"] if self.kind == "traces" else [self.kind]
         return [*command, "--config", str(self.config), *self.options]
@@ -148,7 +148,7 @@ class Study:
         return [*first, *(stage for cell in self.cells for stage in cell.stages)]
 
     @property
-    def report_words(self) -> list[str]:
+    def report_arguments(self) -> list[str]:
         """The command that makes the report, without `synthpert`."""
         evaluations = [stage.path for stage in self.stages if stage.kind == "eval"]
         training = [stage.path for stage in self.stages if stage.kind in ("sft", "grpo")]
@@ -157,12 +157,14 @@ class Study:
         return ["report", *folders, "--out", str(self.report), "--title", self.title, *more]
 
 
-def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False, out: Path | None = None) -> Path:
+def run_study(
+    config: Path, report_line: Callable[[str], None], *, dry_run: bool = False, out: Path | None = None
+) -> Path:
     """Run every cell of a study that is not done yet, then write the report.
 
     Args:
         config: the study's YAML file, as described in `read_study`.
-        say: called with the lines of the plan, and with a line as each stage begins.
+        report_line: called with the lines of the plan, and with a line as each stage begins.
         dry_run: check the configuration and say the commands that are left, without running them.
         out: overrides `output_dir`.
 
@@ -178,27 +180,27 @@ def run_study(config: Path, say: Callable[[str], None], *, dry_run: bool = False
     _check_inputs(study)
     _in_new_process(check_stages, study.stages, dry_run)
     done = sum(cell.done for cell in study.cells)
-    say(f"study: {study.title}: {len(study.cells)} cells, {done} done")
+    report_line(f"study: {study.title}: {len(study.cells)} cells, {done} done")
     if study.traces is not None:
-        say(f"  traces: {study.traces.path}{' (done)' if study.traces.done else ''}")
+        report_line(f"  traces: {study.traces.path}{' (done)' if study.traces.done else ''}")
     for cell in study.cells:
-        say(f"  {cell.name}: " + ", ".join(stage.kind + " (done)" * stage.done for stage in cell.stages))
+        report_line(f"  {cell.name}: " + ", ".join(stage.kind + " (done)" * stage.done for stage in cell.stages))
     page = study.report / "report.html"
     if dry_run:
-        say("commands left to run:")
-        for words in [*(stage.words for stage in study.stages if not stage.done), study.report_words]:
-            say(shlex.join(["synthpert", *words]))
+        report_line("commands left to run:")
+        for arguments in [*(stage.arguments for stage in study.stages if not stage.done), study.report_arguments]:
+            report_line(shlex.join(["synthpert", *arguments]))
         return page
     if study.traces is not None and not study.traces.done:
-        say("traces")
-        run_command(study.traces.words, "study: traces")
+        report_line("traces")
+        run_command(study.traces.arguments, "study: traces")
     for at, cell in enumerate(study.cells, start=1):
         for stage in cell.stages:
             if not stage.done:
-                say(f"cell {at} of {len(study.cells)}, {cell.name}: {stage.kind}")
-                run_command(stage.words, f"study: {cell.name}")
-    say("report")
-    run_command(study.report_words, "study: report")
+                report_line(f"cell {at} of {len(study.cells)}, {cell.name}: {stage.kind}")
+                run_command(stage.arguments, f"study: {cell.name}")
+    report_line("report")
+    run_command(study.report_arguments, "study: report")
     return page
 
 
@@ -288,17 +290,17 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
 
     composed: set[str] = set()  # cells may share their rewards, and loading a user's file takes seconds
     for stage in stages:
-        words = [*stage.options, *(_ON_CPU if dry_run and stage.kind in ("sft", "grpo") else ())]
+        arguments = [*stage.options, *(_ON_CPU if dry_run and stage.kind in ("sft", "grpo") else ())]
         try:
             if stage.kind == "traces":
-                config = made_with(*parse_config(stage.config, words, (TraceArguments, EndpointArguments)))
+                config = made_with(*parse_config(stage.config, arguments, (TraceArguments, EndpointArguments)))
             elif stage.kind == "eval":
-                (arguments,) = parse_config(stage.config, words, (EvalArguments,))
-                config = to_keys(with_run_dtype(arguments))
+                (eval_args,) = parse_config(stage.config, arguments, (EvalArguments,))
+                config = to_keys(with_run_dtype(eval_args))
             elif stage.kind == "sft":
-                config = resolved(*read_sft(stage.config, words))
+                config = resolved(*read_sft(stage.config, arguments))
             else:
-                ours, args, model_args = read_grpo(stage.config, words)
+                ours, args, model_args = read_grpo(stage.config, arguments)
                 config = resolved(ours, args, model_args)
                 folder = stage.config.parent
                 rewards = repr((folder, ours.rewards, args.reward_weights, args.scale_rewards, ours.unlabelled))
@@ -313,11 +315,11 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
             open_run(stage.path, stage.kind, config)
 
 
-def run_command(words: Sequence[str], where: str) -> None:
+def run_command(arguments: Sequence[str], where: str) -> None:
     """Run `synthpert WORDS` in a separate process, which returns its memory when it ends.
 
     Args:
-        words: the command, without `synthpert`.
+        arguments: the command, without `synthpert`.
         where: how error messages name the command.
 
     Raises:
@@ -325,7 +327,7 @@ def run_command(words: Sequence[str], where: str) -> None:
         CheckError: the command failed.
         KeyboardInterrupt: the command or this process was stopped.
     """
-    process = subprocess.Popen([sys.executable, "-m", "rl.cli", *words])
+    process = subprocess.Popen([sys.executable, "-m", "rl.cli", *arguments])
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -339,14 +341,15 @@ def run_command(words: Sequence[str], where: str) -> None:
         raise
     if code == 2:
         raise InputError(
-            f"{where}: `synthpert {words[0]}` refused its input, see above; correct it and run the same command again"
+            f"{where}: `synthpert {arguments[0]}` refused its input, see above; correct it and run the same command "
+            "again"
         )
     if code in (130, -signal.SIGINT):
         raise KeyboardInterrupt
     if code:
         how = f"was ended by signal {-code}" if code < 0 else f"failed (exit code {code})"
         raise CheckError(
-            f"{where}: `synthpert {words[0]}` {how}, see above; run the same command again to continue from there"
+            f"{where}: `synthpert {arguments[0]}` {how}, see above; run the same command again to continue from there"
         )
 
 
@@ -515,7 +518,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return {str(key): one for key, one in value.items()}
 
 
-def _word(value: Any) -> str:
+def _as_argument(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value) if isinstance(value, dict) else str(value)

@@ -45,7 +45,7 @@ from rewards.composition import (
 from rl.alarms import alarm_callback, read_alarms
 from rl.recording import Recorder
 from rl.reward_context import label_counts, reward_context
-from rl.rollout_files import drop_rollouts_after, rolled_out
+from rl.rollout_files import drop_rollouts_after, items_by_step
 from rl.unlabelled import check_verifiers, read_unlabelled
 from sft.training import (
     ADAPTER,
@@ -199,7 +199,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
         rollouts={**asdict(trainer.cost), "mode": args.vllm_mode if args.use_vllm else None, "from_step": from_step},
         prefix_tree={"mode": "off"} if trainer.scorer is None else trainer.scorer.facts(),
         importance_correction=None if trainer.correction is None else trainer.correction.facts(),
-        **step_facts(trainer.state),
+        **step_metrics(trainer.state),
         alarms=[f"step {alarm.step}: {alarm.kind}: {alarm.message}" for alarm in read_alarms(run.path)],
     )
     return run.path
@@ -365,7 +365,7 @@ def asked_items(run: Path, drawn: Sequence[str]) -> list[str]:
     """
     from accelerate.utils import gather_object
 
-    stored = rolled_out(run)
+    stored = items_by_step(run)
     asked = {*gather_object(sorted(set().union(*stored.values())))}
     if not any(gather_object([1 in stored])):
         _logger.warning("%s: the first step's rollouts are gone; all %d items drawn count as asked", run, len(drawn))
@@ -588,7 +588,7 @@ def first_kl_check() -> Any:
     return FirstKL()
 
 
-def step_facts(state: Any) -> dict[str, Any]:
+def step_metrics(state: Any) -> dict[str, Any]:
     """Say for the manifest how the steps went, by their log in the trainer's state."""
     steps = [entry for entry in state.log_history if "reward" in entry]
     return {

@@ -23,7 +23,7 @@ from trl.trainer.utils import shuffle_sequence_dict
 from benchmarks.models.vllm_engine import reload_weights, start_options
 from rewards import completion_text
 from rl.correction import CANARIES, Correction
-from rl.recording import Recorder, batch_facts, totals_of
+from rl.recording import Recorder, batch_metrics, totals_of
 from sft.tree_attention import ATTENTION, Scorer
 
 # What we override, call and replace of TRL beside its documented interface, as `module:Class.attribute` with the
@@ -233,7 +233,7 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         totals = totals_of(self.recorder.components, own)
         labels = [row.get("label") for row in inputs]
         cut_off = self.recorder.newly_cut_off()
-        facts = batch_facts(self.recorder.read(completions), labels, totals, group_size, cut_off)
+        facts = batch_metrics(self.recorder.read(completions), labels, totals, group_size, cut_off)
         if training:
             tokens = [len(ids) for ids in completion_ids_list]
             self.recorder.batch(self.state.global_step + 1, inputs, prompts, completions, tokens, own, group_size)

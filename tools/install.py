@@ -99,7 +99,7 @@ class Installer(NamedTuple):
     env: dict[str, str]
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print one line, without users and passwords."""
     sys.stdout.write(f"install: {masked(text)}\n")
     sys.stdout.flush()
@@ -198,7 +198,7 @@ def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[s
                 told = time.monotonic()
                 last = f"; {output.lines[-1].strip()[:80]}" if output.lines else ""
                 if not output.terminal:
-                    say(f"{step}: {duration(told - start)} so far, {megabytes()} in .venv{last}")
+                    print_line(f"{step}: {duration(told - start)} so far, {megabytes()} in .venv{last}")
         code = process.wait()
     except BaseException:
         stop(process)
@@ -206,7 +206,7 @@ def run(command: list[str], env: dict[str, str], step: str) -> tuple[int, list[s
     finally:
         os.close(source)
     if code == 0:
-        say(f"{step}: done in {duration(time.monotonic() - start)}")
+        print_line(f"{step}: done in {duration(time.monotonic() - start)}")
     return code, list(output.lines)
 
 
@@ -253,7 +253,7 @@ def install(
         installer, output = installers[0], []
         for attempt in attempts:
             if attempt:
-                say(f"{step}: pip's indexes do not have {subject}; trying {CPU_INDEX}")
+                print_line(f"{step}: pip's indexes do not have {subject}; trying {CPU_INDEX}")
             code, lines = run([*installer.command, *arguments], {**installer.env, **attempt}, step)
             if code == 0:
                 return
@@ -261,7 +261,7 @@ def install(
         if len(installers) == 1:
             fail(step, subject, output)
         package, wrong, _ = explain(output, subject)
-        say(f"{step}: {package}: {installer.name} failed ({wrong}); once more with {installers[1].name}")
+        print_line(f"{step}: {package}: {installer.name} failed ({wrong}); once more with {installers[1].name}")
         del installers[0]
 
 
@@ -290,12 +290,12 @@ def make_venv(step: str) -> None:
         version = ""
     found = re.search(r"\(python 3\.(\d+)\)", version)
     if found and int(found[1]) >= 11 and not any(folder.name.startswith("pip-") for folder in broken):
-        say(f"{step}: .venv is there, with Python 3.{found[1]}")
+        print_line(f"{step}: .venv is there, with Python 3.{found[1]}")
         for folder in broken:
-            say(f"{step}: {folder.name.partition('-')[0]} is only partly installed, and will be installed again")
+            print_line(f"{step}: {folder.name.partition('-')[0]} is only partly installed, and will be installed again")
             shutil.rmtree(folder)
         return
-    say(f"{step}: .venv, with Python {platform.python_version()}")
+    print_line(f"{step}: .venv, with Python {platform.python_version()}")
     code, lines = run([sys.executable, "-m", "venv", "--clear", str(VENV)], dict(os.environ), step)
     if code:
         fail(step, ".venv", lines)
@@ -372,12 +372,12 @@ def choose_installers(step: str, settings: dict[str, str]) -> list[Installer]:
     pip = Installer("pip", command, {**os.environ, "PIP_USER": "0"})
     reason = reason_for_pip(settings)
     if reason:
-        say(f"{step}: pip installs, because uv cannot be given pip's setting {reason}")
+        print_line(f"{step}: pip installs, because uv cannot be given pip's setting {reason}")
         return [pip]
-    say(f"{step}: {UV}")
+    print_line(f"{step}: {UV}")
     code, lines = run([*command, "--no-deps", "--only-binary", "uv", UV], {"PIP_RETRIES": "1", **pip.env}, step)
     if code:
-        say(f"{step}: pip installs, because uv could not be installed: {explain(lines, UV)[1]}")
+        print_line(f"{step}: pip installs, because uv could not be installed: {explain(lines, UV)[1]}")
         return [pip]
     command = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
     return [Installer("uv", command + ["--no-index"] * is_offline(settings), uv_env(settings)), pip]
@@ -407,7 +407,7 @@ def lock() -> IO[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another installation is running here; waiting for it to end")
+            print_line("another installation is running here; waiting for it to end")
             fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
@@ -425,17 +425,17 @@ def install_everything() -> str:
         requirements = VENV / "constraints-gpu.txt"
         pins = [line for line in pins if not NOT_ON_GPU.match(line)]
         requirements.write_text("\n".join(pins) + "\n", encoding="utf-8")
-        say(f"{step[3]}: {TORCH} and {VLLM} for the GPU of this machine, with {installers[0].name}")
+        print_line(f"{step[3]}: {TORCH} and {VLLM} for the GPU of this machine, with {installers[0].name}")
         install(step[3], TORCH, installers, [TORCH, VLLM, "-c", str(requirements)])
     else:
-        say(f"{step[3]}: {TORCH_CPU}, with {installers[0].name}")
+        print_line(f"{step[3]}: {TORCH_CPU}, with {installers[0].name}")
         attempts = [{}] if TORCH_CPU == TORCH or is_offline(settings) else [{}, AT_CPU_INDEX]
         install(step[3], TORCH_CPU, installers, ["--no-deps", TORCH_CPU], attempts)
         if sys.platform != "linux":
-            say(f"{step[4]}: vLLM has no build for {sys.platform}; transformers will write the rollouts")
-    say(f"{step[4]}: {len(pins)} packages, with {installers[0].name}")
+            print_line(f"{step[4]}: vLLM has no build for {sys.platform}; transformers will write the rollouts")
+    print_line(f"{step[4]}: {len(pins)} packages, with {installers[0].name}")
     install(step[4], requirements.name, installers, ["--no-deps", "-r", str(requirements)])
-    say(f"{step[5]}: this package, with {installers[0].name}")
+    print_line(f"{step[5]}: this package, with {installers[0].name}")
     install(step[5], "synthpert-rl", installers, ["--no-deps", "--no-build-isolation", "-e", "."])
     return installers[0].name
 
@@ -461,15 +461,15 @@ def main() -> int:
             if not is_done():  # the installation that was waited for may have done it
                 name = install_everything()
                 STAMP.write_text(f"{wanted}\n", encoding="utf-8")
-                say(f"done in {duration(time.monotonic() - start)} with {name}; .venv has {megabytes()}")
+                print_line(f"done in {duration(time.monotonic() - start)} with {name}; .venv has {megabytes()}")
     except KeyboardInterrupt:
-        say("stopped; run the same command to continue from here")
+        print_line("stopped; run the same command to continue from here")
         return 130
     except Failed as failure:
-        say(str(failure))
+        print_line(str(failure))
         return 1
     except OSError as error:
-        say(f"{error.filename or '.venv'}: {error.strerror}; correct that, and run it again")
+        print_line(f"{error.filename or '.venv'}: {error.strerror}; correct that, and run it again")
         return 1
     return 0
 

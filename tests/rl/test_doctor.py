@@ -25,7 +25,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_cpu_speed_and_times_are_told_as_lines_and_as_values(model: Path) -> None:
-    found = {finding.what: finding for finding in diagnose(start_engine=True, model=model)}
+    found = {finding.name: finding for finding in diagnose(start_engine=True, model=model)}
     machine = describe_machine()
     for ability in machine.abilities:
         assert ability in found["cpu"].found
@@ -41,8 +41,8 @@ def test_cpu_speed_and_times_are_told_as_lines_and_as_values(model: Path) -> Non
 
 def test_without_the_engine_nothing_is_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "measure_rates", lambda path: pytest.fail("measured"))
-    whats = [finding.what for finding in diagnose(start_engine=False, model=model)]
-    assert "speed" not in whats and "make demo" not in whats
+    names = [finding.name for finding in diagnose(start_engine=False, model=model)]
+    assert "speed" not in names and "make demo" not in names
 
 
 @pytest.mark.parametrize("gap", [False, True])

@@ -9,7 +9,7 @@ import pytest
 
 from rewards import LABELS, Component, accuracy, parse_answer
 from rewards import format as format_reward
-from rl.recording import Recorder, batch_facts
+from rl.recording import Recorder, batch_metrics
 from rl.rollout_files import read_rollouts
 from rl.trainer import without_partly_judged
 
@@ -65,7 +65,7 @@ def test_batches_of_one_step_and_of_other_processes_have_files_of_their_own(tmp_
 
 def test_what_the_log_tells_of_a_batch() -> None:
     texts = ["<think>" + say(UP), "<think>" + say(UP), "<think>" + say(DOWN), "x", None, "<think>" + say(UP)]
-    facts = batch_facts(
+    facts = batch_metrics(
         [parse_answer(text) for text in texts], [UP, UP, UP, UP, UP, None], [1, 1, 0, None, None, 1], 2, 0
     )
     assert facts["answered_accuracy"] == pytest.approx(2 / 4)  # a failed generation is neither right nor wrong
@@ -73,8 +73,8 @@ def test_what_the_log_tells_of_a_batch() -> None:
     assert facts["status/answered"] == pytest.approx(4 / 6) and facts["status/error"] == pytest.approx(1 / 6)
     assert facts["unscorable"] == pytest.approx(2 / 6)
     assert facts["zero_variance_groups"] == 1.0  # of the one group with two scores
-    assert batch_facts([parse_answer("x")], [None], [0.0], 1, 5)["unscorable"] == 1.0
-    assert "answered_accuracy" not in batch_facts([parse_answer(None)], [UP], [None], 1, 0)
+    assert batch_metrics([parse_answer("x")], [None], [0.0], 1, 5)["unscorable"] == 1.0
+    assert "answered_accuracy" not in batch_metrics([parse_answer(None)], [UP], [None], 1, 0)
 
 
 def test_what_a_gate_cuts_off_is_counted_too(tmp_path: Path) -> None:

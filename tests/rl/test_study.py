@@ -127,7 +127,9 @@ def test_each_condition_has_a_cell_a_seed_and_one_where_nothing_is_trained(write
 
 def test_seeds_go_to_training_and_names_and_seeds_to_the_evaluation(write_study: Callable[..., Path]) -> None:
     study = read_study(write_study())
-    cells = {(cell.condition, cell.seed): {stage.kind: stage.words for stage in cell.stages} for cell in study.cells}
+    cells = {
+        (cell.condition, cell.seed): {stage.kind: stage.arguments for stage in cell.stages} for cell in study.cells
+    }
     for seed in (0, 1):
         sft, percent, grpo = (cells[name, seed] for name in ("SFT", "SFT 2 %", "SFT+GRPO"))
         assert option(sft["sft"], "--seed") == option(grpo["grpo"], "--seed") == str(seed)
@@ -138,23 +140,23 @@ def test_seeds_go_to_training_and_names_and_seeds_to_the_evaluation(write_study:
             assert option(words["eval"], "--adapter") == f"{option(words[trained], '--output_dir')}/adapter"
             assert (option(words["eval"], "--name"), option(words["eval"], "--training_seed")) == (name, str(seed))
     assert option(cells["base", None]["eval"], "--adapter") is None
-    assert study.traces is not None and "--seed" not in study.traces.words  # drawn once, whatever the training seed
+    assert study.traces is not None and "--seed" not in study.traces.arguments  # drawn once, whatever the training seed
 
 
 def test_shared_keys_reach_every_stage_that_knows_them_and_a_condition_wins(write_study: Callable[..., Path]) -> None:
     study = read_study(write_study(eval={"config": "eval.yaml", "items": 7}, split="official"))
     for stage in study.stages:
-        assert option(stage.words, "--evidence") == (None if stage.kind == "sft" else "2")
-        assert option(stage.words, "--items") == ("7" if stage.kind == "eval" else None)
+        assert option(stage.arguments, "--evidence") == (None if stage.kind == "sft" else "2")
+        assert option(stage.arguments, "--items") == ("7" if stage.kind == "eval" else None)
         key = {"traces": "--none", "eval": "--model"}.get(stage.kind, "--model_name_or_path")
         model = "large" if "teacher" in stage.where else "tiny"
-        assert option(stage.words, key) == (None if stage.kind == "traces" else model)
+        assert option(stage.arguments, key) == (None if stage.kind == "traces" else model)
 
 
 def test_lists_and_truth_values_become_words(write_study: Callable[..., Path]) -> None:
     grpo = {"config": "grpo.yaml", "rewards": ["accuracy", "format"], "balance": True}
     study = read_study(write_study(grpo=grpo))
-    words = next(stage.words for stage in study.stages if stage.kind == "grpo")
+    words = next(stage.arguments for stage in study.stages if stage.kind == "grpo")
     assert "--rewards accuracy format --balance true" in " ".join(words)
     check_stages(study.stages, dry_run=True)
 
@@ -164,7 +166,7 @@ def test_traces_can_be_a_file_that_is_there(write_study: Callable[..., Path]) ->
         write_study(traces="mine.jsonl", conditions={"SFT": {"sft": {}}, "B": {"sft": {"traces": "b.jsonl"}}})
     )
     assert study.traces is None
-    assert [option(stage.words, "--traces") for stage in study.stages if stage.kind == "sft"][:2] == [
+    assert [option(stage.arguments, "--traces") for stage in study.stages if stage.kind == "sft"][:2] == [
         "mine.jsonl",
         "b.jsonl",
     ]
@@ -175,7 +177,7 @@ def test_without_training_no_traces_are_made(write_study: Callable[..., Path]) -
 
 
 def test_the_report_takes_the_evaluations_in_order_then_the_training(write_study: Callable[..., Path]) -> None:
-    words = read_study(write_study(seeds=[5], runs=["imported"], embeddings="genes.parquet")).report_words
+    words = read_study(write_study(seeds=[5], runs=["imported"], embeddings="genes.parquet")).report_arguments
     assert words == [
         "report", "out/base/eval", "out/sft/seed-5/eval", "out/sft-2/seed-5/eval", "out/sft-grpo/seed-5/eval",
         "out/teacher/eval", "imported", "out/sft/seed-5/sft", "out/sft-2/seed-5/sft", "out/sft-grpo/seed-5/grpo",
@@ -287,7 +289,10 @@ def test_a_dry_run_says_the_commands_and_leaves_nothing(write_study: Callable[..
     assert said[0] == "study: A study: 8 cells, 0 done"
     commands = [shlex.split(line) for line in said if line.startswith("synthpert")]
     study = read_study(path)
-    assert [command[1:] for command in commands] == [*(stage.words for stage in study.stages), study.report_words]
+    assert [command[1:] for command in commands] == [
+        *(stage.arguments for stage in study.stages),
+        study.report_arguments,
+    ]
     assert ran == []
     assert not Path("out").exists()
 
@@ -298,12 +303,12 @@ def test_a_study_runs_each_stage_once_and_then_only_the_report(
     path = write_study()
     run_study(path, lambda text: None)
     study = read_study(path)
-    assert ran == [*(stage.words for stage in study.stages), study.report_words]
+    assert ran == [*(stage.arguments for stage in study.stages), study.report_arguments]
     ran.clear()
     said: list[str] = []
     run_study(path, said.append)
     assert said[0] == "study: A study: 8 cells, 8 done"
-    assert ran == [study.report_words]
+    assert ran == [study.report_arguments]
 
 
 def test_a_further_seed_and_condition_reuse_what_is_there(

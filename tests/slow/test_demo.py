@@ -24,8 +24,8 @@ from rl.demo.plan import Size
 
 if __name__ == "__main__":
     size = Size(base_items=1, traces=16, batch=4, gate=0, items=2, steps=2, completions=8)
-    say = lambda line: print(line, flush=True)
-    print("page:", run_demo(Path("runs/demo"), Path(sys.argv[1]), 0, say, size=size))
+    report_line = lambda line: print(line, flush=True)
+    print("page:", run_demo(Path("runs/demo"), Path(sys.argv[1]), 0, report_line, size=size))
 """
 # Python imports `sitecustomize` when it starts: in this process and in every command that the demo runs.
 WITHOUT_VLLM = """

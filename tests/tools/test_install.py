@@ -528,12 +528,12 @@ def test_a_log_gets_a_sign_of_life(script: ModuleType, tmp_path: Path, monkeypat
     """The child ends when the line has been written: no clock decides."""
     said: list[str] = []
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         said.append(text)
         if "Fetching small-b" in text:
             (tmp_path / "seen").touch()
 
-    monkeypatch.setattr(script, "say", say)
+    monkeypatch.setattr(script, "print_line", print_line)
     monkeypatch.setattr(script, "MINUTE", 0.01)
     wait = 'echo "Fetching small-b"; until [ -e "$0" ]; do sleep 0.01; done'
     code, lines = script.run(["sh", "-c", wait, str(tmp_path / "seen")], dict(os.environ), "step 4 of 5")

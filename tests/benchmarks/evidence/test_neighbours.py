@@ -28,7 +28,7 @@ def train_of(labels: pd.DataFrame) -> pd.DataFrame:
     return labels[labels["split"] == "train"]
 
 
-def said_of(model: NeighbourModel, items: pd.DataFrame, k: int = 4) -> Said:
+def outputs_of(model: NeighbourModel, items: pd.DataFrame, k: int = 4) -> Said:
     """Return rates (N, 3), forecasts (N, 3) and evidence (without similarities, exact only to rounding)."""
     evidence = model.evidence(items, k)
     quoted = list(evidence[["item_id", "rank", "pert", "label"]].itertuples(index=False, name=None))
@@ -62,7 +62,9 @@ def test_a_training_perturbation_is_forecast_as_a_test_one_on_the_full_data(
     known = here["pert"].isin(train.loc[train["cell_line"] != "k562", "pert"])
     mine = here[here["pert"] == here.loc[known, "pert"].value_counts().index[0]]
     assert len(mine) > 100
-    before, after = (said_of(model, mine) for model in (full_neighbours, fit_neighbours(train.drop(index=mine.index))))
+    before, after = (
+        outputs_of(model, mine) for model in (full_neighbours, fit_neighbours(train.drop(index=mine.index)))
+    )
     np.testing.assert_allclose(before[0], after[0], atol=1e-9)
     np.testing.assert_allclose(before[1], after[1], atol=1e-9)
     assert before[2] == after[2]
@@ -77,8 +79,8 @@ def test_a_training_perturbation_is_forecast_as_a_test_one(make_labels: MakeLabe
         for pert in {*here["pert"].unique()[::3], *{"Psolo"}.intersection(here["pert"])}:
             mine = here[here["pert"] == pert]
             as_test = fit_neighbours(train.drop(index=mine.index))
-            rates, forecast, evidence = said_of(model, mine)
-            test_rates, test_forecast, test_evidence = said_of(as_test, mine)
+            rates, forecast, evidence = outputs_of(model, mine)
+            test_rates, test_forecast, test_evidence = outputs_of(as_test, mine)
             np.testing.assert_allclose(rates, test_rates, atol=1e-9, err_msg=f"{line} {pert}")
             np.testing.assert_allclose(forecast, test_forecast, atol=1e-9, err_msg=f"{line} {pert}")
             assert evidence == test_evidence
@@ -92,11 +94,11 @@ def test_an_items_own_label_never_matters(make_labels: MakeLabels, seed: int) ->
     some = train.sample(8, random_state=seed).index
     for row in [*rare, *some]:
         item = train.loc[[row]]
-        before = said_of(model, item)
+        before = outputs_of(model, item)
         for other in {UP, DOWN, NONE} - {str(item["label"].iloc[0])}:
             flipped = train.copy()
             flipped.loc[row, "label"] = other
-            after = said_of(fit_neighbours(flipped), item)
+            after = outputs_of(fit_neighbours(flipped), item)
             name = f"{item['item_id'].iloc[0]} as {other}"
             np.testing.assert_allclose(after[0], before[0], atol=1e-9, err_msg=name)
             np.testing.assert_allclose(after[1], before[1], atol=1e-9, err_msg=name)
@@ -110,7 +112,7 @@ def test_flipping_another_items_label_does_matter(make_labels: MakeLabels) -> No
     gene = (train["gene"] == item["gene"].iloc[0]) & (train["cell_line"] == item["cell_line"].iloc[0])
     flipped = train.copy()
     flipped.loc[gene & (train["item_id"] != item["item_id"].iloc[0]), "label"] = DOWN
-    before, after = said_of(fit_neighbours(train), item), said_of(fit_neighbours(flipped), item)
+    before, after = outputs_of(fit_neighbours(train), item), outputs_of(fit_neighbours(flipped), item)
     assert np.abs(after[0] - before[0]).max() > 0.1
     assert np.abs(after[1] - before[1]).max() > 0.1
     assert after[2] != before[2]
@@ -122,8 +124,8 @@ def test_test_labels_are_never_used(make_labels: MakeLabels, seed: int) -> None:
     test = labels[labels["split"] == "test"]
     model = fit_neighbours(train_of(labels))
     blind = test.drop(columns=["label", "split"])
-    assert said_of(model, test)[2] == said_of(model, blind)[2]
-    np.testing.assert_array_equal(said_of(model, test)[1], said_of(model, blind)[1])
+    assert outputs_of(model, test)[2] == outputs_of(model, blind)[2]
+    np.testing.assert_array_equal(outputs_of(model, test)[1], outputs_of(model, blind)[1])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -342,7 +344,7 @@ def test_the_order_of_items_is_kept(make_labels: MakeLabels) -> None:
 
 def test_the_same_labels_give_the_same_model(make_labels: MakeLabels) -> None:
     labels = make_labels(1)
-    first, second = (said_of(fit_neighbours(train_of(labels)), labels, 6) for _ in range(2))
+    first, second = (outputs_of(fit_neighbours(train_of(labels)), labels, 6) for _ in range(2))
     np.testing.assert_allclose(first[0], second[0], atol=1e-12)
     np.testing.assert_allclose(first[1], second[1], atol=1e-9)  # the last bits of an SVD are not reproducible
     assert first[2] == second[2]

@@ -10,9 +10,9 @@ import rl.demo.run as demo
 from rewards import InputError
 from rl.demo.plan import (
     ALL_ITEMS,
+    FIXED_BY,
     FLOOR,
     FULL,
-    SETTLES,
     SIZES,
     STAGES,
     Size,
@@ -65,8 +65,8 @@ def test_where_nothing_fits_the_floor_runs() -> None:
 def test_what_was_begun_stays_as_it_was() -> None:
     begun = ("base", "SFT", "evaluation of SFT")
     size = fit(FAST, 1200, ("GRPO", "evaluation of SFT+GRPO", "report"), begun, FLOOR)
-    settled = {key for stage in begun for key in SETTLES[stage]}
-    assert all(getattr(size, key) == getattr(FLOOR, key) for key in settled)
+    fixed = {key for stage in begun for key in FIXED_BY[stage]}
+    assert all(getattr(size, key) == getattr(FLOOR, key) for key in fixed)
     assert (size.steps, size.completions) == (FULL.steps, FULL.completions)
 
 
@@ -90,7 +90,7 @@ def test_a_plan_is_made_anew_by_how_long_the_stages_took(tmp_path: Path, monkeyp
     told = len(said)
     took = 3 * predict(first, SLOW)["base"]  # a third as fast as was measured
     now[0] += took
-    planner.took("base", took)
+    planner.record("base", took)
     monkeypatch.setattr(demo, "_has_begun", lambda out, stage: stage == "base")
     second = planner.size_for("SFT")
     assert second.base_items == first.base_items
