@@ -202,7 +202,7 @@ def test_vllm_writes_by_the_policy_of_an_adapter_that_it_does_not_know(tiny_mode
         folder / "dora-grpo.yaml", **{**COMMON, "learning_rate": 1e-2}, output_dir=str(folder / "dora-grpo"),
         sft_run=str(folder / "dora"), data="sample", evidence=3, train_items=12, rollouts="vllm", beta=0.1,
         model_name_or_path=str(untied), max_steps=3, num_generations=4, max_completion_length=24,
-        rewards=["vowels.py:vowels"],
+        rewards=["vowels.py:vowels"], correct_always=True,  # each step logs the difference
     )  # fmt: skip
     shutil.copy(REPO / "tests/slow/driver.py", folder / "vowels.py")
     run("-m", "rl.cli", "grpo", "--config", config, cwd=folder)
