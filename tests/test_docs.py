@@ -47,6 +47,7 @@ CONFIGURED = {
     "sft": (SFTArguments, SFTConfig, ModelConfig),
     "grpo": (GRPOArguments, GRPOConfig, ModelConfig),
     "eval": (EvalArguments,),
+    "calibrate": (EvalArguments,),
     "generate": (TraceArguments, EndpointArguments),
 }
 KEYS = {**CONFIGURED, "filter": (FilterArguments,), "import": (PromptConfig,)}
