@@ -35,7 +35,7 @@ class Pathways:
                 for sentence in re.split(r"[.!?]\s|\n", think)
                 for symbol in symbols
                 for name, members in self.sets.items()
-                if symbol in re.findall(r"[\w-]+", sentence) and name in sentence.lower()
+                if name in sentence.lower() and symbol in re.findall(r"[\w-]+", sentence)
             ]
             score = sum(holds) / len(holds) if holds else 0.0
             scores.append(score if known.intersection(symbols) else None)

@@ -35,6 +35,7 @@ def test_train_and_test_part_the_labels(sample: Corpus, small: Corpus) -> None:
     assert not small.is_sample
 
 
+@pytest.mark.slow
 def test_the_sample_says_what_the_full_labels_say(
     sample: Corpus, full_frame: pd.DataFrame, full_neighbours: NeighbourModel
 ) -> None:

@@ -35,6 +35,7 @@ def outputs_of(model: NeighbourModel, items: pd.DataFrame, k: int = 4) -> Said:
     return model.rates(items), model.predict(items)[["p_up", "p_down", "p_none"]].to_numpy(), quoted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", CELL_LINES)
 def test_per_gene_auroc_on_the_official_test_split(
     full_frame: pd.DataFrame, full_neighbours: NeighbourModel, line: str
@@ -54,6 +55,7 @@ def test_per_gene_auroc_on_the_official_test_split(
     assert found[1] > PLAIN[line][1]
 
 
+@pytest.mark.slow
 def test_a_training_perturbation_is_forecast_as_a_test_one_on_the_full_data(
     full_frame: pd.DataFrame, full_neighbours: NeighbourModel
 ) -> None:
@@ -148,6 +150,7 @@ def test_evidence_quotes_other_knockdowns_training_labels_in_the_same_line(make_
     assert evidence["item_id"].drop_duplicates().tolist() == order
 
 
+@pytest.mark.slow
 def test_evidence_on_the_full_data_never_quotes_the_items_own_perturbation(
     full_frame: pd.DataFrame, full_neighbours: NeighbourModel
 ) -> None:

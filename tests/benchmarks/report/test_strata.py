@@ -146,6 +146,7 @@ def test_sample_without_full_labels() -> None:
     assert sum(int(mask.sum()) for name, mask in found.items() if RATE in name) == len(corpus.test)
 
 
+@pytest.mark.slow
 def test_official_split(full_frame: pd.DataFrame, full_neighbours: NeighbourModel) -> None:
     corpus = full_corpus(full_frame, full_neighbours)
     found = strata(corpus, corpus.test)

@@ -20,6 +20,7 @@ def sample() -> pd.DataFrame:
     return load_sample()
 
 
+@pytest.mark.slow
 def test_the_sample_is_remade_byte_for_byte_from_the_full_labels(
     full_frame: pd.DataFrame, full_neighbours: NeighbourModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +68,7 @@ def test_its_labels_and_splits_are_those_of_the_full_data(sample: pd.DataFrame, 
     assert sample[columns].astype(str).to_numpy().tolist() == full.astype(str).to_numpy().tolist()
 
 
+@pytest.mark.slow
 def test_its_rates_forecasts_and_evidence_are_those_of_the_full_training_labels(
     sample: pd.DataFrame, full_neighbours: NeighbourModel
 ) -> None:

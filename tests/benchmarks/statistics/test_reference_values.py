@@ -252,6 +252,8 @@ def test_per_gene_auroc_is_perturbqas(full_frame: pd.DataFrame, line: str, task:
     test = full_frame[(full_frame["split"] == "test") & (full_frame["cell_line"] == line)]
     if task == "dir":
         test = test[test["label"] != str(Label.NONE)]
+    else:
+        test = test[test["gene"].isin(test["gene"].drop_duplicates().iloc[::4])]  # far more genes than in `dir`
     label = test["label"].ne(str(Label.NONE)) if task == "de" else test["label"].eq(str(Label.UP))
     rng = np.random.default_rng(0)
     score = pd.Series(np.clip(np.round(rng.normal(0.4, 0.2, len(test)) + 0.1 * label, 2), 0.01, 0.99), test.index)

@@ -29,6 +29,7 @@ def policies(corpus: Corpus, names: list[str]) -> tuple[Informed, Informed]:
     return informed_policies(composition, check, rows, corpus, weight=[1.0] * len(rows))
 
 
+@pytest.mark.slow
 def test_margin_alone_pays_more_for_being_right_less_often(corpus: Corpus) -> None:
     likeliest, surprising = policies(corpus, ["margin"])
     assert likeliest.accuracy > 0.9
@@ -36,6 +37,7 @@ def test_margin_alone_pays_more_for_being_right_less_often(corpus: Corpus) -> No
     assert surprising.mean > likeliest.mean
 
 
+@pytest.mark.slow
 def test_accuracy_pays_for_being_right(corpus: Corpus) -> None:
     likeliest, surprising = policies(corpus, ["accuracy"])
     assert likeliest.mean == pytest.approx(likeliest.accuracy)
