@@ -13,6 +13,7 @@ from benchmarks.report.training import LOGGED, Logged
 from benchmarks.report.wording import (
     HEADLINE,
     count_of,
+    first_pairs,
     format_interval,
     format_number,
     format_share,
@@ -25,7 +26,6 @@ from benchmarks.statistics.metrics import METRICS, Metric, find_metric
 
 N_COLOURS: Final = sum(name[0] == "m" and name[1:].isdigit() for name in COLOURS)
 LARGEST_MARK: Final = 9.0
-MANY_MODELS: Final = 4
 FEW_STEPS: Final = 40  # of a log, to mark each
 
 STATUS_COLOURS: Final = {"answered": "m0", "malformed": "malformed", "incomplete": "incomplete", "error": "m5"}
@@ -78,21 +78,13 @@ def part_figures(summary: Summary) -> list[Figure]:
 
 
 def main_figure(summary: Summary) -> Figure | None:
-    """The differences that a reader asks for first; None where nothing was compared.
-
-    These are the differences between models, and of each model from the shortcut that is strongest on the metric; where
-    models are many, of the best model only.
-    """
+    """The differences that a reader asks for first (`first_pairs`); None where nothing was compared."""
     if not summary.pairs:
         return None
-    panels: list[Panel] = []
-    for metric in map(find_metric, HEADLINE):
-        models, pairs = summary.named("model"), main_pairs(summary)
-        best, shortcut = (summary.best(metric.name, kind) for kind in ("model", "baseline"))
-        if shortcut is not None:
-            shown = models if len(models) <= MANY_MODELS or best is None else [best[0]]
-            pairs = [*pairs, *((name, shortcut[0]) for name in shown)]
-        panels.append(_differences(summary, "main", metric, pairs))
+    panels: list[Panel] = [
+        _differences(summary, "main", metric, first_pairs(summary, metric.name))
+        for metric in map(find_metric, HEADLINE)
+    ]
     return Figure("Paired differences with 95 % intervals", panels)
 
 

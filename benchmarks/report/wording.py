@@ -14,6 +14,7 @@ from rewards import LABELS, Status
 HEADLINE: Final = (PRIMARY, "accuracy", "balanced_accuracy")
 ALPHA: Final = 0.05
 MANY_PAIRS: Final = 6
+MANY_MODELS: Final = 4
 FEW_PAIRS: Final = 3
 UNTESTED: Final = "not tested: "
 DASH: Final = "\N{EN DASH}"
@@ -173,6 +174,19 @@ def main_pairs(summary: Summary) -> list[tuple[str, str]]:
     return pairs if len(pairs) <= MANY_PAIRS else [(later, earlier) for earlier, later in pairwise(models)]
 
 
+def first_pairs(summary: Summary, metric: str) -> list[tuple[str, str]]:
+    """Pairs that the first figure shows on a metric: those of models, and each model with the strongest shortcut.
+
+    Where models are many, only the best of them stands beside the shortcut.
+    """
+    models, pairs = summary.named("model"), main_pairs(summary)
+    best, shortcut = (summary.best(metric, kind) for kind in ("model", "baseline"))
+    if shortcut is None:
+        return pairs
+    shown = models if len(models) <= MANY_MODELS or best is None else [best[0]]
+    return [*pairs, *((name, shortcut[0]) for name in shown)]
+
+
 def headline(summary: Summary) -> list[str]:
     """The verdict: which differences between models are significant, and what the strongest shortcut scores."""
     pairs = main_pairs(summary)
@@ -226,14 +240,11 @@ def _many_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def untested(summary: Summary) -> list[str]:
-    """Why differences of the headline metrics have no test, a sentence per metric."""
+    """Why differences of the first figure have no test, a sentence per metric."""
     sentences = []
-    for metric in HEADLINE:
-        reasons = [
-            reason_in_words(result.test, one.a, one.b)
-            for one in summary.comparisons
-            if (result := one.result).metric == metric and not known(result.p_value)
-        ]
+    for metric in HEADLINE if summary.pairs else ():
+        shown = [summary.find(a, b, metric) for a, b in first_pairs(summary, metric)]
+        reasons = [reason_in_words(one.result.test, one.a, one.b) for one in shown if not known(one.result.p_value)]
         if reasons:
             sentences.append(f"Not tested on {_spoken(metric)}: {'; '.join(dict.fromkeys(reasons))}.")
     return sentences

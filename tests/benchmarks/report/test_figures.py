@@ -18,7 +18,7 @@ from benchmarks.report.panels import Bars, Curve, Curves, Intervals, Panel, Row
 from benchmarks.report.summarize import System, summarize
 from benchmarks.report.summary import Summary
 from benchmarks.report.training import LOGGED, read_log
-from benchmarks.report.wording import cautions, headline
+from benchmarks.report.wording import cautions, headline, n_tested, untested
 from rewards import LABELS, InputError
 
 NAMES = [str(label) for label in LABELS]
@@ -153,6 +153,20 @@ class TestVerdict:
         assert headline(many)[0].startswith(
             "Between each model and the one before it, none of 4 differences is significant"
         )
+
+    def test_what_the_first_figure_cannot_test_has_its_reason_and_is_not_counted(self, two: Summary) -> None:
+        """The other shortcut has no probabilities either, but the first figure does not show it."""
+        columns = ["p_up", "p_down", "p_none"]
+        given = [
+            System("base", "model", predictions(0.0, 1).assign(**dict.fromkeys(columns, np.nan)), {}),
+            System("SFT", "model", predictions(1.0, 2), {}),
+            System("known", "baseline", predictions(0.9, 3), {}),
+            System("mute", "baseline", predictions(0.0, 4).assign(**dict.fromkeys(columns, np.nan)), {}),
+        ]
+        summary = summarize(given, title="t", protocol={}, data={})
+        assert untested(summary) == ["Not tested on per-gene AUROC (DE): base: no probabilities."]
+        assert n_tested(summary) == "1 to 5 tested comparisons"
+        assert untested(two) == [] and n_tested(two) == "5 tested comparisons"
 
     def test_shortcuts_alone(self) -> None:
         (only,) = headline(summary_of())
