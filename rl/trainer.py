@@ -16,7 +16,6 @@ import trl
 import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
 from accelerate.utils import DistributedType
-from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from trl.trainer.utils import shuffle_sequence_dict
 
@@ -24,7 +23,7 @@ from benchmarks.models.vllm_engine import reload_weights, start_options
 from rewards import completion_text
 from rl.correction import CANARIES, Correction
 from rl.recording import Recorder, batch_metrics, totals_of
-from sft.tree_attention import ATTENTION, Scorer
+from sft.tree_attention import ATTENTION, Scorer, unwrapped
 
 # What we override, call and replace of TRL beside its documented interface, as `module:Class.attribute` with the
 # arguments of methods, and the version it was read in.
@@ -137,12 +136,7 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         # Which completions of a micro-batch have a gradient, and all old log-probabilities; None: all are computed.
         self._learnt: tuple[Any, Any] | None = None
         self._entropy = 0.0  # mean of the last micro-batch's completions with a gradient
-        self.scorer = None if prefix_tree == "off" else Scorer(prefix_tree, self._base(self.model))
-
-    def _base(self, model: Any) -> Any:
-        """Return the model of transformers within what wraps it for training."""
-        model = self.accelerator.unwrap_model(model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+        self.scorer = None if prefix_tree == "off" else Scorer(prefix_tree, unwrapped(self.accelerator, self.model))
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if self.scorer is None or self.scorer.reason is not None:
@@ -198,7 +192,7 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         compute_aux_loss: bool = False,
         **images: Any,
     ) -> Any:
-        base = self._base(model)
+        base = unwrapped(self.accelerator, model)
         pictured = any(value is not None for value in images.values())
         # Where a router's loss is asked for, it counts every token of the padded rows.
         if self.scorer is None or pictured or compute_aux_loss or base.config._attn_implementation != ATTENTION:

@@ -7,9 +7,8 @@ from typing import Any, Final
 
 import torch
 import trl
-from peft import PeftModel
 
-from sft.tree_attention import Scorer, head_sees, tree_inputs
+from sft.tree_attention import Scorer, head_sees, tree_inputs, unwrapped
 
 IGNORED: Final = -100  # the label of a token that is not learnt
 
@@ -27,7 +26,7 @@ class SFTTrainer(trl.SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, *, prefix_tree: str = "off", **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.scorer = None if prefix_tree == "off" else Scorer(prefix_tree, self._base(self.model))
+        self.scorer = None if prefix_tree == "off" else Scorer(prefix_tree, unwrapped(self.accelerator, self.model))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -37,7 +36,7 @@ class SFTTrainer(trl.SFTTrainer):  # type: ignore[misc]
         rows = None if others or return_outputs or not model.training else learnt_rows(inputs)
         if self.scorer is None or rows is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        base = self._base(model)
+        base = unwrapped(self.accelerator, model)
         with self.compute_loss_context_manager():
             tree = self.scorer.tree(model, base, *rows, inputs["input_ids"].numel())
         if tree is None:
@@ -45,11 +44,6 @@ class SFTTrainer(trl.SFTTrainer):  # type: ignore[misc]
         device = inputs["input_ids"].device
         with head_sees(base, torch.tensor(tree.scored, device=device)):
             return super().compute_loss(model, tree_inputs(tree, device), return_outputs, num_items_in_batch)
-
-    def _base(self, model: Any) -> Any:
-        """Return the model of transformers within what wraps it for training."""
-        model = self.accelerator.unwrap_model(model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def learnt_rows(inputs: Any) -> tuple[list[list[int]], list[list[int]]] | None:

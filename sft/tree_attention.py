@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from peft import PeftModel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -43,6 +44,12 @@ class Scores:
 
     log_probs: torch.Tensor
     entropy: torch.Tensor | None
+
+
+def unwrapped(accelerator: Any, model: Any) -> Any:
+    """Return the model of transformers within what accelerate and PEFT wrap it in for training."""
+    model = accelerator.unwrap_model(model)
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def enable(model: Any) -> str | None:

@@ -26,13 +26,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import compare
+from benchmarks.evaluation.calibrate import calibrate, item_scores
 from benchmarks.evaluation.predictions import PROBABILITIES, read_facts, read_predictions
 from benchmarks.evaluation.run import PREDICTIONS
-from benchmarks.evaluation.scores import Calibration, Floats, average_log_odds, fit_calibration, mean_over_samples
+from benchmarks.evaluation.scores import Floats, average_log_odds
 from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.metrics import estimate
 from benchmarks.statistics.significance import confidence_interval
-from rewards import LABELS, InputError
+from rewards import InputError
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 RESULT: Final = DOCS / "scores.json"
@@ -66,7 +67,7 @@ def read_ways(folder: Path, prefix: str = "") -> dict[str, pd.DataFrame]:
         for way, frame in frames.items()
     }
     both, direct = frames["sampled"].copy(), frames["direct"]
-    scored = average_log_odds(_scores(both), _scores(direct))
+    scored = average_log_odds(item_scores(both), item_scores(direct))
     frames["both"] = _with_scores(both, scored)
     first = (both["sample"] == 0).to_numpy()
     for column in ("completion_tokens", "prompt_tokens"):
@@ -78,26 +79,12 @@ def _samples(frame: pd.DataFrame) -> int:
     return int(frame["sample"].max()) + 1
 
 
-def _scores(frame: pd.DataFrame) -> Floats:
-    """(N, 3) score of each item."""
-    p = frame[list(PROBABILITIES)].to_numpy(dtype=np.float64)
-    return mean_over_samples(p.reshape(-1, _samples(frame), len(LABELS)))
-
-
 def _with_scores(frame: pd.DataFrame, scores: Floats) -> pd.DataFrame:
     """The frame with an item's score in each of its rows that has probabilities."""
     known = frame[list(PROBABILITIES)].notna().to_numpy()
     frame = frame.copy()
     frame[list(PROBABILITIES)] = np.where(known, scores.repeat(_samples(frame), axis=0), np.nan)
     return frame
-
-
-def fit(held_out: pd.DataFrame) -> Calibration:
-    """Fit temperatures on the predictions of held-out training items."""
-    items = held_out[held_out["sample"] == 0]
-    label = pd.Index([str(label) for label in LABELS]).get_indexer(pd.Index(items["label"].astype(str)))
-    pairs = (items["cell_line"].astype(str) + "|" + items["pert"].astype(str)).to_numpy()
-    return fit_calibration(_scores(held_out), label, pairs, {})
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -111,13 +98,13 @@ def measure(folder: Path) -> dict[str, Any]:
     n_items = frames["greedy"]["item_id"].nunique()
     rows = []
     for way, frame in frames.items():
-        calibration = fit(held_out[way])
-        calibrated = _with_scores(frame, calibration.apply(_scores(frame)))
+        calibration = calibrate(held_out[way], {})
+        calibrated = _with_scores(frame, calibration.apply(item_scores(frame)))
         row: dict[str, Any] = {"way": way, "calibration": {"de": calibration.de, "dir": calibration.dir}}
         row |= {metric: _estimate(frame, metric) for metric in _TASKS}
         row["calibrated"] = {metric: _estimate(calibrated, metric) for metric in _TASKS}
         row["minus_greedy"] = {metric: _difference(frame, frames["greedy"], metric) for metric in (*_RANKS, "brier")}
-        row["above_99"] = float((np.nan_to_num(_scores(frame)).max(axis=1) > 0.99).mean())
+        row["above_99"] = float((np.nan_to_num(item_scores(frame)).max(axis=1) > 0.99).mean())
         row["tokens_written"] = float(frame["completion_tokens"].sum()) / n_items
         row["tokens_read"] = float(frame["prompt_tokens"].sum()) / n_items
         rows.append(row)

@@ -1,15 +1,18 @@
 """Temperatures of a model, fitted on training perturbations that it was not trained on, and stored with its adapter."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.evaluation.predictions import PROBABILITIES, read_predictions
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evaluation.run import EvalArguments, ask, check_unseen, digests, draw_per_line, with_run_dtype
-from benchmarks.evaluation.scores import Calibration, fit_calibration, mean_over_samples, write_calibration
+from benchmarks.evaluation.scores import Calibration, Floats, fit_calibration, mean_over_samples, write_calibration
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import items_for_prompt
 from benchmarks.keys import to_keys
@@ -47,17 +50,31 @@ def run_calibration(args: EvalArguments) -> tuple[Path, Calibration]:
         items = held_out_items(corpus, adapter, protocol)
         run = open_run(Path(args.output_dir), "calibrate", to_keys(args), digests(args))
         predictions = ask(args, run, corpus, items, protocol, None, trained, progress)
-    frame = read_predictions(predictions)
-    p = frame[list(PROBABILITIES)].to_numpy(dtype=float).reshape(-1, protocol.samples, len(LABELS))
-    calibration = fit_calibration(
-        mean_over_samples(p),
-        pd.Index([str(label) for label in LABELS]).get_indexer(pd.Index(items["label"].astype(str))),
-        _pairs(items).to_numpy(),
-        json.loads(protocol.canonical_json()),
-    )
+    calibration = calibrate(read_predictions(predictions), json.loads(protocol.canonical_json()))
     path = write_calibration(calibration, adapter)
     run.finish(**asdict(calibration))
     return path, calibration
+
+
+def calibrate(predictions: pd.DataFrame, protocol: Mapping[str, Any]) -> Calibration:
+    """Fit temperatures to predictions.
+
+    Args:
+        predictions: as `read_predictions` returns them, the samples of an item one behind the other.
+        protocol: facts to store.
+
+    Raises:
+        InputError: too few items have probabilities; see `fit_calibration`.
+    """
+    items = predictions[predictions["sample"] == 0]
+    label = pd.Index([str(label) for label in LABELS]).get_indexer(pd.Index(items["label"].astype(str)))
+    return fit_calibration(item_scores(predictions), label, _pairs(items).to_numpy(), protocol)
+
+
+def item_scores(predictions: pd.DataFrame) -> Floats:
+    """Return the (N, 3) score of each of N items: the mean over its samples, which stand one behind the other."""
+    p = predictions[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    return mean_over_samples(p.reshape(-1, int(predictions["sample"].max()) + 1, len(LABELS)))
 
 
 def held_out_items(corpus: Corpus, adapter: Path, protocol: Protocol) -> pd.DataFrame:

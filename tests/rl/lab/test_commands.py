@@ -111,7 +111,9 @@ def test_every_command_of_the_pages_runs(folder: Path, line: str, monkeypatch: p
     assert done.stdout.strip()
 
 
-def test_the_unit_test_of_the_page_passes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unit_test_of_the_page_passes_and_fails_for_another_reward(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(folder)
     try:
         names = runpy.run_path(str(folder / "test_mine.py"))
@@ -119,6 +121,9 @@ def test_the_unit_test_of_the_page_passes(folder: Path, monkeypatch: pytest.Monk
         sys.modules.pop("mine", None)  # other tests have files of that name
     (test,) = (value for name, value in names.items() if name.startswith("test_"))
     test()
+    test.__globals__["right_and_brief"] = lambda completions, **columns: [1.0] * len(completions)
+    with pytest.raises(AssertionError):
+        test()
 
 
 def test_a_reward_of_ones_own_is_called_once_a_step_of_the_rollouts_not_once_a_completion(tmp_path: Path) -> None:
