@@ -11,6 +11,7 @@ from benchmarks.chat import Message
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, items_for_prompt
 from benchmarks.files import whole_file
+from benchmarks.keys import to_keys
 from rewards import LABELS, Answer, InputError, as_label, parse_answer
 
 MODES: Final = ("blind", "rationalize")
@@ -52,7 +53,7 @@ class Trace:
 def prompt_protocol(prompt: PromptConfig, corpus: Corpus) -> dict[str, Any]:
     """Return the protocol of traces with our prompts: its settings, labels, split and training items."""
     n = len(items_for_prompt(corpus.train, prompt))
-    return {**prompt.facts(), "split": corpus.split, "data": corpus.digest, "train_items": n}
+    return {**to_keys(prompt), "split": corpus.split, "data": corpus.digest, "train_items": n}
 
 
 _NAMES: Final = {field.name: None for field in fields(Trace)}.keys()  # a set that keeps the order

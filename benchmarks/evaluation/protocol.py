@@ -113,7 +113,7 @@ class Protocol:
         """
         if not self.data:
             raise ValueError("the protocol does not say which labels it uses; set `data`")
-        values = to_keys(self) | self.prompt.facts() | {"data": self.data}
+        values = to_keys(self) | {"data": self.data}
         if self.calibration is None:  # as in protocols from before this key
             del values["calibration"]
         return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,4 +1,4 @@
-"""The prompts about an item. Any change of their wording must raise `VERSION`."""
+"""The prompts about an item. A change of the wording is a new version; the wording of earlier versions stays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -8,10 +8,8 @@ import pandas as pd
 
 from benchmarks.chat import Message
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.keys import check_values, from_keys, to_keys
+from benchmarks.keys import check_values, from_keys
 from rewards import InputError, Label
-
-VERSION: Final = 1
 
 CELL_CONTEXT: Final = {
     "k562": "K562 (chronic myeloid leukaemia)",
@@ -21,16 +19,21 @@ CELL_CONTEXT: Final = {
 }
 
 _SYSTEM: Final = "You are an expert on CRISPRi knockdown and gene regulation."
-_QUESTION: Final = {
-    "three_class": (
-        "{pert} is knocked down by CRISPRi in {cell}. What happens to the expression of {gene}?\n"
-        f"Labels: {Label.UP}; {Label.DOWN}; {Label.NONE}."
-    ),
-    "direction": (
-        "{pert} is knocked down by CRISPRi in {cell}, and the expression of {gene} changes. In which direction?\n"
-        f"Labels: {Label.UP}; {Label.DOWN}."
-    ),
+_LABELS: Final = {
+    "three_class": f"Labels: {Label.UP}; {Label.DOWN}; {Label.NONE}.",
+    "direction": f"Labels: {Label.UP}; {Label.DOWN}.",
 }
+_ITEM: Final = "{pert} is knocked down by CRISPRi in {cell}"
+# Version 1 asks about the item at once. Version 2 begins with what all prompts share, so that it is computed once.
+_ASK_1: Final = {
+    "three_class": _ITEM + ". What happens to the expression of {gene}?",
+    "direction": _ITEM + ", and the expression of {gene} changes. In which direction?",
+}
+_TASK_2: Final = {
+    "three_class": "One gene is knocked down by CRISPRi. What happens to the expression of another gene?",
+    "direction": "One gene is knocked down by CRISPRi, and the expression of another changes. In which direction?",
+}
+_ASK_2: Final = _ITEM + ". What happens to {gene}?"
 _FORMAT: Final = "Think first, then answer: <think>reasoning</think><answer>one label</answer>"
 
 # The eleven angles that SynthPert (arXiv 2509.25346) makes its teacher consider, in our words.
@@ -47,6 +50,7 @@ LEMMAS: Final = (
     "secondary effects: stress, growth arrest or compensation",
     "conflicting evidence: what speaks against the likely answer",
 )
+_ANY_ITEM: Final = {"pert": "the knocked-down gene", "gene": "the other gene", "cell": "the cell line"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class PromptConfig:
         template: `three_class`, or `direction` (for differentially expressed items only).
         evidence: number of similar knockdowns quoted, at least 0.
         lemmas: whether the prompt lists eleven angles to consider (`LEMMAS`).
+        template_version: version of the wording. 2 puts what all prompts share before the item; 1 puts it after.
     """
 
     template: Literal["three_class", "direction"] = field(
@@ -64,15 +69,14 @@ class PromptConfig:
     )
     evidence: int = field(default=0, metadata={"help": "similar knockdowns quoted in a prompt"})
     lemmas: bool = field(default=False, metadata={"help": "list the eleven angles to consider"})
+    template_version: Literal[1, 2] = field(
+        default=2, metadata={"help": "wording of the prompt: 2, or 1 as in earlier releases"}
+    )
 
     def __post_init__(self) -> None:
         check_values(PromptConfig, vars(self), "prompt")
         if self.evidence < 0:
             raise InputError(f"prompt: evidence is {self.evidence}; it must be at least 0")
-
-    def facts(self) -> dict[str, Any]:
-        """Return what run facts store about a prompt: its keys and the version of its wording."""
-        return {"template": self.template, "template_version": VERSION} | to_keys(self)
 
 
 def prompt_config_of(facts: Mapping[str, Any]) -> PromptConfig | None:
@@ -113,18 +117,29 @@ def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> 
     prompts: list[list[Message]] = []
     for row in items[["item_id", "cell_line", "pert", "gene"]].itertuples():
         names = {"pert": row.pert, "gene": row.gene, "cell": CELL_CONTEXT[str(row.cell_line)]}
-        parts = [_QUESTION[config.template].format(**names)]
-        if config.lemmas:
-            parts.append("Consider:\n" + "\n".join(f"- {lemma.format(**names)}" for lemma in LEMMAS))
+        evidence = ""
         if config.evidence:
             found = "\n".join(quoted.get(str(row.item_id), ["none known"]))
-            parts.append(
+            evidence = (
                 f"{row.gene} changes in {rates[str(row.item_id)]} other knockdowns in this line. "
                 f"Similar knockdowns (similarity) and {row.gene}:\n{found}"
             )
-        parts.append(_FORMAT)
-        prompts.append([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(parts)}])
+        text = "\n".join(part for part in _parts(config, names, evidence) if part)
+        prompts.append([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": text}])
     return prompts
+
+
+def _parts(config: PromptConfig, names: Mapping[str, Any], evidence: str) -> list[str]:
+    """Return the parts of a prompt in the order of its version; an empty one where there is nothing to say."""
+    labels = _LABELS[config.template]
+    if config.template_version == 1:
+        return [_ASK_1[config.template].format(**names), labels, _lemmas(config, names), evidence, _FORMAT]
+    shared = [_TASK_2[config.template], labels, _lemmas(config, _ANY_ITEM), _FORMAT]
+    return [*shared, _ASK_2.format(**names), evidence]
+
+
+def _lemmas(config: PromptConfig, names: Mapping[str, Any]) -> str:
+    return "Consider:\n" + "\n".join(f"- {lemma.format(**names)}" for lemma in LEMMAS) if config.lemmas else ""
 
 
 def rate_words(rate: float) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.evidence.prompts import VERSION, PromptConfig, build_prompts, prompt_config_of
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, prompt_config_of
 from rewards import CheckError, InputError, parse_answer
 from sft.audit.quotations import QuotationFinder
 from sft.traces import Trace, learnt_text, treats_as_given
@@ -197,9 +197,7 @@ def _check_given(trace: Trace, item_id: str, finding: Finding) -> None:
 
 def _our_prompt(protocol: dict[str, Any], corpus: Corpus) -> PromptConfig | None:
     """Return how a prompt was made, None if not by our template from these labels."""
-    if protocol.get("template_version") != VERSION or protocol.get("data") != corpus.digest:
-        return None
-    return prompt_config_of(protocol)
+    return prompt_config_of(protocol) if protocol.get("data") == corpus.digest else None
 
 
 def _differing(digests: dict[str, bytes], corpus: Corpus, config: PromptConfig) -> Iterator[tuple[str, bool]]:

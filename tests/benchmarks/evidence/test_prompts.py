@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pytest
@@ -14,7 +15,6 @@ from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import (
     CELL_CONTEXT,
     LEMMAS,
-    VERSION,
     PromptConfig,
     build_prompts,
     rate_words,
@@ -37,10 +37,13 @@ def asked(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> list[str
     return [messages[-1]["content"] for messages in build_prompts(items, corpus, config)]
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("template", ["three_class", "direction"])
-def test_a_prompt_names_the_item_the_labels_and_the_form(sample: Corpus, template: str) -> None:
+def test_a_prompt_names_the_item_the_labels_and_the_form(
+    sample: Corpus, template: Literal["three_class", "direction"], version: Literal[1, 2]
+) -> None:
     items = sample.test.groupby("cell_line", observed=True).head(2)
-    prompts = build_prompts(items, sample, PromptConfig(template))
+    prompts = build_prompts(items, sample, PromptConfig(template, template_version=version))
     assert len(prompts) == len(items) == 8
     for messages, row in zip(prompts, items.itertuples(), strict=True):
         assert [message["role"] for message in messages] == ["system", "user"]
@@ -81,7 +84,7 @@ def test_the_eleven_lemmas_are_listed_on_request(sample: Corpus) -> None:
 def test_evidence_lists_the_nearest_knockdowns(sample: Corpus, k: int) -> None:
     items = sample.labels[sample.labels["evidence"].map(len) >= 5].sample(20, random_state=0)
     for text, row in zip(asked(items, sample, PromptConfig(evidence=k)), items.itertuples(), strict=True):
-        lines = text.split(f"Similar knockdowns (similarity) and {row.gene}:\n")[1].split("\n")[:-1]
+        lines = text.split(f"Similar knockdowns (similarity) and {row.gene}:\n")[1].split("\n")
         assert lines == [f"{pert} ({similarity:.1f}): {label}" for pert, similarity, label in list(row.evidence)[:k]]
 
 
@@ -97,7 +100,7 @@ def test_an_item_without_known_neighbours_says_so(sample: Corpus) -> None:
 
 def test_evidence_never_quotes_the_items_own_perturbation(sample: Corpus) -> None:
     for text, pert in zip(asked(sample.labels, sample, FULL), sample.labels["pert"], strict=True):
-        quoted = text.split("Similar knockdowns")[1].split("\n")[1:-1]
+        quoted = text.split("Similar knockdowns")[1].split("\n")[1:]
         assert not any(line.startswith(f"{pert} (") for line in quoted)
 
 
@@ -151,22 +154,38 @@ def test_wrong_settings_are_refused() -> None:
 
 
 def test_the_wording_is_pinned_to_its_version(sample: Corpus) -> None:
-    """Fails with any change of wording: raise VERSION, then pin the new text here."""
+    """Fails with any change of wording: add a version instead, and pin its text here."""
     item = pd.DataFrame({"item_id": ["k562|A|B"], "cell_line": ["k562"], "pert": ["A"], "gene": ["B"]})
-    assert VERSION == 1
-    assert asked(item, sample, PromptConfig()) == [
+    assert asked(item, sample, PromptConfig(template_version=1)) == [
         "A is knocked down by CRISPRi in K562 (chronic myeloid leukaemia). What happens to the expression of B?\n"
         "Labels: upregulated; downregulated; not differentially expressed.\n"
         "Think first, then answer: <think>reasoning</think><answer>one label</answer>"
     ]
+    assert asked(item, sample, PromptConfig()) == [
+        "One gene is knocked down by CRISPRi. What happens to the expression of another gene?\n"
+        "Labels: upregulated; downregulated; not differentially expressed.\n"
+        "Think first, then answer: <think>reasoning</think><answer>one label</answer>\n"
+        "A is knocked down by CRISPRi in K562 (chronic myeloid leukaemia). What happens to B?"
+    ]
+
+
+@pytest.mark.parametrize("lemmas", [False, True])
+def test_a_prompt_begins_with_what_all_prompts_share(sample: Corpus, lemmas: bool) -> None:
+    texts = asked(sample.test, sample, PromptConfig(evidence=3, lemmas=lemmas))
+    items = zip(texts, sample.test.itertuples(), strict=True)
+    shared = {text.partition(f"{row.pert} is knocked down by CRISPRi in")[0] for text, row in items}
+    assert len(shared) == 1
+    (beginning,) = shared
+    assert beginning.endswith("</answer>\n")
+    assert ("Consider:" in beginning) == lemmas
 
 
 def test_a_new_option_is_a_field_here_and_a_key_of_every_configuration_that_makes_prompts(tmp_path: Path) -> None:
     """CONTRIBUTING's recipe, followed: nothing but this module changes, and every holder of a prompt has the key."""
     source = Path(prompts.__file__).read_text(encoding="utf-8")
     option = '    units: bool = field(default=False, metadata={"help": "say what the numbers are"})\n'
-    text = '        if config.units:\n            parts.append("Similarity lies between 0 and 1.")\n'
-    for before, added in (("\n    def __post_init__", option), ("        parts.append(_FORMAT)", text)):
+    text = '        if config.units:\n            evidence += "\\nSimilarity lies between 0 and 1."\n'
+    for before, added in (("\n    def __post_init__", option), ("        text = ", text)):
         assert source.count(before) == 1
         source = source.replace(before, added + before)
     copy = tmp_path / "copy"
