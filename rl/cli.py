@@ -22,7 +22,7 @@ app.add_typer(rewards_app, name="rewards")
 
 INTERRUPTED: Final = 130
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-_SAMPLE_HELP = "Folder of the labels, or `sample`. Default: SYNTHPERT_DATA, else what `data fetch` wrote."
+_SAMPLE_HELP = "Folder of the labels, or `sample`. Default: what SYNTHPERT_DATA names, else what `data fetch` wrote."
 _CONFIG_HELP = "YAML file. Every key is also an option (--key value). --out is where the result goes."
 ConfigOption = Annotated[Path, typer.Option("--config", help=_CONFIG_HELP)]
 DataOption = Annotated[str | None, typer.Option("--data", help=_SAMPLE_HELP)]

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.evidence.neighbours import EVIDENCE_COLUMNS, NeighbourModel, NeighbourSettings, fit_neighbours
-from benchmarks.screens.labels import data_dir, load_labels
+from benchmarks.screens.labels import SAMPLE, data_source, load_labels
 from benchmarks.screens.sample import EVIDENCE_PER_ITEM, load_sample
-from benchmarks.screens.schema import CELL_LINES, SPLIT_DTYPE, apply_split, digest
+from benchmarks.screens.schema import CELL_LINES, SPLIT_DTYPE, apply_split, check_split, digest
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
 
@@ -46,7 +46,7 @@ class Corpus:
     @property
     def is_sample(self) -> bool:
         """Whether these are the rows that ship with the package."""
-        return self.source == "sample"
+        return self.source == SAMPLE
 
     @cached_property
     def digest(self) -> str:
@@ -176,8 +176,8 @@ def open_corpus(source: str | Path | None = None, split: str = "official") -> Co
     """Load labels and apply a split.
 
     Args:
-        source: a folder with PerturbQA's files; `sample` for the rows that ship with the package; None for
-            `data_dir()`.
+        source: a folder with PerturbQA's files, or `sample` for the rows that ship with the package; None as in
+            `data_source`.
         split: `official` or `holdout:LINE`.
 
     Returns:
@@ -187,12 +187,13 @@ def open_corpus(source: str | Path | None = None, split: str = "official") -> Co
         InputError: the labels are missing or inconsistent, or the split is unknown. The sample has only the split
             `official`, for which its evidence was computed.
     """
-    if source == "sample":
+    check_split(split)
+    source = data_source(source)
+    if source == SAMPLE:
         if split != "official":
             raise InputError(f"split: {split!r} needs the full labels; the sample carries the official split only")
-        return Corpus("sample", split, load_sample())
-    folder = data_dir() if source is None else Path(source)
-    return Corpus(str(folder), split, apply_split(load_labels(folder), split))
+        return Corpus(SAMPLE, split, load_sample())
+    return Corpus(source, split, apply_split(load_labels(source), split))
 
 
 def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from benchmarks.evaluation.run import PREDICTIONS
 from benchmarks.report.summarize import System
 from benchmarks.report.training import read_log
 from benchmarks.runs import CONFIG, read_manifest, read_stored
-from benchmarks.screens.labels import data_dir
+from benchmarks.screens.labels import SAMPLE, data_source
 from rewards import InputError
 
 
@@ -38,9 +38,8 @@ class EvaluationRun:
     @property
     def source(self) -> tuple[str, str]:
         """The labels' folder, or `sample`, and the split: as the configuration names them."""
-        data = self.config["data"]
-        folder = data if data == "sample" else str(Path(data_dir() if data is None else data).resolve())
-        return str(folder), str(self.config["split"])
+        source = data_source(self.config["data"])
+        return source if source == SAMPLE else str(Path(source).resolve()), str(self.config["split"])
 
     @property
     def digest(self) -> str | None:

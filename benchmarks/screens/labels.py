@@ -20,6 +20,7 @@ from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT
 from rewards import LABELS, InputError, Label
 
 COLUMNS: Final = ("pert", "gene", "label", "split")
+SAMPLE: Final = "sample"  # stands for the rows that ship with the package, where a folder may be named
 
 OFFICIAL_URL: Final = "https://raw.githubusercontent.com/genentech/PerturbQA/main/perturbqa/datasets"
 
@@ -37,9 +38,24 @@ Codes = np.ndarray[tuple[int], np.dtype[np.int8]]
 
 
 def data_dir() -> Path:
-    """Return the folder of the full labels: `SYNTHPERT_DATA` if set, else the folder that `data fetch` fills."""
+    """Return the folder of the full labels: `SYNTHPERT_DATA` if it names one, else the folder that `data fetch` fills.
+
+    `SYNTHPERT_DATA` may also be `sample`, which is no folder; see `data_source`.
+    """
     override = os.environ.get("SYNTHPERT_DATA")
-    return Path(override).expanduser() if override else Path.home() / ".cache" / "synthpert" / "perturbqa"
+    named = override and override != SAMPLE
+    return Path(str(override)).expanduser() if named else Path.home() / ".cache" / "synthpert" / "perturbqa"
+
+
+def data_source(source: str | Path | None = None) -> str:
+    """Return where labels come from: a folder, or `sample`.
+
+    Args:
+        source: a folder or `sample`; None for what `SYNTHPERT_DATA` names, else for `data_dir()`.
+    """
+    if source is None and os.environ.get("SYNTHPERT_DATA") == SAMPLE:
+        return SAMPLE
+    return str(data_dir() if source is None else source)
 
 
 def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout: float = 60.0) -> Path:
@@ -110,8 +126,8 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
     """Load PerturbQA's labels as three-class items, all cell lines, with the official split.
 
     Args:
-        source: a folder with the eight files; `"sample"` for the rows that ship with the package; None for
-            `data_dir()`.
+        source: a folder with the eight files, or `"sample"` for the rows that ship with the package; None as in
+            `data_source`.
         verify: check each file's SHA-256. The rows are checked first, so that an error names the row where it can.
 
     Returns:
@@ -123,13 +139,17 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
         InputError: a file is missing, empty or changed, or one of its rows is inconsistent. The message names file
             and row; rows are counted as in a text editor, the header being row 1.
     """
-    if source == "sample":
+    source = data_source(source)
+    if source == SAMPLE:
         from benchmarks.screens.sample import load_sample
 
         return load_sample()[["item_id", "cell_line", "pert", "gene", "label", "split"]]
-    folder = data_dir() if source is None else Path(source)
+    folder = Path(source)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; run `synthpert data fetch`, set SYNTHPERT_DATA, or use `sample`")
+        raise InputError(
+            f"{folder}: no such folder; run `synthpert data fetch`, set SYNTHPERT_DATA, or take the sample with "
+            "--data sample"
+        )
     return pd.concat([_load_line(folder, line, verify=verify) for line in CELL_LINES], ignore_index=True)
 
 

@@ -29,16 +29,28 @@ def apply_split(labels: pd.DataFrame, split: str = "official") -> pd.DataFrame:
     Raises:
         InputError: the split is unknown, or its line has no rows.
     """
-    if split == "official":
+    line = check_split(split)
+    if line is None:
         return labels
-    kind, _, line = split.partition(":")
-    if kind != "holdout" or line not in CELL_LINES:
-        lines = ", ".join(f"holdout:{name}" for name in CELL_LINES)
-        raise InputError(f"split: {split!r} is unknown; use official or one of {lines}")
     held_out = labels["cell_line"] == line
     if not held_out.any():
         raise InputError(f"split: {split!r}, but the labels have no row of {line}; load that line, or use official")
     return labels.assign(split=pd.Categorical(np.where(held_out, "test", "train"), dtype=SPLIT_DTYPE))
+
+
+def check_split(split: str) -> str | None:
+    """Return the cell line that a split holds out, None for `official`.
+
+    Raises:
+        InputError: the split is unknown.
+    """
+    if split == "official":
+        return None
+    kind, _, line = split.partition(":")
+    if kind != "holdout" or line not in CELL_LINES:
+        lines = ", ".join(f"holdout:{name}" for name in CELL_LINES)
+        raise InputError(f"split: {split!r} is unknown; use official or one of {lines}")
+    return line
 
 
 def digest(labels: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import NeighbourModel, fit_neighbours
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
+from benchmarks.screens.labels import data_dir, load_labels
 from benchmarks.screens.sample import EVIDENCE_PER_ITEM
 from benchmarks.screens.schema import CELL_LINES, apply_split
 from rewards import LABELS, InputError
@@ -95,10 +96,25 @@ def test_items_that_are_not_in_the_sample_are_refused(sample: Corpus) -> None:
             ask(items)
 
 
-@pytest.mark.parametrize("split", ["holdout:rpe1", "random"])
-def test_the_sample_has_the_official_split_only(split: str) -> None:
+def test_the_sample_has_the_official_split_only() -> None:
     with pytest.raises(InputError, match="official split only"):
-        open_corpus("sample", split)
+        open_corpus("sample", "holdout:rpe1")
+
+
+@pytest.mark.parametrize("source", ["sample", "no_such_folder"])
+def test_an_unknown_split_is_named_before_the_labels_are_looked_for(source: str) -> None:
+    with pytest.raises(InputError, match="split: 'offical' is unknown; use official or one of holdout:k562"):
+        open_corpus(source, "offical")
+
+
+def test_the_environment_may_name_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTHPERT_DATA", "sample")
+    monkeypatch.chdir(tmp_path)
+    assert open_corpus().is_sample
+    assert len(load_labels()) == len(load_labels("sample"))
+    assert data_dir().is_absolute()  # `data fetch` fills no folder called `sample`
+    with pytest.raises(InputError, match="no such folder"):
+        open_corpus(tmp_path / "none")
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
