@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.progress import Progress, in_words
+from benchmarks.progress import Pace, Progress, in_words
 
 
 class Terminal(io.StringIO):
@@ -54,6 +54,35 @@ def test_a_log_has_a_line_at_each_phase_and_then_one_each_time(monkeypatch: pyte
     assert "\r" not in text
 
 
+def test_the_time_left_is_that_of_recent_steps() -> None:
+    pace = Pace(0, 0)
+    assert pace.left(50, 100) is None  # nothing done yet
+    pace.report(500, 1)  # a slow start
+    assert pace.left(500, 100) == pytest.approx(500 * 99)
+    for step in range(2, 50):
+        pace.report(500 + 10 * step, step)
+    assert pace.left(990, 100) == pytest.approx(10 * 51)
+
+
+def test_the_time_left_does_not_grow_while_a_slow_step_runs() -> None:
+    pace = Pace(0, 4)  # a resumed run: 4 of 10 steps were done before
+    pace.report(600, 5)
+    pace.report(1200, 6)
+    assert [pace.left(now, 10) for now in (1200, 1500, 1800, 3000)] == [2400, 2100, 1800, 1800]
+    pace.report(1200, 6)
+    assert pace.left(3000, 10) == 1800  # a report without progress changes nothing
+    pace.report(3000, 10)
+    assert pace.left(4000, 10) == 0
+
+
+def test_many_reports_a_second_are_kept_as_a_few() -> None:
+    pace = Pace(0, 0)
+    for tick in range(1, 10_001):
+        pace.report(tick / 1000, tick)
+    assert len(pace._reports) < 20
+    assert pace.left(10, 20_000) == pytest.approx(10, rel=0.01)
+
+
 def test_a_terminal_has_a_bar_that_moves_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     shown_on(screen, monkeypatch, passes=1)
@@ -62,7 +91,7 @@ def test_a_terminal_has_a_bar_that_moves_by_itself(monkeypatch: pytest.MonkeyPat
         wait_for(screen, r"(?s)loading \[(\d\d:\d\d)\].*loading \[(?!\1)\d\d:\d\d\]")  # nothing was told in between
         progress.phase("learning", 5, "steps")
         progress.at(2.4, "reward 0.5")
-        text = wait_for(screen, r"2 of 5 steps")
+        text = wait_for(screen, r"2 of 5 steps \[\d\d:\d\d, about .* left, reward 0\.5\]")
     assert "\n" not in text.strip("\n")
     assert screen.getvalue().endswith("\r")  # the bar is taken away
 
