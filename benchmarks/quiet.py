@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from typing import Final
 
@@ -16,7 +17,8 @@ def hide_library_noise() -> None:
     - deprecation warnings within a library;
     - torch's message that it finds no Triton;
     - vLLM's messages on memory binding on a CPU and on how it was started;
-    - progress bars that last less than a second.
+    - progress bars that last less than a second;
+    - all progress bars of libraries where standard error is no terminal, since a log would hold every state of them.
 
     Environment variables that are already set stay.
     """
@@ -30,6 +32,8 @@ def hide_library_noise() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # about the NUMA binding
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # also for bars without a switch, such as that over GGUF tensors
 
 
 def hide_loading_bars() -> None:
