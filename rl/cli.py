@@ -332,7 +332,7 @@ def import_command(
         files, out, name=name, columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"), data=data,
         split=split, training_seed=training_seed, allow_unmatched=allow_unmatched,
     )  # fmt: skip
-    _show_manifest(run, ("tasks", "rows", "items", "items_missing", "statuses", "unmatched"))
+    _show_manifest(run, ("tasks", "rows", "items", "items_missing", "statuses", "unmatched", "contradictions"))
 
 
 @app.command("study")

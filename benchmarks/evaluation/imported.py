@@ -1,5 +1,6 @@
 """Import of predictions made elsewhere: read by column mapping, matched to PerturbQA's items, stored as a run."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,6 +22,7 @@ from benchmarks.tables import label_words, normalize_word, numbers, read_table
 from rewards import LABELS, InputError, Label, Status, parse_answer
 from rewards.answer import exact_label, is_missing, split_confidence, tagged_answers
 
+_logger = logging.getLogger("synthpert.import")
 UNMATCHED: Final = "unmatched.csv"
 KEYS: Final = ("cell_line", "pert", "gene")
 # The columns of a file, under our names.
@@ -34,6 +36,7 @@ MEANINGS: Final = (*(str(label) for label in LABELS), CHANGES, NO_ANSWER)
 _LEAST_CHANGE: Final = 1e-200
 _HUGE: Final = 10**30  # larger than any count, yet fast to print
 _TOLERANCE: Final = 0.01 + 1e-6  # for a sum of decimals; the second term is for their rounding in binary, 32 bits too
+_TIE: Final = 1e-6  # smaller differences of two probabilities are rounding, 32 bits too
 # Values of `error` that mean no error.
 _FALSE: Final = ("", "0", "0.0", "false", "no", "none", "null", "nan", "nat", "na", "<na>", "n/a", "[]", "{}")
 
@@ -47,12 +50,14 @@ class Imported:
         tasks: those of `TASKS` that the system answers.
         unmatched: rows that match no test item: `file, row, cell_line, pert, gene, reason`.
         missing: number of test items that the files lack.
+        contradictions: rows whose answer has a smaller probability than another answer: `file, row`.
     """
 
     predictions: pd.DataFrame
     tasks: tuple[str, ...]
     unmatched: pd.DataFrame
     missing: int
+    contradictions: pd.DataFrame
 
 
 def import_run(
@@ -111,6 +116,12 @@ def import_run(
     elif imported.tasks == ("de", "dir"):
         facts["note"] = f"some directions are unknown: there the answer {Label.UP} stands for {CHANGES!r}"
     write_predictions(imported.predictions, run.path / PREDICTIONS, facts)
+    if len(wrong := imported.contradictions):
+        _logger.warning(
+            "%s, row %d: the answer is not the likeliest one by the row's own probabilities; %s of %s rows are like "
+            "this, so accuracy (of the answers) and AUROC (of the probabilities) do not describe the same predictions",
+            wrong["file"].iloc[0], wrong["row"].iloc[0], f"{len(wrong):,}", f"{len(imported.predictions):,}",
+        )  # fmt: skip
     if len(imported.unmatched):
         write_text(run.path / UNMATCHED, imported.unmatched.to_csv(index=False))
     run.finish(name=name, imported=[path.name for _, path in _sources(files)], **_counts(imported))
@@ -138,6 +149,7 @@ def _counts(imported: Imported) -> dict[str, Any]:
         "items_missing": imported.missing,
         "statuses": {str(status): int(count) for status, count in frame["status"].value_counts().items()},
         "unmatched": {str(one): int(count) for one, count in imported.unmatched["reason"].value_counts().items()},
+        "contradictions": len(imported.contradictions),
     }
 
 
@@ -212,7 +224,8 @@ def read_imported(
     )
     tasks = tuple(task for task in TASKS if all(task in one.tasks for one in parsed))
     unmatched = pd.concat([part.unmatched for part in parts], ignore_index=True)
-    return Imported(frame[COLUMNS], tasks, unmatched, parts[0].n_items - frame["item_id"].nunique())
+    missing = parts[0].n_items - frame["item_id"].nunique()
+    return Imported(frame[COLUMNS], tasks, unmatched, missing, rows[np.concatenate([one.against for one in parsed])])
 
 
 @dataclass(frozen=True)
@@ -243,6 +256,7 @@ class _Parsed:
         answer: (N,) labels, None for no answer.
         status: (N,) values of `Status`.
         texts: (N,) completions, None where there are none.
+        against: (N,) whether another answer has a larger probability.
     """
 
     kind: tuple[tuple[str, ...] | None, bool]
@@ -251,6 +265,7 @@ class _Parsed:
     answer: npt.NDArray[Any]
     status: npt.NDArray[Any]
     texts: npt.NDArray[Any]
+    against: npt.NDArray[np.bool_]
 
 
 def _match(table: pd.DataFrame, corpus: Corpus) -> _Matched:
@@ -275,6 +290,7 @@ def _parse_rows(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Parsed:
     tasks = _directed(rows, answer, kinds, likeliest)
     status[[value is not None for value in answer]] = str(Status.ANSWERED)
     status[failed] = str(Status.ERROR)
+    against = _against(prob, answer, likeliest, directed="de" not in tasks or "dir" in tasks)
     undirected = answer == CHANGES
     answer[undirected] = str(Label.UP)  # stands for a change; its direction is never scored
     is_open = kinds is None and not any(one not in (None, str(Label.NONE)) for one in answer)
@@ -282,7 +298,27 @@ def _parse_rows(rows: pd.DataFrame, labels: Mapping[str, str]) -> _Parsed:
     if undirected.any() and "three_class" in tasks:
         tasks = tuple(task for task in tasks if task != "three_class")
     prob[status != str(Status.ANSWERED)] = np.nan
-    return _Parsed((kind, kinds is not None), tasks, prob, answer, status, texts)
+    return _Parsed((kind, kinds is not None), tasks, prob, answer, status, texts, against)
+
+
+def _against(
+    prob: npt.NDArray[np.float64], answer: npt.NDArray[Any], likeliest: npt.NDArray[Any], *, directed: bool
+) -> npt.NDArray[np.bool_]:
+    """(N,) whether a row's answer has a smaller probability than the likeliest one by its scores.
+
+    A row without an answer or scores never has. Without `directed`, up and down are one answer: a change.
+    """
+    by_answer: dict[str | None, npt.NDArray[np.float64]] = {
+        None: np.full(len(prob), np.nan),
+        CHANGES: prob[:, 0] + prob[:, 1],
+    }
+    for at, label in enumerate(map(str, LABELS)):
+        by_answer[label] = prob[:, at] if directed or label == str(Label.NONE) else by_answer[CHANGES]
+    given, most = (
+        np.array([by_answer[one][row] for row, one in enumerate(answers)], dtype=float)
+        for answers in (answer, likeliest)
+    )
+    return np.asarray(given < most - _TIE)
 
 
 def _frame(part: _Matched, parsed: _Parsed, training_seed: int) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,38 @@ def test_an_imported_run_says_what_it_is(tmp_path: Path, sample: Corpus) -> None
     assert again == run
     with pytest.raises(InputError, match="name changed"):
         import_run([file], tmp_path / "run", name="another", data="sample", training_seed=2)
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "against"),
+    [
+        ("answer,p_up,p_down,p_none", [f"{UP},0.2,0.1,0.7", f"{NONE},0.2,0.1,0.7", f"{DOWN},0.4,0.4,0.2"], [2]),
+        ("answer,p_de,p_dir", [f"{UP},0.9,0.2", f"{NONE},0.9,0.2", f"{DOWN},0.9,0.2"], [2, 3]),
+        ("answer,p_de", ["DE,0.6", "DE,0.4", f"{NONE},0.4"], [3]),
+        ("answer,p_de", [f"{UP},0.6", f"{NONE},0.6", f"{NONE},0.4"], [3]),
+        ("answer,p_up,p_down,p_none,error", [f"{UP},0,0,1,lost", ",0,0,1,", f"{NONE},,,,"], []),
+    ],
+)
+def test_answers_against_their_own_probabilities_are_counted(
+    tmp_path: Path, header: str, cells: list[str], against: list[int]
+) -> None:
+    items = zip(("NA,rpe1,AARS", "1-Mar,rpe1,AARS", "CALR,k562,TP53"), cells, strict=True)
+    file = write_csv(tmp_path / "f.csv", f"gene,cell_line,pert,{header}", *(",".join(row) for row in items))
+    labels = {"DE": "differentially expressed"} if "DE" in cells[0] else {}
+    found = read_imported([file], CORPUS, labels=labels).contradictions
+    assert list(found["row"]) == against
+    assert set(found["file"]) <= {file}
+
+
+def test_an_import_says_how_many_answers_contradict_their_probabilities(
+    tmp_path: Path, sample: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = sample.test[["pert", "gene", "cell_line"]].astype(str).assign(answer=UP, p_up=0.9, p_down=0.1, p_none=0.0)
+    rows.iloc[3:5, -3:] = [0.1, 0.2, 0.7]
+    rows.to_csv(tmp_path / "f.csv", index=False)
+    run = import_run([str(tmp_path / "f.csv")], tmp_path / "run", name="other", data="sample")
+    assert read_manifest(run)["contradictions"] == 2
+    assert re.search(rf"f\.csv, row 5: .* 2 of {len(rows)} rows", caplog.text)
 
 
 def test_no_row_that_matches_is_an_error_even_where_that_is_allowed(tmp_path: Path) -> None:
