@@ -1,13 +1,19 @@
 """One word for one thing on the command line: `--out` for what is written, `--data` for labels, `--config`."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from command import synthpert
 from typer.testing import CliRunner
 
+from benchmarks.evaluation.predictions import TASKS
+from benchmarks.evidence.corpus import Corpus
+from benchmarks.statistics.metrics import metrics_of
 from rl.cli import app
 
 WRITING = ("data fetch", "traces import", "baselines", "report", "import", "study", "rewards replay", "demo")
@@ -81,3 +87,25 @@ def test_an_import_s_own_prompts_take_the_keys_of_a_prompt(
     tmp_path: Path, words: tuple[str, ...], problem: str
 ) -> None:
     assert problem in str(run_import(tmp_path, *words))
+
+
+def test_baselines_prints_the_figures_of_its_page_and_what_the_sample_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_report(corpus: Corpus, out: Path, **options: Any) -> Path:
+        metrics = {
+            task: {
+                line: {metric.name: {"value": None if task == "dir" else 0.25} for metric in metrics_of(task)}
+                for line in ("rpe1", "all")
+            }
+            for task in TASKS
+        }
+        (out / "report.json").write_text(json.dumps({"systems": {"majority class": {"metrics": metrics}}}))
+        return out / "report.html"
+
+    monkeypatch.setattr("benchmarks.report.collect.report_baselines", write_report)
+    done = synthpert("baselines", "--data", "sample", "--out", ".", cwd=tmp_path)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["majority", "class", "three_class", "accuracy", "rpe1", "0.250", "all", "0.250"] in lines
+    assert ["majority", "class", "dir", "dir_per_gene_auroc", "rpe1", "-", "all", "-"] in lines
+    assert re.search("left out, since they need the full labels .*: perturbation rate in other lines, ", done.stdout)
