@@ -205,6 +205,19 @@ def grpo_command(context: typer.Context, config: ConfigOption) -> None:
     _show_manifest(
         run, ("steps", "rollouts", "first_kl", "mean_abs_logprob_difference", "first_reward", "last_reward", "seconds")
     )
+    _show_rewards(run)
+
+
+def _show_rewards(run: Path) -> None:
+    """Print the mean score of each reward of a GRPO run, and the command that applies other rewards to its rollouts."""
+    from benchmarks.runs import is_main_process, read_manifest
+
+    if not is_main_process():
+        return
+    for name, mean in read_manifest(run).get("mean_scores", {}).items():
+        typer.echo(f"  mean score of {name}: {_number(mean['first'])} at first, {_number(mean['last'])} at last")
+    typer.echo("to see what other rewards would have paid (REWARDS: a configuration, a name, or file.py:function):")
+    typer.echo(f"  synthpert rewards replay REWARDS --rollouts {shlex.quote(str(run))}")
 
 
 @app.command("eval", context_settings=_PASS_ON)
@@ -486,7 +499,7 @@ def _own_prompts(prompts: str, words: list[str]) -> Any:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None or value != value else f"{value:.3f}"
 
 
 def _command() -> str:

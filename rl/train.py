@@ -597,6 +597,11 @@ def step_metrics(state: Any) -> dict[str, Any]:
         "mean_abs_logprob_difference": _mean(steps, "sampling/sampling_logp_difference/mean"),
         "first_reward": steps[0]["reward"],
         "last_reward": steps[-1]["reward"],
+        "mean_scores": {  # by component, before its weight
+            key.removeprefix("rewards/").removesuffix("/mean"): {"first": steps[0][key], "last": steps[-1].get(key)}
+            for key in steps[0]
+            if key.startswith("rewards/") and key.endswith("/mean")
+        },
         "zero_variance_groups": _mean(steps, "zero_variance_groups"),
         "unscorable": _mean(steps, "unscorable"),
     }

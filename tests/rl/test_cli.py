@@ -1,9 +1,12 @@
 """One word for one thing on the command line: `--out` for what is written, `--data` for labels, `--config`."""
 
 import json
+import math
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +16,10 @@ from typer.testing import CliRunner
 
 from benchmarks.evaluation.predictions import TASKS
 from benchmarks.evidence.corpus import Corpus
+from benchmarks.runs import open_run
 from benchmarks.statistics.metrics import metrics_of
 from rl.cli import app
+from rl.train import step_metrics
 
 WRITING = ("data fetch", "traces import", "baselines", "report", "import", "study", "rewards replay", "demo")
 READING_LABELS = (
@@ -109,3 +114,35 @@ def test_baselines_prints_the_figures_of_its_page_and_what_the_sample_leaves_out
     assert ["majority", "class", "three_class", "accuracy", "rpe1", "0.250", "all", "0.250"] in lines
     assert ["majority", "class", "dir", "dir_per_gene_auroc", "rpe1", "-", "all", "-"] in lines
     assert re.search("left out, since they need the full labels .*: perturbation rate in other lines, ", done.stdout)
+
+
+def test_grpo_ends_with_a_line_for_each_reward_and_how_to_try_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = SimpleNamespace(
+        global_step=2,
+        log_history=[
+            {
+                "reward": 0.5,
+                "rewards/accuracy/mean": 0.25,
+                "rewards/my.py:f/mean": math.nan,
+                "rewards/my.py:f/std": 1.0,
+            },
+            {"held_out_accuracy": 0.5},
+            {"reward": 0.75, "rewards/accuracy/mean": 0.5, "rewards/my.py:f/mean": 2.0},
+        ],
+    )
+
+    def train(config: Path, words: list[str]) -> Path:
+        run = open_run(tmp_path / "my run", "grpo", {})
+        run.finish(**step_metrics(state))
+        return run.path
+
+    monkeypatch.setattr(sys.modules["rl.train"], "train", train)
+    done = synthpert("grpo", "--config", "c.yaml", cwd=tmp_path)
+    assert done.stdout.splitlines()[-4:] == [
+        "  mean score of accuracy: 0.250 at first, 0.500 at last",
+        "  mean score of my.py:f: - at first, 2.000 at last",
+        "to see what other rewards would have paid (REWARDS: a configuration, a name, or file.py:function):",
+        f"  synthpert rewards replay REWARDS --rollouts '{tmp_path / 'my run'}'",
+    ]
