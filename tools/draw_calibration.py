@@ -56,23 +56,27 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines[start:]) + "\n"
 
 
+def _gap_and_power(found: Mapping[str, float]) -> tuple[str, str]:
+    return f"{found['difference']:+.3f}", f"{100 * found['rejected']:.0f}"
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the Markdown table: each scenario's false positives, coverage and power over all metrics."""
     lines = [
         "| scenario | simulations | false positives, % (lowest to highest metric) | coverage of 95 % intervals, % | "
-        "power, % (accuracy; per-gene AUROC) |",
+        "power, % (accuracy / per-gene AUROC of `de`) |",
         "|---|---:|---|---|---|",
     ]
     for row in rows:
         found = list(row["metrics"].values())
         rejected, covered = ([100 * one[key] for one in found] for key in ("rejected", "covered"))
-        false, power = f"{min(rejected):.1f} to {max(rejected):.1f}", "–"
+        name, false, power = cell_name(row), f"{min(rejected):.1f} to {max(rejected):.1f}", "–"
         if row["gap"]:
-            accuracy, auroc = (row["metrics"][name] for name in ("accuracy", "de_per_gene_auroc"))
-            false = "–"
-            power = "; ".join(f"{100 * x['rejected']:.0f} at {x['difference']:+.3f}" for x in (accuracy, auroc))
+            both = [row["metrics"][metric] for metric in ("accuracy", "de_per_gene_auroc")]
+            gaps, powers = (" / ".join(words) for words in zip(*map(_gap_and_power, both), strict=True))
+            name, false, power = f"{name}, true difference {gaps}", "–", powers
         covers = f"{min(covered):.1f} to {max(covered):.1f}"
-        lines.append(f"| {cell_name(row)} | {row['n_simulations']:,} | {false} | {covers} | {power} |")
+        lines.append(f"| {name} | {row['n_simulations']:,} | {false} | {covers} | {power} |")
     return "\n".join(lines)
 
 
