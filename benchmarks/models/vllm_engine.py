@@ -24,6 +24,7 @@ from rewards import CheckError, InputError
 
 _TELL_EVERY: Final = 0.5  # seconds between reports of a batch that is being written
 _GPU_SHARE: Final = 0.9  # of a GPU's memory
+_CPU_BLOCK: Final = 32  # tokens; the smallest that the CPU's attention takes
 _RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)  # the LoRA ranks that vLLM has kernels for
 # With these keys in its configuration, an adapter must be merged. vLLM refuses to apply it beside the model, or applies
 # it wrongly: vLLM scales all layers of an adapter by `lora_alpha / r`.
@@ -70,8 +71,12 @@ def start_options(dtype: str) -> dict[str, Any]:
     """
     import torch
 
-    # Without `enforce_eager`, vLLM compiles C++ at its start on a CPU, which needs a compiler.
-    return {"dtype": dtype, "enforce_eager": not torch.cuda.is_available(), "use_tqdm_on_load": False}
+    options: dict[str, Any] = {"dtype": dtype, "use_tqdm_on_load": False}
+    if not torch.cuda.is_available():
+        # Without `enforce_eager`, vLLM compiles C++ at its start on a CPU, which needs a compiler. Prompts share whole
+        # blocks only, and the CPU's default block of 128 tokens is half a prompt.
+        options |= {"enforce_eager": True, "block_size": _CPU_BLOCK}
+    return options
 
 
 def reload_weights(llm: Any, weights: Iterator[tuple[str, Any]]) -> None:
