@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,7 +16,7 @@ import yaml
 
 from benchmarks.files import PARTIAL, check_folder, disk_errors, write_text
 from benchmarks.machine import resolve_dtype, slow_dtype
-from rewards import InputError
+from rewards import CheckError, InputError
 
 CONFIG: Final = "config.yaml"
 MANIFEST: Final = "manifest.json"
@@ -30,7 +31,8 @@ class Run:
 
     Attributes:
         path: the folder.
-        manifest: the facts stored about the run so far; `status` is `running` or `done`.
+        manifest: the facts stored about the run so far; `status` is `running`, `done` or `failed`. `failed` comes with
+            the `error` in one line.
         resumed: whether an earlier, unfinished run with the same configuration exists here.
     """
 
@@ -50,7 +52,30 @@ class Run:
             return
         seconds = self.manifest.get("seconds", 0.0) + time.monotonic() - self.started
         self.manifest.update(facts, status="done", finished=_now(), seconds=round(seconds, 1))
-        write_text(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+        self._write()
+
+    @contextmanager
+    def failures_noted(self) -> Iterator[None]:
+        """Mark the run as failed if the block raises an error, which passes through.
+
+        A failed run that goes on is running again. After Ctrl-C or a kill, the run stays marked as running.
+        """
+        if self.manifest.pop("error", None) is not None:
+            self.manifest["status"] = "running"
+            self._write()
+        try:
+            yield
+        except Exception as error:
+            said = " ".join(str(error).split())[:400]
+            told = isinstance(error, InputError | CheckError)  # their message is a line for the user
+            self.manifest.update(status="failed", error=said if told else f"{type(error).__name__}: {said}")
+            with suppress(CheckError):  # a full disk must not hide the error
+                self._write()
+            raise
+
+    def _write(self) -> None:
+        if is_main_process():
+            write_text(self.path / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def open_run(path: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> Run:
@@ -193,7 +218,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     if not file.is_file():
-        raise InputError(f"{path}: no run folder (no {MANIFEST}); give the folder that a stage wrote")
+        near = f"did you mean {path.parent}?" if (path.parent / MANIFEST).is_file() else "give the folder of a stage"
+        raise InputError(f"{path}: no run folder (no {MANIFEST}); {near}")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -212,9 +238,21 @@ def require_done(path: Path, stage: str) -> dict[str, Any]:
     manifest = read_manifest(path)
     if manifest.get("stage") != stage:
         raise InputError(f"{path}: a run of {manifest.get('stage')}, not of {stage}; give the {stage} run's folder")
-    if manifest["status"] != "done":
-        raise InputError(f"{path}: the {stage} run is not finished; run it again, it resumes where it stopped")
+    refuse_unfinished(path, manifest)
     return manifest
+
+
+def refuse_unfinished(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise an `InputError` if the run in a folder is not finished; it tells the error if the run has failed."""
+    if manifest["status"] == "failed":
+        raise InputError(
+            f"{path}: the {manifest.get('stage')} run has failed ({manifest.get('error')}); correct that and run it "
+            "again, it resumes where it stopped"
+        )
+    if manifest["status"] != "done":
+        raise InputError(
+            f"{path}: the {manifest.get('stage')} run is not finished; run it again, it resumes where it stopped"
+        )
 
 
 def package_versions() -> dict[str, str]:

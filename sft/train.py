@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
-from benchmarks.files import file_sha256, write_text
+from benchmarks.files import check_folder, file_sha256, write_text
 from benchmarks.models.folders import ModelFolder, adapter_sha256
 from benchmarks.progress import Progress
 from benchmarks.runs import MANIFEST, is_main_process, open_run
@@ -101,7 +101,7 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
             the gate.
     """
     with Progress("stage one", shown=is_main_process()) as progress:
-        progress.phase("loading traces and model")
+        progress.phase("reading the configuration")
         return _train(config, overrides, progress)
 
 
@@ -110,7 +110,9 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     path, out = Path(ours.traces), Path(args.output_dir)
     if not path.is_file():
         raise InputError(f"{path}: no such file; make it with `synthpert traces generate`")
+    check_folder(out)
     base = find_base(model_args)
+    progress.phase("loading traces and model")  # the paths are right
     settings = resolved(ours, args, model_args)
     inputs = {"traces": file_sha256(path), **base.inputs("model_name_or_path")}
     if (out / MANIFEST).is_file() and open_run(out, "sft", settings, inputs).done:
@@ -121,24 +123,24 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     places = {trace.item_id: f"{path}, row {row}" for row, trace in enumerate(found, start=1)}
     examples = tokenize_traces(tokenizer, traces, args.max_length, places)
     run = open_run(out, "sft", settings, inputs)  # only now: what is refused above leaves no folder behind
-
-    trainer = make_trainer(base, examples, tokenizer, args, model_args, run.path, ours.prefix_tree)
-    check_labels(trainer, tokenizer, examples)
-    check_steps(trainer)
-    show_with(trainer, progress)
-    run_trainer(trainer, run.path, base.path, lambda: [trace.item_id for trace in traces])
-    if not is_main_process():  # no more to do together: a long gate must not let the others run into a timeout
-        return run.path
-    gate = pass_gate(trainer, tokenizer, traces, examples, ours, run.path, progress) if ours.gate_prompts else None
-    run.finish(
-        base=base.facts(),
-        adapter_sha256=adapter_sha256(run.path / ADAPTER),
-        **trace_facts(ours, found, traces),
-        audit=audit.facts(),
-        gate=None if gate is None else {"prompts": gate.prompts, "share": gate.share, "terminated": gate.terminated},
-        prefix_tree={"mode": "off"} if trainer.scorer is None else trainer.scorer.facts(),
-        **learning_facts(trainer, examples),
-    )
+    with run.failures_noted():
+        trainer = make_trainer(base, examples, tokenizer, args, model_args, run.path, ours.prefix_tree)
+        check_labels(trainer, tokenizer, examples)
+        check_steps(trainer)
+        show_with(trainer, progress)
+        run_trainer(trainer, run.path, base.path, lambda: [trace.item_id for trace in traces])
+        if not is_main_process():  # no more to do together: a long gate must not let the others run into a timeout
+            return run.path
+        gate = pass_gate(trainer, tokenizer, traces, examples, ours, run.path, progress) if ours.gate_prompts else None
+        run.finish(
+            base=base.facts(),
+            adapter_sha256=adapter_sha256(run.path / ADAPTER),
+            **trace_facts(ours, found, traces),
+            audit=audit.facts(),
+            gate=gate and {"prompts": gate.prompts, "share": gate.share, "terminated": gate.terminated},
+            prefix_tree={"mode": "off"} if trainer.scorer is None else trainer.scorer.facts(),
+            **learning_facts(trainer, examples),
+        )
     return run.path
 
 

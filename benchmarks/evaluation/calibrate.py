@@ -11,7 +11,15 @@ import pandas as pd
 
 from benchmarks.evaluation.predictions import PROBABILITIES, read_predictions
 from benchmarks.evaluation.protocol import Protocol
-from benchmarks.evaluation.run import EvalArguments, ask, check_unseen, digests, draw_per_line, with_run_dtype
+from benchmarks.evaluation.run import (
+    EvalArguments,
+    ask,
+    check_paths,
+    check_unseen,
+    digests,
+    draw_per_line,
+    with_run_dtype,
+)
 from benchmarks.evaluation.scores import Calibration, Floats, fit_calibration, mean_over_samples, write_calibration
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import items_for_prompt
@@ -40,6 +48,7 @@ def run_calibration(args: EvalArguments) -> tuple[Path, Calibration]:
         raise InputError("calibrate: temperatures are stored with an adapter; set adapter")
     if args.protocol.scores == "votes":
         raise InputError("calibrate: scores: votes are shares of answers; set scores: logprobs, direct or both")
+    check_paths(args)
     with Progress(f"calibration of {args.name or Path(args.output_dir).name}") as progress:
         progress.phase("loading labels and model")
         adapter = Path(args.adapter)
@@ -49,10 +58,11 @@ def run_calibration(args: EvalArguments) -> tuple[Path, Calibration]:
         trained = check_unseen(adapter, corpus)
         items = held_out_items(corpus, adapter, protocol)
         run = open_run(Path(args.output_dir), "calibrate", to_keys(args), digests(args))
-        predictions = ask(args, run, corpus, items, protocol, None, trained, progress)
-    calibration = calibrate(read_predictions(predictions), json.loads(protocol.canonical_json()))
-    path = write_calibration(calibration, adapter)
-    run.finish(**asdict(calibration))
+        with run.failures_noted():
+            predictions = ask(args, run, corpus, items, protocol, None, trained, progress)
+            calibration = calibrate(read_predictions(predictions), json.loads(protocol.canonical_json()))
+            path = write_calibration(calibration, adapter)
+            run.finish(**asdict(calibration))
     return path, calibration
 
 

@@ -17,11 +17,18 @@ from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evaluation.scores import CALIBRATION, Calibration, read_calibration
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import build_prompts, items_for_prompt
+from benchmarks.files import check_folder
 from benchmarks.keys import to_keys
 from benchmarks.models.engines import check_engine, engine_names, open_engine, takes
-from benchmarks.models.folders import adapter_sha256, read_trained_items, resolve_model
+from benchmarks.models.folders import (
+    adapter_sha256,
+    check_adapter_folder,
+    is_hub_id,
+    read_trained_items,
+    resolve_model,
+)
 from benchmarks.progress import Progress
-from benchmarks.runs import Run, open_run, run_dtype
+from benchmarks.runs import MANIFEST, Run, open_run, run_dtype
 from benchmarks.screens.schema import CELL_LINES
 from rewards import InputError
 
@@ -83,9 +90,20 @@ def run_evaluation(args: EvalArguments) -> Path:
             folder holds a run of another configuration.
         CheckError: the disk is full, or a server cannot be reached; what is stored stays.
     """
+    check_paths(args)
     with Progress(f"evaluation of {args.name or Path(args.output_dir).name}") as progress:
         progress.phase("loading labels and model")
         return _evaluate(args, progress)
+
+
+def check_paths(args: EvalArguments) -> None:
+    """Refuse an output folder, an adapter or a model that cannot be one, before anything is loaded or written."""
+    check_folder(Path(args.output_dir))
+    if args.adapter is not None:
+        check_adapter_folder(Path(args.adapter))
+    begun = (Path(args.output_dir) / MANIFEST).is_file()  # a finished run needs no model
+    if args.engine in ("auto", "vllm", "transformers") and not begun and not is_hub_id(args.model):
+        resolve_model(args.model, args.revision)
 
 
 def _evaluate(args: EvalArguments, progress: Progress) -> Path:
@@ -97,6 +115,7 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
     adapter = None if args.adapter is None else Path(args.adapter)
     trained = None if adapter is None else check_unseen(adapter, corpus)
     calibration = None if protocol.calibration is None else find_calibration(adapter, protocol)
+    items = select_test_items(corpus, protocol)
     inputs = digests(args)
     if calibration is not None and adapter is not None:
         inputs["calibration"] = hashlib.sha256((adapter / CALIBRATION).read_bytes()).hexdigest()
@@ -104,19 +123,20 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
     run = open_run(Path(args.output_dir), "eval", to_keys(args), inputs)
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path
-    path = ask(args, run, corpus, select_test_items(corpus, protocol), protocol, calibration, trained, progress)
-    frame = read_predictions(path)
-    facts = read_facts(path)
-    run.finish(
-        name=args.name or run.path.name,
-        protocol_fingerprint=protocol.fingerprint,
-        engine=facts["engine"],
-        rows=len(frame),
-        statuses={str(status): int(count) for status, count in frame["status"].value_counts().items()},
-        errors=facts["errors"],
-        completion_tokens=int(frame["completion_tokens"].sum()),
-        prompt_tokens=int(frame["prompt_tokens"].sum()),
-    )
+    with run.failures_noted():
+        path = ask(args, run, corpus, items, protocol, calibration, trained, progress)
+        frame = read_predictions(path)
+        facts = read_facts(path)
+        run.finish(
+            name=args.name or run.path.name,
+            protocol_fingerprint=protocol.fingerprint,
+            engine=facts["engine"],
+            rows=len(frame),
+            statuses={str(status): int(count) for status, count in frame["status"].value_counts().items()},
+            errors=facts["errors"],
+            completion_tokens=int(frame["completion_tokens"].sum()),
+            prompt_tokens=int(frame["prompt_tokens"].sum()),
+        )
     return run.path
 
 

@@ -101,17 +101,22 @@ def resolve_model(model: str | Path, revision: str | None = None) -> ModelFolder
         if revision is not None:
             raise InputError(f"{model}: is a folder and has no revision {revision!r}; leave the revision out")
         folder = ModelFolder(path, path.resolve().name, None)
-    elif isinstance(model, Path) or not _HUB_ID.fullmatch(model) or path.parent.is_dir():
+    elif not is_hub_id(model):
         raise InputError(
             f"{model}: no such model folder; give a folder with config.json and *.safetensors, or a hub id"
         )
     else:
-        folder = _download(model, revision)
+        folder = _download(str(model), revision)
     if not (folder.path / "config.json").is_file():
         raise InputError(f"{model}: holds no config.json; give the folder of a model")
     if not any(folder.path.glob("*.safetensors")):
         raise InputError(f"{model}: holds no *.safetensors; other weight formats are not read, save it as safetensors")
     return folder
+
+
+def is_hub_id(model: str | Path) -> bool:
+    """Return whether a model is looked for on the hub: `organisation/name`, with no folder `organisation` here."""
+    return isinstance(model, str) and bool(_HUB_ID.fullmatch(model)) and not Path(model).parent.is_dir()
 
 
 def _download(model: str, revision: str | None) -> ModelFolder:
@@ -290,6 +295,16 @@ def read_trained_items(adapter: Path) -> frozenset[str] | None:
     return frozenset(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else None
 
 
+def check_adapter_folder(adapter: Path) -> None:
+    """Raise an `InputError` if a folder is missing or holds no adapter. It names an adapter in a subfolder."""
+    if (adapter / "adapter_config.json").is_file():
+        return
+    what = "holds no adapter_config.json" if adapter.is_dir() else "no such folder"
+    within = next((file.parent for file in sorted(adapter.glob("*/adapter_config.json"))), None)
+    remedy = "give the folder of a PEFT adapter" if within is None else f"did you mean {within}?"
+    raise InputError(f"{adapter}: {what}; {remedy}")
+
+
 def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
     """Refuse an adapter folder that is not a LoRA adapter of `base`. Of the base only headers are read.
 
@@ -311,8 +326,7 @@ def check_adapter(adapter: Path, base: Path) -> dict[str, Any]:
         InputError: a file is missing or cannot be read; the adapter was trained on another base model, tokenizer or
             chat template; or a tensor would not be loaded or is missing.
     """
-    if not (adapter / "adapter_config.json").is_file():
-        raise InputError(f"{adapter}: holds no adapter_config.json; give the folder of a PEFT adapter")
+    check_adapter_folder(adapter)
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
         raise InputError(

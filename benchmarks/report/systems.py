@@ -12,7 +12,7 @@ from benchmarks.evaluation.predictions import changed_keys, read_answers, read_c
 from benchmarks.evaluation.run import PREDICTIONS
 from benchmarks.report.summarize import System
 from benchmarks.report.training import read_log
-from benchmarks.runs import CONFIG, read_manifest, read_stored
+from benchmarks.runs import CONFIG, read_manifest, read_stored, refuse_unfinished
 from benchmarks.screens.labels import SAMPLE, data_source
 from rewards import InputError
 
@@ -54,8 +54,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str
     stages: list[dict[str, Any]] = []
     for path in paths:
         manifest = read_manifest(path)
-        if manifest["status"] != "done":
-            raise InputError(f"{path}: the {manifest.get('stage')} run is not finished; run it again to go on")
+        refuse_unfinished(path, manifest)
         if manifest.get("stage") != "eval":
             kept = {key: value for key, value in manifest.items() if key not in ("stage", "status", "packages")}
             stage: dict[str, Any] = {"stage": manifest.get("stage"), "run": str(path), **kept}

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,44 @@ def test_an_unfinished_run_is_not_taken_for_a_finished_one(tmp_path: Path) -> No
     open_run(tmp_path / "run", "sft", CONFIG)
     with pytest.raises(InputError, match="not finished; run it again"):
         require_done(tmp_path / "run", "sft")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (CheckError("reward x: raised ZeroDivisionError"), "reward x: raised ZeroDivisionError"),
+        (RuntimeError("out of\nmemory"), "RuntimeError: out of memory"),
+    ],
+)
+def test_a_failed_run_says_why_and_goes_on(tmp_path: Path, error: Exception, line: str) -> None:
+    run = open_run(tmp_path / "run", "grpo", CONFIG)
+    (run.path / "log.jsonl").write_text("{}\n")
+    with pytest.raises(type(error)), run.failures_noted():
+        raise error
+    manifest = read_manifest(run.path)
+    assert (manifest["status"], manifest["error"]) == ("failed", line)
+    with pytest.raises(InputError, match=re.escape(f"the grpo run has failed ({line}); correct that and run it again")):
+        require_done(run.path, "grpo")
+    again = open_run(run.path, "grpo", CONFIG)
+    assert again.resumed
+    with again.failures_noted():
+        assert read_manifest(run.path)["status"] == "running"
+        again.finish(steps=3)
+    manifest = read_manifest(run.path)
+    assert manifest["status"] == "done" and "error" not in manifest
+
+
+def test_a_run_that_is_stopped_has_not_failed(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", "grpo", CONFIG)
+    with pytest.raises(KeyboardInterrupt), run.failures_noted():
+        raise KeyboardInterrupt
+    assert read_manifest(run.path)["status"] == "running"
+
+
+def test_a_folder_within_a_run_names_the_run(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", "sft", CONFIG)
+    with pytest.raises(InputError, match=r"run/adapter: no run folder .*; did you mean .*/run\?"):
+        require_done(run.path / "adapter", "sft")
 
 
 @pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[]", "not a manifest"), ("{}", "not a manifest")])

@@ -145,7 +145,7 @@ def test_another_base_model_under_the_same_path_is_refused(tiny_model, trace, tm
         open_run(tmp_path / "sft", "sft", {}).finish(adapter_sha256="abc")
         config |= {"sft_run": str(tmp_path / "sft"), "data": "sample"}
     run_stage = train if stage == "sft" else train_grpo
-    with pytest.raises(InputError, match="logging_steps" if stage == "sft" else "adapter_config"):
+    with pytest.raises(InputError, match="logging_steps" if stage == "sft" else "PEFT adapter"):
         run_stage(config)  # begins a run, and stops at something else
     (out / "log.jsonl").write_text("{}\n")
     values = json.loads((model / "config.json").read_text())

@@ -13,6 +13,7 @@ from benchmarks.evaluation.predictions import read_predictions
 from benchmarks.evaluation.run import PREDICTIONS, EvalArguments, check_unseen, run_evaluation
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.models.folders import write_trained_items
+from benchmarks.runs import read_manifest
 from rewards import CheckError, InputError
 
 
@@ -69,6 +70,8 @@ def test_a_stopped_evaluation_goes_on_in_another_place_and_with_a_moved_server(
     with Server(answer) as server:
         with pytest.raises(CheckError, match="asks for payment"):
             run_evaluation(evaluation("runs/a", server))
+        manifest = read_manifest(Path("runs/a"))
+        assert manifest["status"] == "failed" and "asks for payment" in manifest["error"]
         stored = len(list(Path("runs/a").rglob("part-*.parquet")))
         assert stored
     Path("runs").rename("moved")
@@ -78,3 +81,34 @@ def test_a_stopped_evaluation_goes_on_in_another_place_and_with_a_moved_server(
             path = run_evaluation(evaluation(folder, server))
             assert asked == 116 - 4 * stored
     assert len(read_predictions(path / PREDICTIONS)) == 16
+    assert read_manifest(path)["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"model": "models/none"}, "models/none: no such model folder"),
+        ({"model": "models"}, "models: holds no config.json"),
+        ({"adapter": "none"}, "none: no such folder"),
+        ({"adapter": "runs/sft"}, "runs/sft: holds no adapter_config.json; did you mean runs/sft/adapter?"),
+        ({"output_dir": "a-file/run"}, "a-file: is a file"),
+    ],
+)
+def test_a_wrong_path_is_told_before_anything_is_loaded_or_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    keys: dict[str, str],
+    problem: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("models", "runs/sft/adapter"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/sft/adapter/adapter_config.json").write_text("{}")
+    Path("a-file").write_text("")
+    config = {"output_dir": "run", "model": "org/on-the-hub", "engine": "transformers", "data": "sample", **keys}
+    (args,) = parse_config(config, (), (EvalArguments,))
+    with pytest.raises(InputError, match=re.escape(problem)):
+        run_evaluation(args)
+    assert not Path("run").exists()
+    assert capsys.readouterr().err == ""  # not even that it loads

@@ -223,7 +223,11 @@ def test_what_is_no_adapter_folder(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base")
     with pytest.raises(InputError, match=r"holds no adapter_config\.json"):
         check_adapter(tmp_path, base)
+    with pytest.raises(InputError, match=r"none: no such folder; give the folder of a PEFT adapter"):
+        check_adapter(tmp_path / "none", base)
     adapter = make_adapter(tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"holds no adapter_config\.json; did you mean .*/adapter\?"):
+        check_adapter(tmp_path, base)
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"holds no adapter_model\.safetensors"):
         check_adapter(adapter, base)
