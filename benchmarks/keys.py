@@ -44,6 +44,24 @@ def key_fields(cls: type, given: Any = None) -> dict[str, tuple[Any, dataclasses
     return found
 
 
+def describe_keys(cls: type) -> list[tuple[str, str]]:
+    """Return each key of a dataclass with its help and its default, which is left out where it is null or empty."""
+    described = []
+    for name, (_, entry) in key_fields(cls).items():
+        default = entry.default
+        if entry.default_factory is not dataclasses.MISSING:
+            default = entry.default_factory()
+        if default is dataclasses.MISSING:
+            note = "required"
+        elif default in (None, "", []):
+            note = ""
+        else:
+            text = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
+            note = f"default: {text.lower() if isinstance(default, bool) else text}"
+        described.append((name, f"{entry.metadata.get('help', '')} {f'[{note}]' if note else ''}".strip()))
+    return described
+
+
 def flat_class(cls: type) -> type:
     """Return a dataclass whose fields are the keys of `cls`, for a parser that cannot read nested ones."""
     fields = []

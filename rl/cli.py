@@ -1,12 +1,16 @@
 """The `synthpert` command. Heavy imports stay inside the functions, so that `--help` answers at once."""
 
+import importlib
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +25,44 @@ rewards_app = typer.Typer(no_args_is_help=True, help="Try out rewards without a 
 app.add_typer(rewards_app, name="rewards")
 
 INTERRUPTED: Final = 130
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+# By command: the dataclasses of its configuration's keys, and of TRL's that it also takes, with their page.
+_CONFIGURED: Final = {
+    "generate": (("sft.teacher.generate:TraceArguments", "sft.teacher.arguments:EndpointArguments"), ""),
+    "filter": (("sft.filters.run:FilterArguments",), ""),
+    "sft": (("sft.train:SFTArguments",), "SFTConfig and ModelConfig: https://huggingface.co/docs/trl/sft_trainer"),
+    "grpo": (("rl.train:GRPOArguments",), "GRPOConfig and ModelConfig: https://huggingface.co/docs/trl/grpo_trainer"),
+    "eval": (("benchmarks.evaluation.run:EvalArguments",), ""),
+    "calibrate": (("benchmarks.evaluation.run:EvalArguments",), ""),
+}
+
+
+class _Configured(TyperCommand):
+    """A command with a configuration: its options include every key of it, and its help lists them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["context_settings"] = _PASS_ON
+        super().__init__(*args, **kwargs)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        from benchmarks.keys import describe_keys
+
+        classes, theirs = _CONFIGURED[str(self.name)]
+        found = []
+        for source in classes:
+            module, _, name = source.partition(":")
+            found += describe_keys(getattr(importlib.import_module(module), name))
+        width = max(len(name) for name, _ in found)
+        columns = max(shutil.get_terminal_size().columns, 60)
+        typer.echo("Keys of the YAML file, each also an option (--key value):\n")
+        for name, text in found:
+            indent = " " * (width + 4)
+            typer.echo(textwrap.fill(text, columns, initial_indent=f"  {name:{width}}  ", subsequent_indent=indent))
+        if theirs:
+            typer.echo(f"\nIt also takes the keys of TRL's {theirs}")
+
+
+_PASS_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
 _SAMPLE_HELP = "Folder of the labels, or `sample`. Default: what SYNTHPERT_DATA names, else what `data fetch` wrote."
 _CONFIG_HELP = "YAML file. Every key is also an option (--key value). --out is where the result goes."
 ConfigOption = Annotated[Path, typer.Option("--config", help=_CONFIG_HELP)]
@@ -77,7 +118,7 @@ def data_stats(data: DataOption = None, split: Annotated[str, typer.Option(help=
     typer.echo(stats(open_corpus(data, split).labels).to_string())
 
 
-@traces_app.command("generate", context_settings=_PASS_ON)
+@traces_app.command("generate", cls=_Configured)
 def traces_generate(context: typer.Context, config: ConfigOption) -> None:
     """Write traces with a model behind an OpenAI-compatible endpoint, or with the offline template teacher."""
     from benchmarks.config import parse_config
@@ -125,7 +166,7 @@ def traces_import(
             typer.echo(f"  {count}  {reason}")
 
 
-@traces_app.command("filter", context_settings=_PASS_ON)
+@traces_app.command("filter", cls=_Configured)
 def traces_filter(context: typer.Context, config: ConfigOption) -> None:
     """Keep the traces that pass a list of steps. Prints what each step dropped."""
     from sft.filters.run import run_filter
@@ -181,24 +222,18 @@ def traces_audit(
     audit.require_clean(str(traces))
 
 
-@app.command("sft", context_settings=_PASS_ON)
+@app.command("sft", cls=_Configured)
 def sft_command(context: typer.Context, config: ConfigOption) -> None:
-    """Stage one: fine-tune a LoRA adapter on traces. Run it again to continue a stopped run.
-
-    Keys: TRL's SFTConfig and ModelConfig, and SFTArguments in sft/train.py.
-    """
+    """Stage one: fine-tune a LoRA adapter on traces. Run it again to continue a stopped run."""
     from sft.train import train
 
     run = train(config, context.args)
     _show_manifest(run, ("steps", "tokens", "trained_tokens", "first_loss", "last_loss", "seconds"))
 
 
-@app.command("grpo", context_settings=_PASS_ON)
+@app.command("grpo", cls=_Configured)
 def grpo_command(context: typer.Context, config: ConfigOption) -> None:
-    """Stage two: GRPO from the SFT adapter. Run it again to continue a stopped run.
-
-    Keys: TRL's GRPOConfig and ModelConfig, and GRPOArguments in rl/train.py.
-    """
+    """Stage two: GRPO from the SFT adapter. Run it again to continue a stopped run."""
     from rl.train import train
 
     run = train(config, context.args)
@@ -220,12 +255,9 @@ def _show_rewards(run: Path) -> None:
     typer.echo(f"  synthpert rewards replay REWARDS --rollouts {shlex.quote(str(run))}")
 
 
-@app.command("eval", context_settings=_PASS_ON)
+@app.command("eval", cls=_Configured)
 def eval_command(context: typer.Context, config: ConfigOption) -> None:
-    """Evaluate a model on test items. Run it again to continue a stopped run.
-
-    Keys: EvalArguments in benchmarks/evaluation/run.py.
-    """
+    """Evaluate a model on test items. Run it again to continue a stopped run."""
     from benchmarks.config import parse_config
     from benchmarks.evaluation.run import EvalArguments, run_evaluation
 
@@ -235,7 +267,7 @@ def eval_command(context: typer.Context, config: ConfigOption) -> None:
     _show_manifest(run_evaluation(arguments), shown)
 
 
-@app.command("calibrate", context_settings=_PASS_ON)
+@app.command("calibrate", cls=_Configured)
 def calibrate_command(context: typer.Context, config: ConfigOption) -> None:
     """Fit temperatures on training perturbations that an adapter has not seen, for `eval --calibration temperature`.
 

@@ -48,6 +48,7 @@ REVIEWED: Final = {
     "a variable of chat templates": ("add_generation_prompt",),
     "a key of a reward's entry": ("timeout", "kind"),
     "pandas": ("to_parquet",),
+    "a page of TRL's documentation": ("sft_trainer", "grpo_trainer"),
     "a key of a server's reply": ("finish_reason", "top_logprobs"),
     "our own code": ("open_engine", "clean_up_tokenization_spaces"),
 }  # fmt: skip

@@ -49,7 +49,7 @@ class Protocol:
     item_seed: int = field(default=0, metadata={"help": "seed that draws those items"})
     prompt: PromptConfig = field(default=PromptConfig())
     temperature: float = field(default=0.0, metadata={"help": "0 decodes greedily"})
-    top_p: float = field(default=1.0, metadata={"help": "nucleus"})
+    top_p: float = field(default=1.0, metadata={"help": "nucleus sampling: draw from this share of the probability"})
     samples: int = field(default=1, metadata={"help": "completions per item"})
     seed: int = field(default=0, metadata={"help": "seed of sampling"})
     scores: Literal["logprobs", "direct", "both", "votes"] = field(
@@ -58,7 +58,9 @@ class Protocol:
     calibration: Literal["temperature"] | None = field(
         default=None, metadata={"help": "temperature applies what `synthpert calibrate` stored with the adapter"}
     )
-    parser: Literal["strict", "lenient"] = field(default="strict", metadata={"help": "strict or lenient"})
+    parser: Literal["strict", "lenient"] = field(
+        default="strict", metadata={"help": "how answers are read: strict or lenient"}
+    )
     data: str = field(default="", metadata={"key": False})
 
     def __post_init__(self) -> None:

@@ -41,12 +41,12 @@ _NOT_OF_SCORES: Final = ("calibration", "data", "item_seed", "items", "seed")
 class EvalArguments:
     """The configuration keys of an evaluation, those of the protocol included."""
 
-    output_dir: str = field(metadata={"help": "run folder"})
+    output_dir: str = field(metadata={"help": "run folder; --out is the same"})
     model: str = field(metadata={"help": "folder or hub id of the model; its name where a server runs it"})
     name: str | None = field(default=None, metadata={"help": "what reports call the system; the folder by default"})
     adapter: str | None = field(default=None, metadata={"help": "folder of a LoRA adapter"})
     revision: str | None = field(default=None, metadata={"help": "hub revision of the model"})
-    engine: str = field(default="auto", metadata={"help": ", ".join(engine_names())})
+    engine: str = field(default="auto", metadata={"help": f"what runs the model: {', '.join(engine_names())}"})
     base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible server, for engine: openai"})
     api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "environment variable with the server's key"})
     max_tokens_key: str = field(default="max_tokens", metadata={"help": "or max_completion_tokens, for such a server"})

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,19 +36,12 @@ _COLUMNS: Final = ("item_id", "label", "pert", "gene")
 
 @dataclass
 class FilterArguments:
-    """The keys of a filter's configuration.
+    """The keys of a filter's configuration."""
 
-    Attributes:
-        input: JSONL file of all traces.
-        output: JSONL file to write, of the traces that pass.
-        steps: see `read_steps`.
-        seed: seed of the steps that draw.
-    """
-
-    input: str
-    output: str
-    steps: Any
-    seed: int = 0
+    input: str = field(metadata={"help": "JSONL file of all traces"})
+    output: str = field(metadata={"help": "JSONL file to write, of the traces that pass"})
+    steps: Any = field(metadata={"help": "list of the steps; see docs/traces.md"})
+    seed: int = field(default=0, metadata={"help": "seed of the steps that draw"})
 
 
 def filter_traces(path: Path, output: Path, steps: Sequence[Step]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from benchmarks.config import parse_config, resolved
-from benchmarks.keys import check_values, flat_class, from_keys, key_fields, to_keys
+from benchmarks.keys import check_values, describe_keys, flat_class, from_keys, key_fields, to_keys
 from rewards import InputError
 
 
@@ -34,6 +34,13 @@ def test_nested_fields_are_keys_where_their_holder_stands_with_its_default() -> 
     assert key_fields(Outer)["depth"][1].default == 5
     assert key_fields(Outer)["depth"][1].metadata["help"] == "how deep"
     assert [one.name for one in dataclasses.fields(flat_class(Outer))] == list(key_fields(Outer))
+
+
+def test_keys_are_described_with_their_defaults() -> None:
+    assert describe_keys(Outer) == [
+        ("output_dir", "[required]"), ("depth", "how deep [default: 5]"), ("name", "[default: plain]"),
+        ("width", "[default: 1.0]"), ("words", ""),
+    ]  # fmt: skip
 
 
 def test_keys_and_instances_are_the_same_thing() -> None:

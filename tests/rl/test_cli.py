@@ -60,6 +60,18 @@ def test_every_command_says_what_it_is_for(name: str) -> None:
     assert done.exit_code == 0 and name.split()[-1] in done.output
 
 
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_the_help_of_a_configured_command_lists_its_keys(name: str) -> None:
+    """Each with its purpose: the names of classes would say nothing to a user."""
+    output = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output
+    keys = {"traces generate": "teacher", "traces filter": "steps", "sft": "traces_fraction", "grpo": "template"}
+    assert re.search(rf"^  {keys.get(name, 'adapter')} +\w.* .*\w", output, re.MULTILINE)
+    described = output.partition("each also an option")[2].partition("It also takes")[0].splitlines()[1:]
+    assert all(re.match(r"  \w+ +\S", line) for line in described if line)
+    assert "Arguments" not in output
+    assert ("of TRL's" in output) == (name in ("sft", "grpo"))
+
+
 def run_import(tmp_path: Path, *words: str) -> BaseException | None:
     (tmp_path / "s.csv").write_text(
         "pert,gene,cell_line,generated_thinking,generated_answer\nNO,NO,rpe1,t,upregulated\n"
