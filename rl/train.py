@@ -178,7 +178,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
     for note in (unasked := prompt_notes(rewards, prompt_text(prompts.messages[0]))):
         _logger.warning("%s", note)
     set_trainer_arguments(args, rewards, prompts, tokenizer)
-    policy = load_policy(base.path, sft_adapter, model_args, args)
+    policy = load_policy(base.path, sft_adapter, model_args, args, keep_reference=ours.held_out_items > 0)
     from_step = go_back_to_checkpoint(run.path)
     trainer = make_trainer(trainer_class, policy, tokenizer, args, ours, prompts, rewards, run.path)
     show_with(trainer, progress)
@@ -478,10 +478,18 @@ def set_trainer_arguments(args: Any, rewards: Composition, prompts: Prompts, tok
         set_vllm_environment()
 
 
-def load_policy(base: Path, adapter: Path, model_args: Any, args: Any) -> Any:
-    """Load the base model with a trainable copy of the SFT adapter; TRL keeps a frozen copy as the reference."""
+def load_policy(base: Path, adapter: Path, model_args: Any, args: Any, *, keep_reference: bool = False) -> Any:
+    """Load the base model with a trainable copy of the SFT adapter; TRL keeps a frozen copy where `beta` is above 0.
+
+    Args:
+        base, adapter: folders of the base model and of the SFT adapter.
+        model_args, args: the configuration.
+        keep_reference: keep a frozen copy with `beta` 0, too, to measure the KL divergence from it on held-out prompts.
+    """
     from peft import PeftModel
     from transformers import GenerationConfig, set_seed
+
+    from rl.trainer import REFERENCE
 
     if args.use_vllm:
         refuse_quantised(model_args, base)
@@ -494,6 +502,8 @@ def load_policy(base: Path, adapter: Path, model_args: Any, args: Any) -> Any:
             bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
         )
         policy = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        if args.beta == 0 and keep_reference:
+            policy.load_adapter(adapter, REFERENCE)
     if args.use_vllm:
         check_mergeable(policy)
     return policy

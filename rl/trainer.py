@@ -3,6 +3,7 @@
 This module loads TRL, so that others import it within functions only.
 """
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
 from accelerate.utils import DistributedType
 from peft.tuners.lora import LoraLayer
-from trl.trainer.utils import shuffle_sequence_dict
+from trl.trainer.utils import shuffle_sequence_dict, use_adapter
 
 from benchmarks.models.vllm_engine import reload_weights, start_options
 from rewards import completion_text
@@ -31,12 +32,15 @@ READ_IN: Final = "1.16.0"
 _GRPO: Final = "trl.trainer.grpo_trainer"
 _UTILS: Final = "trl.trainer.utils"
 _VLLM: Final = "trl.generation.vllm_generation"
+REFERENCE: Final = "ref"  # TRL's name of the frozen copy of the adapter that GRPO starts from
+KL_ROWS: Final = 16  # held-out completions of a batch that tell the KL divergence from the reference
 PRIVATE_NAMES: Final = {
     f"{_GRPO}:GRPOTrainer._generate_single_turn": (
         "self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images=False",
     ),
     f"{_GRPO}:GRPOTrainer._calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     f"{_GRPO}:GRPOTrainer._generate_and_score_completions": ("self", "inputs"),
+    f"{_GRPO}:GRPOTrainer._tokenize_prompts": ("self", "prompts"),
     f"{_GRPO}:GRPOTrainer._compute_loss": ("self", "model", "inputs"),
     f"{_GRPO}:GRPOTrainer._get_per_token_logps_and_entropies": (
         "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size=None", "compute_entropy=False",
@@ -51,6 +55,7 @@ PRIVATE_NAMES: Final = {
         "model", "temperature=1.0", "cast_lm_head_to_fp32=False", "outputs=('log_probs',)",
     ),
     f"{_UTILS}:FusedCausalLMOutput": None,
+    f"{_UTILS}:use_adapter": ("model", "adapter_name"),
     # What reward functions are given as `log_metric`; what is logged of a batch needs the scores of all of them.
     f"{_GRPO}:GRPOTrainer._log_metric": ("self", "name", "value"),
     f"{_GRPO}:VLLMGeneration": None,
@@ -244,11 +249,63 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
             # TRL reads it as it takes the batch in and as it computes the losses, which end before the next batch.
             self.vllm_importance_sampling_correction = self.correction.begin()
         output = super()._generate_and_score_completions(inputs)
-        if training:
+        if not training:
+            self._ask_greedily(inputs)
+        else:
             self.recorder.store(output["advantages"].tolist())
             if self.correction is not None:
                 self._compare_with_sampler(self.correction, output)
         return output
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[None, None, None]:
+        """Ask a batch of held-out prompts. Without an update there is no loss to compute."""
+        with torch.no_grad():
+            output = self._prepare_inputs(inputs)
+            if REFERENCE in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}):
+                self._log_kl(output)
+        return None, None, None
+
+    def _ask_greedily(self, inputs: Any) -> None:
+        """Log the accuracy of greedy answers to held-out prompts."""
+        rows = inputs[:: self.num_generations_eval]
+        prompt_ids, images, fields = self._tokenize_prompts([row["prompt"] for row in rows])
+        if self.use_vllm:
+            greedy = _replaced(self.vllm_generation, "temperature", 0.0)
+        else:
+            config = copy.deepcopy(self.generation_config)
+            config.update(do_sample=False, temperature=1.0, top_p=1.0, top_k=0, min_p=None)
+            greedy = _replaced(self, "generation_config", config)
+        with greedy:
+            completion_ids, _ = self._generate_single_turn(prompt_ids, images, fields, 1)
+        answers = self.recorder.read(self.processing_class.batch_decode(completion_ids, skip_special_tokens=True))
+        right = [answer.label == row["label"] for answer, row in zip(answers, rows, strict=True)]
+        self._log_of_all("greedy_accuracy", sum(right) / len(right))
+
+    def _log_kl(self, output: Any) -> None:
+        """Log the KL divergence from the reference per token, by Schulman's estimator, as TRL's `kl` of a batch."""
+        few = {name: value[:KL_ROWS] for name, value in output.items() if value is not None and value.ndim}
+        with use_adapter(self.accelerator.unwrap_model(self.model), REFERENCE):
+            reference_BC = self._log_probs(few)
+        apart_BC, mask_BC = reference_BC - self._log_probs(few), few["completion_mask"]
+        kl_BC = torch.exp(apart_BC) - apart_BC - 1
+        self._log_of_all("kl", float((kl_BC * mask_BC).sum() / mask_BC.sum()))
+
+    def _log_probs(self, rows: Any) -> Any:
+        mask_BC = rows["completion_mask"]
+        log_probs_BC, _, _ = self._scores(
+            self.model,
+            torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1),
+            torch.cat([rows["prompt_mask"], mask_BC], dim=1),
+            mask_BC.shape[1],
+        )
+        return log_probs_BC
+
+    def _log_of_all(self, name: str, value: float) -> None:
+        """Log the mean of what all processes found in a batch of held-out prompts."""
+        found = self.accelerator.gather(torch.tensor(value, device=self.accelerator.device))
+        self._metrics["eval"][name].append(float(found.float().mean()))
 
     def _compare_with_sampler(self, correction: Correction, output: Any) -> None:
         """Tell by how much sampler and trainer differ in a batch: as TRL logged it, or by a few of its completions."""
@@ -257,16 +314,9 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
             correction.saw(metrics["sampling/sampling_logp_difference/mean"][-1])
         elif correction.asks_canaries:
             few = {name: value[:CANARIES] for name, value in output.items() if value is not None and value.ndim}
-            mask = few["completion_mask"]
             with torch.no_grad():
-                log_probs, _, _ = self._scores(
-                    self.model,
-                    torch.cat([few["prompt_ids"], few["completion_ids"]], dim=1),
-                    torch.cat([few["prompt_mask"], mask], dim=1),
-                    mask.shape[1],
-                )
-            apart = (log_probs - few["sampling_per_token_logps"]).abs()
-            known = (mask == 1) & ~torch.isnan(apart)
+                apart = (self._log_probs(few) - few["sampling_per_token_logps"]).abs()
+            known = (few["completion_mask"] == 1) & ~torch.isnan(apart)
             mean = apart[known].mean() if known.any() else torch.zeros((), device=apart.device)
             correction.saw(float(self.accelerator.gather(mean).max()))
             metrics["sampling/canary_logp_difference"].append(correction.difference)
