@@ -7,13 +7,14 @@ segment holds the tokens between two forks and attends to those of its path, fro
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, Final
 
 # What a segment's attention costs beside its arithmetic, in floating-point operations a layer: what a device could
 # compute while the calls are made. That of a GPU is an estimate: 1e-4 s at 1e14 operations a second.
 SEGMENT_COST: Final = {"cpu": 4e6}
 OTHER_SEGMENT_COST: Final = 1e10
+BLOCK: Final = 128  # queries and keys that FlexAttention computes together
 WORTHWHILE: Final = 0.95  # a tree is taken from this share of the padded rows' cost down
 
 
@@ -52,6 +53,16 @@ class PrefixTree:
     def depths(self) -> list[int]:
         """Of each segment, the tokens on its path, its own included."""
         return [sum(self.lengths[part] for part in path) for path in self.paths]
+
+    @property
+    def branch_ends(self) -> list[int]:
+        """Of each of the T tokens, the index behind the last token that goes on from its segment."""
+        starts = [0, *accumulate(self.lengths)]
+        ends = starts[1:]
+        for segment in reversed(range(len(ends))):
+            if (parent := self.parents[segment]) >= 0:
+                ends[parent] = max(ends[parent], ends[segment])
+        return [end for end, length in zip(ends, self.lengths, strict=True) for _ in range(length)]
 
     @property
     def pairs(self) -> int:
@@ -157,20 +168,23 @@ class ModelCost:
         return rows * (length * self.token + length**2 * self.pair + completion * self.label)
 
 
-def model_cost(model: Any, device: str) -> ModelCost:
+def model_cost(model: Any, device: str, *, flex: bool = False) -> ModelCost:
     """Return what a model's forward pass costs, by its configuration and the number of its weights.
 
     Args:
         model: a causal language model of transformers.
         device: its type: `cpu`, `cuda` and so on.
+        flex: whether FlexAttention computes a tree's attention. Then a segment costs a block of pairs more, which it
+            fills in part only, and no call.
     """
     config = model.config.get_text_config()
     width, layers, heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
     weights = sum(parameter.numel() for parameter in model.base_model.parameters())
     weights -= model.get_input_embeddings().weight.numel()
+    pair = 4.0 * layers * heads * (getattr(config, "head_dim", None) or width // heads)
     return ModelCost(
         token=2.0 * weights,
-        pair=4.0 * layers * heads * (getattr(config, "head_dim", None) or width // heads),
+        pair=pair,
         label=2.0 * width * config.vocab_size,
-        segment=layers * SEGMENT_COST.get(device, OTHER_SEGMENT_COST),
+        segment=pair * BLOCK**2 if flex else layers * SEGMENT_COST.get(device, OTHER_SEGMENT_COST),
     )

@@ -43,7 +43,9 @@ class SFTTrainer(trl.SFTTrainer):  # type: ignore[misc]
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         device = inputs["input_ids"].device
         with head_sees(base, torch.tensor(tree.scored, device=device)):
-            return super().compute_loss(model, tree_inputs(tree, device), return_outputs, num_items_in_batch)
+            return super().compute_loss(
+                model, tree_inputs(tree, device, flex=self.scorer.flex), return_outputs, num_items_in_batch
+            )
 
 
 def learnt_rows(inputs: Any) -> tuple[list[list[int]], list[list[int]]] | None:

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import torch
 from peft import PeftModel
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from rewards import CheckError, InputError
+from sft.flex_tree import attend, make_mask, why_not_flex
 from sft.prefix_tree import WORTHWHILE, PrefixTree, fold, model_cost
 
 _logger = logging.getLogger("synthpert.train")
@@ -91,6 +93,7 @@ def tree_attention(
     attention_mask: torch.Tensor | None,
     *,
     prefix_tree: PrefixTree | None = None,
+    tree_mask: BlockMask | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -104,6 +107,7 @@ def tree_attention(
         key, value: (1, K, T, D); H is a multiple of K.
         attention_mask: for SDPA alone.
         prefix_tree: None for plain rows.
+        tree_mask: of the tree, where FlexAttention computes it.
         dropout, scaling: SDPA's `dropout_p` and `scale`.
         sliding_window: how many keys a query sees, if not all.
         kwargs: for SDPA alone.
@@ -127,6 +131,8 @@ def tree_attention(
         raise NoTreeError(f"the model has a sliding window of {sliding_window} tokens")
     if kwargs.get("is_causal") is False or not getattr(module, "is_causal", True):
         raise NoTreeError("the model's attention is not causal")
+    if tree_mask is not None and not dropout:
+        return attend(query, key, value, tree_mask, scaling).transpose(1, 2).contiguous(), None
     queries, keys, values = (torch.split(states, prefix_tree.lengths, dim=2) for states in (query, key, value))
     outputs = []
     for own, path in zip(queries, prefix_tree.paths, strict=True):
@@ -183,8 +189,14 @@ def pad_rows(
     return torch.tensor(rows), torch.tensor(masks), columns
 
 
-def tree_inputs(tree: PrefixTree, device: Any) -> dict[str, Any]:
-    """Return what a model with TRL's fused head is called with to score a tree, within `head_sees`."""
+def tree_inputs(tree: PrefixTree, device: Any, *, flex: bool = False) -> dict[str, Any]:
+    """Return what a model with TRL's fused head is called with to score a tree, within `head_sees`.
+
+    Args:
+        tree: of at least one completion.
+        device: of the model.
+        flex: whether FlexAttention computes attention.
+    """
     tokens_T, positions_T, labels_N = (
         torch.tensor(numbers, device=device) for numbers in (tree.tokens, tree.positions, tree.labels)
     )
@@ -195,10 +207,11 @@ def tree_inputs(tree: PrefixTree, device: Any) -> dict[str, Any]:
         "position_ids": positions_T[None],
         "shift_labels": labels_N[None],
         "prefix_tree": tree,
+        "tree_mask": make_mask(tree, device) if flex else None,
     }
 
 
-def score_tree(model: Any, base: Any, tree: PrefixTree, shape: Sequence[int]) -> Scores:
+def score_tree(model: Any, base: Any, tree: PrefixTree, shape: Sequence[int], *, flex: bool = False) -> Scores:
     """Return the scores of a tree's completions.
 
     Args:
@@ -206,6 +219,7 @@ def score_tree(model: Any, base: Any, tree: PrefixTree, shape: Sequence[int]) ->
         base: the same without what wraps it, a model of transformers.
         tree: of at least one completion.
         shape: B and C of the scores.
+        flex: whether FlexAttention computes attention.
 
     Raises:
         NoTreeError: the model cannot take a tree.
@@ -215,7 +229,7 @@ def score_tree(model: Any, base: Any, tree: PrefixTree, shape: Sequence[int]) ->
         torch.tensor(numbers, device=device) for numbers in (tree.scored, tree.rows, tree.columns)
     )
     with head_sees(base, scored_N):
-        outputs = model(**tree_inputs(tree, device), fused_lm_head=True)
+        outputs = model(**tree_inputs(tree, device, flex=flex), fused_lm_head=True)
 
     def spread(values_1N: torch.Tensor) -> torch.Tensor:
         return values_1N.new_zeros(tuple(shape)).index_put((rows_N, columns_N), values_1N[0])
@@ -264,6 +278,7 @@ class Scorer:
         reason: why there are no trees; None where there may be.
         padded: tokens of all sequences so far, with their padding.
         computed: tokens computed for them.
+        flex: whether FlexAttention computes a tree's attention: on a GPU, where it can be compiled.
 
     Raises:
         InputError: `on`, and the model cannot take trees.
@@ -274,10 +289,15 @@ class Scorer:
         self.reason: str | None = None
         self.padded = 0
         self.computed = 0
-        self._cost = model_cost(model, model.device.type)
+        self.flex = False
         self._checked = False
         if reason := enable(model):
             self._give_up(reason)
+        elif model.device.type == "cuda":
+            without = why_not_flex(model)
+            self.flex = without is None
+            _logger.info("prefix_tree: attention by %s", "FlexAttention" if self.flex else f"segment, since {without}")
+        self._cost = model_cost(model, model.device.type, flex=self.flex)
 
     def tree(
         self, model: Any, base: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], padded: int
@@ -309,7 +329,7 @@ class Scorer:
         tree = self.tree(model, base, *split_rows(input_ids, attention_mask, columns), input_ids.numel())
         if tree is None:
             return score_rows(model, base, input_ids, attention_mask, columns)
-        return score_tree(model, base, tree, (len(input_ids), columns))
+        return score_tree(model, base, tree, (len(input_ids), columns), flex=self.flex)
 
     def facts(self) -> dict[str, Any]:
         """Say for a manifest how much was shared."""
@@ -336,7 +356,7 @@ class Scorer:
         model.eval()  # without dropout
         try:
             with torch.no_grad():
-                folded = score_tree(model, base, tree, (len(ids), columns)).log_probs
+                folded = score_tree(model, base, tree, (len(ids), columns), flex=self.flex).log_probs
                 padded = score_rows(model, base, ids, mask, columns).log_probs
         except NoTreeError as error:
             self._give_up(str(error))

@@ -19,6 +19,7 @@ WITHIN = {
         "traces",
         "examples",
         "prefix_tree",
+        "flex_tree",
         "tree_attention",
         "trainer",
         "training",
@@ -33,7 +34,7 @@ WITHIN = {
 }
 HEAVY = {"torch", "transformers", "trl", "vllm", "peft", "datasets", "accelerate", "sklearn", "matplotlib"}
 # Classes of TRL's, and attention of transformers', in modules of their own, which others import within functions only.
-TRAINING = {"rl.trainer", "sft.trainer", "sft.tree_attention"}
+TRAINING = {"rl.trainer", "sft.trainer", "sft.flex_tree", "sft.tree_attention"}
 FILES = sorted(path.relative_to(ROOT) for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 NAMES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 
