@@ -25,7 +25,7 @@ from sft.training import ADAPTER
 
 STAGES: Final = ("sft", "grpo", "eval")  # the stages of a condition, in the order in which they run
 SHARED: Final = ("model", "data", "split", *key_fields(PromptConfig))
-CONDITION_KEYS: Final = ("from", *STAGES)
+CONDITION_KEYS: Final = ("from", "labels_of", *STAGES)
 # The shared keys that each stage takes: the study's name of the key, then the stage's.
 TAKES: Final[dict[str, dict[str, str]]] = {
     "traces": {key: key for key in SHARED if key != "model"},
@@ -224,6 +224,8 @@ def read_study(path: Path, out: Path | None = None) -> Study:
     - `{}`: the model itself, without training.
     - `{sft: {}}`: SFT.
     - `{from: NAME, grpo: {}}`: GRPO after the SFT of the condition NAME with the same seed. NAME must stand above.
+    - `{labels_of: NAME, sft: {}}`: SFT on the true labels of the prompts that the GRPO of the condition NAME was asked
+      with the same seed, from the same start. NAME must stand above.
 
     Each condition is evaluated at its end. The traces are made once for all seeds. Paths are relative to the current
     directory.
@@ -356,7 +358,7 @@ def run_command(arguments: Sequence[str], where: str) -> None:
 def _check_inputs(study: Study) -> None:
     """Refuse a study that lacks a file or run which a later stage will read."""
     made = None if study.traces is None else study.traces.path
-    given = [Path(stage.values["traces"]) for stage in study.stages if "traces" in stage.values]
+    given = [Path(stage.values["traces"]) for stage in study.stages if stage.values.get("traces")]
     for path in [*(path for path in given if path != made), *filter(None, [study.embeddings])]:
         if not path.is_file():
             raise InputError(f"{path}: no such file, but the study needs it; make it, or correct the path in the study")
@@ -406,7 +408,9 @@ def _cell(
     folder, stages = folders[name] / f"seed-{seed}", []
     for kind in trained:
         fixed = {"output_dir": folder / kind, "seed": seed}
-        if kind == "sft" and trace_file is not None and "traces" not in _mapping(condition["sft"], ""):
+        if "labels_of" in condition:
+            fixed |= {"labels_of": folders[condition["labels_of"]] / f"seed-{seed}" / "grpo", "traces": ""}
+        elif kind == "sft" and trace_file is not None and "traces" not in _mapping(condition["sft"], ""):
             fixed["traces"] = trace_file
         if kind == "grpo":
             source = folders[condition["from"]] / f"seed-{seed}" if "from" in condition else folder
@@ -482,6 +486,17 @@ def _check_stages_of(name: str, conditions: Mapping[str, Mapping[str, Any]], whe
     condition = conditions[name]
     above = list(conditions)[: list(conditions).index(name)]
     trained = [other for other in above if "sft" in conditions[other]]
+    learnt = [other for other in above if "grpo" in conditions[other]]
+    if "labels_of" in condition:
+        if "sft" not in condition or "grpo" in condition or "from" in condition:
+            raise InputError(
+                f"{where}: `labels_of` starts SFT on another condition's prompts; give sft alone beside it"
+            )
+        if condition["labels_of"] not in learnt:
+            raise InputError(
+                f"{where}: labels_of: {condition['labels_of']!r} is no condition above it that has grpo; name one of "
+                f"those ({', '.join(learnt) or 'there are none yet'})"
+            )
     if "from" in condition:
         if "sft" in condition or "grpo" not in condition:
             raise InputError(f"{where}: `from` starts GRPO from another condition's SFT; give grpo, and no sft")

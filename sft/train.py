@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
 from benchmarks.files import check_folder, file_sha256, write_text
-from benchmarks.models.folders import ModelFolder, adapter_sha256
+from benchmarks.models.folders import ModelFolder, adapter_sha256, check_adapter, read_trained_items
 from benchmarks.progress import Progress
 from benchmarks.runs import MANIFEST, is_main_process, open_run
 from rewards import LABELS, CheckError, InputError
@@ -24,6 +24,7 @@ from sft.examples import (
     without_reasoning,
 )
 from sft.gate import GateResult, run_gate
+from sft.labels import start_of, write_label_traces
 from sft.traces import Trace, read_traces
 from sft.training import (
     ADAPTER,
@@ -70,7 +71,11 @@ _IGNORED_KEYS: Final[IgnoredKeys] = {
 class SFTArguments:
     """Our own keys of an SFT configuration; all others are TRL's."""
 
-    traces: str = field(metadata={"help": "JSONL file of traces to train on"})
+    traces: str = field(default="", metadata={"help": "JSONL file of traces to train on"})
+    labels_of: str | None = field(
+        default=None,
+        metadata={"help": "GRPO run: go on from its SFT adapter, on the true labels of its prompts instead of traces"},
+    )
     traces_fraction: float = field(default=1.0, metadata={"help": "share of them to train on, drawn by seed"})
     answer_only: bool = field(default=False, metadata={"help": "learn the true label without any reasoning"})
     keep_wrong: bool = field(default=False, metadata={"help": "learn traces whose answer is not the true label, too"})
@@ -107,7 +112,9 @@ def train(config: ConfigSource, overrides: Sequence[str] = ()) -> Path:
 
 def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -> Path:
     ours, args, model_args = read_arguments(config, overrides)
-    path, out = Path(ours.traces), Path(args.output_dir)
+    start = None if ours.labels_of is None else start_of(Path(ours.labels_of))
+    path = Path(ours.traces) if ours.labels_of is None else write_label_traces(Path(ours.labels_of))
+    out = Path(args.output_dir)
     if not path.is_file():
         raise InputError(f"{path}: no such file; make it with `synthpert traces generate`")
     check_folder(out)
@@ -117,25 +124,28 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     inputs = {"traces": file_sha256(path), **base.inputs("model_name_or_path")}
     if (out / MANIFEST).is_file() and open_run(out, "sft", settings, inputs).done:
         return out
-    found, audit = read_clean_traces(ours)
+    found, audit = read_clean_traces(path, ours)
     traces = choose_traces(found, ours, args.seed)
     tokenizer = load_tokenizer(base.path)
     places = {trace.item_id: f"{path}, row {row}" for row, trace in enumerate(found, start=1)}
     examples = tokenize_traces(tokenizer, traces, args.max_length, places)
     run = open_run(out, "sft", settings, inputs)  # only now: what is refused above leaves no folder behind
     with run.failures_noted():
-        trainer = make_trainer(base, examples, tokenizer, args, model_args, run.path, ours.prefix_tree)
+        trainer = make_trainer(base, examples, tokenizer, args, model_args, run.path, ours.prefix_tree, start)
+        before = () if start is None else read_trained_items(start)
         check_labels(trainer, tokenizer, examples)
         check_steps(trainer)
         show_with(trainer, progress)
-        run_trainer(trainer, run.path, base.path, lambda: [trace.item_id for trace in traces])
+        run_trainer(trainer, run.path, base.path, lambda: [trace.item_id for trace in traces], before)
         if not is_main_process():  # no more to do together: a long gate must not let the others run into a timeout
             return run.path
         gate = pass_gate(trainer, tokenizer, traces, examples, ours, run.path, progress) if ours.gate_prompts else None
         run.finish(
             base=base.facts(),
             adapter_sha256=adapter_sha256(run.path / ADAPTER),
-            **trace_facts(ours, found, traces),
+            start_adapter_sha256=None if start is None else adapter_sha256(start),
+            **trace_facts(path, found, traces),
+            answer_only=ours.answer_only or ours.labels_of is not None,
             audit=audit.facts(),
             gate=gate and {"prompts": gate.prompts, "share": gate.share, "terminated": gate.terminated},
             prefix_tree={"mode": "off"} if trainer.scorer is None else trainer.scorer.facts(),
@@ -144,7 +154,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     return run.path
 
 
-def read_clean_traces(ours: SFTArguments) -> tuple[list[Trace], Audit]:
+def read_clean_traces(path: Path, ours: SFTArguments) -> tuple[list[Trace], Audit]:
     """Read the file of traces, and hold it against the labels and the split that it was made under.
 
     Returns:
@@ -154,16 +164,16 @@ def read_clean_traces(ours: SFTArguments) -> tuple[list[Trace], Audit]:
         InputError: a line does not read, the traces are of several prompt protocols, or one teaches a wrong answer.
         CheckError: a trace is a leak.
     """
-    found = read_traces(Path(ours.traces))
+    found = read_traces(path)
     for trace in found:
         if trace.protocol != found[0].protocol:
             raise InputError(
-                f"{ours.traces}: {trace.item_id} has another prompt protocol than the first trace; split the file"
+                f"{path}: {trace.item_id} has another prompt protocol than the first trace; split the file"
             )
     audit = audit_traces(found, corpus_of(found[0].protocol, ours.data, ours.split))
-    audit.require_clean(ours.traces)
+    audit.require_clean(str(path))
     if not ours.answer_only:
-        check_answers(found, ours.traces, keep_wrong=ours.keep_wrong)
+        check_answers(found, str(path), keep_wrong=ours.keep_wrong)
     return found, audit
 
 
@@ -181,8 +191,9 @@ def make_trainer(
     model_args: Any,
     run: Path,
     prefix_tree: str = "off",
+    start: Path | None = None,
 ) -> Any:
-    """Make the trainer of a new adapter on the base model.
+    """Make the trainer of an adapter on the base model: of a new one, or of one to go on from (`start`).
 
     Raises:
         InputError: the libraries refuse a setting, or stage two could not go on from the adapter.
@@ -194,17 +205,31 @@ def make_trainer(
 
     set_seed(args.seed)  # before the adapter is made, so that one seed gives one adapter
     with setting_errors():
+        model = load_base(base.path, model_args, args)
+        if start is not None:
+            from peft import PeftModel
+
+            check_start(start, base.path, model_args)
+            model = PeftModel.from_pretrained(model, start, is_trainable=True)
         trainer = SFTTrainer(
             prefix_tree=prefix_tree,
-            model=load_base(base.path, model_args, args),
+            model=model,
             args=trainer_arguments(args, run),
             train_dataset=dataset_of(examples),
             processing_class=tokenizer,
-            peft_config=get_peft_config(model_args),
+            peft_config=get_peft_config(model_args) if start is None else None,
             callbacks=[log_callback(run)],
         )
     check_mergeable(trainer.model)  # or it could not go on to stage two
     return trainer
+
+
+def check_start(adapter: Path, base: Path, model_args: Any) -> None:
+    """Refuse an adapter to go on from that is not of the base model, or not as the lora keys say."""
+    found = check_adapter(adapter, base)
+    for key, name in (("lora_r", "r"), ("lora_alpha", "lora_alpha")):
+        if (asked := getattr(model_args, key)) != found[name]:
+            raise InputError(f"{key}: {asked}, but {adapter} has {found[name]}; use the same")
 
 
 def pass_gate(
@@ -236,9 +261,9 @@ def pass_gate(
     return gate
 
 
-def trace_facts(ours: SFTArguments, found: Sequence[Trace], traces: Sequence[Trace]) -> dict[str, Any]:
+def trace_facts(path: Path, found: Sequence[Trace], traces: Sequence[Trace]) -> dict[str, Any]:
     """Say for the manifest which of the traces found were learnt, and how they were made."""
-    path, n = Path(ours.traces), found[0].protocol.get("train_items")
+    n = found[0].protocol.get("train_items")
     return {
         "traces": {
             "file": path.name,
@@ -249,7 +274,6 @@ def trace_facts(ours: SFTArguments, found: Sequence[Trace], traces: Sequence[Tra
             "labels": {str(label): sum(trace.label == str(label) for trace in traces) for label in LABELS},
             "share_of_training_items": None if n is None else len(traces) / n,
         },
-        "answer_only": ours.answer_only,
         "prompt": traces[0].protocol,
         "teachers": sorted({trace.teacher for trace in traces}),
     }
@@ -274,6 +298,8 @@ def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple
     from trl import SFTConfig
 
     ours, args, model_args = parse_stage(config, overrides, SFTArguments, SFTConfig, {**IGNORED_KEYS, **_IGNORED_KEYS})
+    if (ours.traces == "") == (ours.labels_of is None):
+        raise InputError("traces: give a file of traces, or labels_of and a GRPO run; not both")
     if not model_args.use_peft:
         raise InputError("use_peft: must be true; stage one trains a LoRA adapter, which stage two starts from")
     if args.max_length is None:

@@ -143,6 +143,16 @@ def test_seeds_go_to_training_and_names_and_seeds_to_the_evaluation(write_study:
     assert study.traces is not None and "--seed" not in study.traces.arguments  # drawn once, whatever the training seed
 
 
+def test_a_rival_learns_the_labels_of_the_grpo_run_of_its_seed(write_study: Callable[..., Path]) -> None:
+    study = read_study(write_study(conditions={**CONDITIONS, "labels": {"labels_of": "SFT+GRPO", "sft": {}}}))
+    for cell in (one for one in study.cells if one.condition == "labels"):
+        sft, evaluation = cell.stages
+        assert sft.values["labels_of"] == Path(f"out/sft-grpo/seed-{cell.seed}/grpo")
+        assert sft.values["traces"] == ""
+        assert evaluation.values["adapter"] == Path(f"out/labels/seed-{cell.seed}/sft/adapter")
+    check_stages([stage for stage in study.stages if stage.kind == "sft"], dry_run=True)
+
+
 def test_shared_keys_reach_every_stage_that_knows_them_and_a_condition_wins(write_study: Callable[..., Path]) -> None:
     study = read_study(write_study(eval={"config": "eval.yaml", "items": 7}, split="official"))
     for stage in study.stages:
@@ -206,6 +216,14 @@ def test_the_report_takes_the_evaluations_in_order_then_the_training(write_study
         ({"conditions": {"A": {"grpo": {}}}}, "A: grpo starts from an SFT run"),
         ({"conditions": {"A": {"from": "B", "grpo": {}}, "B": {"sft": {}}}}, "A: from: 'B' is no condition above it"),
         ({"conditions": {"B": {"sft": {}}, "A": {"from": "B"}}}, "A: `from` starts GRPO from another condition's SFT"),
+        (
+            {"conditions": {"B": {"sft": {}}, "A": {"labels_of": "B"}}},
+            "A: `labels_of` starts SFT on another condition's",
+        ),
+        (
+            {"conditions": {"B": {"sft": {}}, "A": {"labels_of": "B", "sft": {}}}},
+            "A: labels_of: 'B' is no condition above it that has grpo; name one of those .there are none yet",
+        ),
         ({"conditions": {"A b": {}, "a-B": {}}}, "'a-B' would have the folder of 'A b'"),
         ({"conditions": {"%": {}}}, "'%' has no letter or digit to name a folder"),
         ({"conditions": {"Report": {}}}, r"'Report' would have the folder of the report \(report\)"),
