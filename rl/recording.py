@@ -70,8 +70,11 @@ class Recorder:
         columns["total_reward"] = [_total(self.components, row) for row in scores]
         self._pending = columns
 
-    def store(self, advantages: Sequence[float]) -> Path | None:
-        """Write the batch that `batch` kept, with its B advantages. Without one, write nothing and return None."""
+    def store(self, advantages: Sequence[float | None]) -> Path | None:
+        """Write the batch that `batch` kept, with its B advantages. Without one, write nothing and return None.
+
+        Advantages are None where the rewards could not be computed.
+        """
         if self._pending is None:
             return None
         columns, self._pending = self._pending, None

@@ -223,9 +223,17 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         return completion_ids, logprobs
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        scores_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         training = self.model.training
         group_size = self.num_generations if training else self.num_generations_eval
+        step, tokens = self.state.global_step + 1, [len(ids) for ids in completion_ids_list]
+        try:
+            scores_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        except Exception:
+            if training:  # the completions are stored without scores, so that a corrected reward can be tried on them
+                unknown = [[math.nan] * len(self.recorder.components)] * len(prompts)
+                self.recorder.batch(step, inputs, prompts, completions, tokens, unknown, group_size)
+                self.recorder.store([None] * len(prompts))
+            raise
         scores_BF = without_partly_judged(scores_BF, group_size)
         start = self.accelerator.process_index * len(prompts)
         own = scores_BF[start : start + len(prompts)].tolist()
@@ -234,8 +242,7 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         cut_off = self.recorder.newly_cut_off()
         facts = batch_metrics(self.recorder.read(completions), labels, totals, group_size, cut_off)
         if training:
-            tokens = [len(ids) for ids in completion_ids_list]
-            self.recorder.batch(self.state.global_step + 1, inputs, prompts, completions, tokens, own, group_size)
+            self.recorder.batch(step, inputs, prompts, completions, tokens, own, group_size)
         else:
             facts["held_out_accuracy"] = facts.get("answered_accuracy", math.nan)
             facts["held_out_items"] = float(len(self.eval_dataset))

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_policy import make_trainer
 
-from rewards import LABELS, Component, accuracy, parse_answer
+from rewards import LABELS, CheckError, Component, Composition, accuracy, parse_answer
 from rewards import format as format_reward
+from rl.lab.replay import as_trained, replay
 from rl.recording import Recorder, batch_metrics
 from rl.rollout_files import read_rollouts
-from rl.trainer import without_partly_judged
+from rl.trainer import TrainerReward, without_partly_judged
 
 UP, DOWN, NONE = map(str, LABELS)
 NAN = float("nan")
@@ -94,3 +96,33 @@ def test_a_completion_judged_in_part_is_taken_out_and_a_group_that_lacks_a_part_
     assert kept[1].tolist() == [1.0, 0.5]
     assert kept[2:, 0].tolist() == [1.0, 0.0]
     assert torch.isnan(without_partly_judged(torch.full((2, 2), NAN), 2)).all()
+
+
+def test_completions_are_kept_where_a_reward_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corrected reward can then be tried on them."""
+
+    def fails(completions: Any, **columns: Any) -> list[float]:
+        raise ZeroDivisionError("division by zero")
+
+    component = Component("fails", fails, ours=False)
+    trainer = make_trainer(
+        tmp_path / "trainer", monkeypatch, prefix_tree="off", num_generations=2, per_device_train_batch_size=2
+    )
+    trainer.recorder = Recorder(tmp_path, [component])
+    trainer.reward_funcs = [TrainerReward(component)]
+    row = {"item_id": "k562|P|A", "cell_line": "k562", "pert": "P", "gene": "A", "label": UP, "prompt": "why?"}
+    asked = ([row] * 2, ["why?"] * 2, ["<think>" + say(UP), "x"], [[1, 2, 3], [4]])
+    trainer.model.eval()
+    with pytest.raises(CheckError, match="division by zero"):
+        trainer._calculate_rewards(*asked)
+    assert not (tmp_path / "rollouts").exists()  # held-out completions never are
+    trainer.model.train()
+    with pytest.raises(CheckError, match="division by zero"):
+        trainer._calculate_rewards(*asked)
+    frame = read_rollouts(tmp_path)
+    assert frame["completion"].tolist() == ["<think>" + say(UP), "x"]
+    assert frame["completion_tokens"].tolist() == [3, 1]
+    assert frame[["reward/fails", "total_reward", "advantage"]].isna().all(axis=None)
+    scored = Composition((Component("accuracy", accuracy),))
+    assert replay(frame, scored, "corrected").total_N.tolist() == [1.0, 0.0]
+    assert all(math.isnan(total) for total in as_trained(frame).total_N)
