@@ -232,8 +232,31 @@ def sft_command(context: typer.Context, config: ConfigOption) -> None:
 
 
 @app.command("grpo", cls=_Configured)
-def grpo_command(context: typer.Context, config: ConfigOption) -> None:
+def grpo_command(
+    context: typer.Context,
+    config: ConfigOption,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Sample each prompt, print what GRPO can learn from and what the run costs, and stop."
+        ),
+    ] = False,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="With --dry-run: completions of each prompt. A multiple of num_generations, its default."),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="With --dry-run: CSV file to write the prompts to that can teach, for --train_on."),
+    ] = None,
+) -> None:
     """Stage two: GRPO from the SFT adapter. Run it again to continue a stopped run."""
+    if dry_run:
+        _dry_run(config, context.args, samples, write)
+        return
+    if samples is not None or write is not None:
+        raise typer.BadParameter("--samples and --write go with --dry-run")
+
     from rl.train import train
 
     run = train(config, context.args)
@@ -253,6 +276,20 @@ def _show_rewards(run: Path) -> None:
         typer.echo(f"  mean score of {name}: {_number(mean['first'])} at first, {_number(mean['last'])} at last")
     typer.echo("to see what other rewards would have paid (REWARDS: a configuration, a name, or file.py:function):")
     typer.echo(f"  synthpert rewards replay REWARDS --rollouts {shlex.quote(str(run))}")
+
+
+def _dry_run(config: Path, words: list[str], samples: int | None, write: Path | None) -> None:
+    """Make a dry run of GRPO, print its findings, and write the prompts that can teach."""
+    from rl.chosen import check_target
+    from rl.preflight.run import dry_run
+
+    if write is not None:
+        check_target(write)
+    found = dry_run(config, words, samples=samples)
+    for line in found.lines():
+        typer.echo(line)
+    if write is not None:
+        typer.echo(f"{write}: wrote {found.write(write)} prompts; train on them with --train_on {write}")
 
 
 @app.command("eval", cls=_Configured)

@@ -29,9 +29,14 @@ class Correction:
     uncorrected: int = 0
     difference: float | None = None
 
+    @property
+    def corrects_next(self) -> bool:
+        """Whether the next batch is corrected: the first is."""
+        return self.always or self.difference is None or not self.difference <= AGREE
+
     def begin(self) -> bool:
-        """Count a batch, and return whether it is corrected: the first is."""
-        now = self.always or self.difference is None or not self.difference <= AGREE
+        """Count a batch, and return whether it is corrected."""
+        now = self.corrects_next
         self.corrected += now
         self.uncorrected += not now
         return now

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,9 +15,11 @@ from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, prompt_config_of
+from benchmarks.files import file_sha256
 from benchmarks.keys import to_keys
 from benchmarks.models.folders import (
     TRAINED_ITEMS,
+    ModelFolder,
     adapter_sha256,
     check_adapter,
     read_json,
@@ -43,6 +45,7 @@ from rewards.composition import (
     weight_notes,
 )
 from rl.alarms import alarm_callback, read_alarms
+from rl.chosen import check_chosen, read_chosen
 from rl.recording import Recorder
 from rl.reward_context import label_counts, reward_context
 from rl.rollout_files import drop_rollouts_after, items_by_step
@@ -116,6 +119,9 @@ class GRPOArguments:
         metadata={"help": "TRL's correction for vLLM in every batch, not only where sampler and trainer disagree"},
     )
     unlabelled: str | None = field(default=None, metadata={"help": "CSV or Parquet of pairs without labels to add"})
+    train_on: str | None = field(
+        default=None, metadata={"help": "CSV of `grpo --dry-run --write`: draw the prompts from its rows only"}
+    )
     held_out_items: int = field(default=0, metadata={"help": "training rows kept apart to watch accuracy on"})
     alarms: Literal["off", "warn", "stop"] = field(default="warn", metadata={"help": "off, warn, or stop at the first"})
 
@@ -158,38 +164,27 @@ def train(config: ConfigSource, overrides: Sequence[str] = (), *, trainer_class:
 
 
 def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, progress: Progress) -> Path:
-    ours, args, model_args = read_arguments(config, overrides)
-    sft_adapter, sft = Path(ours.sft_run) / ADAPTER, require_done(Path(ours.sft_run), "sft")
-    base = find_base(model_args)
-    inputs = {"sft_run": str(sft["adapter_sha256"]), **base.inputs("model_name_or_path")}
-    run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, model_args), inputs)
+    stage = read_stage(config, overrides)
+    ours, args = stage.ours, stage.args
+    run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, stage.model_args), stage.inputs())
     if run.done:
         return run.path
-    check_adapter(sft_adapter, base.path)
-    check_prompt(ours, sft["prompt"])
-    args.use_vllm = choose_engine(ours.rollouts) == "vllm"
-    check_correction(args)
-
-    prompts = draw_prompts(ours, args.seed)
-    check_batches(args, len(prompts.items))
-    tokenizer = load_tokenizer(base.path)
-    check_texts(prompts, tokenizer)
-    rewards = read_rewards(ours, args, prompts, Path() if isinstance(config, Mapping) else Path(config).parent)
+    prompts, rewards, tokenizer, policy = make_ready(stage)
     for note in (unasked := prompt_notes(rewards, prompt_text(prompts.messages[0]))):
         _logger.warning("%s", note)
-    set_trainer_arguments(args, rewards, prompts, tokenizer)
-    policy = load_policy(base.path, sft_adapter, model_args, args, keep_reference=ours.held_out_items > 0)
     from_step = go_back_to_checkpoint(run.path)
     trainer = make_trainer(trainer_class, policy, tokenizer, args, ours, prompts, rewards, run.path)
     show_with(trainer, progress)
-    trained_before = read_trained_items(sft_adapter)
-    asked = run_trainer(trainer, run.path, base.path, lambda: asked_items(run.path, prompts.item_ids), trained_before)
+    trained_before = read_trained_items(stage.adapter)
+    asked = run_trainer(
+        trainer, run.path, stage.base.path, lambda: asked_items(run.path, prompts.item_ids), trained_before
+    )
     if not is_main_process():
         return run.path
     run.finish(
-        base=base.facts(),
-        sft_adapter_sha256=sft["adapter_sha256"],
-        sft_audit=sft.get("audit"),
+        base=stage.base.facts(),
+        sft_adapter_sha256=stage.sft["adapter_sha256"],
+        sft_audit=stage.sft.get("audit"),
         adapter_sha256=adapter_sha256(run.path / ADAPTER),
         reference="sft" if args.beta > 0 else None,
         rewards=ours.rewards,
@@ -203,6 +198,58 @@ def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, p
         alarms=[f"step {alarm.step}: {alarm.kind}: {alarm.message}" for alarm in read_alarms(run.path)],
     )
     return run.path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A configuration of stage two, with the model and the run of stage one that it names.
+
+    Attributes:
+        ours, args, model_args: the configuration: our keys, TRL's GRPOConfig, and its ModelConfig.
+        base: the base model.
+        sft: the manifest of stage one.
+        folder: of the configuration: files that rewards name are relative to it.
+    """
+
+    ours: GRPOArguments
+    args: Any
+    model_args: Any
+    base: ModelFolder
+    sft: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the SFT adapter."""
+        return Path(self.ours.sft_run) / ADAPTER
+
+    def inputs(self) -> dict[str, str]:
+        """Return the digests of the files that the configuration names; see `open_run`."""
+        inputs = {"sft_run": str(self.sft["adapter_sha256"]), **self.base.inputs("model_name_or_path")}
+        return inputs if self.ours.train_on is None else {**inputs, "train_on": file_sha256(Path(self.ours.train_on))}
+
+
+def read_stage(config: ConfigSource, overrides: Sequence[str] = ()) -> Stage:
+    """Read a configuration of stage two and find what it names, or refuse it; see `train`."""
+    ours, args, model_args = read_arguments(config, overrides)
+    sft = require_done(Path(ours.sft_run), "sft")
+    folder = Path() if isinstance(config, Mapping) else Path(config).parent
+    stage = Stage(ours, args, model_args, find_base(model_args), sft, folder)
+    if ours.train_on is not None:
+        check_chosen(Path(ours.train_on), chosen_facts(stage), sampling_facts(stage))
+    return stage
+
+
+def chosen_facts(stage: Stage) -> dict[str, Any]:
+    """Return what must be the same where prompts are chosen and where they are trained on; see `rl.preflight`."""
+    ours = stage.ours
+    return {"sft_adapter_sha256": stage.sft["adapter_sha256"], "split": ours.split, **to_keys(ours.prompt)}
+
+
+def sampling_facts(stage: Stage) -> dict[str, Any]:
+    """Return what the samples of a prompt, and what they earn, depend on beside `chosen_facts`."""
+    keys = ("temperature", "top_p", "top_k", "min_p", "max_completion_length", "num_generations")
+    return {**{key: getattr(stage.args, key) for key in keys}, "rewards": stage.ours.rewards}
 
 
 def read_arguments(config: ConfigSource, overrides: Sequence[str] = ()) -> tuple[GRPOArguments, Any, Any]:
@@ -336,6 +383,31 @@ def draw_prompts(ours: GRPOArguments, seed: int) -> Prompts:
     return Prompts(corpus, items, held_out, messages, held_out_messages)
 
 
+def make_ready(stage: Stage) -> tuple[Prompts, Composition, Any, Any]:
+    """Check a stage, and make what its trainer is made of.
+
+    Returns:
+        The prompts, the rewards, the tokenizer, and the policy, which is that of stage one.
+
+    Raises:
+        InputError: the configuration, the data or the model do not fit.
+    """
+    ours, args = stage.ours, stage.args
+    check_adapter(stage.adapter, stage.base.path)
+    check_prompt(ours, stage.sft["prompt"])
+    args.use_vllm = choose_engine(ours.rollouts) == "vllm"
+    check_correction(args)
+    prompts = draw_prompts(ours, args.seed)
+    check_batches(args, len(prompts.items))
+    tokenizer = load_tokenizer(stage.base.path)
+    check_texts(prompts, tokenizer)
+    rewards = read_rewards(ours, args, prompts, stage.folder)
+    set_trainer_arguments(args, rewards, prompts, tokenizer)
+    keep = ours.held_out_items > 0
+    policy = load_policy(stage.base.path, stage.adapter, stage.model_args, args, keep_reference=keep)
+    return prompts, rewards, tokenizer, policy
+
+
 def check_batches(args: Any, n: int) -> None:
     """Refuse fewer prompts than a generation batch asks, of which TRL makes no step; say what is left over.
 
@@ -389,13 +461,42 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
     left = items_for_prompt(corpus.train[~corpus.train["item_id"].isin(used)], ours.prompt)
     if left.empty:
         raise InputError("train_items: no training row is left after the SFT rows; use fewer traces in stage one")
-    if ours.held_out_items == 0:
-        return draw_items(left, ours.train_items, seed=seed, balance=ours.balance), left.head(0)
-    held_out = draw_items(left, ours.held_out_items, seed=seed, balance=ours.balance)
+    held_out = left.head(0)
+    if ours.held_out_items > 0:
+        held_out = draw_items(left, ours.held_out_items, seed=seed, balance=ours.balance)
     rest = left[~left["item_id"].isin(held_out["item_id"])]
     if rest.empty:
         raise InputError(f"held_out_items: {ours.held_out_items} leaves no row to train on; keep fewer apart")
+    if ours.train_on is not None:
+        rest = choose(rest, Path(ours.train_on), corpus, used)
     return draw_items(rest, ours.train_items, seed=seed, balance=ours.balance), held_out
+
+
+def choose(items: pd.DataFrame, path: Path, corpus: Corpus, used: Collection[str]) -> pd.DataFrame:
+    """Return the items that a file of chosen prompts lists; see `rl.chosen`.
+
+    Args:
+        items: that could be trained on.
+        path: the file.
+        corpus: the labels.
+        used: the items of stage one.
+
+    Raises:
+        InputError: an item of the file cannot be trained on.
+    """
+    chosen, left, train = read_chosen(path), set(items["item_id"]), set(corpus.train["item_id"])
+    for item_id in chosen:
+        if item_id not in left:
+            reason = f"is no training row of split {corpus.split}"
+            if item_id in used:
+                reason = "was trained on in stage one"
+            elif item_id in train:
+                reason = "is held out by held_out_items, or has no label of this prompt"
+            raise InputError(
+                f"{path}: {item_id} {reason}; write the file again with `synthpert grpo --dry-run --write` and the "
+                "configuration that you train with"
+            )
+    return items[items["item_id"].isin(chosen)]
 
 
 def check_texts(prompts: Prompts, tokenizer: Any) -> None:

@@ -35,6 +35,7 @@ _VLLM: Final = "trl.generation.vllm_generation"
 REFERENCE: Final = "ref"  # TRL's name of the frozen copy of the adapter that GRPO starts from
 KL_ROWS: Final = 16  # held-out completions of a batch that tell the KL divergence from the reference
 PRIVATE_NAMES: Final = {
+    f"{_GRPO}:GRPOTrainer._generate": ("self", "prompts"),  # called by `rl.preflight`
     f"{_GRPO}:GRPOTrainer._generate_single_turn": (
         "self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images=False",
     ),
@@ -143,6 +144,12 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         self._entropy = 0.0  # mean of the last micro-batch's completions with a gradient
         self.scorer = None if prefix_tree == "off" else Scorer(prefix_tree, unwrapped(self.accelerator, self.model))
 
+    @property
+    def skips_dead(self) -> bool:
+        """Whether a completion whose advantage is 0 is not computed: it has no gradient if only the reward counts."""
+        looked_at = self.beta != 0 or self._entropy_bonus_enabled or self.aux_loss_enabled
+        return not looked_at and self.top_entropy_quantile == 1
+
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if self.scorer is None or self.scorer.reason is not None:
             return super()._prepare_inputs(generation_batch)
@@ -153,9 +160,7 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
             return super()._prepare_inputs(generation_batch)
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
-        # A completion whose advantage is 0 has no gradient where nothing else in the loss looks at it.
-        looked_at = self.beta != 0 or self._entropy_bonus_enabled or self.aux_loss_enabled
-        if self.model.training and not looked_at and self.top_entropy_quantile == 1:
+        if self.model.training and self.skips_dead:
             self._learnt = inputs["advantages"] != 0, inputs.get("old_per_token_logps")
         try:
             return super()._compute_loss(model, inputs)

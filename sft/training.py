@@ -234,12 +234,17 @@ def progress_callback(progress: Progress) -> Any:
 
 def show_with(trainer: Any, progress: Progress) -> None:
     """Let `progress` show a trainer's steps instead of the bar and the printed logs of transformers."""
+    hide_bars(trainer)
+    trainer.add_callback(progress_callback(progress))
+
+
+def hide_bars(trainer: Any) -> None:
+    """Let a trainer show neither the bar nor the printed logs of transformers."""
     from transformers import PrinterCallback
     from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
     for callback in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(callback)
-    trainer.add_callback(progress_callback(progress))
 
 
 def log_callback(run: Path) -> Any:
