@@ -603,7 +603,7 @@ def load_policy(base: Path, adapter: Path, model_args: Any, args: Any, *, keep_r
             bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
         )
         policy = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-        if args.beta == 0 and keep_reference:
+        if keep_reference and args.beta == 0:
             policy.load_adapter(adapter, REFERENCE)
     if args.use_vllm:
         check_mergeable(policy)
