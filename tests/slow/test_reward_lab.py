@@ -176,19 +176,21 @@ def test_a_resumed_run_has_the_rollouts_of_one_that_never_stopped(folder, traine
     assert [entry["step"] for entry in entries if "reward" in entry] == [1, 2, 3, 4]
 
 
-def test_the_pages_own_reward_trains_by_the_pages_command(folder):
+def test_the_pages_own_reward_trains_by_the_pages_commands(folder):
     page = (REPO / "docs" / "rewards.md").read_text()
-    (line,) = [line for line in page.splitlines() if line.startswith("synthpert grpo")]
+    lines = [line for line in page.splitlines() if line.startswith("synthpert grpo")]
     own = folder / "page-command"
     own.mkdir()
     for name, text in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", page, re.DOTALL):
         (own / name).write_text(text)
-    words = shlex.split(line)[1:]
     config = write_grpo(folder, "page-command/page", max_steps=1)
-    words[words.index("--config") + 1] = str(config)
-    run(*words, "--sft_run", folder / "sft", cwd=own)
-    frame = read_rollouts(own / words[words.index("--out") + 1])
-    assert frame["reward/mine.py:right_and_brief"].notna().all()
+    for line, steps in zip(lines, (2, 1), strict=True):  # the page's trial, then the run of the configuration
+        words = shlex.split(line)[1:]
+        words[words.index("--config") + 1] = str(config)
+        run(*words, "--sft_run", folder / "sft", cwd=own)
+        frame = read_rollouts(own / words[words.index("--out") + 1])
+        assert frame["reward/mine.py:right_and_brief"].notna().all()
+        assert frame["step"].max() == steps
 
 
 def test_a_reward_beside_the_configuration_sees_the_columns_of_check_and_replay(folder, tmp_path):

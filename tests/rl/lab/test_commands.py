@@ -96,7 +96,7 @@ def page_commands() -> list[Any]:
     lines = [line for page in PAGES for line in page.read_text().splitlines() if line.startswith("synthpert ")]
     assert len(lines) >= 7
     training = [line for line in lines if line.startswith("synthpert grpo")]
-    assert len(training) == 1  # tests/slow/test_reward_lab.py runs it
+    assert len(training) == 2  # tests/slow/test_reward_lab.py runs them
     return [pytest.param(line, id=line[10:70]) for line in lines if line not in training]
 
 
