@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from sft.training import ADAPTER
 
 STAGES: Final = ("sft", "grpo", "eval")  # the stages of a condition, in the order in which they run
 SHARED: Final = ("model", "data", "split", *key_fields(PromptConfig))
-CONDITION_KEYS: Final = ("from", "labels_of", *STAGES)
+CONDITION_KEYS: Final = ("from", "labels_of", "preflight", *STAGES)
 # The shared keys that each stage takes: the study's name of the key, then the stage's.
 TAKES: Final[dict[str, dict[str, str]]] = {
     "traces": {key: key for key in SHARED if key != "model"},
@@ -60,8 +60,8 @@ class Stage:
     """One command of a study.
 
     Attributes:
-        kind: `traces`, `sft`, `grpo` or `eval`.
-        path: what the stage writes: a JSONL file of traces, or a run folder.
+        kind: `traces`, `sft`, `preflight`, `grpo` or `eval`.
+        path: what the stage writes: a JSONL file of traces, a CSV file of prompts that can teach, or a run folder.
         config: the configuration file.
         values: keys that override those of the file.
         where: how error messages name the stage.
@@ -85,13 +85,15 @@ class Stage:
     @property
     def arguments(self) -> list[str]:
         """The command, without `synthpert`."""
+        if self.kind == "preflight":
+            return ["grpo", "--config", str(self.config), *self.options, "--dry-run", "--write", str(self.path)]
         command = ["traces", "generate"] if self.kind == "traces" else [self.kind]
         return [*command, "--config", str(self.config), *self.options]
 
     @property
     def done(self) -> bool:
         """Whether the stage has run to its end."""
-        if self.kind == "traces":
+        if self.kind in ("traces", "preflight"):
             return self.path.is_file()
         return (self.path / MANIFEST).is_file() and read_manifest(self.path)["status"] == "done"
 
@@ -224,6 +226,8 @@ def read_study(path: Path, out: Path | None = None) -> Study:
     - `{}`: the model itself, without training.
     - `{sft: {}}`: SFT.
     - `{from: NAME, grpo: {}}`: GRPO after the SFT of the condition NAME with the same seed. NAME must stand above.
+    - `{from: NAME, preflight: N, grpo: {}}`: the same, but GRPO trains on those of N prompts that its dry run finds to
+      teach.
     - `{labels_of: NAME, sft: {}}`: SFT on the true labels of the prompts that the GRPO of the condition NAME was asked
       with the same seed, from the same start. NAME must stand above.
 
@@ -292,7 +296,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
 
     composed: set[str] = set()  # cells may share their rewards, and loading a user's file takes seconds
     for stage in stages:
-        arguments = [*stage.options, *(_ON_CPU if dry_run and stage.kind in ("sft", "grpo") else ())]
+        arguments = [*stage.options, *(_ON_CPU if dry_run and stage.kind in ("sft", "preflight", "grpo") else ())]
         try:
             if stage.kind == "traces":
                 config = made_with(*parse_config(stage.config, arguments, (TraceArguments, EndpointArguments)))
@@ -301,7 +305,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
                 config = to_keys(with_run_dtype(eval_args))
             elif stage.kind == "sft":
                 config = resolved(*read_sft(stage.config, arguments))
-            else:
+            else:  # grpo, or the dry run before it
                 ours, args, model_args = read_grpo(stage.config, arguments)
                 config = resolved(ours, args, model_args)
                 folder = stage.config.parent
@@ -313,7 +317,12 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
             raise InputError(f"{stage.where}: {stage.kind}: {error}") from None
         if stage.kind == "traces":
             _check_traces(stage, config)
-        elif stage.path.is_dir() and any(stage.path.iterdir()) and not (dry_run and stage.kind != "eval"):
+        elif (
+            stage.kind != "preflight"
+            and stage.path.is_dir()
+            and any(stage.path.iterdir())
+            and not (dry_run and stage.kind != "eval")
+        ):
             open_run(stage.path, stage.kind, config)
 
 
@@ -415,6 +424,12 @@ def _cell(
         if kind == "grpo":
             source = folders[condition["from"]] / f"seed-{seed}" if "from" in condition else folder
             fixed["sft_run"] = source / "sft"
+            if condition.get("preflight"):
+                sampled = {**fixed, "train_items": condition["preflight"]}
+                probe = _stage("grpo", values, condition, sampled, where)
+                prompts = folder / "prompts.csv"
+                stages.append(replace(probe, kind="preflight", path=prompts))
+                fixed |= {"train_items": 0, "train_on": prompts}
         stages.append(_stage(kind, values, condition, fixed, where))
     fixed = {
         "output_dir": folder / "eval",
@@ -497,6 +512,10 @@ def _check_stages_of(name: str, conditions: Mapping[str, Mapping[str, Any]], whe
                 f"{where}: labels_of: {condition['labels_of']!r} is no condition above it that has grpo; name one of "
                 f"those ({', '.join(learnt) or 'there are none yet'})"
             )
+    if "preflight" in condition:
+        number = condition["preflight"]
+        if type(number) is not int or number < 1 or "grpo" not in condition:
+            raise InputError(f"{where}: preflight: {number!r}; give a number of prompts to sample, beside grpo")
     if "from" in condition:
         if "sft" in condition or "grpo" not in condition:
             raise InputError(f"{where}: `from` starts GRPO from another condition's SFT; give grpo, and no sft")

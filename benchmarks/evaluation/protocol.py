@@ -23,6 +23,7 @@ class Protocol:
         split: `official`, or `holdout:LINE` with a cell line of PerturbQA.
         items: number of test items per cell line; 0 for all of them.
         item_seed: seed of the draw of these items, 0 to 2^31 - 1.
+        balance: whether each label is drawn equally often.
         prompt: what the prompts hold.
         temperature: 0 for greedy decoding, or above.
         top_p: nucleus sampling, in (0, 1]; must be 1 with greedy decoding.
@@ -47,6 +48,7 @@ class Protocol:
     split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
     items: int = field(default=0, metadata={"help": "test items per cell line; 0 takes all"})
     item_seed: int = field(default=0, metadata={"help": "seed that draws those items"})
+    balance: bool = field(default=False, metadata={"help": "draw each label equally often"})
     prompt: PromptConfig = field(default=PromptConfig())
     temperature: float = field(default=0.0, metadata={"help": "0 decodes greedily"})
     top_p: float = field(default=1.0, metadata={"help": "nucleus sampling: draw from this share of the probability"})
@@ -116,8 +118,9 @@ class Protocol:
         if not self.data:
             raise ValueError("the protocol does not say which labels it uses; set `data`")
         values = to_keys(self) | {"data": self.data}
-        if self.calibration is None:  # as in protocols from before this key
-            del values["calibration"]
+        for key in ("balance", "calibration"):  # as in protocols from before these keys
+            if not values[key]:
+                del values[key]
         return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property

@@ -34,7 +34,7 @@ from rewards import InputError
 
 PREDICTIONS = "predictions.parquet"
 # Keys of a protocol that may differ between a calibration and the evaluation that applies it.
-_NOT_OF_SCORES: Final = ("calibration", "data", "item_seed", "items", "seed")
+_NOT_OF_SCORES: Final = ("balance", "calibration", "data", "item_seed", "items", "seed")
 
 
 @dataclass
@@ -257,10 +257,10 @@ def draw_per_line(items: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     Raises:
         InputError: a line has fewer.
     """
-    if not protocol.items:
+    if not protocol.items and not protocol.balance:
         return items
     lines = [items[items["cell_line"] == line] for line in CELL_LINES if (items["cell_line"] == line).any()]
-    drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=False) for rows in lines]
+    drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=protocol.balance) for rows in lines]
     return pd.concat(drawn).sort_index()
 
 

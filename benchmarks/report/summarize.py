@@ -38,7 +38,7 @@ from benchmarks.statistics.significance import (
 from rewards import LABELS, InputError, Status
 
 # Of a protocol: which items were asked, not how. Systems that differ in these alone compare on their common items.
-ITEM_KEYS: Final = ("items", "item_seed")
+ITEM_KEYS: Final = ("items", "item_seed", "balance")
 _CERTAIN: Final = 0.99  # a score above it is that of an all but certain answer
 
 

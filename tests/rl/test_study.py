@@ -153,6 +153,18 @@ def test_a_rival_learns_the_labels_of_the_grpo_run_of_its_seed(write_study: Call
     check_stages([stage for stage in study.stages if stage.kind == "sft"], dry_run=True)
 
 
+def test_a_preflight_chooses_the_prompts_that_grpo_trains_on(write_study: Callable[..., Path]) -> None:
+    conditions = {"SFT": {"sft": {}}, "SFT+GRPO": {"from": "SFT", "preflight": 24, "grpo": {}}}
+    study = read_study(write_study(conditions=conditions))
+    preflight, grpo, _ = study.cells[1].stages
+    assert (preflight.kind, preflight.path) == ("preflight", Path("out/sft-grpo/seed-0/prompts.csv"))
+    assert (preflight.values["train_items"], grpo.values["train_items"]) == (24, 0)
+    assert grpo.values["train_on"] == preflight.path
+    assert preflight.arguments[0] == "grpo"
+    assert preflight.arguments[-3:] == ["--dry-run", "--write", str(preflight.path)]
+    check_stages([preflight, grpo], dry_run=True)
+
+
 def test_shared_keys_reach_every_stage_that_knows_them_and_a_condition_wins(write_study: Callable[..., Path]) -> None:
     study = read_study(write_study(eval={"config": "eval.yaml", "items": 7}, split="official"))
     for stage in study.stages:

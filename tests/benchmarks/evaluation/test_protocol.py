@@ -20,7 +20,7 @@ def protocol_of(**keys: Any) -> Protocol:
 
 def test_canonical_json_holds_every_key_and_reads_back() -> None:
     sampled: dict[str, Any] = {**BASE, "temperature": 0.7, "top_p": 0.9, "samples": 4, "split": "holdout:rpe1"}
-    protocol = Protocol(**sampled, scores="both", calibration="temperature")
+    protocol = Protocol(**sampled, scores="both", calibration="temperature", balance=True)
     values = json.loads(protocol.canonical_json())
     assert list(values) == sorted(values)
     kept = {key: values[key] for key in to_keys(protocol)}
@@ -65,6 +65,7 @@ def test_a_whole_number_and_its_float_are_one_protocol() -> None:
         ("split", "holdout:k562"),
         ("items", 100),
         ("item_seed", 1),
+        ("balance", True),
         ("seed", 1),
         ("scores", "votes"),
         ("scores", "direct"),
