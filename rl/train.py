@@ -46,6 +46,7 @@ from rewards.composition import (
 )
 from rl.alarms import alarm_callback, read_alarms
 from rl.chosen import check_chosen, read_chosen
+from rl.levers import lever_notes
 from rl.recording import Recorder
 from rl.reward_context import label_counts, reward_context
 from rl.rollout_files import drop_rollouts_after, items_by_step
@@ -402,6 +403,8 @@ def make_ready(stage: Stage) -> tuple[Prompts, Composition, Any, Any]:
     tokenizer = load_tokenizer(stage.base.path)
     check_texts(prompts, tokenizer)
     rewards = read_rewards(ours, args, prompts, stage.folder)
+    for note in lever_notes(args, len(rewards.components)):
+        _logger.warning("%s", note)
     set_trainer_arguments(args, rewards, prompts, tokenizer)
     keep = ours.held_out_items > 0
     policy = load_policy(stage.base.path, stage.adapter, stage.model_args, args, keep_reference=keep)
