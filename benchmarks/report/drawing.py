@@ -201,8 +201,8 @@ def _curves(panel: Curves) -> _Sheet:
     for curve in panel.curves:
         x, y = zip(*curve.points, strict=True)
         how: dict[str, Any] = {"color": COLOURS[curve.colour], "clip_on": False}
-        if curve.spread:
-            low, high = ([one + sign * by for one, by in zip(y, curve.spread, strict=True)] for sign in (-1, 1))
+        if curve.band:
+            low, high = zip(*curve.band, strict=True)
             axes.fill_between(x, low, high, alpha=0.18, linewidth=0, **how)
         how["gid"] = sheet.tip(curve.text)
         axes.plot(x, y, linestyle=DASHES[curve.dash], linewidth=2, **how)

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.report.drawing import COLOURS, DASHES
 from benchmarks.report.panels import Bars, Curve, Curves, Intervals, Panel, Row, bounds
 from benchmarks.report.summary import Compared, Score, Summary
-from benchmarks.report.training import LOGGED, Logged
+from benchmarks.report.training import DRAWN, Drawn
 from benchmarks.report.wording import (
     HEADLINE,
     count_of,
@@ -121,32 +121,51 @@ def seed_figures(summary: Summary) -> list[Figure]:
 
 
 def training_figures(summary: Summary) -> list[Figure]:
-    """What each training run logged over its steps: reward, accuracy and groups without variance, or the loss."""
+    """What training logged over its steps: the loss, or reward, accuracy and what may go wrong.
+
+    Runs that differ in nothing but the seed share a figure.
+    """
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for stage in (one for one in summary.stages if one.get("log")):
+        groups.setdefault((stage["stage"], stage.get("alike") or stage["run"]), []).append(stage)
     figures = []
-    for number, stage in enumerate(one for one in summary.stages if one.get("log")):
-        run, rows = Path(str(stage["run"])).name, stage["log"]
-        panels: list[Panel] = [
-            _over_steps(f"training{number}-{at}", run, logged, [row for row in rows if logged.key in row])
-            for at, logged in enumerate(LOGGED[stage["stage"]])
-            if any(logged.key in row for row in rows)
-        ]
-        steps = f"{count_of(len(rows), 'logged step')}, the last is step {rows[-1]['step']:,}"
-        figures.append(Figure(f"{stage['stage'].upper()} run {run}: {steps}", panels))
+    for number, ((kind, _), stages) in enumerate(groups.items()):
+        logs = [stage["log"] for stage in stages]
+        found = [_over_steps(f"training{number}-{at}", drawn, logs) for at, drawn in enumerate(DRAWN[kind])]
+        steps = f"{count_of(len(logs[0]), 'logged step')}, the last is step {logs[0][-1]['step']:,}"
+        named = ", ".join("/".join(Path(str(stage["run"])).parts[-3:]) for stage in stages)
+        runs = f"run {named}" if len(stages) == 1 else f"runs {named}, their mean and a band from lowest to highest"
+        figures.append(Figure(f"{kind.upper()} {runs}: {steps}", [panel for panel in found if panel is not None]))
     return figures
 
 
-def _over_steps(name: str, run: str, logged: Logged, rows: Sequence[Mapping[str, float]]) -> Curves:
-    """One number of a training log."""
-    steps, values = [row["step"] for row in rows], [row[logged.key] for row in rows]
-    said = (
-        f"{logged.title} in {run}: {format_number(values[0])} at step {steps[0]:,}, {format_number(values[-1])} at "
-        f"step {steps[-1]:,}; lowest {format_number(min(values))}, highest {format_number(max(values))}."
-    )
-    spread = [row.get(logged.spread, 0.0) for row in rows] if logged.spread else ()
-    sizes = [2.5] * len(rows) if len(rows) <= FEW_STEPS else ()
-    points = list(zip(steps, values, strict=True))
-    curve = Curve("", "m0", points, said, sizes=sizes, spread=spread)
-    return Curves(name, logged.title, "", said, [curve], "step", share=logged.share)
+def _over_steps(name: str, drawn: Drawn, logs: Sequence[Sequence[Mapping[str, float]]]) -> Curves | None:
+    """Draw numbers of the logs of runs that are alike; None where none of the numbers is logged."""
+    curves = []
+    for at, (key, label) in enumerate(drawn.lines.items()):
+        by_step: dict[float, list[Mapping[str, float]]] = {}
+        for row in (row for log in logs for row in log if key in row):
+            by_step.setdefault(row["step"], []).append(row)
+        rows = {step: found for step, found in sorted(by_step.items()) if len(found) == len(logs)}
+        if not rows:
+            continue
+        values = {step: [row[key] for row in found] for step, found in rows.items()}
+        means = {step: sum(found) / len(found) for step, found in values.items()}
+        band = [(min(found), max(found)) for found in values.values()]
+        if len(logs) == 1:
+            spread = [found[0].get(drawn.spread, 0.0) for found in rows.values()] if drawn.spread else []
+            band = [(mean - by, mean + by) for mean, by in zip(means.values(), spread, strict=False)]  # none: no band
+        first, last = min(means), max(means)
+        said = (
+            f"{drawn.title}{f', {label}' if label else ''}: {format_number(means[first])} at step {first:,}, "
+            f"{format_number(means[last])} at step {last:,}; lowest {format_number(min(means.values()))}, highest "
+            f"{format_number(max(means.values()))}."
+        )
+        sizes = [2.5] * len(means) if len(means) <= FEW_STEPS else ()
+        curves.append(Curve(label, f"m{at}", list(means.items()), said, dash=at, sizes=sizes, band=band))
+    if not curves:
+        return None
+    return Curves(name, drawn.title, "", " ".join(c.text for c in curves), curves, "step", share=drawn.share)
 
 
 def roc_figure(summary: Summary) -> Figure | None:

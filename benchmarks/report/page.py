@@ -288,7 +288,9 @@ def _figures(summary: Summary) -> dict[str, Any]:
 def _recorded(summary: Summary) -> dict[str, Any]:
     """What was given with the predictions: data, protocol and training stages."""
     data, shown_apart = summary.data, ("notes", "warnings", "command", "funnel")
-    stages = [_flat({key: value for key, value in stage.items() if key != "log"}) for stage in summary.stages]
+    stages = [
+        _flat({key: value for key, value in stage.items() if key not in ("log", "alike")}) for stage in summary.stages
+    ]
     return {
         "funnel": data.get("funnel") or [],
         "data_facts": _flat({k: v for k, v in data.items() if k not in shown_apart and not _is_table(v)}),

@@ -70,7 +70,7 @@ class Curve:
         text: the tooltip.
         dash: which of the dash patterns.
         sizes: radii in pixels of the points' marks; empty for no marks.
-        spread: half the height of a band at each point; empty for none.
+        band: the lower and the upper end of a band at each point; empty for none.
     """
 
     label: str
@@ -79,7 +79,7 @@ class Curve:
     text: str = ""
     dash: int = 0
     sizes: Sequence[float] = ()
-    spread: Sequence[float] = ()
+    band: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmarks.evaluation.predictions import changed_keys, read_answers, read_completions, read_facts
 from benchmarks.evaluation.run import PREDICTIONS
 from benchmarks.report.summarize import System
-from benchmarks.report.training import read_log
+from benchmarks.report.training import read_log, same_but_for_seed
 from benchmarks.runs import CONFIG, read_manifest, read_stored, refuse_unfinished
 from benchmarks.screens.labels import SAMPLE, data_source
 from rewards import InputError
@@ -59,7 +59,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str
             kept = {key: value for key, value in manifest.items() if key not in ("stage", "status", "packages")}
             stage: dict[str, Any] = {"stage": manifest.get("stage"), "run": str(path), **kept}
             if log := read_log(path, str(manifest.get("stage"))):
-                stage["log"] = log
+                stage |= {"log": log, "alike": same_but_for_seed(path)}
             stages.append(stage)
             continue
         config = read_stored(path / CONFIG, "restore it, or run the evaluation again")

@@ -17,7 +17,7 @@ from benchmarks.report.page import TEMPLATES
 from benchmarks.report.panels import Bars, Curve, Curves, Intervals, Panel, Row
 from benchmarks.report.summarize import System, summarize
 from benchmarks.report.summary import Summary
-from benchmarks.report.training import LOGGED, read_log
+from benchmarks.report.training import DRAWN, read_log
 from benchmarks.report.wording import cautions, headline, n_tested, untested
 from rewards import LABELS, InputError
 
@@ -113,14 +113,37 @@ class TestWhatIsShown:
         sft, one, two = figures.training_figures(summary_of(("m", 1.0), stages=stages))
         assert [panel.title for panel in sft.panels] == ["Loss"]
         assert "3.000 at step 2, 1.500 at step 4" in sft.panels[0].description
-        assert [panel.title for panel in one.panels] == [LOGGED["grpo"][at].title for at in (0, 2)]
+        assert [panel.title for panel in one.panels] == [DRAWN["grpo"][at].title for at in (0, 3)]
         reward = one.panels[0]
         assert isinstance(reward, Curves)
         assert reward.curves[0].points == [(at, pytest.approx(0.1 * at)) for at in range(1, 4)]
-        assert reward.curves[0].spread == [0.5] * 3
-        assert one.title == "GRPO run one: 3 logged steps, the last is step 3" and "run two" in two.title
+        assert reward.curves[0].band == [(pytest.approx(0.1 * at - 0.5), 0.1 * at + 0.5) for at in range(1, 4)]
+        assert one.title == "GRPO run runs/a/one: 3 logged steps, the last is step 3" and "run runs/a/two" in two.title
         names = [panel.name for figure in (sft, one, two) for panel in figure.panels]
         assert len(set(names)) == len(names)
+
+    def test_seeds_of_one_configuration_share_a_figure(self) -> None:
+        def log(*accuracies: float) -> list[dict[str, float]]:
+            return [
+                {"step": 10 * at, "eval_held_out_accuracy": one, "eval_greedy_accuracy": 0.8}
+                for at, one in enumerate(accuracies)
+            ]
+
+        stages = [
+            {"stage": "grpo", "run": f"s/seed-{seed}/grpo", "alike": alike, "log": log(*accuracies)}
+            for seed, alike, accuracies in [(0, "a", (0.5, 0.7)), (1, "a", (0.6, 0.9, 0.9)), (0, "b", (0.1,))]
+        ]
+        both, other = figures.training_figures(summary_of(("m", 1.0), stages=stages))
+        assert both.title.startswith(
+            "GRPO runs s/seed-0/grpo, s/seed-1/grpo, their mean and a band from lowest to high"
+        )
+        (panel,) = both.panels
+        assert isinstance(panel, Curves)
+        sampled, greedy = panel.curves
+        assert sampled.points == [(0, pytest.approx(0.55)), (10, pytest.approx(0.8))]  # step 20 has one run only
+        assert list(sampled.band) == [(0.5, 0.6), (0.7, 0.9)]
+        assert (sampled.label, greedy.label) == ("sampled", "greedy")
+        assert other.title.startswith("GRPO run s/seed-0/grpo:")
 
 
 class TestCautions:
@@ -187,7 +210,12 @@ ROC = Curves(
     "roc", "Square", "note", "d", [Curve("a", "m2", [(0, 0), (0.2, 0.8), (1, 1)], "tip", 1)], "x", "y", square=True
 )
 STEPS = Curves(
-    "steps", "Steps", "", "d", [Curve("", "m3", [(1, 0.5), (9, 0.7)], "tip", sizes=(2, 2), spread=(0.1, 0.2))], "step"
+    "steps",
+    "Steps",
+    "",
+    "d",
+    [Curve("", "m3", [(1, 0.5), (9, 0.7)], "tip", sizes=(2, 2), band=((0.4, 0.6), (0.5, 0.9)))],
+    "step",
 )
 BARS = Bars("bars", "Bars", "", "d", [("a", "60.0 %", [("answered", 0.6, "t"), ("error", 0.4, "u")])],
     {"answered": "m0", "error": "m5"})  # fmt: skip
@@ -266,6 +294,7 @@ class TestDrawing:
 class TestLog:
     def test_steps_with_what_is_drawn(self, tmp_path: Path) -> None:
         entries: list[dict[str, Any]] = [
+            {"eval_kl": 0.25, "step": 1},
             {"reward": 1.0, "reward_std": 0.5, "kl": 0.1, "step": 1},
             {"reward": float("nan"), "answered_accuracy": 0.25, "step": 2},
             {"train_runtime": 3.0, "step": 2},
@@ -273,7 +302,7 @@ class TestLog:
         lines = "\n".join(json.dumps(entry) for entry in entries)
         (tmp_path / "log.jsonl").write_text(f"{lines}\n", encoding="utf-8")
         assert read_log(tmp_path, "grpo") == [
-            {"step": 1, "reward": 1.0, "reward_std": 0.5},
+            {"step": 1, "eval_kl": 0.25, "reward": 1.0, "reward_std": 0.5},
             {"step": 2, "answered_accuracy": 0.25},
         ]
         assert read_log(tmp_path, "eval") == []
