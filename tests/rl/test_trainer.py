@@ -13,6 +13,7 @@ from without_clock import PATIENCE
 from benchmarks.models.vllm_engine import has_vllm
 from rewards import LABELS, BalancedAccuracy, Context, accuracy
 from rewards import format as format_reward
+from rl.recording import Recorder
 from rl.train import load_rewards
 from rl.trainer import PRIVATE_NAMES, READ_IN, GRPOTrainer, TrainerReward, merged_parameters
 
@@ -190,3 +191,31 @@ def test_a_trainers_reward_hands_on_what_trl_gives_and_the_step(tmp_path: Path, 
         completion_ids=[[1, 2, 3, 4]], label=[UP], trainer_state=STATE, log_metric=print,
     )  # fmt: skip
     assert scores == [9.0 + len(prefix)]
+
+
+# --- Held-out prompts ----------------------------------------------------------------------------------------------
+
+
+def test_held_out_prompts_are_answered_greedily_once_each() -> None:
+    vllm, logged, asked = SimpleNamespace(temperature=0.9), {}, []
+    texts = {"one": f"<think></think><answer>{UP}</answer>", "two": "none of them"}
+
+    def generate(prompts: list[str], images: Any, fields: Any, n: int) -> tuple[list[str], None]:
+        asked.append((vllm.temperature, prompts, n))
+        return prompts, None
+
+    trainer: Any = SimpleNamespace(
+        num_generations_eval=2,
+        use_vllm=True,
+        vllm_generation=vllm,
+        recorder=Recorder(Path(), []),
+        processing_class=SimpleNamespace(batch_decode=lambda ids, **_: [texts[one] for one in ids]),
+        _tokenize_prompts=lambda prompts: (prompts, None, {}),
+        _generate_single_turn=generate,
+        _log_of_all=logged.__setitem__,
+    )
+    rows = [{"prompt": name, "label": UP} for name in ("one", "one", "two", "two")]
+    GRPOTrainer._ask_greedily(trainer, rows)
+    assert asked == [(0.0, ["one", "two"], 1)]
+    assert logged == {"greedy_accuracy": 0.5}
+    assert vllm.temperature == 0.9

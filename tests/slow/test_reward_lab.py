@@ -106,7 +106,7 @@ REWARDS = [
 def trained(folder):
     path = write_grpo(
         folder, "composed", rewards=REWARDS, held_out_items=4, eval_strategy="steps", eval_steps=2,
-        num_generations_eval=1, per_device_eval_batch_size=4,
+        eval_on_start=True, num_generations_eval=1, per_device_eval_batch_size=4,
     )  # fmt: skip
     run("grpo", "--config", path, cwd=folder)
     return folder / "composed"
@@ -133,8 +133,11 @@ def test_the_log_tells_answers_statuses_variance_and_held_out_accuracy(trained):
     for entry in steps:
         assert {"zero_variance_groups", "unscorable", "status/answered", "rewards/margin/mean"} <= set(entry)
     held_out = [entry for entry in entries if "eval_held_out_accuracy" in entry]
-    assert [entry["step"] for entry in held_out] == [2, 4]
+    assert [entry["step"] for entry in held_out] == [0, 2, 4]
     assert held_out[0]["eval_held_out_items"] == 4
+    assert all(entry["eval_greedy_accuracy"] in (0, 0.25, 0.5, 0.75, 1) for entry in held_out)
+    assert abs(held_out[0]["eval_kl"]) < 1e-6 < held_out[-1]["eval_kl"]  # from the SFT policy
+    assert sorted(path.name for path in (trained / "adapter").iterdir() if path.is_dir()) == []  # no reference in it
     assert read_manifest(trained)["alarms"] == []
 
 
@@ -142,6 +145,28 @@ def test_held_out_items_are_not_trained_on(trained):
     items = set((trained / "items.txt").read_text().split())
     rollouts = read_rollouts(trained)
     assert items == set(rollouts["item_id"]) and len(items) == read_manifest(trained)["prompts"]["asked"] < 12
+
+
+def test_sft_learns_the_labels_that_grpo_saw_from_the_same_start(folder, trained):
+    words = ("sft", "--config", "sft.yaml", "--labels_of", "composed", "--traces", "", "--output_dir", "rival")
+    run(*words, cwd=folder)
+    rival, grpo = read_manifest(folder / "rival"), read_manifest(trained)
+    assert rival["start_adapter_sha256"] == grpo["sft_adapter_sha256"]
+    asked = (trained / "items.txt").read_text().splitlines()
+    assert (folder / "rival" / "items.txt").read_text().splitlines() == asked
+    traces = [json.loads(line) for line in (trained / "labels.jsonl").read_text().splitlines()]
+    assert {trace["completion"] for trace in traces} == {
+        f"<think></think><answer>{trace['label']}</answer>" for trace in traces
+    }
+    stored = read_rollouts(trained).set_index("item_id")
+    assert all(stored.loc[[trace["item_id"]], "label"].iloc[0] == trace["label"] for trace in traces)
+    from benchmarks.models.folders import read_trained_items
+
+    both = set((folder / "sft" / "items.txt").read_text().split()) | set(asked)
+    assert read_trained_items(folder / "rival" / "adapter") == both
+    run(*words, cwd=folder)  # finished: nothing is done again
+    told = run(*words[:-1], "other", "--lora_r", "8", cwd=folder, code=2).stderr
+    assert "lora_r: 8, but" in told and "has 4; use the same" in told
 
 
 def test_what_was_trained_with_is_what_a_replay_pays(folder, trained):
