@@ -1,14 +1,18 @@
 """Each batch that GRPO's policy generates, with its rewards: stored as rollouts, and summed up for the step's log."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from benchmarks.files import write_text
 from rewards import LABELS, Answer, Status, completion_text, parse_answer
 from rewards.batch import prompt_text
 from rewards.composition import Component
 from rl.rollout_files import COMPONENT, ITEM, write_rollouts
+
+HELD_OUT: Final = "held-out"  # folder of the answers to held-out prompts
 
 
 @dataclass
@@ -30,6 +34,8 @@ class Recorder:
     _last: tuple[int, int] = (0, -1)  # step and number of the last batch written
     _pending: dict[str, Any] | None = field(default=None, repr=False)
     _cut_off: int = 0
+    _held_out: tuple[int, list[dict[str, Any]]] = field(default=(0, []), repr=False)
+    _held_out_batches: tuple[int, int] = (-1, -1)  # step and number of the last one written
 
     def batch(
         self,
@@ -61,7 +67,7 @@ class Recorder:
             **{name: [row.get(name) for row in inputs] for name in ITEM},
             "prompt": [prompt_text(prompt) for prompt in prompts],
             "completion": texts,
-            "answer": [None if answer.label is None else str(answer.label) for answer in answers],
+            "answer": [_label(answer) for answer in answers],
             "status": [str(answer.status) for answer in answers],
             "completion_tokens": list(tokens),
         }
@@ -81,6 +87,41 @@ class Recorder:
         columns["advantage"] = list(advantages)
         names = [component.name for component in self.components]
         return write_rollouts(self.run, *self._last, self.rank, columns, names)
+
+    def held_out(
+        self, step: int, inputs: Sequence[Mapping[str, Any]], completions: Sequence[Any], group_size: int
+    ) -> None:
+        """Keep the sampled answers to a batch of held-out prompts until `store_held_out` writes them.
+
+        Args:
+            step: the steps that the policy has learnt for, from 0.
+            inputs: B dataset rows.
+            completions: B, as TRL hands them over.
+            group_size: samples of a prompt; they follow each other.
+        """
+        labels = [_label(answer) for answer in self.read(completions)]
+        self._held_out = (
+            step,
+            [
+                {
+                    "item_id": inputs[at]["item_id"],
+                    "label": inputs[at]["label"],
+                    "sampled": labels[at : at + group_size],
+                }
+                for at in range(0, len(labels), group_size)
+            ],
+        )
+
+    def store_held_out(self, greedy: Sequence[Answer]) -> Path:
+        """Write the answers that `held_out` kept, with the greedy answer to each of the prompts."""
+        step, rows = self._held_out
+        rows = [{**row, "greedy": _label(answer)} for row, answer in zip(rows, greedy, strict=True)]
+        number = self._held_out_batches[1] + 1 if self._held_out_batches[0] == step else 0
+        self._held_out_batches = (step, number)
+        path = self.run / HELD_OUT / f"step-{step:07d}-{number}-rank{self.rank}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        return path
 
     def read(self, completions: Sequence[Any]) -> list[Answer]:
         """Parse B completions as the rewards see them."""
@@ -137,6 +178,10 @@ def batch_metrics(
     if judged:
         metrics["zero_variance_groups"] = sum(max(group) - min(group) <= 1e-6 for group in judged) / len(judged)
     return metrics
+
+
+def _label(answer: Answer) -> str | None:
+    return None if answer.label is None else str(answer.label)
 
 
 def totals_of(components: Sequence[Component], scores: Sequence[Sequence[float]]) -> list[float | None]:

@@ -251,6 +251,7 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         else:
             facts["held_out_accuracy"] = facts.get("answered_accuracy", math.nan)
             facts["held_out_items"] = float(len(self.eval_dataset))
+            self.recorder.held_out(self.state.global_step, inputs, completions, group_size)
         for name, value in facts.items():
             self._log_metric(name, value)
         return scores_BF
@@ -260,13 +261,16 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         if training and self.correction is not None:
             # TRL reads it as it takes the batch in and as it computes the losses, which end before the next batch.
             self.vllm_importance_sampling_correction = self.correction.begin()
-        output = super()._generate_and_score_completions(inputs)
         if not training:
+            # Without an update nothing is to be corrected, and TRL would pass all completions through the model.
+            with _replaced(self, "vllm_importance_sampling_correction", False):
+                output = super()._generate_and_score_completions(inputs)
             self._ask_greedily(inputs)
-        else:
-            self.recorder.store(output["advantages"].tolist())
-            if self.correction is not None:
-                self._compare_with_sampler(self.correction, output)
+            return output
+        output = super()._generate_and_score_completions(inputs)
+        self.recorder.store(output["advantages"].tolist())
+        if self.correction is not None:
+            self._compare_with_sampler(self.correction, output)
         return output
 
     def prediction_step(
@@ -280,7 +284,7 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         return None, None, None
 
     def _ask_greedily(self, inputs: Any) -> None:
-        """Log the accuracy of greedy answers to held-out prompts."""
+        """Log the accuracy of greedy answers to held-out prompts, and store all answers to them."""
         rows = inputs[:: self.num_generations_eval]
         prompt_ids, images, fields = self._tokenize_prompts([row["prompt"] for row in rows])
         if self.use_vllm:
@@ -294,6 +298,7 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
         answers = self.recorder.read(self.processing_class.batch_decode(completion_ids, skip_special_tokens=True))
         right = [answer.label == row["label"] for answer, row in zip(answers, rows, strict=True)]
         self._log_of_all("greedy_accuracy", sum(right) / len(right))
+        self.recorder.store_held_out(answers)
 
     def _log_kl(self, output: Any) -> None:
         """Log the KL divergence from the reference per token, by Schulman's estimator, as TRL's `kl` of a batch."""

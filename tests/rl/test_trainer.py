@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 from importlib import import_module, metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,7 +197,7 @@ def test_a_trainers_reward_hands_on_what_trl_gives_and_the_step(tmp_path: Path, 
 # --- Held-out prompts ----------------------------------------------------------------------------------------------
 
 
-def test_held_out_prompts_are_answered_greedily_once_each() -> None:
+def test_held_out_prompts_are_answered_greedily_once_each(tmp_path: Path) -> None:
     vllm, logged, asked = SimpleNamespace(temperature=0.9), {}, []
     texts = {"one": f"<think></think><answer>{UP}</answer>", "two": "none of them"}
 
@@ -208,14 +209,20 @@ def test_held_out_prompts_are_answered_greedily_once_each() -> None:
         num_generations_eval=2,
         use_vllm=True,
         vllm_generation=vllm,
-        recorder=Recorder(Path(), []),
+        recorder=Recorder(tmp_path, []),
         processing_class=SimpleNamespace(batch_decode=lambda ids, **_: [texts[one] for one in ids]),
         _tokenize_prompts=lambda prompts: (prompts, None, {}),
         _generate_single_turn=generate,
         _log_of_all=logged.__setitem__,
     )
-    rows = [{"prompt": name, "label": UP} for name in ("one", "one", "two", "two")]
+    rows = [{"prompt": name, "item_id": name, "label": UP} for name in ("one", "one", "two", "two")]
+    trainer.recorder.held_out(10, rows, [texts[one] for one in ("two", "one", "two", "two")], 2)
     GRPOTrainer._ask_greedily(trainer, rows)
     assert asked == [(0.0, ["one", "two"], 1)]
     assert logged == {"greedy_accuracy": 0.5}
     assert vllm.temperature == 0.9
+    (path,) = (tmp_path / "held-out").iterdir()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"item_id": "one", "label": UP, "sampled": [None, UP], "greedy": UP},
+        {"item_id": "two", "label": UP, "sampled": [None, None], "greedy": None},
+    ]

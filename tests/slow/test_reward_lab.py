@@ -137,6 +137,12 @@ def test_the_log_tells_answers_statuses_variance_and_held_out_accuracy(trained):
     assert held_out[0]["eval_held_out_items"] == 4
     assert all(entry["eval_greedy_accuracy"] in (0, 0.25, 0.5, 0.75, 1) for entry in held_out)
     assert abs(held_out[0]["eval_kl"]) < 1e-6 < held_out[-1]["eval_kl"]  # from the SFT policy
+    for entry in held_out:
+        (path,) = (trained / "held-out").glob(f"step-{entry['step']:07d}-*")
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(rows) == 4 and {len(row["sampled"]) for row in rows} == {1}
+        assert sum(row["sampled"] == [row["label"]] for row in rows) / 4 == entry["eval_held_out_accuracy"]
+        assert sum(row["greedy"] == row["label"] for row in rows) / 4 == entry["eval_greedy_accuracy"]
     assert sorted(path.name for path in (trained / "adapter").iterdir() if path.is_dir()) == []  # no reference in it
     assert read_manifest(trained)["alarms"] == []
 
