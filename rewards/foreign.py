@@ -11,9 +11,11 @@ import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rewards.errors import InputError
+
+_LONGEST_NAME: Final = 255  # longer text is no file's name
 
 
 def load_foreign(source: str, parameters: Mapping[str, Any], folder: str = ".") -> Any:
@@ -95,6 +97,34 @@ def find_file(name: str, folder: Path) -> Path:
             f"{name}: no such file in {folder.resolve()} (the configuration's folder) or {Path.cwd()}; correct the path"
         )
     return found
+
+
+def named_files(entries: Any, folder: Path) -> dict[str, Path]:
+    """Return the files that a configuration's rewards name, by name: Python files, tables, files of a parameter.
+
+    What a Python file imports is not among them. Neither is `package.module:function`, unless the module's file lies in
+    the current directory.
+
+    Args:
+        entries: the list of rewards; see `rewards/compose.py`.
+        folder: the configuration's folder.
+
+    Raises:
+        InputError: the file of a `file.py:function` does not exist.
+    """
+    if isinstance(entries, Mapping):
+        entries = list(entries.values())
+    if isinstance(entries, list | tuple):
+        return {name: path for entry in entries for name, path in named_files(entry, folder).items()}
+    if not isinstance(entries, str) or len(entries) > _LONGEST_NAME:
+        return {}
+    module, colon, _ = entries.rpartition(":")
+    if module.endswith(".py"):
+        return {module: find_file(module, folder)}
+    name, folders = (module.replace(".", "/") + ".py", [Path()]) if colon else (entries, [folder, Path()])
+    places = (one / Path(name).expanduser() for one in folders)
+    found = next((path for path in places if path.is_file()), None)
+    return {} if found is None else {name: found}
 
 
 def _module(name: str, folder: Path, source: str) -> Any:

@@ -290,12 +290,13 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
             another configuration.
     """
     from rl.reward_context import stand_in_context
-    from rl.train import compose_rewards
+    from rl.train import compose_rewards, reward_inputs
     from rl.train import read_arguments as read_grpo
     from sft.train import read_arguments as read_sft
 
     composed: set[str] = set()  # cells may share their rewards, and loading a user's file takes seconds
     for stage in stages:
+        inputs: dict[str, str] = {}
         arguments = [*stage.options, *(_ON_CPU if dry_run and stage.kind in ("sft", "preflight", "grpo") else ())]
         try:
             if stage.kind == "traces":
@@ -309,6 +310,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
                 ours, args, model_args = read_grpo(stage.config, arguments)
                 config = resolved(ours, args, model_args)
                 folder = stage.config.parent
+                inputs = reward_inputs(ours, folder)
                 rewards = repr((folder, ours.rewards, args.reward_weights, args.scale_rewards, ours.unlabelled))
                 if not stage.done and rewards not in composed:
                     compose_rewards(ours, args, stand_in_context(folder))
@@ -323,7 +325,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
             and any(stage.path.iterdir())
             and not (dry_run and stage.kind != "eval")
         ):
-            open_run(stage.path, stage.kind, config)
+            open_run(stage.path, stage.kind, config, inputs)
 
 
 def run_command(arguments: Sequence[str], where: str) -> None:

@@ -15,7 +15,7 @@ from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, prompt_config_of
-from benchmarks.files import file_sha256
+from benchmarks.files import check_folder, file_sha256
 from benchmarks.keys import to_keys
 from benchmarks.models.folders import (
     TRAINED_ITEMS,
@@ -27,7 +27,7 @@ from benchmarks.models.folders import (
 )
 from benchmarks.models.vllm_engine import has_vllm, set_vllm_environment
 from benchmarks.progress import Progress
-from benchmarks.runs import is_main_process, open_run, require_done
+from benchmarks.runs import MANIFEST, Run, is_main_process, open_run, require_done
 from rewards import (
     CheckError,
     Component,
@@ -44,6 +44,7 @@ from rewards.composition import (
     refuse_missing_columns,
     weight_notes,
 )
+from rewards.foreign import named_files
 from rl.alarms import alarm_callback, read_alarms
 from rl.chosen import check_chosen, read_chosen
 from rl.levers import lever_notes
@@ -159,18 +160,21 @@ def train(config: ConfigSource, overrides: Sequence[str] = (), *, trainer_class:
         InputError: bad configuration, data or model, or an SFT run that is missing, unfinished or of another base.
         CheckError: the reference is not the SFT policy, or the disk is full.
     """
+    stage = read_stage(config, overrides)
+    out, settings, inputs = Path(stage.args.output_dir), stage.settings(), stage.inputs()
+    if (out / MANIFEST).is_file() and open_run(out, "grpo", settings, inputs).done:
+        return out
     with Progress("stage two", shown=is_main_process()) as progress:
         progress.phase("loading labels and policy")
-        return _train(config, overrides, trainer_class, progress)
+        ready = make_ready(stage)
+        run = open_run(out, "grpo", settings, inputs)  # only now: what is refused above leaves no folder behind
+        with run.failures_noted():
+            return _train(stage, ready, run, trainer_class, progress)
 
 
-def _train(config: ConfigSource, overrides: Sequence[str], trainer_class: Any, progress: Progress) -> Path:
-    stage = read_stage(config, overrides)
+def _train(stage: "Stage", ready: "Ready", run: Run, trainer_class: Any, progress: Progress) -> Path:
     ours, args = stage.ours, stage.args
-    run = open_run(Path(args.output_dir), "grpo", resolved(ours, args, stage.model_args), stage.inputs())
-    if run.done:
-        return run.path
-    prompts, rewards, tokenizer, policy = make_ready(stage)
+    prompts, rewards, tokenizer, policy = ready
     for note in (unasked := prompt_notes(rewards, prompt_text(prompts.messages[0]))):
         _logger.warning("%s", note)
     from_step = go_back_to_checkpoint(run.path)
@@ -224,10 +228,24 @@ class Stage:
         """Folder of the SFT adapter."""
         return Path(self.ours.sft_run) / ADAPTER
 
+    def settings(self) -> dict[str, Any]:
+        """Return the configuration as the run folder has it; see `open_run`."""
+        return resolved(self.ours, self.args, self.model_args)
+
     def inputs(self) -> dict[str, str]:
         """Return the digests of the files that the configuration names; see `open_run`."""
-        inputs = {"sft_run": str(self.sft["adapter_sha256"]), **self.base.inputs("model_name_or_path")}
-        return inputs if self.ours.train_on is None else {**inputs, "train_on": file_sha256(Path(self.ours.train_on))}
+        files = {"train_on": self.ours.train_on, "unlabelled": self.ours.unlabelled}
+        return {
+            "sft_run": str(self.sft["adapter_sha256"]),
+            **self.base.inputs("model_name_or_path"),
+            **{key: file_sha256(Path(name)) for key, name in files.items() if name is not None},
+            **reward_inputs(self.ours, self.folder),
+        }
+
+
+def reward_inputs(ours: GRPOArguments, folder: Path) -> dict[str, str]:
+    """Return the digests of the files that the rewards name, for `open_run`; `folder` is the configuration's."""
+    return {f"rewards: {name}": file_sha256(path) for name, path in named_files(ours.rewards, folder).items()}
 
 
 def read_stage(config: ConfigSource, overrides: Sequence[str] = ()) -> Stage:
@@ -235,6 +253,9 @@ def read_stage(config: ConfigSource, overrides: Sequence[str] = ()) -> Stage:
     ours, args, model_args = read_arguments(config, overrides)
     sft = require_done(Path(ours.sft_run), "sft")
     folder = Path() if isinstance(config, Mapping) else Path(config).parent
+    check_folder(Path(args.output_dir))
+    if ours.unlabelled is not None and not Path(ours.unlabelled).is_file():
+        raise InputError(f"unlabelled: {ours.unlabelled}: no such file; give a CSV or Parquet file of pairs")
     stage = Stage(ours, args, model_args, find_base(model_args), sft, folder)
     if ours.train_on is not None:
         check_chosen(Path(ours.train_on), chosen_facts(stage), sampling_facts(stage))
@@ -384,7 +405,10 @@ def draw_prompts(ours: GRPOArguments, seed: int) -> Prompts:
     return Prompts(corpus, items, held_out, messages, held_out_messages)
 
 
-def make_ready(stage: Stage) -> tuple[Prompts, Composition, Any, Any]:
+Ready = tuple[Prompts, Composition, Any, Any]  # what a trainer is made of; see `make_ready`
+
+
+def make_ready(stage: Stage) -> Ready:
     """Check a stage, and make what its trainer is made of.
 
     Returns:

@@ -1,6 +1,7 @@
 """What stage two settles before it trains: its rewards, its engine, and prompts that stage one has not seen."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.runs import open_run
 from rewards import LABELS, BalancedAccuracy, Context, InputError, accuracy
 from rl.rollout_files import FOLDER
 from rl.train import (
@@ -24,8 +26,10 @@ from rl.train import (
     load_policy,
     load_rewards,
     read_arguments,
+    read_stage,
     refuse_quantised,
     select_items,
+    train,
 )
 
 MODULE = sys.modules["rl.train"]  # the package's `train` is the function
@@ -138,6 +142,64 @@ def test_a_policy_in_full_is_not_refused(tmp_path: Path) -> None:
     asked.load_in_8bit = True  # the same policy in fewer bits is
     with pytest.raises(InputError, match=r"^load_in_8bit: "):
         refuse_quantised(asked, tmp_path)
+
+
+# --- paths and files -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stage(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A configuration with a reward of one's own, and the finished run of stage one that it names."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text("def score(completions, **columns):\n    return [1.0] * len(completions)\n")
+    Path("pairs.csv").write_text("pert,gene,cell_line\nA,B,rpe1\n")
+    open_run(Path("sft"), "sft", {}).finish(adapter_sha256="abc", prompt={})
+    return {
+        "output_dir": "run", "model_name_or_path": str(tiny_model), "sft_run": "sft", "data": "sample",
+        "rewards": ["own.py:score"], "unlabelled": "pairs.csv", "bf16": False, "use_cpu": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(("file", "told"), [("own.py", r"rewards: own\.py"), ("pairs.csv", r"unlabelled: pairs\.csv")])
+def test_a_file_that_changed_since_the_run_began_is_noticed(
+    stage: dict[str, Any], file: str, told: str, finished: bool
+) -> None:
+    read = read_stage(stage)
+    run = open_run(Path("run"), "grpo", read.settings(), read.inputs())
+    (run.path / "log.jsonl").write_text("{}\n")
+    if finished:
+        run.finish()
+        assert train(stage) == run.path
+    Path(file).write_text(Path(file).read_text() + "\n")
+    with pytest.raises(InputError, match=rf"other files \(changed since: {told}\); bring them back"):
+        train(stage)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("sft_run", "none", "none: no run folder"),
+        ("sft_run", "sft/adapter", "sft/adapter: no run folder (no manifest.json); did you mean sft?"),
+        ("model_name_or_path", "none", "none: no such model folder"),
+        ("rewards", ["none.py:score"], "none.py: no such file in"),
+        ("unlabelled", "none.csv", "unlabelled: none.csv: no such file"),
+        ("output_dir", "own.py/run", "own.py: is a file"),
+    ],
+)
+def test_a_wrong_path_is_told_before_anything_is_loaded_or_written(
+    stage: dict[str, Any], capsys: pytest.CaptureFixture[str], key: str, value: Any, problem: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(problem)):
+        train({**stage, key: value})
+    assert "loading" not in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_what_is_refused_while_the_stage_is_made_ready_leaves_no_run_folder(stage: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="sft/adapter: no such folder"):
+        train(stage)
+    assert not Path("run").exists()
 
 
 # --- select_items --------------------------------------------------------------------------------------------------
