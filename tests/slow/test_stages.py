@@ -84,7 +84,8 @@ def test_a_student_that_gives_no_answer_fails_the_gate(sft, folder):
     assert done.returncode == 1
     assert "synthpert: gate: 0% of 8 completions on training prompts end and give an answer" in done.stderr
     assert len(json.loads((out / "gate.json").read_text())["worst"]) == 5
-    assert read_manifest(out)["status"] == "running"
+    manifest = read_manifest(out)
+    assert manifest["status"] == "failed" and manifest["error"].startswith("gate: 0% of 8 completions")
     assert run(*words, "--gate_share", "1.5", cwd=folder, check=False).returncode == 2
 
 
