@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
@@ -67,7 +67,8 @@ def report_runs(
     corpus = _find_corpus(evaluations[0])
     items = items_of([system.predictions for system in systems], corpus)
     systems += _baselines(corpus, items, embeddings)
-    data = describe(corpus, items, command)
+    balanced = any(run.facts.get("protocol", {}).get("balance") for run in evaluations)
+    data = describe(corpus, items, command, balanced=balanced)
     unseen, unknown = describe_training(evaluations)
     data["notes"] = [*notes, *data["notes"], *unseen]
     data["warnings"] = [*warnings, *unknown]
@@ -236,7 +237,7 @@ def items_of(predictions: Sequence[pd.DataFrame], corpus: Corpus) -> pd.DataFram
     return rows
 
 
-def describe(corpus: Corpus, items: pd.DataFrame, command: str) -> dict[str, Any]:
+def describe(corpus: Corpus, items: pd.DataFrame, command: str, *, balanced: bool = False) -> dict[str, Any]:
     """Return what was evaluated, for the report: denominators per line, and what a reader must know of the data."""
     return {
         "source": "sample" if corpus.is_sample else "PerturbQA, full files",
@@ -244,7 +245,7 @@ def describe(corpus: Corpus, items: pd.DataFrame, command: str) -> dict[str, Any
         "sha256": corpus.digest,
         "is_sample": corpus.is_sample,
         "rows": _rows_by_line(corpus, items),
-        "notes": _notes_on_sample(corpus) if corpus.is_sample else [],
+        "notes": _notes_on_sample(corpus) if corpus.is_sample else [_OTHER_SHARES] * balanced,
         "command": command,
     }
 
@@ -269,13 +270,18 @@ def _rows_by_line(corpus: Corpus, items: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+_OTHER_SHARES: Final = (
+    "The items do not have PerturbQA's label shares, with which the baselines forecast: 86 % of its items do not "
+    "change. A model that was trained on balanced rows does not forecast so. So a difference between the two in "
+    "accuracy, balanced accuracy or F1 says little about the full benchmark."
+)
+
+
 def _notes_on_sample(corpus: Corpus) -> list[str]:
     return [
         "The items are of the sample that ships with the package. It was chosen so that each gene has every label. So "
         "label shares, and the scores of the gene rate, differ from the full benchmark. Gene rates and neighbours are "
         "computed from the full training labels.",
-        "The baselines forecast with PerturbQA's label shares: 86 % of its items do not change. A model that was "
-        "trained on balanced rows does not. So a difference between the two in accuracy, balanced accuracy or F1 says "
-        "little about the full benchmark.",
+        _OTHER_SHARES,
         f"These baselines need the full labels and are left out: {', '.join(left_out(corpus))}.",
     ]

@@ -23,7 +23,7 @@ from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.keys import from_keys, to_keys
 from benchmarks.report import collect
 from benchmarks.report import page as report_page
-from benchmarks.report.collect import data_funnel, describe_training, report_runs
+from benchmarks.report.collect import data_funnel, describe, describe_training, report_runs
 from benchmarks.report.systems import group_by_name, merge_seeds, read_runs, same_items
 from benchmarks.runs import open_run
 from benchmarks.statistics.significance import compare
@@ -353,3 +353,11 @@ def test_the_same_data_in_two_folders_is_one_source(make_run: MakeRun) -> None:
     other = replace(evaluations[1], facts={**evaluations[1].facts, "protocol": {"data": "others"}})
     with pytest.raises(InputError, match="evaluated on different data"):
         collect._refuse_unless_one_source([evaluations[0], other])
+
+
+@pytest.mark.parametrize("source", ["sample", "elsewhere"])
+def test_items_that_were_drawn_by_label_are_said_to_have_other_shares(sample: Corpus, source: str) -> None:
+    corpus = replace(sample, source=source)
+    plain, balanced = (describe(corpus, corpus.test, "", balanced=one)["notes"] for one in (False, True))
+    (told,) = [note for note in balanced if "label shares, with which" in note]
+    assert (told in plain) == corpus.is_sample
