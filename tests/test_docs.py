@@ -83,10 +83,10 @@ def check_options(group, command, rest):
     assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options, (command, rest)
     if "--config" not in rest:
         return
-    at = rest.index("--config")
-    config, rest = REPO / rest[at + 1], rest[:at] + rest[at + 2 :]
+    config = REPO / rest[rest.index("--config") + 1]
     assert config.is_file(), config
     if command in CONFIGURED:
+        rest = group.make_context(command, list(rest)).args  # without the command's own options
         # TRL refuses bf16 on a machine without a GPU unless the CPU is asked for.
         on_cpu = ["--use_cpu", "true"] if command in ("sft", "grpo") else []
         parse_config(config, [*rest, *on_cpu], CONFIGURED[command])
