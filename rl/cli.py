@@ -427,6 +427,51 @@ def import_command(
     _show_manifest(run, ("tasks", "rows", "items", "items_missing", "statuses", "unmatched", "contradictions"))
 
 
+@app.command("compare")
+def compare_command(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Logs of inspect, lm-eval or verifiers, or tables. NAME=FILE names a system; files of one name are "
+            "its training runs."
+        ),
+    ],
+    clusters: Annotated[
+        list[str] | None,
+        typer.Option("--cluster", help="Key within whose values errors are correlated. Can be given twice."),
+    ] = None,
+    item: Annotated[
+        str | None, typer.Option("--id", help="Key of the item. Default: item_id in a table, a log's own ids.")
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Name of the score. Default: score in a table, a log's only score.")
+    ] = None,
+    seed: Annotated[str | None, typer.Option(help="Key of the training run, if a file has several.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="A table's column that says `incomplete` or `error` where it applies.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="System to subtract from each other one. Default: all pairs.")
+    ] = None,
+    pairwise: Annotated[
+        bool, typer.Option("--pairwise", help="Compare each pair on the items that both have.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write, for HTML, Markdown and JSON.")] = None,
+) -> None:
+    """Compare scores of any task by paired tests with clustered errors. See docs/compare.md."""
+    from benchmarks.comparison.command import run_comparison
+    from benchmarks.comparison.page import as_json as json_text
+    from benchmarks.comparison.page import as_text, write_comparison
+    from benchmarks.comparison.read import Keys
+
+    keys = Keys(item, score, seed, status, tuple(clusters or ()))
+    compared = run_comparison(files, keys, against=against, pairwise=pairwise, command=_command())
+    typer.echo(json_text(compared) if as_json else as_text(compared))
+    if out is not None:
+        typer.echo(f"page: {write_comparison(compared, out)}", err=as_json)
+
+
 @app.command("study")
 def study_command(
     config: Annotated[Path, typer.Argument(help="YAML file. configs/study/ has examples.")],

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Each may import those to its left. Within a folder, what is not named stands below all that is.
 ORDER = ("rewards", "benchmarks", "sft", "rl", "tools")
 WITHIN = {
-    "benchmarks": ("screens", "evidence", "endpoint", "models", "evaluation", "statistics", "report"),
+    "benchmarks": ("screens", "evidence", "endpoint", "models", "evaluation", "statistics", "report", "comparison"),
     "sft": (
         "traces",
         "examples",

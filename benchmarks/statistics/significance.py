@@ -144,11 +144,25 @@ def _infer(runs: PredictionArrays, found: Estimate) -> tuple[Interval, float, Va
     se = float(np.sqrt(total))
     if se < ZERO_SE:
         return Interval(nan, nan, 0.0, df, n_pert, n_gene, "no variation between items"), nan, parts
+    low, high, p_value = t_interval(found.value, se, df)
+    return Interval(low, high, se, df, n_pert, n_gene), p_value, parts
+
+
+def t_interval(value: float, se: float, df: float) -> tuple[float, float, float]:
+    """95 % t interval of an estimate, and the two-sided p value of the hypothesis that it is 0.
+
+    Args:
+        value: the estimate.
+        se: its standard error, above 0.
+        df: degrees of freedom, above 0; need not be whole.
+
+    Returns:
+        Lower bound, upper bound, p value.
+    """
     from scipy.stats import t as student
 
     half = float(student.ppf(0.5 + LEVEL / 2, df)) * se
-    p_value = float(2 * student.sf(abs(found.value) / se, df))
-    return Interval(found.value - half, found.value + half, se, df, n_pert, n_gene), p_value, parts
+    return value - half, value + half, float(2 * student.sf(abs(value) / se, df))
 
 
 def compare(

@@ -1,0 +1,1 @@
+"""Compare scores of any task, from logs of inspect, lm-eval and verifiers and from tables. Imports `report`."""
