@@ -57,7 +57,7 @@ def make_inspect(system: str, out: Path) -> None:
     from inspect_ai.scorer import exact, includes  # type: ignore[import-not-found]
     from inspect_ai.solver import solver  # type: ignore[import-not-found]
 
-    @solver
+    @solver  # type: ignore[untyped-decorator]
     def by_rule() -> Any:
         async def solve(state: Any, generate: Any) -> Any:
             await asyncio.sleep(0)
@@ -212,12 +212,17 @@ def make_verifiers(system: str, out: Path) -> None:
         (folder / "toy_set.py").write_text(_TASKSET.format(tools=str(Path(__file__).parent.resolve())))
         script = "import sys; sys.path.insert(0, '.'); from verifiers.v1.cli.eval.main import main; main()"
         environment = os.environ | {"OPENAI_API_KEY": "none", "PYTHONPATH": name, "HOME": name}
-        options = [
-            "toy_set", "--model", "rule", "--client.base-url", f"http://127.0.0.1:{server.server_port}/v1",
-            "--client.api-key-var", "OPENAI_API_KEY", "--num-rollouts", str(EPOCHS[system]),
-            "--output-dir", str(folder / "out"), "--no-push", "--no-rich", "--env.agent.harness.id", "null", "--env.agent.runtime.type", "subprocess",
-        ]  # fmt: skip
-        subprocess.run([sys.executable, "-c", script, *options], cwd=folder, check=True, env=environment)
+        options = {
+            "model": "rule",
+            "client.base-url": f"http://127.0.0.1:{server.server_port}/v1",
+            "client.api-key-var": "OPENAI_API_KEY",
+            "num-rollouts": str(EPOCHS[system]),
+            "output-dir": str(folder / "out"),
+            "env.agent.harness.id": "null",
+            "env.agent.runtime.type": "subprocess",
+        }
+        words = ["toy_set", "--no-push", "--no-rich", *(f"--{key}={value}" for key, value in options.items())]
+        subprocess.run([sys.executable, "-c", script, *words], cwd=folder, check=True, env=environment)
         (log,) = (folder / "out").rglob("traces.jsonl")
         shutil.copy(log, out / f"verifiers-{system}.jsonl")
     server.shutdown()

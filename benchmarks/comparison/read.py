@@ -177,16 +177,16 @@ def _text(table: Table, column: str) -> pd.Series:
 
 def _scores(table: Table, column: str) -> npt.NDArray[np.float64]:
     values = table.frame[column]
-    found = numbers(values.astype(np.float64) if pd.api.types.is_bool_dtype(values.dtype) else values)
-    unread = np.flatnonzero(np.isnan(found) & values.notna().to_numpy())
-    known: dict[Any, float] = {}
-    for at in unread:
-        value = values.iloc[at]
+    found = np.array(numbers(values.astype(np.float64) if pd.api.types.is_bool_dtype(values.dtype) else values))
+    unread = np.isnan(found) & values.notna().to_numpy()
+    words: dict[Any, float] = {}
+    for word in values[unread].astype(str).unique():
         try:
-            found[at] = known[value] if value in known else known.setdefault(value, score_value(value))
-        except (ValueError, TypeError):
-            wrong = np.arange(len(values)) == at
+            words[word] = score_value(word)
+        except ValueError:
+            wrong = unread & (values.astype(str) == word).to_numpy()
             table.refuse(wrong, "write a number, or leave it empty where there is no score", column)
+    found[unread] = values[unread].astype(str).map(words).to_numpy(dtype=np.float64)
     return found
 
 
