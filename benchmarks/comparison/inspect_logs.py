@@ -35,7 +35,7 @@ def read_inspect(path: Path) -> tuple[list[Record], list[str]]:
     except (zipfile.BadZipFile, KeyError, ValueError, AttributeError, OSError, pa.ArrowException) as error:
         said = " ".join(str(error).split())[:120]
         raise InputError(
-            f"{path}: cannot be read as a log of inspect ({said}); run the evaluation again, or write a table of its scores"
+            f"{path}: cannot be read as a log of inspect ({said}); evaluate again, or write its scores as a table"
         ) from None
 
 
