@@ -4,14 +4,12 @@
 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 before the command, a CPU with AVX-512 computes like one without.
 """
 
-import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, use_cpu_well
+from tools.speed.sides import make_parser, write_results
 
 ROWS = (16, 2000)  # tokens at once: in a step of generation, in a step of training
 IN, OUT = 576, 1536  # SmolLM2-135M's MLP
@@ -35,21 +33,18 @@ def gflops(dtype: str, rows: int) -> float:
 
 def main() -> None:
     """Measure both types alternately, and print their medians and the median of their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    out = parser.parse_args().json
+    options = make_parser(__doc__, rounds=ROUNDS).parse_args()
     use_cpu_well()
     machine = describe_machine()
     print(f"{machine.processor}, {machine.cores} cores, {', '.join(machine.abilities)}; auto means {machine.dtype}")
     results: list[dict[str, Any]] = []
     for rows in ROWS:
-        pairs = [(gflops("float32", rows), gflops("bfloat16", rows)) for _ in range(ROUNDS)]
+        pairs = [(gflops("float32", rows), gflops("bfloat16", rows)) for _ in range(options.rounds)]
         float32, bfloat16 = (statistics.median(one) for one in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)
         print(f"{rows:5} rows: float32 {float32:6.1f} GFLOP/s, bfloat16 {bfloat16:6.1f} GFLOP/s, ratio {ratio:.2f}")
         results.append({"name": "linear", "rows": rows, "float32": float32, "bfloat16": bfloat16, "ratio": ratio})
-    if out is not None:
-        out.write_text(json.dumps({"auto": machine.dtype, "rows": results}, indent=2) + "\n", encoding="utf-8")
+    write_results(options.json, results)
 
 
 if __name__ == "__main__":

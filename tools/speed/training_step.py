@@ -1,6 +1,7 @@
 """GRPO's training step over prefix trees against TRL's own trainer, on the same stored rollouts.
 
-`python -m tools.speed.training_step [--json FILE] [--rounds N] [--memory GB] [--cases NAME …] [--layers N] [--tiny]`.
+`python -m tools.speed.training_step [--json FILE] [--rounds N] [--memory GB] [--cases NAME …] [--layers N] [--tiny]
+[--device cpu|cuda]`.
 
 A step is what follows the rollouts: the split into micro-batches, the loss, its gradient and the optimizer. Every side
 runs in a process of its own, at the largest micro-batch that fits the memory, in turn with the others:
@@ -11,15 +12,12 @@ runs in a process of its own, at the largest micro-batch that fits the memory, i
 - `tree`: a tree for each micro-batch.
 - `auto`: `prefix_tree: auto`.
 
-A ratio is another side's time by ours. The model has SmolLM2-135M's widths, random weights and a LoRA of rank 16.
+A ratio is another side's time by ours. The model has SmolLM2-135M's widths, random weights and a LoRA of rank 16. On a
+GPU its weights are in bfloat16.
 """
 
-import argparse
-import json
-import resource
+import os
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from benchmarks.machine import describe_machine, use_cpu_well
+from tools.speed.sides import did_job, in_turn, make_parser, peak_memory, run_apart, write_results
 
 SIDES: Final = ("trl", "head", "group", "tree", "auto")
 LAYERS: Final = 30  # of SmolLM2-135M
@@ -70,7 +69,7 @@ CASES: Final = (
     Case("a group", 400, 100, 8, 2),
     Case("a group, half of them dead", 400, 100, 8, 2, dead=1),
     Case("a long prompt", 800, 100, 16, 1, layers=6),
-    Case("instructions", 400, 60, 8, 8, alike=250, layers=6),
+    Case("instructions", 400, 60, 8, 8, alike=250),
     Case("a short prompt", 50, 400, 8, 1),
 )
 TINY: Final = Case("tiny", 48, 12, 4, 2, alike=16, layers=1)
@@ -122,6 +121,8 @@ def make_trainer(case: Case, side: str, micro_batch: int, folder: Path, steps: i
             initializer_range=0.1,  # so that log-probabilities are as far apart as a trained model's
         )
     )  # fmt: skip
+    if torch.cuda.is_available():
+        model = model.to(torch.bfloat16)
     policy = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1, "c": 2}, "a")), pad_token="c", eos_token="c"
@@ -194,12 +195,9 @@ def measure(case: Case, side: str, micro_batch: int, steps: int, keep: Path | No
     if keep is not None:
         weights = [p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad]
         torch.save({**kept, "adapter": torch.cat(weights)}, keep)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if torch.cuda.is_available():
-        memory = torch.cuda.max_memory_allocated() / 2**30
     scorer = getattr(trainer, "scorer", None)
     shared = 1.0 if scorer is None else scorer.computed / scorer.padded
-    return {"seconds": seconds[1:], "memory_gib": memory, "tokens_computed": shared}
+    return {"seconds": seconds[1:], "memory_gib": peak_memory(), "tokens_computed": shared}
 
 
 def log_probs_of(trainer: Any) -> Any:
@@ -217,19 +215,21 @@ def log_probs_of(trainer: Any) -> Any:
     return log_probs
 
 
+def measure_all(case: dict[str, Any], side: str, micro_batches: list[int], steps: int, keep: str | None) -> Any:
+    """Measure each micro-batch in this process; see `measure`."""
+    kept = None if keep is None else Path(keep)
+    return [measure(Case(**case), side, size, steps, kept) for size in micro_batches]
+
+
 def apart(
     case: Case, side: str, micro_batches: list[int], steps: int = 1, keep: Path | None = None
 ) -> list[dict[str, Any]]:
     """Measure one or more micro-batches in a process of its own, so that memory is that of one side."""
     job = {"case": asdict(case), "side": side, "micro_batches": micro_batches, "steps": steps}
-    words = ["--job", json.dumps({**job, "keep": None if keep is None else str(keep)})]
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.speed.training_step", *words], capture_output=True, text=True, check=False
+    found: list[dict[str, Any]] = run_apart(
+        "tools.speed.training_step", **job, keep=None if keep is None else str(keep)
     )
-    if done.returncode:
-        raise SystemExit(f"{side}, {micro_batches} rows: {done.stderr[-2000:]}")
-    results: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return results
+    return found
 
 
 def fitting(case: Case, side: str, memory: float) -> int:
@@ -250,10 +250,11 @@ def measure_case(case: Case, sides: list[str], rounds: int, memory: float) -> di
     sizes = {side: fitting(case, side, memory) for side in sides}
     print(f"{case.name}: prompt {case.prompt} ({case.alike} alike), completion {case.completion}, G = {case.group}, "
           f"{case.groups} prompts, {case.layers} of {LAYERS} layers")  # fmt: skip
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    for _ in range(rounds):
-        for side in sides:
-            found[side].extend(apart(case, side, [sizes[side]], STEPS))
+
+    def once(side: str) -> Any:
+        return lambda: apart(case, side, [sizes[side]], STEPS)[0]
+
+    found = in_turn({side: once(side) for side in sides}, rounds)
     seconds = {side: [statistics.median(one["seconds"]) for one in found[side]] for side in sides}
     row: dict[str, Any] = {**asdict(case), "sides": {}}
     for side in sides:
@@ -296,22 +297,22 @@ def agreement(case: Case) -> dict[str, float]:
 
 def main() -> None:
     """Measure the cases and print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
+    if did_job(measure_all):
+        return
+    parser = make_parser(__doc__)
     parser.add_argument("--memory", type=float, default=8.0, help="GiB that a side may take")
     parser.add_argument("--cases", nargs="*", default=[case.name for case in CASES])
     parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
     parser.add_argument("--layers", type=int, help="of the model, instead of each case's")
     parser.add_argument("--tiny", action="store_true", help="one case of a second, to see that all runs")
-    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="by default a GPU where there is one")
     options = parser.parse_args()
-    if options.job is not None:
-        job = json.loads(options.job)
-        keep = None if job["keep"] is None else Path(job["keep"])
-        case = Case(**job["case"])
-        print(json.dumps([measure(case, job["side"], size, job["steps"], keep) for size in job["micro_batches"]]))
-        return
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch sees no GPU here; leave it out, or use --device cpu")
     machine = describe_machine()
     print(f"{machine.processor}, {machine.cores} cores, {', '.join(machine.abilities)}")
     cases = [TINY] if options.tiny else [case for case in CASES if case.name in options.cases]
@@ -324,9 +325,7 @@ def main() -> None:
         if row["dead"] and row["prompt"] in alive:
             row["share_of_all_alive"] = row["ours_s"] / alive[row["prompt"]]
             print(f"{row['name']}: {row['share_of_all_alive']:.2f} of the time with all alive")
-    if options.json is not None:
-        facts = {"machine": asdict(machine), "agreement": agreed, "rows": rows}
-        options.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_results(options.json, rows, agreement=agreed)
 
 
 if __name__ == "__main__":
