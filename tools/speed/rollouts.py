@@ -3,8 +3,8 @@
 `python -m tools.speed.rollouts [--json FILE] [--rounds N] [--prompts N] [--samples N] [--tokens N] [--model PATH]`.
 
 Each engine loads the model, warms up with one prompt, and is timed then. The untrained model seldom ends an answer, so
-that both engines write about as many tokens. A row's seconds are those of a token. transformers generates 16 completions
-at a time, as in an evaluation with `engine: transformers`.
+that both engines write about as many tokens. A row's seconds are those of a token. transformers generates 16
+completions at a time, as in an evaluation with `engine: transformers`.
 """
 
 import time

@@ -39,7 +39,8 @@ def measure(side: str, traces: str, steps: int, model: str) -> dict[str, float]:
     trainer.SFTTrainer = Timed  # type: ignore[misc]
     with TemporaryDirectory() as folder:
         words = ["--output_dir", f"{folder}/run", "--traces", traces, "--max_steps", str(steps + 1)]
-        words += ["--gate_prompts", "0", "--save_strategy", "no", "--max_length", "1024", "--model_name_or_path", model]
+        words += ["--gate_prompts", "0", "--save_strategy", "no", "--warmup_steps", "0", "--max_length", "1024"]
+        words += ["--model_name_or_path", model]
         words += ["--per_device_train_batch_size", str(BATCH), "--prefix_tree", "auto" if side == "ours" else "off"]
         train(Path("configs/demo/sft.yaml"), words)
     return {"seconds": statistics.median(seconds[1:]), "memory_gib": peak_memory(), "computed": shares[-1]}

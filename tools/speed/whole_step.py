@@ -3,7 +3,8 @@
 `python -m tools.speed.whole_step [--json FILE] [--rounds N] [--steps N] [--demo FOLDER] [--rollouts ENGINE]`.
 
 It goes on from the SFT run of a demo (`synthpert demo`). The learning rate is so small that all sides keep
-writing with the same policy. Rows: the configuration's `beta`, and `beta` 0, where completions without an advantage are not computed.
+writing with the same policy. Rows: the configuration's `beta`, and `beta` 0, where completions without an advantage
+are not computed.
 """
 
 import json
