@@ -1,6 +1,6 @@
 """Write the tables of docs/performance.md: `python -m tools.speed.page`.
 
-Measured figures are those of tools/speed/results/MACHINE/*.json. The others are counted here.
+Measured figures are those of the JSON files that `tools/speed/all.sh` keeps. The others are counted here.
 """
 
 import json
