@@ -18,8 +18,8 @@ from benchmarks.evaluation.run import EvalArguments
 from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.keys import key_fields
+from benchmarks.report.export import as_json
 from benchmarks.report.summarize import System, summarize
-from benchmarks.report.summary import as_json
 from rewards import Context, InputError, compose
 from rl.cli import app
 from rl.train import GRPOArguments

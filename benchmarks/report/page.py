@@ -20,9 +20,9 @@ from benchmarks.report import figures as report_figures
 from benchmarks.report import wording
 from benchmarks.report.drawing import draw
 from benchmarks.report.examples import SEED, DifferingItem, Item, first_completions
+from benchmarks.report.export import COMPARISONS, SCORES, as_json, comparison_rows, csv_text, score_rows
 from benchmarks.report.summarize import System, summarize
-from benchmarks.report.summary import Summary, as_json
-from benchmarks.report.tables import COMPARISONS, SCORES, comparison_rows, csv_text, score_rows
+from benchmarks.report.summary import Summary
 from benchmarks.report.wording import HEADLINE, count_of, format_interval, format_number, known, verdict
 from benchmarks.statistics.metrics import compared_metrics, find_metric
 from rewards import LABELS

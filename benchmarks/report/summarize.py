@@ -10,6 +10,7 @@ import pandas as pd
 
 from benchmarks.evaluation.predictions import TASKS, changed_keys
 from benchmarks.report.examples import most_different, random_items
+from benchmarks.report.export import plain_json
 from benchmarks.report.summary import (
     PRIMARY,
     WANTED,
@@ -21,7 +22,6 @@ from benchmarks.report.summary import (
     Summary,
     SystemSummary,
     Tokens,
-    plain_json,
 )
 from benchmarks.statistics.alignment import align_all
 from benchmarks.statistics.arrays import Bools, PredictionArrays, prediction_arrays

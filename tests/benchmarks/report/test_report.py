@@ -19,10 +19,11 @@ import pytest
 
 from benchmarks.evaluation.predictions import PROBABILITIES, TASKS
 from benchmarks.report.examples import N_MOST_DIFFERENT, most_different
+from benchmarks.report.export import as_json
 from benchmarks.report.page import COMPLETION_LIMIT, System, markdown_text, write_report
 from benchmarks.report.published import published_figures
 from benchmarks.report.summarize import summarize
-from benchmarks.report.summary import PRIMARY, as_json
+from benchmarks.report.summary import PRIMARY
 from benchmarks.report.wording import (
     HEADLINE,
     aa_sentence,
