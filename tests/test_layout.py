@@ -28,6 +28,7 @@ WITHIN = {
         "filters",
         "audit",
         "gate",
+        "labels",
         "train",
     ),
     "rl": ("lab", "train", "preflight", "study", "demo", "doctor", "cli"),
