@@ -10,6 +10,8 @@ from rl.demo.rates import COMPLETION, PROMPT, Rates
 MAX_TOKENS: Final = 96  # most tokens of a completion, as in configs/demo/
 LINES: Final = 4  # cell lines of the sample
 ALL_ITEMS: Final = 310  # test items of the sample
+GROUP: Final = 8  # completions of a prompt in GRPO
+HELD_OUT: Final = 24 * (2 + 1)  # answers to held-out prompts, sampled and greedy, each time that GRPO asks them
 STAGES: Final = ("base", "SFT", "evaluation of SFT", "GRPO", "evaluation of SFT+GRPO", "report")
 # By stage: the keys of a size that must not change once it has begun.
 FIXED_BY: Final = {
@@ -31,7 +33,7 @@ class Size:
         gate: training prompts that the model is asked after SFT, to check that it answers.
         items: test items per cell line that SFT and SFT+GRPO are asked; 0 for all.
         steps: steps of GRPO.
-        completions: rollouts per step of GRPO, 4 for each prompt.
+        completions: rollouts per step of GRPO, `GROUP` for each prompt.
     """
 
     base_items: int
@@ -48,7 +50,7 @@ class Size:
         return self.items * LINES or ALL_ITEMS
 
 
-FULL: Final = Size(base_items=12, traces=192, batch=8, gate=16, items=0, steps=5, completions=16)
+FULL: Final = Size(base_items=12, traces=192, batch=8, gate=16, items=0, steps=12, completions=32)
 # The smallest SFT that was tried after which the model answers at least 95 % of the test items. With 48 traces, the
 # number of steps decides:
 # - 24 steps of 2 traces: 60 of 60 test items were answered,
@@ -75,7 +77,7 @@ def size_at(rank: int) -> Size:
         gate=between(FLOOR.gate, FULL.gate),
         items=between(FLOOR.items, ALL_ITEMS // LINES),
         steps=between(FLOOR.steps, FULL.steps),
-        completions=FLOOR.completions if share < 0.5 else FULL.completions,
+        completions=GROUP * between(FLOOR.completions // GROUP, FULL.completions // GROUP),
     )
 
 
@@ -93,13 +95,16 @@ def predict(size: Size, rates: Rates) -> dict[str, float]:
         return items * (ask + 0.5 * tokens / rates.write)  # vLLM writes more completions at a time
 
     evaluation = engine + answers(size.test_items, COMPLETION)
-    # A step of GRPO: rollouts, two forward passes for log-probabilities, and one forward and backward pass.
-    step = answers(size.completions, COMPLETION) + 2.4 * size.completions * learn
+    # A step of GRPO computes a prompt once for its group: rollouts, a forward pass for log-probabilities, and a forward
+    # and backward pass.
+    group = PROMPT / rates.read + GROUP * 0.5 * COMPLETION / rates.write
+    group += 1.4 * (PROMPT + GROUP * COMPLETION) / rates.learn
+    step = size.completions / GROUP * group
     return {
         "base": engine + answers(size.base_items * LINES, MAX_TOKENS),
         "SFT": trainer + 1.1 * size.traces * learn + 2 * answers(size.gate, COMPLETION),
         "evaluation of SFT": evaluation,
-        "GRPO": engine + trainer + size.steps * step,
+        "GRPO": engine + trainer + size.steps * step + 2 * answers(HELD_OUT, COMPLETION),
         "evaluation of SFT+GRPO": evaluation,
         "report": 2.0 * rates.load,
     }

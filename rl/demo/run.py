@@ -12,7 +12,7 @@ from benchmarks.progress import Progress, in_words
 from benchmarks.runs import MANIFEST, read_manifest
 from rewards import InputError
 from rl.demo.model import prepare_smollm2
-from rl.demo.plan import FLOOR, STAGES, Size, describe_plan, fit, predict, scaled
+from rl.demo.plan import FLOOR, GROUP, STAGES, Size, describe_plan, fit, predict, scaled
 from rl.demo.rates import Rates, measure_rates
 from rl.study import run_command
 
@@ -183,8 +183,8 @@ def _run_stage(stage: str, out: Path, model: Path, seed: int, size: Size) -> Non
         _run(["sft", *words, "--gate_prompts", str(size.gate)])
     elif stage == "GRPO":
         words = ["--config", str(CONFIGS / "grpo.yaml"), *where, "--sft_run", str(out / "sft"), "--seed", str(seed)]
-        words += ["--model_name_or_path", str(model), "--max_steps", str(size.steps)]
-        _run(["grpo", *words, "--gradient_accumulation_steps", str(size.completions // 4)])  # 4 at a time
+        words += ["--model_name_or_path", str(model), "--max_steps", str(size.steps), "--eval_steps", str(size.steps)]
+        _run(["grpo", *words, "--gradient_accumulation_steps", str(size.completions // GROUP)])  # a group at a time
     else:
         name, items = ("base", size.base_items) if stage == "base" else (stage.split()[-1], size.items)
         words = ["--config", str(CONFIGS / "eval.yaml"), *where, "--model", str(model), "--name", name]
