@@ -258,6 +258,37 @@ def test_too_many_items_kept_apart_are_refused(corpus: Corpus, sft_run: Path) ->
             select_items(corpus, replace(OURS, held_out_items=n), sft_run, seed=0)
 
 
+def write_ids(path: Path, ids: Any) -> str:
+    path.write_text("item_id\n" + "".join(f"{item_id}\n" for item_id in ids))
+    return str(path)
+
+
+def test_only_the_rows_of_a_file_of_chosen_prompts_are_drawn(corpus: Corpus, sft_run: Path) -> None:
+    left = corpus.train["item_id"].iloc[1::2].tolist()
+    ours = replace(OURS, train_on=write_ids(sft_run / "chosen.csv", left[:20]))
+    chosen, _ = select_items(corpus, ours, sft_run, seed=0)
+    assert sorted(chosen["item_id"]) == sorted(left[:20])
+    with pytest.raises(InputError, match="there are only 20"):
+        select_items(corpus, replace(ours, train_items=21), sft_run, seed=0)
+
+
+def test_a_chosen_row_that_cannot_be_trained_on_is_refused_by_name(corpus: Corpus, sft_run: Path) -> None:
+    test = corpus.labels.loc[corpus.labels["split"] == "test", "item_id"].iloc[0]
+    _, held_out = select_items(corpus, replace(OURS, held_out_items=5), sft_run, seed=0)
+    left = corpus.train["item_id"].iloc[1]
+    for item_id, words in (
+        (test, "is no training row of split official"),
+        ("k562|none|none", "is no training row of split official"),
+        (corpus.train["item_id"].iloc[0], "was trained on in stage one"),
+        (held_out["item_id"].iloc[0], "is held out by held_out_items"),
+    ):
+        ours = replace(OURS, held_out_items=5, train_on=write_ids(sft_run / "chosen.csv", [item_id]))
+        with pytest.raises(InputError, match=f"{re.escape(item_id)} {words}"):
+            select_items(corpus, ours, sft_run, seed=0)
+    kept = replace(OURS, train_on=write_ids(sft_run / "chosen.csv", [left]))
+    assert select_items(corpus, kept, sft_run, seed=0)[0]["item_id"].tolist() == [left]
+
+
 def test_an_alarm_that_does_something_else_is_refused() -> None:
     config = {"output_dir": "x", "model_name_or_path": "x", "sft_run": "x", "bf16": False, "alarms": "halt"}
     with pytest.raises(InputError, match="alarms is 'halt'; write one of off, warn, stop"):
