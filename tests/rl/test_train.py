@@ -289,6 +289,26 @@ def test_a_chosen_row_that_cannot_be_trained_on_is_refused_by_name(corpus: Corpu
     assert select_items(corpus, kept, sft_run, seed=0)[0]["item_id"].tolist() == [left]
 
 
+def test_prompts_chosen_for_another_sft_adapter_are_refused_before_the_labels_are_read(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    manifest = {"stage": "sft", "status": "done", "adapter_sha256": "this one"}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    config = {
+        "output_dir": "x", "model_name_or_path": str(tiny_model), "sft_run": str(tmp_path), "bf16": False,
+        "data": "none", "train_on": write_ids(tmp_path / "chosen.csv", ["k562|P|A"]),
+    }  # fmt: skip
+    facts = {"split": "official", "evidence": 0, "lemmas": False, "template": "three_class", "template_version": 2}
+    beside = tmp_path / "chosen.csv.json"
+    beside.write_text(json.dumps({**facts, "sft_adapter_sha256": "another"}))
+    with pytest.raises(InputError, match="chosen with sft_adapter_sha256: 'another', but this run has 'this one'"):
+        read_stage(config)
+    beside.write_text(json.dumps({**facts, "sft_adapter_sha256": "this one"}))
+    before = read_stage(config).inputs()["train_on"]
+    write_ids(tmp_path / "chosen.csv", ["k562|P|B"])
+    assert read_stage(config).inputs()["train_on"] != before  # a run does not go on with other prompts
+
+
 def test_an_alarm_that_does_something_else_is_refused() -> None:
     config = {"output_dir": "x", "model_name_or_path": "x", "sft_run": "x", "bf16": False, "alarms": "halt"}
     with pytest.raises(InputError, match="alarms is 'halt'; write one of off, warn, stop"):
