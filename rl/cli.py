@@ -289,7 +289,9 @@ def _dry_run(config: Path, words: list[str], samples: int | None, write: Path | 
     for line in found.lines():
         typer.echo(line)
     if write is not None:
-        typer.echo(f"{write}: wrote {found.write(write)} prompts; train on them with --train_on {write}")
+        typer.echo(
+            f"{write}: wrote {found.write(write)} prompts; train on them with --train_on {write} --train_items 0"
+        )
 
 
 @app.command("eval", cls=_Configured)

@@ -84,6 +84,7 @@ class Cost:
         corrected: whether each batch is scored once more for TRL's importance correction.
         skipped: whether a dead group costs no training time.
         steps: optimizer steps of the run.
+        evaluation: completions of one evaluation on held-out prompts; 0 where there is none.
     """
 
     rollout: float
@@ -98,6 +99,7 @@ class Cost:
     corrected: bool
     skipped: bool
     steps: int
+    evaluation: int = 0
 
     def parts(self, dead: float) -> dict[str, float]:
         """Return the seconds of a step by its parts; `dead` is the share of groups without advantages."""
@@ -182,6 +184,10 @@ def describe_cost(cost: Cost, dead: float) -> list[str]:
         f"  a step: {step:.3g} s ({', '.join(f'{name} {seconds:.3g} s' for name, seconds in parts.items())})",
         f"  the run: {in_words(step * cost.steps)} for {cost.steps} steps, without start, evaluations and saving",
     ]
+    if cost.evaluation:
+        lines.append(
+            f"  an evaluation on held-out prompts: {in_words(cost.evaluation * cost.rollout)} to write its answers"
+        )
     if cost.reference and cost.scoring:
         lines.append(
             f"  beta > 0 takes {share(parts['reference (beta > 0)'] / step)} of a step for the reference model"

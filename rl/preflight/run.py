@@ -147,6 +147,8 @@ def _measure(stage: Stage, samples: int, trainer_class: Any, folder: Path, progr
         corrected=trainer.correction is not None and trainer.correction.corrects_next,
         skipped=trainer.skips_dead,
         steps=trainer.state.max_steps,
+        # Each held-out prompt is answered once more greedily.
+        evaluation=stage.ours.held_out_items * (trainer.num_generations_eval + 1),
     )
     return DryRun(
         prompts=summarise(rollouts, group, parts=args.multi_objective_aggregation == "normalize_then_sum"),

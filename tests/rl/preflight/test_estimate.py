@@ -99,6 +99,13 @@ def test_the_time_of_the_run_is_that_of_its_steps() -> None:
     assert "beta" not in "\n".join(describe_cost(replace(COST, reference=False), dead=0.0))
 
 
+def test_an_evaluation_is_told_where_there_is_one() -> None:
+    assert "evaluation on held-out" not in "\n".join(describe_cost(COST, dead=0.0))
+    assert "an evaluation on held-out prompts: 2 min" in "\n".join(
+        describe_cost(replace(COST, evaluation=60), dead=0.0)
+    )
+
+
 # --- text ----------------------------------------------------------------------------------------------------------
 
 
