@@ -1,14 +1,14 @@
-"""Did GRPO teach? Fills the tables and the figure of docs/learning.md from the runs of configs/study/learn.yaml.
+"""Did GRPO teach? Fills docs/learning.md and its part of the README from the runs of configs/study/learn.yaml.
 
-python -m tools.learning [FOLDER]    reads the study's folder, writes docs/learning.json, the figure and the tables
-python -m tools.learning --tables    writes figure and tables from docs/learning.json again
+python -m tools.learning [FOLDER]    reads the study's folder, writes docs/learning.json, the figure and the pages
+python -m tools.learning --pages     writes figure and pages from docs/learning.json again
 
 FOLDER is runs/studies/learn unless it is given. Seeds that are not finished are left out, and counted.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from typing import Any, Final
 import pandas as pd
 
 from benchmarks import compare
-from benchmarks.evaluation.baselines import predict_baselines
+from benchmarks.evaluation.baselines import as_predictions, cross_line_neighbours
 from benchmarks.evaluation.predictions import read_predictions
 from benchmarks.evaluation.run import PREDICTIONS
 from benchmarks.evidence.corpus import Corpus, open_corpus
@@ -24,6 +24,7 @@ from benchmarks.runs import CONFIG, MANIFEST, read_manifest, read_stored
 from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.metrics import estimate
 from rewards import InputError
+from rl.rollout_files import read_rollouts
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 RESULT: Final = DOCS / "learning.json"
@@ -32,8 +33,8 @@ SYSTEMS: Final = {"SFT": "sft", "SFT+GRPO": "sft-grpo", "SFT+labels": "sft-label
 RIVALS: Final = ("SFT", "SFT+labels", "cross-line neighbours")
 METRICS: Final = {
     "accuracy": ("three_class", "accuracy"),
-    "de_per_gene_auroc": ("de", "per-gene AUROC `de`"),
-    "dir_per_gene_auroc": ("dir", "per-gene AUROC `dir`"),
+    "de_auroc": ("de", "AUROC `de`"),
+    "dir_auroc": ("dir", "AUROC `dir`"),
 }
 CURVES: Final = {
     "reward": "mean reward",
@@ -150,14 +151,13 @@ def measure(folder: Path) -> dict[str, Any]:
     }
     one = answers["SFT"][seeds[0]]
     items = corpus.test[corpus.test["item_id"].isin(one["item_id"])]
-    neighbours = predict_baselines(corpus, items)["cross-line neighbours"]
+    neighbours = as_predictions(items, cross_line_neighbours(corpus, items))
     answers["cross-line neighbours"] = dict.fromkeys(seeds, neighbours)
     manifests = [read_manifest(run) for run in grpo]
     return {
         "seeds": seeds,
         "steps": manifests[0]["steps"],
-        "completions": int(config["num_generations"]) * 8,
-        "learning_rate": config["learning_rate"],
+        "completions": len(read_rollouts(grpo[0]).query("step == 1")),
         "held_out_items": int(frames[seeds[0]]["item"].nunique()),
         "samples": int((frames[seeds[0]].groupby(["step", "how", "item"]).size()).max()),
         "test_items": int(one["item_id"].nunique()),
@@ -252,26 +252,50 @@ def draw(result: Mapping[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in lines[start:]) + "\n"
 
 
-TABLES: Final = {"<!-- held-out -->": held_out_table, "<!-- test -->": test_table}
+def summary(result: Mapping[str, Any]) -> str:
+    """Return what came out as a list in Markdown, for the README."""
+    held_out, test = result["held_out"], result["test"]
+    lines = []
+    for how, found in held_out.items():
+        before, after = (sum(found[when]) / len(found[when]) for when in ("before", "after"))
+        lines.append(
+            f"- {how.capitalize()} answers to {result['held_out_items']} held-out prompts: {_number(before)} are right "
+            f"before GRPO and {_number(after)} after. The gain is {_with_interval(found['items'])} over items, and "
+            f"{_with_interval(found['items_and_seeds'])} over items and seeds."
+        )
+    for rival, words in (("SFT", "before GRPO"), ("SFT+labels", "after SFT on the labels that GRPO saw")):
+        differences = [
+            f"{label} {_with_interval(test[rival][metric]['items_and_seeds'])}"
+            for metric, (_, label) in METRICS.items()
+        ]
+        lines.append(f"- {result['test_items']} test items, GRPO minus the model {words}: {'; '.join(differences)}.")
+    return "\n".join(lines)
 
 
-def filled(page: str, result: Mapping[str, Any]) -> str:
-    """Return a page with each table between its two marks."""
-    for mark, table in TABLES.items():
+PAGES: Final[dict[Path, dict[str, Callable[[Mapping[str, Any]], str]]]] = {
+    DOCS / "learning.md": {"<!-- held-out -->": held_out_table, "<!-- test -->": test_table},
+    DOCS.parent / "README.md": {"<!-- learning -->": summary},
+}
+
+
+def filled(path: Path, result: Mapping[str, Any]) -> str:
+    """Return the text of a page with what is made from the result between its marks."""
+    page = path.read_text(encoding="utf-8")
+    for mark, table in PAGES[path].items():
         before, _, after = page.split(mark)
         page = f"{before}{mark}\n{table(result)}\n{mark}{after}"
     return page
 
 
 def main() -> None:
-    """Measure a study's runs, unless only tables are asked for, and write figure and tables."""
-    if "--tables" not in sys.argv:
+    """Measure a study's runs, unless only pages are asked for, and write figure and pages."""
+    if "--pages" not in sys.argv:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/studies/learn")
         RESULT.write_text(json.dumps(measure(folder), indent=1) + "\n", encoding="utf-8")
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     FIGURE.write_text(draw(result), encoding="utf-8")
-    page = DOCS / "learning.md"
-    page.write_text(filled(page.read_text(encoding="utf-8"), result), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(filled(path, result), encoding="utf-8")
 
 
 if __name__ == "__main__":

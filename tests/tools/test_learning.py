@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from rewards import LABELS, InputError
-from tools.learning import DOCS, FIGURE, RESULT, draw, filled, finished_seeds, gains, held_out_answers
+from tools.learning import FIGURE, PAGES, RESULT, draw, filled, finished_seeds, gains, held_out_answers
 
 UP = str(LABELS[0])
 
@@ -64,10 +64,10 @@ def test_a_study_without_a_finished_seed_is_refused(tmp_path: Path) -> None:
         finished_seeds(tmp_path)
 
 
-def test_page_and_figure_are_those_of_the_runs() -> None:
+def test_pages_and_figure_are_those_of_the_runs() -> None:
     result = json.loads(RESULT.read_text(encoding="utf-8"))
-    page = (DOCS / "learning.md").read_text(encoding="utf-8")
-    assert filled(page, result) == page
+    for path in PAGES:
+        assert filled(path, result) == path.read_text(encoding="utf-8")
     assert draw(result).count("<path") == FIGURE.read_text(encoding="utf-8").count("<path")
 
 
