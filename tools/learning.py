@@ -108,8 +108,8 @@ def _differences(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], m
     """Compare two systems by seed, over items alone (the seeds' answers taken together), and over items and seeds."""
     per_seed = [_interval(compare(a[seed], b[seed], metric)) for seed in a]
     both = [pd.concat([frames[seed].assign(seed=seed) for seed in a]) for frames in (a, b)]
-    over_both = _interval(compare(both[0], both[1], metric))
-    items = None
+    over_both = _interval(compare(both[0], both[1], metric)) if len(a) > 1 else None  # one seed tells nothing of seeds
+    items = per_seed[0] if len(a) == 1 else None
     if metric == "accuracy":  # a mean over rows: the rows of all seeds are rows of one run
         apart = [frame.assign(item_id=frame["item_id"] + "@" + frame["seed"].astype(str), seed=0) for frame in both]
         items = _interval(compare(apart[0], apart[1], metric))
@@ -204,16 +204,24 @@ def test_table(result: Mapping[str, Any]) -> str:
         for metric in METRICS:
             cells.append(_number(sum(scores[metric]) / len(scores[metric])))
             found = result["test"].get(system)
-            cells.append("" if found is None else _with_interval(found[metric]["items_and_seeds"]))
+            cells.append("" if found is None else _with_interval(_widest(found[metric])))
         lines.append(f"| {system} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _widest(found: Mapping[str, Any]) -> Mapping[str, float]:
+    """The interval over items and seeds; the one over items where there is one seed."""
+    widest: Mapping[str, float] = found["items_and_seeds"] or found["items"]
+    return widest
 
 
 def _number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.3f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}")
 
 
-def _with_interval(one: Mapping[str, float]) -> str:
+def _with_interval(one: Mapping[str, float] | None) -> str:
+    if one is None:
+        return "unknown from one seed"
     return f"{_number(one['value'], '+')} ({_number(one['low'], '+')} to {_number(one['high'], '+')})"
 
 
@@ -265,8 +273,7 @@ def summary(result: Mapping[str, Any]) -> str:
         )
     for rival, words in (("SFT", "before GRPO"), ("SFT+labels", "after SFT on the labels that GRPO saw")):
         differences = [
-            f"{label} {_with_interval(test[rival][metric]['items_and_seeds'])}"
-            for metric, (_, label) in METRICS.items()
+            f"{label} {_with_interval(_widest(test[rival][metric]))}" for metric, (_, label) in METRICS.items()
         ]
         lines.append(f"- {result['test_items']} test items, GRPO minus the model {words}: {'; '.join(differences)}.")
     return "\n".join(lines)
