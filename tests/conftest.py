@@ -5,10 +5,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from benchmarks import NeighbourModel, fit_neighbours, load_labels
 from benchmarks.models.engines import has_vllm
@@ -16,6 +18,12 @@ from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT
 from rewards import LABELS
 
 ROOT = Path(__file__).parents[1]
+# Files whose tests load torch, transformers or TRL, which takes up to ten seconds: one process runs them all.
+LOADS_TORCH = (
+    "tests/benchmarks/models/", "tests/benchmarks/test_chat", "tests/benchmarks/test_config",
+    "tests/benchmarks/test_machine", "tests/rl/test_correction", "tests/rl/test_recording", "tests/rl/test_tr",
+    "tests/sft/audit/", "tests/sft/filters/", "tests/sft/test_", "tests/test_configs", "tests/test_docs",
+)  # fmt: skip
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -29,6 +37,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files come first: of files that run side by side, none is left for the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+class OneLoadsTorch(LoadFileScheduling):  # type: ignore[misc]
+    """Gives each file to one process, and all of `LOADS_TORCH` to the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "torch" if nodeid.startswith(LOADS_TORCH) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneLoadsTorch | None:
+    """Choose the scheduler of `--dist loadfile`."""
+    return OneLoadsTorch(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

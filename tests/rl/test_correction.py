@@ -5,13 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-import trl
-from tiny_policy import make_rollouts, make_trainer
+from lazily import Lazy
 
 from rewards import InputError
 from rl.correction import AGREE, CANARIES, CANARY_EVERY, Correction
 from rl.train import check_correction
+
+torch, trl, tiny_policy = Lazy("torch"), Lazy("trl"), Lazy("tiny_policy")
 
 
 def test_the_first_batch_is_corrected_and_the_others_where_it_differed() -> None:
@@ -46,7 +46,7 @@ def test_a_sampler_that_goes_wrong_is_seen_by_the_canaries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: float
 ) -> None:
     """TRL's part is played: rollouts with the policy's own log-probabilities, from the second batch on with others."""
-    trainer: Any = make_trainer(
+    trainer: Any = tiny_policy.make_trainer(
         tmp_path, monkeypatch, prefix_tree="on", num_generations=4, per_device_train_batch_size=8
     )
     trainer.model.train()
@@ -54,7 +54,7 @@ def test_a_sampler_that_goes_wrong_is_seen_by_the_canaries(
     flags: list[bool] = []
 
     def generate(self: Any, inputs: Any) -> dict[str, Any]:
-        rollouts = make_rollouts(2, 4)
+        rollouts = tiny_policy.make_rollouts(2, 4)
         ids = torch.cat([rollouts["prompt_ids"], rollouts["completion_ids"]], dim=1)
         mask = torch.cat([rollouts["prompt_mask"], rollouts["completion_mask"]], dim=1)
         with torch.no_grad():

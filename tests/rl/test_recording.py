@@ -6,14 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_policy import make_trainer
+from lazily import Lazy
 
 from rewards import LABELS, CheckError, Component, Composition, accuracy, parse_answer
 from rewards import format as format_reward
 from rl.lab.replay import as_trained, replay
 from rl.recording import Recorder, batch_metrics
 from rl.rollout_files import read_rollouts
-from rl.trainer import TrainerReward, without_partly_judged
+
+torch, tiny_policy, trainers = Lazy("torch"), Lazy("tiny_policy"), Lazy("rl.trainer")
 
 UP, DOWN, NONE = map(str, LABELS)
 NAN = float("nan")
@@ -88,14 +89,12 @@ def test_what_a_gate_cuts_off_is_counted_too(tmp_path: Path) -> None:
 
 
 def test_a_completion_judged_in_part_is_taken_out_and_a_group_that_lacks_a_part_is_not() -> None:
-    import torch
-
     scores = torch.tensor([[1.0, NAN], [1.0, 0.5], [1.0, NAN], [0.0, NAN]])
-    kept = without_partly_judged(scores, 2)
+    kept = trainers.without_partly_judged(scores, 2)
     assert all(math.isnan(value) for value in kept[0].tolist())
     assert kept[1].tolist() == [1.0, 0.5]
     assert kept[2:, 0].tolist() == [1.0, 0.0]
-    assert torch.isnan(without_partly_judged(torch.full((2, 2), NAN), 2)).all()
+    assert torch.isnan(trainers.without_partly_judged(torch.full((2, 2), NAN), 2)).all()
 
 
 def test_completions_are_kept_where_a_reward_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,11 +104,11 @@ def test_completions_are_kept_where_a_reward_raises(tmp_path: Path, monkeypatch:
         raise ZeroDivisionError("division by zero")
 
     component = Component("fails", fails, ours=False)
-    trainer = make_trainer(
+    trainer = tiny_policy.make_trainer(
         tmp_path / "trainer", monkeypatch, prefix_tree="off", num_generations=2, per_device_train_batch_size=2
     )
     trainer.recorder = Recorder(tmp_path, [component])
-    trainer.reward_funcs = [TrainerReward(component)]
+    trainer.reward_funcs = [trainers.TrainerReward(component)]
     row = {"item_id": "k562|P|A", "cell_line": "k562", "pert": "P", "gene": "A", "label": UP, "prompt": "why?"}
     asked = ([row] * 2, ["why?"] * 2, ["<think>" + say(UP), "x"], [[1, 2, 3], [4]])
     trainer.model.eval()

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lazily import Lazy
 from without_clock import PATIENCE
 
 from benchmarks.models.vllm_engine import has_vllm
@@ -16,7 +17,8 @@ from rewards import LABELS, BalancedAccuracy, Context, accuracy
 from rewards import format as format_reward
 from rl.recording import Recorder
 from rl.train import load_rewards
-from rl.trainer import PRIVATE_NAMES, READ_IN, GRPOTrainer, TrainerReward, merged_parameters
+
+trainers = Lazy("rl.trainer")
 
 UP, DOWN, NONE = map(str, LABELS)
 COUNTS = {UP: 10, DOWN: 10, NONE: 80}
@@ -27,27 +29,27 @@ CONTEXT = Context(COUNTS)
 
 
 def test_the_private_names_were_read_in_the_version_installed() -> None:
-    assert metadata.version("trl") == READ_IN, "read the names again in the new version, then change READ_IN"
+    assert metadata.version("trl") == trainers.READ_IN, "read the names again in the new version, then change READ_IN"
 
 
-@pytest.mark.parametrize("name", PRIVATE_NAMES)
-def test_a_private_name_is_there_with_its_arguments(name: str) -> None:
-    module, _, path = name.partition(":")
-    found: Any = import_module(module)
-    if path == "LLM" and not has_vllm():
-        pytest.skip("vLLM is not installed")
-    for part in path.split("."):
-        found = getattr(found, part)
-    if (arguments := PRIVATE_NAMES[name]) is not None:
-        bare = (str(one.replace(annotation=one.empty)) for one in inspect.signature(found).parameters.values())
-        assert tuple(bare) == arguments
+def test_the_private_names_are_there_with_their_arguments() -> None:
+    for name, arguments in trainers.PRIVATE_NAMES.items():
+        module, _, path = name.partition(":")
+        if path == "LLM" and not has_vllm():
+            continue
+        found: Any = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+        if arguments is not None:
+            bare = (str(one.replace(annotation=one.empty)) for one in inspect.signature(found).parameters.values())
+            assert tuple(bare) == arguments, name
 
 
 def test_what_is_overridden_is_listed() -> None:
     """All that our class defines and TRL's has, too, but for the constructor."""
-    listed = {name.rpartition(".")[2] for name in PRIVATE_NAMES if ":GRPOTrainer." in name}
-    ours = {name for name in vars(GRPOTrainer) if name.startswith("_") and not name.startswith("__")}
-    assert {name for name in ours if any(name in vars(base) for base in GRPOTrainer.__mro__[1:])} <= listed
+    listed = {name.rpartition(".")[2] for name in trainers.PRIVATE_NAMES if ":GRPOTrainer." in name}
+    ours = {name for name in vars(trainers.GRPOTrainer) if name.startswith("_") and not name.startswith("__")}
+    assert {name for name in ours if any(name in vars(base) for base in trainers.GRPOTrainer.__mro__[1:])} <= listed
 
 
 # --- merged_parameters ---------------------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ def test_merged_parameters_are_those_of_peft_s_merge(dtype: str, kind: str) -> N
     lora, changed = KINDS[kind]
     model = make_policy(dtype, **lora)
     merged = dict(copy.deepcopy(model).merge_and_unload().named_parameters())
-    ours = [(name, weight.clone()) for name, weight in merged_parameters(model)]
+    ours = [(name, weight.clone()) for name, weight in trainers.merged_parameters(model)]
     assert sorted(name for name, _ in ours) == sorted(merged)  # each once, under the base model's names
     for name, weight in ours:
         assert weight.dtype == merged[name].dtype
@@ -123,7 +125,7 @@ def test_merging_changes_nothing_of_the_policy(dtype: str, kind: str) -> None:
     wants = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     logits = model(input_ids=torch.arange(8)[None]).logits
     for _ in range(3):
-        for _, weight in merged_parameters(model):
+        for _, weight in trainers.merged_parameters(model):
             assert not weight.requires_grad
     after = model.state_dict()
     assert set(after) == set(before)
@@ -138,14 +140,14 @@ def test_only_the_active_adapter_is_merged(kind: str) -> None:
     import torch
 
     model = make_policy("float32", **KINDS[kind][0])
-    alone = {name: weight.clone() for name, weight in merged_parameters(model)}
+    alone = {name: weight.clone() for name, weight in trainers.merged_parameters(model)}
     model.add_adapter("ref", model.peft_config["default"])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".ref." in name:
                 parameter.normal_()
     model.set_adapter("default")
-    both = dict(merged_parameters(model))
+    both = dict(trainers.merged_parameters(model))
     assert set(both) == set(alone)
     assert all(torch.equal(both[name], weight) for name, weight in alone.items())
 
@@ -160,19 +162,21 @@ def test_a_trainers_reward_sees_the_tag_that_the_template_opened(as_messages: bo
     texts = [f"because</think><answer>{UP}</answer>", f"<think>a</think><answer>{UP}</answer>", "because"]
     completions: list[Any] = [[{"role": "assistant", "content": text}] for text in texts] if as_messages else texts
     for reward in (accuracy, format_reward):
-        scores = TrainerReward(reward, "<think>\n")(completions=completions, trainer_state=STATE, label=[UP] * 3)
+        scores = trainers.TrainerReward(reward, "<think>\n")(
+            completions=completions, trainer_state=STATE, label=[UP] * 3
+        )
         assert scores == [1.0, 0.0, 0.0]
 
 
 def test_a_trainers_reward_leaves_a_failed_generation_unscored() -> None:
-    reward = TrainerReward(accuracy, "<think>")
+    reward = trainers.TrainerReward(accuracy, "<think>")
     failed: list[Any] = [None, [{"role": "assistant", "content": None}]]
     assert reward(completions=failed, trainer_state=STATE, label=[UP, UP]) == [None, None]
 
 
 def test_a_trainers_reward_keeps_its_rewards_name() -> None:
     balanced = BalancedAccuracy(COUNTS)
-    assert [TrainerReward(reward, "<think>").__name__ for reward in (accuracy, format_reward, balanced)] == [
+    assert [trainers.TrainerReward(reward, "<think>").__name__ for reward in (accuracy, format_reward, balanced)] == [
         "accuracy", "format", "balanced_accuracy",
     ]  # fmt: skip
 
@@ -187,7 +191,7 @@ def test_a_trainers_reward_hands_on_what_trl_gives_and_the_step(tmp_path: Path, 
         "            for c, p, ids in zip(completions, prompts, completion_ids, strict=True)]\n"
     )
     (component,) = load_rewards([{"name": f"{tmp_path}/same.py:same", "timeout": timeout}], CONTEXT, "none")
-    scores = TrainerReward(component, prefix)(
+    scores = trainers.TrainerReward(component, prefix)(
         completions=[[{"role": "assistant", "content": "abc"}]], prompts=[[{"role": "user", "content": "de"}]],
         completion_ids=[[1, 2, 3, 4]], label=[UP], trainer_state=STATE, log_metric=print,
     )  # fmt: skip

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tiny_policy import gradients, make_policy, make_rollouts, make_trainer
-from trl.trainer.utils import shuffle_sequence_dict
+from lazily import Lazy
 
 from rewards import CheckError, InputError
-from rl.trainer import GRPOTrainer, shuffle_groups
-from sft import tree_attention
 from sft.prefix_tree import fold
-from sft.tree_attention import ATTENTION, Scorer
+
+torch, tiny_policy, trainers = Lazy("torch"), Lazy("tiny_policy"), Lazy("rl.trainer")
+tree_attention, trl_utils = Lazy("sft.tree_attention"), Lazy("trl.trainer.utils")
 
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo")
 EXACT = 1e-9
@@ -31,7 +29,9 @@ def patches() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory, patches: pytest.MonkeyPatch) -> Any:
     """One that always computes trees; its settings may be changed for a test."""
-    made = make_trainer(tmp_path_factory.mktemp("trainer"), patches, prefix_tree="on", temperature=0.7, **GROUPS)
+    made = tiny_policy.make_trainer(
+        tmp_path_factory.mktemp("trainer"), patches, prefix_tree="on", temperature=0.7, **GROUPS
+    )
     made.current_gradient_accumulation_steps = 1
     made.model.train()
     return made
@@ -44,7 +44,7 @@ def assert_same(trainer: Any, rollouts: dict[str, Any], monkeypatch: pytest.Monk
     for scorer in (trainer.scorer, None):
         monkeypatch.setattr(trainer, "scorer", scorer)
         loss = trainer._compute_loss(trainer.model, rollouts)
-        results.append((loss.detach(), gradients(trainer.model, loss)))
+        results.append((loss.detach(), tiny_policy.gradients(trainer.model, loss)))
     monkeypatch.undo()
     assert trainer.scorer.computed - computed < trainer.scorer.padded - padded
     (ours, our_gradient), (theirs, their_gradient) = results
@@ -63,7 +63,7 @@ def test_losses_and_gradients_are_trl_s(
 ) -> None:
     monkeypatch.setattr(trainer, "loss_type", loss_type)
     monkeypatch.setattr(trainer, "beta", beta)
-    assert_same(trainer, make_rollouts(2, 4), monkeypatch)
+    assert_same(trainer, tiny_policy.make_rollouts(2, 4), monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_other_terms_of_the_loss_are_trl_s(
 ) -> None:
     for name, value in settings.items():
         monkeypatch.setattr(trainer, name, value)
-    assert_same(trainer, make_rollouts(2, 4), monkeypatch)
+    assert_same(trainer, tiny_policy.make_rollouts(2, 4), monkeypatch)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -92,7 +92,7 @@ def test_layers_that_are_computed_again_see_the_tree(
     trainer.model.enable_input_require_grads()
     base.gradient_checkpointing_enable({"use_reentrant": reentrant})
     try:
-        assert_same(trainer, make_rollouts(2, 4), monkeypatch)
+        assert_same(trainer, tiny_policy.make_rollouts(2, 4), monkeypatch)
     finally:
         base.gradient_checkpointing_disable()
         base.disable_input_require_grads()
@@ -100,7 +100,9 @@ def test_layers_that_are_computed_again_see_the_tree(
 
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(0, 8), slice(2, 7), slice(0, 1)])
 def test_any_rows_of_any_groups_give_what_trl_gives(trainer: Any, monkeypatch: pytest.MonkeyPatch, rows: slice) -> None:
-    part = {name: value[rows] if value.ndim else value for name, value in make_rollouts(3, 3, same=0).items()}
+    part = {
+        name: value[rows] if value.ndim else value for name, value in tiny_policy.make_rollouts(3, 3, same=0).items()
+    }
     if rows == slice(0, 1):
         part["completion_mask"][:] = 1
     assert_same(trainer, part, monkeypatch)
@@ -109,17 +111,17 @@ def test_any_rows_of_any_groups_give_what_trl_gives(trainer: Any, monkeypatch: p
 def test_rows_of_which_none_has_a_completion_have_a_loss_without_gradient(
     trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rollouts = make_rollouts(2, 4)
+    rollouts = tiny_policy.make_rollouts(2, 4)
     rollouts["completion_mask"].zero_()
     loss = trainer._compute_loss(trainer.model, rollouts)
-    assert loss == 0 and gradients(trainer.model, loss).norm() == 0
+    assert loss == 0 and tiny_policy.gradients(trainer.model, loss).norm() == 0
 
 
 def test_log_probabilities_without_a_gradient_come_in_parts_as_trl_s(
     trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the old policy and the reference are asked."""
-    rollouts = make_rollouts(3, 4)
+    rollouts = tiny_policy.make_rollouts(3, 4)
     ids = torch.cat([rollouts["prompt_ids"], rollouts["completion_ids"]], dim=1)
     mask = torch.cat([rollouts["prompt_mask"], rollouts["completion_mask"]], dim=1)
     columns = rollouts["completion_ids"].shape[1]
@@ -138,7 +140,7 @@ def test_log_probabilities_without_a_gradient_come_in_parts_as_trl_s(
 
 
 def test_in_bfloat16_they_agree_to_its_rounding(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    rollouts = make_rollouts(2, 4)
+    rollouts = tiny_policy.make_rollouts(2, 4)
     losses = []
     for scorer in (trainer.scorer, None):
         monkeypatch.setattr(trainer, "scorer", scorer)
@@ -167,17 +169,17 @@ def test_completions_without_an_advantage_are_left_out(
     trainer: Any, monkeypatch: pytest.MonkeyPatch, loss_type: str, old: bool
 ) -> None:
     monkeypatch.setattr(trainer, "loss_type", loss_type)
-    rollouts = with_advantages(make_rollouts(2, 4), slice(4, 8), old=old)
+    rollouts = with_advantages(tiny_policy.make_rollouts(2, 4), slice(4, 8), old=old)
     before = trainer.scorer.padded
     ours = trainer._compute_loss(trainer.model, rollouts)
     width = rollouts["prompt_ids"].shape[1] + rollouts["completion_ids"].shape[1]
     assert trainer.scorer.padded - before == 4 * width
-    our_gradient = gradients(trainer.model, ours)
+    our_gradient = tiny_policy.gradients(trainer.model, ours)
     monkeypatch.setattr(trainer, "scorer", None)
     if old:
         rollouts["old_per_token_logps"][4:] = -3.0  # TRL computes them, and cannot with the others
-    theirs = super(GRPOTrainer, trainer)._compute_loss(trainer.model, rollouts)
-    their_gradient = gradients(trainer.model, theirs)
+    theirs = super(trainers.GRPOTrainer, trainer)._compute_loss(trainer.model, rollouts)
+    their_gradient = tiny_policy.gradients(trainer.model, theirs)
     assert abs(ours - theirs) < EXACT and their_gradient.norm() > 0
     assert (our_gradient - their_gradient).norm() < EXACT * their_gradient.norm()
 
@@ -192,7 +194,7 @@ def test_a_micro_batch_without_a_gradient_costs_two_tokens(
     handle = trainer.model.get_base_model().model.register_forward_hook(
         lambda module, args, output: seen.append(output.last_hidden_state.shape[1])
     )
-    loss = trainer._compute_loss(trainer.model, with_advantages(make_rollouts(2, 4), slice(0, 8), old=old))
+    loss = trainer._compute_loss(trainer.model, with_advantages(tiny_policy.make_rollouts(2, 4), slice(0, 8), old=old))
     trainer.model.zero_grad(set_to_none=True)
     loss.backward()
     handle.remove()
@@ -212,14 +214,14 @@ def test_a_completion_that_the_loss_looks_at_is_computed(
 ) -> None:
     for name, value in settings.items():
         monkeypatch.setattr(trainer, name, value)
-    rollouts = with_advantages(make_rollouts(2, 4), slice(4, 8), old=False)
+    rollouts = with_advantages(tiny_policy.make_rollouts(2, 4), slice(4, 8), old=False)
     before = trainer.scorer.padded
     trainer._compute_loss(trainer.model, rollouts)
     assert trainer.scorer.padded - before == 8 * (rollouts["prompt_ids"].shape[1] + rollouts["completion_ids"].shape[1])
 
 
 def test_what_is_not_computed_is_logged_as_what_is(trainer: Any) -> None:
-    rollouts = with_advantages(make_rollouts(2, 4), slice(4, 8), old=False)
+    rollouts = with_advantages(tiny_policy.make_rollouts(2, 4), slice(4, 8), old=False)
     trainer._compute_loss(trainer.model, rollouts)
     alone = {name: value[:4] if value.ndim else value for name, value in rollouts.items()}
     trainer._compute_loss(trainer.model, alone)
@@ -244,11 +246,11 @@ def test_five_steps_from_the_same_rollouts_give_the_same_adapter(
     adapters = []
     for mode in ("on", "off"):
         values = {"learning_rate": 1e-2, "max_steps": 5, "epsilon": 10.0, **GROUPS, **keys}
-        trainer = make_trainer(tmp_path / mode, monkeypatch, prefix_tree=mode, **values)
+        trainer = tiny_policy.make_trainer(tmp_path / mode, monkeypatch, prefix_tree=mode, **values)
         batches = iter(range(99))
 
         def generate(inputs: Any, batches: Any = batches) -> dict[str, Any]:
-            return make_rollouts(2, 4, seed=next(batches))
+            return tiny_policy.make_rollouts(2, 4, seed=next(batches))
 
         monkeypatch.setattr(trainer, "_generate_and_score_completions", generate)
         start = copy.deepcopy(trainer.model.state_dict())
@@ -275,7 +277,7 @@ def test_whole_groups_are_shuffled_or_parts_of_a_micro_batch(
     rows = torch.arange(groups * size)
     batch = {"a": rows, "b": rows[:, None] * 10, "n": torch.tensor(7), "none": None, "list": rows.tolist()}
     torch.manual_seed(1)
-    out = shuffle_groups(batch, size, micro_batch)
+    out = trainers.shuffle_groups(batch, size, micro_batch)
     parts = out["a"].view(-1, together)
     assert (parts == parts[:, :1] + torch.arange(together)).all()  # they stand together, in order
     assert (parts[:, 0] % together == 0).all() and out["a"].tolist() != rows.tolist()
@@ -286,7 +288,7 @@ def test_whole_groups_are_shuffled_or_parts_of_a_micro_batch(
 
 def test_the_same_random_numbers_are_drawn_as_by_trl() -> None:
     after = []
-    for shuffle in (shuffle_sequence_dict, lambda batch: shuffle_groups(batch, 4, 4)):
+    for shuffle in (trl_utils.shuffle_sequence_dict, lambda batch: trainers.shuffle_groups(batch, 4, 4)):
         torch.manual_seed(0)
         shuffle({"a": torch.arange(24)})
         after.append(torch.rand(1))
@@ -296,7 +298,7 @@ def test_the_same_random_numbers_are_drawn_as_by_trl() -> None:
 def test_groups_that_processes_share_are_shuffled_as_trl_does() -> None:
     batch = {"a": torch.arange(6)}
     results = []
-    for shuffle in (shuffle_sequence_dict, lambda rows: shuffle_groups(rows, 4, 2)):
+    for shuffle in (trl_utils.shuffle_sequence_dict, lambda rows: trainers.shuffle_groups(rows, 4, 2)):
         torch.manual_seed(0)
         results.append(shuffle(batch)["a"].tolist())
     assert results[0] == results[1]
@@ -304,13 +306,16 @@ def test_groups_that_processes_share_are_shuffled_as_trl_does() -> None:
 
 # --- Models that cannot --------------------------------------------------------------------------------------------
 
-ROWS = torch.tensor([[2, 3, 4, 5, 6], [2, 3, 4, 7, 8]])
+
+def two_rows() -> Any:
+    """Two rows that share three tokens."""
+    return torch.tensor([[2, 3, 4, 5, 6], [2, 3, 4, 7, 8]])
 
 
-def score(mode: str, model: Any, **settings: Any) -> Scorer:
+def score(mode: str, model: Any, **settings: Any) -> Any:
     """A scorer that was asked once."""
-    scorer = Scorer(mode, model)
-    scorer.scores(model, model, ROWS, torch.ones_like(ROWS), 2)
+    scorer = tree_attention.Scorer(mode, model)
+    scorer.scores(model, model, two_rows(), torch.ones_like(two_rows()), 2)
     return scorer
 
 
@@ -323,14 +328,15 @@ def fused(policy: Any) -> Any:
 
 
 def test_a_model_that_can_is_checked_once_and_takes_trees(trainer: Any) -> None:
-    model = fused(make_policy())
+    model = fused(tiny_policy.make_policy())
     scorer = score("on", model)
     assert scorer.facts() == {"mode": "on", "padded_rows": None, "tokens": 10, "computed": 6}
-    assert model.config._attn_implementation == ATTENTION
+    assert model.config._attn_implementation == tree_attention.ATTENTION
 
 
 def test_where_a_tree_costs_more_padded_rows_are_computed(trainer: Any) -> None:
-    assert score("auto", fused(make_policy())).facts()["computed"] == 10  # so few tokens are not worth the calls
+    """So few tokens are not worth the calls."""
+    assert score("auto", fused(tiny_policy.make_policy())).facts()["computed"] == 10
 
 
 @pytest.mark.parametrize(
@@ -346,12 +352,12 @@ def test_where_a_tree_costs_more_padded_rows_are_computed(trainer: Any) -> None:
 def test_a_model_that_cannot_by_its_configuration(
     trainer: Any, caplog: pytest.LogCaptureFixture, change: Any, reason: str
 ) -> None:
-    model = fused(make_policy())
+    model = fused(tiny_policy.make_policy())
     change(model)
     with pytest.raises(InputError, match=f"prefix_tree: on, but {reason}; set prefix_tree: auto"):
-        Scorer("on", model)
+        tree_attention.Scorer("on", model)
     with caplog.at_level(logging.WARNING, "synthpert.train"):
-        assert Scorer("auto", model).reason == reason
+        assert tree_attention.Scorer("auto", model).reason == reason
     assert [record.getMessage() for record in caplog.records] == [
         f"prefix_tree: prompts are computed for each completion anew, since {reason}"
     ]
@@ -361,7 +367,7 @@ def test_a_model_that_cannot_by_its_configuration(
     ("given", "reason"),
     [
         ({"sliding_window": 3}, "the model has a sliding window of 3 tokens"),
-        ({"s_aux": torch.zeros(4)}, "the model has attention sinks"),
+        ({"s_aux": [0.0] * 4}, "the model has attention sinks"),
         ({"is_causal": False}, "the model's attention is not causal"),
     ],
 )
@@ -369,23 +375,23 @@ def test_a_model_whose_attention_is_another_falls_back_at_the_first_tree(
     trainer: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], reason: str
 ) -> None:
     attention = tree_attention.tree_attention
-    model = fused(make_policy())
+    model = fused(tiny_policy.make_policy())
 
     def other(*args: Any, **kwargs: Any) -> Any:
         return attention(*args, **{**kwargs, **(given if kwargs.get("prefix_tree") else {})})
 
-    monkeypatch.setattr(tree_attention, "tree_attention", other)
+    monkeypatch.setattr("sft.tree_attention.tree_attention", other)
     monkeypatch.setattr("sft.prefix_tree.ModelCost.of_tree", lambda *_: 0.0)
     scorer = score("auto", model)
     assert scorer.facts() == {"mode": "auto", "padded_rows": reason, "tokens": 10, "computed": 10}
     with pytest.raises(InputError, match=reason):
-        score("on", fused(make_policy()))
+        score("on", fused(tiny_policy.make_policy()))
 
 
 def test_a_window_that_is_longer_than_every_sequence_is_none(trainer: Any) -> None:
-    tree = fold(*tree_attention.split_rows(ROWS, torch.ones_like(ROWS), 2))
+    tree = fold(*tree_attention.split_rows(two_rows(), torch.ones_like(two_rows()), 2))
     states = torch.randn(1, 2, len(tree.tokens), 4)
-    layer = make_policy().get_base_model().model.layers[0].self_attn
+    layer = tiny_policy.make_policy().get_base_model().model.layers[0].self_attn
     whole, _ = tree_attention.tree_attention(layer, states, states, states, None, prefix_tree=tree)
     windowed, _ = tree_attention.tree_attention(layer, states, states, states, None, prefix_tree=tree, sliding_window=4)
     assert torch.equal(whole, windowed)
@@ -397,12 +403,12 @@ def test_a_model_that_does_not_heed_the_tree_is_found_out(trainer: Any, monkeypa
     def deaf(*args: Any, prefix_tree: Any = None, **kwargs: Any) -> Any:
         return attention(*args, **kwargs)
 
-    monkeypatch.setattr(tree_attention, "tree_attention", deaf)
+    monkeypatch.setattr("sft.tree_attention.tree_attention", deaf)
     monkeypatch.setattr("sft.prefix_tree.ModelCost.of_tree", lambda *_: 0.0)
-    scorer = score("auto", fused(make_policy()))
+    scorer = score("auto", fused(tiny_policy.make_policy()))
     assert scorer.reason is not None and "from those of padded rows" in scorer.reason
     assert scorer.facts()["computed"] == 10
     with pytest.raises(
         CheckError, match="prefix_tree: on, but its log-probabilities differ by .* set prefix_tree: auto"
     ):
-        score("on", fused(make_policy()))
+        score("on", fused(tiny_policy.make_policy()))
