@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from benchmarks import NeighbourModel, fit_neighbours, load_labels
 from benchmarks.models.engines import has_vllm
+from benchmarks.screens.sample import load_sample
 from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
 from rewards import LABELS
 
@@ -49,6 +52,17 @@ class OneLoadsTorch(LoadFileScheduling):  # type: ignore[misc]
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneLoadsTorch | None:
     """Choose the scheduler of `--dist loadfile`."""
     return OneLoadsTorch(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once() -> Iterator[None]:
+    """What hundreds of tests load is read once: the sample, and the certificates of each client of a server."""
+    sample, context = load_sample(), cache(ssl.create_default_context)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("benchmarks.screens.sample", "benchmarks.evidence.corpus"):
+            patch.setattr(f"{module}.load_sample", sample.copy)
+        patch.setattr(ssl, "create_default_context", context)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -375,7 +376,7 @@ def counts_tokens(composition: Composition) -> bool:
 
 def estimated_ids(text: str) -> list[int]:
     """Return estimated token ids of a text: one for each piece of a word, of four characters at most."""
-    return [one for word in _WORD.findall(text) for one in _word_ids(word)]
+    return list(chain.from_iterable(map(_word_ids, _WORD.findall(text))))
 
 
 @lru_cache(1 << 16)  # texts of the check repeat their words

@@ -69,6 +69,7 @@ def test_margin_pays_nothing_to_who_knows_the_rates_alone(balanced: bool) -> Non
     assert earned(truth) > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balanced", [False, True])
 def test_the_rates_of_the_full_labels_are_those_among_their_prompts(full_frame: pd.DataFrame, balanced: bool) -> None:
     corpus = full_corpus(full_frame)
