@@ -11,4 +11,6 @@ class Lazy:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith(("_", "pytest")):  # pytest looks whether this is a fixture
+            raise AttributeError(attribute)
         return getattr(import_module(self._name), attribute)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer.main
-from trl import GRPOConfig, ModelConfig, SFTConfig
+from lazily import Lazy
 
 from benchmarks.config import parse_config
 from benchmarks.evaluation.baselines import predict_baselines
@@ -44,13 +44,17 @@ MODULE = re.compile(rf"(?:`|python -m |help\()((?:{'|'.join(FOLDERS)})(?:\.\w+)+
 
 # Commands that take the keys of their configuration as options, and the dataclasses that hold these keys.
 CONFIGURED = {
-    "sft": (SFTArguments, SFTConfig, ModelConfig),
-    "grpo": (GRPOArguments, GRPOConfig, ModelConfig),
+    "sft": (SFTArguments, "SFTConfig", "ModelConfig"),  # those of TRL by their names
+    "grpo": (GRPOArguments, "GRPOConfig", "ModelConfig"),
     "eval": (EvalArguments,),
     "calibrate": (EvalArguments,),
     "generate": (TraceArguments, EndpointArguments),
 }
 KEYS = {**CONFIGURED, "filter": (FilterArguments,), "import": (PromptConfig,)}
+
+
+def classes(command):
+    return tuple(getattr(Lazy("trl"), one) if isinstance(one, str) else one for one in KEYS[command])
 
 
 def commands():
@@ -79,7 +83,7 @@ def check_options(group, command, rest):
     """Fail unless every option of a command is its own or a key of its configuration, and its values fit."""
     options = {name for parameter in group.params for name in parameter.opts}
     if group.context_settings.get("ignore_unknown_options"):
-        options |= {"--out", *(f"--{key}" for one in KEYS[command] for key in key_fields(one))}
+        options |= {"--out", *(f"--{key}" for one in classes(command) for key in key_fields(one))}
     assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options, (command, rest)
     if "--config" not in rest:
         return
@@ -89,7 +93,7 @@ def check_options(group, command, rest):
         rest = group.make_context(command, list(rest)).args  # without the command's own options
         # TRL refuses bf16 on a machine without a GPU unless the CPU is asked for.
         on_cpu = ["--use_cpu", "true"] if command in ("sft", "grpo") else []
-        parse_config(config, [*rest, *on_cpu], CONFIGURED[command])
+        parse_config(config, [*rest, *on_cpu], classes(command))
 
 
 @pytest.mark.parametrize(
@@ -112,9 +116,7 @@ def test_an_option_that_is_not_there_is_found(line):
 def test_the_readme_s_item_is_what_the_demo_asks_and_pays():
     """The prompt is our template's for that item; each completion earns what the demo's rewards pay for it."""
     prompt, completions = re.findall(r"```text\n(.*?)\n```", (REPO / "README.md").read_text(), re.DOTALL)
-    (args, trl_args, _) = parse_config(
-        REPO / "configs" / "demo" / "grpo.yaml", ("--use_cpu", "true"), CONFIGURED["grpo"]
-    )
+    (args, trl_args, _) = parse_config(REPO / "configs" / "demo" / "grpo.yaml", ("--use_cpu", "true"), classes("grpo"))
     corpus = open_corpus("sample")
     item = corpus.train[corpus.train["item_id"] == "hepg2|POLRMT|MT-ND3"]
     (messages,) = build_prompts(item, corpus, args.prompt)

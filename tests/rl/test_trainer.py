@@ -221,7 +221,7 @@ def test_held_out_prompts_are_answered_greedily_once_each(tmp_path: Path) -> Non
     )
     rows = [{"prompt": name, "item_id": name, "label": UP} for name in ("one", "one", "two", "two")]
     trainer.recorder.held_out(10, rows, [texts[one] for one in ("two", "one", "two", "two")], 2)
-    GRPOTrainer._ask_greedily(trainer, rows)
+    trainers.GRPOTrainer._ask_greedily(trainer, rows)
     assert asked == [(0.0, ["one", "two"], 1)]
     assert logged == {"greedy_accuracy": 0.5}
     assert vllm.temperature == 0.9

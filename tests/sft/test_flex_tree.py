@@ -4,15 +4,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_policy import make_policy
+from lazily import Lazy
 from without_clock import UNHURRIED
 
-from sft import flex_tree, tree_attention
-from sft.flex_tree import make_mask, padded_length, why_not_flex
 from sft.prefix_tree import BLOCK, fold, model_cost
+
+torch, tiny_policy = Lazy("torch"), Lazy("tiny_policy")
+flex_tree, tree_attention = Lazy("sft.flex_tree"), Lazy("sft.tree_attention")
 
 PROMPTS = [[1, 2, 3, 4, 5]] * 2 + [[1, 2, 3, 9]] * 2 + [[1, 2]] + [[7, 8]]
 COMPLETIONS = [[1, 2, 3], [1], [4, 4], [5, 6, 7], [1, 2], [3, 3]]
@@ -31,7 +31,7 @@ def test_its_values_are_those_of_the_segments(key_heads: int) -> None:
     layer: Any = SimpleNamespace(is_causal=True)
     given_: dict[str, Any] = {"prefix_tree": tree, "scaling": 0.3}
     whole, _ = tree_attention.tree_attention(layer, query, key, value, None, **given_)
-    mask = make_mask(tree, "cpu")
+    mask = flex_tree.make_mask(tree, "cpu")
     flexed, _ = tree_attention.tree_attention(layer, query, key, value, None, tree_mask=mask, **given_)
     assert (whole - flexed).abs().max() < 1e-12
     dropped, _ = tree_attention.tree_attention(layer, query, key, value, None, tree_mask=mask, dropout=0.9, **given_)
@@ -50,7 +50,7 @@ def test_a_query_stands_in_the_branches_of_its_path(rows: list[tuple[list[int], 
 
 def test_padding_is_attended_to_by_padding_alone() -> None:
     tree = fold(PROMPTS, COMPLETIONS)
-    mask, length, tokens = make_mask(tree, "cpu"), padded_length(len(tree.tokens)), len(tree.tokens)
+    mask, length, tokens = flex_tree.make_mask(tree, "cpu"), flex_tree.padded_length(len(tree.tokens)), len(tree.tokens)
     places = torch.arange(length)
     attended = mask.mask_mod(0, 0, places[:, None], places[None])
     assert attended.diagonal().all()  # a query without any key would give NaN
@@ -59,24 +59,26 @@ def test_padding_is_attended_to_by_padding_alone() -> None:
 
 @pytest.mark.parametrize(("tokens", "length"), [(1, 128), (129, 256), (1024, 1024), (1025, 1280), (5290, 6144)])
 def test_lengths_are_few(tokens: int, length: int) -> None:
-    assert padded_length(tokens) == length
+    assert flex_tree.padded_length(tokens) == length
 
 
 def test_at_most_four_lengths_lie_between_powers_of_two() -> None:
-    assert {padded_length(tokens) for tokens in range(4097, 8193)} == {5120, 6144, 7168, 8192}
+    assert {flex_tree.padded_length(tokens) for tokens in range(4097, 8193)} == {5120, 6144, 7168, 8192}
 
 
 def test_where_it_fails_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_policy().get_base_model()
-    assert why_not_flex(model) == "Triton does not compute in float64"
+    model = tiny_policy.make_policy().get_base_model()
+    assert flex_tree.why_not_flex(model) == "Triton does not compute in float64"
     model = model.float()
-    monkeypatch.setattr(flex_tree, "find_spec", lambda name: None)
-    assert why_not_flex(model) == "Triton is not installed"
-    monkeypatch.setattr(flex_tree, "find_spec", lambda name: name)
-    assert why_not_flex(model) == "FlexAttention fails here (NotImplementedError)"  # no backward pass on a CPU
+    monkeypatch.setattr("sft.flex_tree.find_spec", lambda name: None)
+    assert flex_tree.why_not_flex(model) == "Triton is not installed"
+    monkeypatch.setattr("sft.flex_tree.find_spec", lambda name: name)
+    assert (
+        flex_tree.why_not_flex(model) == "FlexAttention fails here (NotImplementedError)"
+    )  # no backward pass on a CPU
 
 
 def test_a_segment_costs_a_block_of_pairs_and_no_call() -> None:
-    model = make_policy().get_base_model()
+    model = tiny_policy.make_policy().get_base_model()
     cost = model_cost(model, "cuda", flex=True)
     assert cost.segment == cost.pair * BLOCK**2 < model_cost(model, "cuda").segment
