@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.models.folders import adapter_sha256
 from benchmarks.runs import read_manifest
+from rl.rollout_files import read_rollouts
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
@@ -237,6 +238,27 @@ def test_eval_report_and_refusals_by_command(sft, tiny_model, folder, smollm2):
     assert other.returncode == 2 and "another base model" in other.stderr
     missing = run(*words, "--output_dir", "y", "--model", "no/such/model", cwd=folder, check=False)
     assert missing.returncode == 2 and "no/such/model" in missing.stderr and "Traceback" not in missing.stderr
+
+
+def test_a_reward_that_raises_leaves_its_completions_and_the_reason(sft, tiny_model, folder):
+    path, _, _ = sft
+    out = folder / "raises"
+    (folder / "raises.py").write_text("def score(completions, **columns):\n    return [1 / 0 for _ in completions]\n")
+    config = write(
+        folder / "raises.yaml", output_dir=str(out), sft_run=str(path), data="sample", evidence=3, train_items=12,
+        rollouts="transformers", beta=0.0, model_name_or_path=str(tiny_model), max_steps=2, num_generations=4,
+        max_completion_length=16, rewards=["raises.py:score"], **COMMON,
+    )  # fmt: skip
+    words = ["-m", "rl.cli", "grpo", "--config", config]
+    done = run(*words, cwd=folder, check=False)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+    manifest = read_manifest(out)
+    assert manifest["status"] == "failed" and "raises.py, line 2" in manifest["error"]
+    frame = read_rollouts(out)
+    assert (frame["step"] == 1).all() and frame["total_reward"].isna().all() and frame["completion"].notna().all()
+    (folder / "raises.py").write_text("def score(completions, **columns):\n    return [1.0 for _ in completions]\n")
+    done = run(*words, cwd=folder, check=False)
+    assert done.returncode == 2 and "changed since: rewards: raises.py" in done.stderr
 
 
 @pytest.mark.parametrize("stage", ["sft", "eval", "grpo"])
