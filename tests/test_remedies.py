@@ -38,10 +38,11 @@ ABOUT: Final = {
     "benchmarks/models": ("evaluation",), "benchmarks/evaluation": ("evaluation",), "sft/teacher": ("traces",),
     "sft/train.py": ("sft",), "sft/examples.py": ("sft",), "sft/gate.py": ("sft",), "sft/training.py": ("sft", "grpo"),
     "rewards": ("grpo",), "rl/train.py": ("grpo",), "rl/trainer.py": ("grpo",), "rl/unlabelled.py": ("grpo",),
+    "rl/levers.py": ("grpo",),
 }  # fmt: skip
 REVIEWED: Final = {
     "a column": ("item_id", "cell_line", "p_up", "p_down", "p_none", "p_de", "p_dir"),
-    "a value": ("max_completion_tokens", "fdr_bh"),
+    "a value": ("max_completion_tokens", "fdr_bh", "normalize_then_sum"),
     "what stands for any key": ("--key",),
     "an option of pip": ("--no-deps",),
     "a key of a tokenizer's file": ("eos_token", "chat_template"),
@@ -49,6 +50,7 @@ REVIEWED: Final = {
     "a key of a reward's entry": ("timeout", "kind"),
     "pandas": ("to_parquet",),
     "a page of TRL's documentation": ("sft_trainer", "grpo_trainer"),
+    "a number of TRL's log": ("clipped_ratio",),
     "a key of a server's reply": ("finish_reason", "top_logprobs"),
     "our own code": ("open_engine", "clean_up_tokenization_spaces"),
 }  # fmt: skip

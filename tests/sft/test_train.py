@@ -98,6 +98,12 @@ def test_too_few_steps_are_refused_before_training(keys, problem):
         check_steps(trainer)
 
 
+@pytest.mark.parametrize("given", [{}, {"traces": "t.jsonl", "labels_of": "runs/grpo"}])
+def test_traces_or_the_labels_of_a_run_are_learnt_not_both(given):
+    with pytest.raises(InputError, match="traces: give a file of traces, or labels_of and a GRPO run; not both"):
+        read_arguments({"output_dir": "o", "model_name_or_path": "m", "use_peft": True, "bf16": False, **given})
+
+
 def test_a_template_of_its_own_for_training_is_refused():
     config = {"output_dir": "x", "traces": "x", "model_name_or_path": "x", "use_peft": True, "max_length": 512,
               "bf16": False, "chat_template_path": "x.jinja"}  # fmt: skip

@@ -18,7 +18,7 @@ def test_the_passages_are_of_both_kinds_and_fit_their_prompts() -> None:
     assert 2 * leaks == len(passages) == len({one["reasoning"] for one in passages})
     for one, prompt in zip(passages, prompts, strict=True):
         _, pert, _ = one["item_id"].split("|")
-        assert prompt[-1]["content"].startswith(f"{pert} is knocked down")
+        assert f"\n{pert} is knocked down by CRISPRi in" in prompt[-1]["content"]
         assert find_foreign(one["reasoning"]) is None
 
 

@@ -71,6 +71,28 @@ def test_pages_and_figure_are_those_of_the_runs() -> None:
     assert draw(result).count("<path") == FIGURE.read_text(encoding="utf-8").count("<path")
 
 
+def test_what_the_page_says_of_the_tables_holds() -> None:
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    sampled, greedy = result["held_out"]["sampled"], result["held_out"]["greedy"]
+    assert all(one["low"] > 0 for one in (*sampled["per_seed"], sampled["items"]))
+    assert greedy["items"]["low"] < 0 < greedy["items"]["high"]
+    assert max(abs(a - b) for a, b in zip(sampled["after"], greedy["after"], strict=True)) < 0.03
+
+    def widest(rival: str, metric: str) -> tuple[float, float]:
+        found = result["test"][rival][metric]
+        found = found["items_and_seeds"] or found["items"]
+        return found["low"], found["high"]
+
+    for rival in ("SFT", "SFT+labels", "cross-line neighbours"):
+        low, high = widest(rival, "accuracy")
+        assert low < 0 < high, rival
+    assert all(widest("SFT+labels", metric)[1] < 0 for metric in ("de_auroc", "dir_auroc"))
+    assert widest("SFT", "dir_auroc")[1] < 0
+    dead = [np.mean(run[:4]) for run in result["curves"]["zero_variance_groups"]["runs"]]
+    later = [np.mean(run[-10:]) for run in result["curves"]["zero_variance_groups"]["runs"]]
+    assert max(dead) < 0.35 and min(later) > 0.7
+
+
 def test_frames_hold_answers_alone(sample: Corpus, tmp_path: Path) -> None:
     write_answers(tmp_path, sample, 0, 0.5, 0)
     frame = held_out_answers(tmp_path, sample)

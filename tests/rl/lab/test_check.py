@@ -148,8 +148,8 @@ def own(name: str) -> dict[str, Any]:
 def test_blind_exploits_ignore_the_answer_and_the_others_use_it() -> None:
     assert len(EXPLOITS) == len(BLIND) + len(FORM)
     page = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text(encoding="utf-8")
-    assert f"{len(EXPLOITS)} games" in page and f"{len(BLIND)} of the {len(EXPLOITS)} know nothing" in page
-    assert f"The other {len(FORM)} are right" in page
+    assert f"scores {len(EXPLOITS)} ways to game a reward" in page and f"There are {len(EXPLOITS)}:" in page
+    assert f"{len(BLIND)} do not look at the knockdown" in page and f"{len(FORM)} are right as often" in page
     one = rows()[0]
     for name, make in BLIND.items():
         assert len({make(one, label) for label in LABELS}) == 1, f"{name} looks at the answer"
