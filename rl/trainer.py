@@ -222,6 +222,8 @@ class GRPOTrainer(trl.GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         start = time.monotonic()
         completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+        if not self.model.training:  # answers to held-out prompts are no rollouts
+            return completion_ids, logprobs
         self.cost.seconds += time.monotonic() - start
         self.cost.completions += len(completion_ids)
         self.cost.tokens += sum(len(ids) for ids in completion_ids)

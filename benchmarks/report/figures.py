@@ -131,16 +131,19 @@ def training_figures(summary: Summary) -> list[Figure]:
     figures = []
     for number, ((kind, _), stages) in enumerate(groups.items()):
         logs = [stage["log"] for stage in stages]
-        found = [_over_steps(f"training{number}-{at}", drawn, logs) for at, drawn in enumerate(DRAWN[kind])]
-        steps = f"{count_of(len(logs[0]), 'logged step')}, the last is step {logs[0][-1]['step']:,}"
         named = ", ".join("/".join(Path(str(stage["run"])).parts[-3:]) for stage in stages)
+        found = [
+            _over_steps(f"training{number}-{at}", drawn, logs, f"{kind.upper()} {named}")
+            for at, drawn in enumerate(DRAWN[kind])
+        ]
+        steps = f"{count_of(len(logs[0]), 'logged step')}, the last is step {logs[0][-1]['step']:,}"
         runs = f"run {named}" if len(stages) == 1 else f"runs {named}, their mean and a band from lowest to highest"
         figures.append(Figure(f"{kind.upper()} {runs}: {steps}", [panel for panel in found if panel is not None]))
     return figures
 
 
-def _over_steps(name: str, drawn: Drawn, logs: Sequence[Sequence[Mapping[str, float]]]) -> Curves | None:
-    """Draw numbers of the logs of runs that are alike; None where none of the numbers is logged."""
+def _over_steps(name: str, drawn: Drawn, logs: Sequence[Sequence[Mapping[str, float]]], of: str) -> Curves | None:
+    """Draw numbers of the logs of runs that are alike, `of` in words; None where none of the numbers is logged."""
     curves = []
     for at, (key, label) in enumerate(drawn.lines.items()):
         by_step: dict[float, list[Mapping[str, float]]] = {}
@@ -157,7 +160,7 @@ def _over_steps(name: str, drawn: Drawn, logs: Sequence[Sequence[Mapping[str, fl
             band = [(mean - by, mean + by) for mean, by in zip(means.values(), spread, strict=False)]  # none: no band
         first, last = min(means), max(means)
         said = (
-            f"{drawn.title}{f', {label}' if label else ''}: {format_number(means[first])} at step {first:,}, "
+            f"{drawn.title}{f', {label}' if label else ''}, {of}: {format_number(means[first])} at step {first:,}, "
             f"{format_number(means[last])} at step {last:,}; lowest {format_number(min(means.values()))}, highest "
             f"{format_number(max(means.values()))}."
         )
