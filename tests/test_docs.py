@@ -118,7 +118,7 @@ def test_the_readme_s_item_is_what_the_demo_asks_and_pays():
     prompt, completions = re.findall(r"```text\n(.*?)\n```", (REPO / "README.md").read_text(), re.DOTALL)
     (args, trl_args, _) = parse_config(REPO / "configs" / "demo" / "grpo.yaml", ("--use_cpu", "true"), classes("grpo"))
     corpus = open_corpus("sample")
-    item = corpus.train[corpus.train["item_id"] == "hepg2|POLRMT|MT-ND3"]
+    item = corpus.train[corpus.train["item_id"] == "jurkat|NVL|RPL12"]
     (messages,) = build_prompts(item, corpus, args.prompt)
     assert prompt == "\n".join(f"{one['role']}: {one['content']}" for one in messages)
     label = item["label"].iloc[0]
@@ -129,14 +129,14 @@ def test_the_readme_s_item_is_what_the_demo_asks_and_pays():
         scores = rewards.scores([completion], label=[label])
         assert parts == " + ".join(f"{name} {score:g}" for name, (score,) in scores.items())
         assert [float(reward)] == rewards([completion], label=[label])
-    # The group of four holds three like the first and one like the second; GRPO takes the mean off and divides by the
+    # The group of eight holds seven like the first and one like the second; GRPO takes the mean off and divides by the
     # standard deviation.
     right, wrong = (float(reward) for _, _, reward in told)
-    group = np.array([right, right, right, wrong])
+    group = np.array([right] * 7 + [wrong])
     assert trl_args.num_generations == len(group)
     advantages = [float(word) for word in re.findall(r"advantage (.*)", completions)]
     expected = (group - group.mean()) / group.std(ddof=1)
-    np.testing.assert_allclose(advantages, expected[[0, -1]], atol=1e-9)
+    np.testing.assert_allclose(advantages, expected[[0, -1]], atol=5e-3)  # written with two digits
 
 
 def test_the_readme_s_figures_of_shortcuts_are_those_of_the_sample():
