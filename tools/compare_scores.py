@@ -34,6 +34,7 @@ from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.metrics import estimate
 from benchmarks.statistics.significance import confidence_interval
 from rewards import InputError
+from tools.pages import between, number, with_interval
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 RESULT: Final = DOCS / "scores.json"
@@ -145,23 +146,19 @@ def table(result: Mapping[str, Any]) -> str:
         against = [row["minus_greedy"][metric] for metric in _RANKS]
         cells = [
             WAYS[row["way"]].format(samples=result["samples"]),
-            _number(de["value"]), _interval(against[0]), _number(direction["value"]), _interval(against[1]),
-            _number(row["brier"]["value"]), _number(row["ece"]["value"]),
-            _number(row["calibrated"]["brier"]["value"]), _number(row["calibrated"]["ece"]["value"]),
+            number(de["value"]), _interval(against[0]), number(direction["value"]), _interval(against[1]),
+            number(row["brier"]["value"]), number(row["ece"]["value"]),
+            number(row["calibrated"]["brier"]["value"]), number(row["calibrated"]["ece"]["value"]),
             f"{row['above_99']:.0%}", f"{row['tokens_written']:.0f}", f"{row['tokens_read']:.0f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}")
-
-
 def _interval(one: Mapping[str, float] | None) -> str:
     if one is None:
         return ""
-    return f"{_number(one['value'], '+')} ({_number(one['low'], '+')} to {_number(one['high'], '+')})"
+    return with_interval(one)
 
 
 def main() -> None:
@@ -169,9 +166,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         RESULT.write_text(json.dumps(measure(Path(sys.argv[1])), indent=1) + "\n", encoding="utf-8")
     page = DOCS / "statistics.md"
-    before, _, after = page.read_text(encoding="utf-8").split(MARK)
     rows = table(json.loads(RESULT.read_text(encoding="utf-8")))
-    page.write_text(f"{before}{MARK}\n{rows}\n{MARK}{after}", encoding="utf-8")
+    page.write_text(between(page.read_text(encoding="utf-8"), MARK, rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

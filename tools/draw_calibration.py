@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.statistics.metrics import find_metric
+from tools.pages import between, svg
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 BAND: Final = (0.035, 0.065)
@@ -27,7 +27,6 @@ def cell_name(row: Mapping[str, Any]) -> str:
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return an SVG: a row a metric, a mark a scenario, false positives at 5 % along the axis."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     metrics = list(rows[0]["metrics"])
@@ -48,12 +47,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> str:
         colour, shape = COLOURS[at % len(COLOURS)], SHAPES[at % len(SHAPES)]
         axes.plot(rates, range(len(metrics)), shape, color=colour, alpha=0.85, clip_on=False, label=cell_name(row))
     figure.legend(loc="upper left", ncols=2, frameon=False, fontsize=13, borderaxespad=0.5)
-    out = StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "synthpert"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Title": TITLE})
-    lines = out.getvalue().splitlines()
-    start = next(at for at, line in enumerate(lines) if line.startswith("<svg"))  # before it: a document type
-    return "\n".join(line.rstrip() for line in lines[start:]) + "\n"
+    return svg(figure, TITLE)
 
 
 def _gap_and_power(found: Mapping[str, float]) -> tuple[str, str]:
@@ -84,9 +78,8 @@ def main() -> None:
     """Write both files."""
     rows = json.loads((DOCS / "calibration.json").read_text(encoding="utf-8"))
     page = DOCS / "statistics.md"
-    before, _, after = page.read_text(encoding="utf-8").split(MARK)
     (DOCS / "calibration.svg").write_text(draw([row for row in rows if not row["gap"]]), encoding="utf-8")
-    page.write_text(f"{before}{MARK}\n{table(rows)}\n{MARK}{after}", encoding="utf-8")
+    page.write_text(between(page.read_text(encoding="utf-8"), MARK, table(rows)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ FOLDER is runs/studies/learn unless it is given. Seeds that are not finished are
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.metrics import estimate
 from rewards import InputError
 from rl.rollout_files import read_rollouts
+from tools.pages import between, number, svg, with_interval
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 RESULT: Final = DOCS / "learning.json"
@@ -187,8 +187,8 @@ def held_out_table(result: Mapping[str, Any]) -> str:
         for seed, before, after, gain in zip(
             result["seeds"], found["before"], found["after"], found["per_seed"], strict=True
         ):
-            lines.append(f"| {how} | {seed} | {_number(before)} | {_number(after)} | {_with_interval(gain)} |")
-        means = [_number(sum(found[when]) / len(found[when])) for when in ("before", "after")]
+            lines.append(f"| {how} | {seed} | {number(before)} | {number(after)} | {_with_interval(gain)} |")
+        means = [number(sum(found[when]) / len(found[when])) for when in ("before", "after")]
         lines.append(f"| {how} | mean, items alone | {means[0]} | {means[1]} | {_with_interval(found['items'])} |")
         both = _with_interval(found["items_and_seeds"])
         lines.append(f"| {how} | mean, items and seeds | {means[0]} | {means[1]} | {both} |")
@@ -202,7 +202,7 @@ def test_table(result: Mapping[str, Any]) -> str:
     for system, scores in result["scores"].items():
         cells = []
         for metric in METRICS:
-            cells.append(_number(sum(scores[metric]) / len(scores[metric])))
+            cells.append(number(sum(scores[metric]) / len(scores[metric])))
             found = result["test"].get(system)
             cells.append("" if found is None else _with_interval(_widest(found[metric])))
         lines.append(f"| {system} | {' | '.join(cells)} |")
@@ -215,19 +215,14 @@ def _widest(found: Mapping[str, Any]) -> Mapping[str, float]:
     return widest
 
 
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}")
-
-
 def _with_interval(one: Mapping[str, float] | None) -> str:
     if one is None:
         return "unknown from one seed"
-    return f"{_number(one['value'], '+')} ({_number(one['low'], '+')} to {_number(one['high'], '+')})"
+    return with_interval(one)
 
 
 def draw(result: Mapping[str, Any]) -> str:
     """Return the figure as SVG: a panel a curve, the mean of the runs and a band from the lowest to the highest."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure((9, 6.6), facecolor="white", layout="constrained")
@@ -251,13 +246,7 @@ def draw(result: Mapping[str, Any]) -> str:
         axes.spines[["top", "right"]].set_visible(False)
         if len(names) > 1:
             axes.legend(frameon=False, fontsize=9, loc="lower right")
-    out = StringIO()
-    title = f"{len(result['seeds'])} GRPO runs: mean, and band from the lowest to the highest run"
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "synthpert"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-    lines = out.getvalue().splitlines()
-    start = next(at for at, line in enumerate(lines) if line.startswith("<svg"))  # before it: a document type
-    return "\n".join(line.rstrip() for line in lines[start:]) + "\n"
+    return svg(figure, f"{len(result['seeds'])} GRPO runs: mean, and band from the lowest to the highest run")
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -267,8 +256,8 @@ def summary(result: Mapping[str, Any]) -> str:
     for how, found in held_out.items():
         before, after = (sum(found[when]) / len(found[when]) for when in ("before", "after"))
         lines.append(
-            f"- {how.capitalize()} answers to {result['held_out_items']} held-out prompts: {_number(before)} are right "
-            f"before GRPO and {_number(after)} after. The gain is {_with_interval(found['items'])} over items, and "
+            f"- {how.capitalize()} answers to {result['held_out_items']} held-out prompts: {number(before)} are right "
+            f"before GRPO and {number(after)} after. The gain is {_with_interval(found['items'])} over items, and "
             f"{_with_interval(found['items_and_seeds'])} over items and seeds."
         )
     for rival, words in (("SFT", "before GRPO"), ("SFT+labels", "after SFT on the labels that GRPO saw")):
@@ -289,8 +278,7 @@ def filled(path: Path, result: Mapping[str, Any]) -> str:
     """Return the text of a page with what is made from the result between its marks."""
     page = path.read_text(encoding="utf-8")
     for mark, table in PAGES[path].items():
-        before, _, after = page.split(mark)
-        page = f"{before}{mark}\n{table(result)}\n{mark}{after}"
+        page = between(page, mark, table(result))
     return page
 
 
