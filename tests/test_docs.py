@@ -30,12 +30,12 @@ from sft.train import SFTArguments
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
-FOLDERS = ("rewards", "benchmarks", "sft", "rl", "configs", "tools", "tests", "docs")
+FOLDERS = ("rewards", "benchmarks", "sft", "rl", "synthpert_env", "configs", "tools", "tests", "docs")
 NAMING = [
     *PAGES,
     REPO / "CHANGELOG.md",
     *sorted((REPO / "configs").rglob("*.yaml")),
-    *(path for folder in FOLDERS[:6] for path in sorted((REPO / folder).rglob("*.py"))),
+    *(path for folder in FOLDERS[:7] for path in sorted((REPO / folder).rglob("*.py"))),
 ]
 PATH = re.compile(
     rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./*-]*(?:\.(?:py|yaml|md|csv|json|svg|png|txt|j2)\b|/(?![\w{{<]))"

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Each may import those to its left. Within a folder, what is not named stands below all that is.
-ORDER = ("rewards", "benchmarks", "sft", "rl", "tools")
+ORDER = ("rewards", "benchmarks", "synthpert_env", "sft", "rl", "tools")
 WITHIN = {
     "benchmarks": ("screens", "evidence", "endpoint", "models", "evaluation", "statistics", "report", "comparison"),
     "sft": (

@@ -28,7 +28,9 @@ from sft.train import SFTArguments
 
 ROOT: Final = Path(__file__).parents[1]
 FILES: Final = sorted(
-    file.relative_to(ROOT) for top in ("rewards", "benchmarks", "sft", "rl") for file in (ROOT / top).rglob("*.py")
+    file.relative_to(ROOT)
+    for top in ("rewards", "benchmarks", "synthpert_env", "sft", "rl")
+    for file in (ROOT / top).rglob("*.py")
 )
 NAME: Final = re.compile(r"--[a-z][\w-]*|\b(?!\w+\.(?:json|py|yaml|safetensors|parquet)\b)[A-Za-z]\w*_\w+")
 KEY_VALUE: Final = re.compile(r"\b(?:set|use|choose|give|remove|with|and|or|by) ([a-z]\w*): ([a-z]\w*)?")

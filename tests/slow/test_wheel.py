@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-PACKAGES = ("rewards", "benchmarks", "sft", "rl", "configs")
+PACKAGES = ("rewards", "benchmarks", "synthpert_env", "sft", "rl", "configs")
 
 
 @pytest.mark.slow
