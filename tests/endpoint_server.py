@@ -38,7 +38,8 @@ def is_cut(response: bytes) -> bool:
 def chat(text: str | None, finish: str = "stop", **message: Any) -> bytes:
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-    return json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+    reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    return json.dumps(reply).encode()
 
 
 def error(status: int, message: str, code: str | None = None, **headers: str) -> bytes:
