@@ -429,6 +429,35 @@ def import_command(
     _show_manifest(run, ("tasks", "rows", "items", "items_missing", "statuses", "unmatched", "contradictions"))
 
 
+@app.command("publish")
+def publish_command(
+    run: Annotated[Path, typer.Argument(help="Run folder of SFT or GRPO.")],
+    to: Annotated[str, typer.Option(help="hub:ORG/NAME, or a folder to write.")],
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run folders of its evaluations. Default: those beside the run that belong to it."),
+    ] = None,
+) -> None:
+    """Publish a run's adapter with its cards, scores, data and hashes. See docs/publish.md."""
+    from rl.publish.run import publish
+
+    for line in publish(run, to, evaluations or ()).lines():
+        typer.echo(line)
+
+
+@app.command("pull")
+def pull_command(
+    source: Annotated[str, typer.Argument(help="hub:ORG/NAME, or a folder that `publish` wrote.")],
+    to: Annotated[Path, typer.Option(help="New folder to write.")],
+) -> None:
+    """Fetch what `publish` made, check the hash of every file, and lay it out as run folders."""
+    from rl.publish.run import pull
+
+    run = pull(source, to)
+    typer.echo(f"{run}: pulled, and every file is as it was published")
+    typer.echo(f"  its adapter, for eval --adapter: {run / 'adapter'}")
+
+
 @app.command("compare")
 def compare_command(
     files: Annotated[

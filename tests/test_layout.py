@@ -31,7 +31,7 @@ WITHIN = {
         "labels",
         "train",
     ),
-    "rl": ("lab", "train", "preflight", "study", "demo", "doctor", "cli"),
+    "rl": ("lab", "train", "preflight", "study", "publish", "demo", "doctor", "cli"),
 }
 HEAVY = {"torch", "transformers", "trl", "vllm", "peft", "datasets", "accelerate", "sklearn", "matplotlib"}
 # Classes of TRL's, and attention of transformers', in modules of their own, which others import within functions only.

@@ -93,7 +93,9 @@ def variables() -> frozenset[str]:
     """Return the variables of the environment: what our code has as a text of its own, and the hub client's."""
     nodes = (node for file in FILES for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))))
     values = (node.value for node in nodes if isinstance(node, ast.Constant))
-    return frozenset({value for value in values if isinstance(value, str) and value.isupper()} | {"HF_TOKEN"})
+    return frozenset(
+        {value for value in values if isinstance(value, str) and value.isupper()} | {"HF_TOKEN", "HF_ENDPOINT"}
+    )
 
 
 def stages_of(file: Path) -> tuple[str, ...]:

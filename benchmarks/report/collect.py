@@ -58,6 +58,33 @@ def report_runs(
     check_folder(out)
     if (out / MANIFEST).is_file():
         raise InputError(f"{out}: holds a run, whose files a report would join; choose another folder with --out")
+    systems, told = collect_runs(
+        paths, command=command, common=common, pairwise=pairwise, embeddings=embeddings, notes=notes
+    )
+    return write_report(systems, out, title=title, pairwise=pairwise, **told)
+
+
+def collect_runs(
+    paths: Sequence[Path],
+    *,
+    command: str,
+    common: bool = False,
+    pairwise: bool = False,
+    embeddings: Path | None = None,
+    notes: Sequence[str] = (),
+) -> tuple[list[System], dict[str, Any]]:
+    """Return what a report over evaluation runs tells, before it is summarised or written.
+
+    Args:
+        paths, command, common, pairwise, embeddings, notes: as in `report_runs`.
+
+    Returns:
+        The systems, baselines last, and the further arguments of `write_report` and `summarize` by name: `protocol`,
+        `data`, `stages`, `strata` and `published`.
+
+    Raises:
+        InputError: as in `report_runs`.
+    """
     if common and pairwise:
         raise InputError("report: --common and --pairwise score different items; give only one of them")
     evaluations, stages = read_runs(paths)
@@ -73,11 +100,13 @@ def report_runs(
     data["notes"] = [*notes, *data["notes"], *unseen]
     data["warnings"] = [*warnings, *unknown]
     data["funnel"] = data_funnel(corpus, len(items), stages)
-    protocol = shown_protocol(evaluations, corpus, pairwise=pairwise)
-    return write_report(
-        systems, out, title=title, protocol=protocol, data=data, stages=stages, strata=strata(corpus, items),
-        published=published_for(corpus), pairwise=pairwise,
-    )  # fmt: skip
+    return systems, {
+        "protocol": shown_protocol(evaluations, corpus, pairwise=pairwise),
+        "data": data,
+        "stages": stages,
+        "strata": strata(corpus, items),
+        "published": published_for(corpus),
+    }
 
 
 def _refuse_unless_one_source(evaluations: Sequence[EvaluationRun]) -> None:

@@ -1,0 +1,247 @@
+"""The cards of a publication: what a model is and scores, what a data set holds, and under which licence."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from benchmarks.files import write_text
+from benchmarks.models.folders import read_trained_items
+from benchmarks.report import wording
+from benchmarks.report.collect import collect_runs
+from benchmarks.report.page import markdown_text
+from benchmarks.report.summarize import summarize
+from benchmarks.report.summary import Summary
+from benchmarks.runs import package_versions
+from benchmarks.statistics.metrics import find_metric
+from rewards import InputError
+from rl.publish.content import EVALUATIONS, ROLLOUT_FILE, TRACES, Data, Evaluation, TrainingRun
+from rl.publish.private import without_places
+from rl.rollout_files import FOLDER as ROLLOUTS
+from sft.training import ADAPTER
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+CARD: Final = "README.md"
+TEMPLATES: Final = Path(__file__).parent / "templates"
+METRICS: Final = ("accuracy", "de_per_gene_auroc", "dir_per_gene_auroc")
+_LICENCE: Final = "cc-by-4.0"
+_TAGS: Final = ("biology", "gene-expression", "crispri", "perturbqa", "synthpert-rl")
+_STAGES: Final = {"sft": "supervised fine-tuning on reasoning traces", "grpo": "GRPO with verifiable rewards"}
+_SETTINGS: Final = (
+    "template", "template_version", "evidence", "split", "scores", "temperature", "samples", "max_tokens",
+)  # fmt: skip
+
+
+class _Raw(str):
+    """Text that stands in a card as it is, not escaped."""
+
+
+_ATTRIBUTION: Final = _Raw(
+    "The labels are PerturbQA's: Wu et al., *Contextualizing biological perturbation experiments through language*, "
+    "ICLR 2025, <https://github.com/genentech/PerturbQA>. Its README puts the data under "
+    "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/). They derive from the screens of Replogle et al. 2022 "
+    "and Nadig et al. 2024.\n\n"
+    "Changes made here: the labels of the `-de` and `-dir` files were joined into one of three labels, spelt out. "
+    "Prompts, evidence and answers were added. PerturbQA's authors do not endorse this."
+)
+_LIMITS: Final = (
+    "The labels are of CRISPRi knockdowns in four cell lines (K562, RPE1, HepG2, Jurkat). Nothing here tells how the "
+    "model does on other cells or perturbations.",
+    "Accuracy rewards knowing which genes respond to any knockdown. Per-gene AUROC does not. Read both beside the "
+    "shortcuts.",
+    "Reasoning that the model writes is not shown to be the reason for its answer.",
+    "This is a research model. Do not decide on anyone's health with it.",
+)
+
+
+def summarise(run: TrainingRun, evaluations: Sequence[Evaluation], *, given: bool) -> Summary | None:
+    """Return the report's numbers on evaluations, with all shortcuts beside them; None where there are none.
+
+    Args:
+        run: the training run.
+        evaluations: those to publish.
+        given: whether the user named them.
+
+    Raises:
+        InputError: a report cannot be made of them; see `report_runs`.
+    """
+    if not any(one.own for one in evaluations):
+        return None
+    try:
+        systems, told = collect_runs([*(one.path for one in evaluations), run.path], command="", pairwise=True)
+        return summarize(systems, title="", pairwise=True, **told)
+    except InputError as error:
+        if given:
+            raise
+        raise InputError(f"{error}; or name the evaluations to publish after the run") from None
+
+
+def write_model_card(
+    run: TrainingRun, evaluations: Sequence[Evaluation], summary: Summary | None, data: Data, out: Path, *, place: str
+) -> None:
+    """Write the model card.
+
+    Args:
+        run: the training run.
+        evaluations: those published.
+        summary: their numbers.
+        data: the data set published.
+        out: folder of the card.
+        place: where the adapter is loaded from: `ORG/NAME` on the Hub, or a folder's name.
+    """
+    name = place.rpartition("/")[2]
+    head: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation", "license": _LICENCE}
+    if run.base_id is not None:
+        head |= {"base_model": run.base_id, "base_model_relation": "adapter"}
+    if "/" in place and not data.empty:
+        head["datasets"] = [data_repository(place)]
+    head["tags"] = ["lora", run.stage, *_TAGS]
+    own = [one.name for one in evaluations if one.own]
+    view = {
+        "head": _head(head),
+        "name": name,
+        "place": _Raw(f"hub:{place}" if "/" in place else place),
+        "base": run.base_name,
+        "base_facts": without_places(run.manifest["base"]),
+        "training": f"It was trained by {_STAGES[run.stage]}, with synthpert-rl {package_versions()['synthpert-rl']}.",
+        "base_code": _Raw(json.dumps(run.base_id or f"PATH/TO/{run.base_name}", ensure_ascii=False)),
+        "place_code": _Raw(json.dumps(place)),
+        "prompt": _prompt(run),
+        "summary": summary,
+        "metrics": [find_metric(metric) for metric in METRICS],
+        "rows": [] if summary is None else _rows(summary, own),
+        "findings": [] if summary is None else [*wording.findings(summary), *wording.strongest_shortcuts(summary)],
+        "protocols": [] if summary is None else _protocols(summary, own),
+        "limits": [*_LIMITS, *(() if summary is None else _cautions(summary))],
+        "facts": _training_facts(run),
+        "missing": data.missing,
+        "licence": _ATTRIBUTION,
+    }
+    _write("model.md.j2", view, out / CARD)
+
+
+def write_data_card(run: TrainingRun, data: Data, out: Path, *, place: str) -> None:
+    """Write the card of the data set; see `write_model_card` for the arguments."""
+    files = []
+    if data.traces is not None:
+        files.append(("traces", "train", TRACES))
+    if data.rollouts is not None:
+        files.append(("rollouts", "train", f"{ROLLOUTS}/{ROLLOUT_FILE}"))
+    files += [
+        (f"predictions-{one.folder}", "test", f"{EVALUATIONS}/{one.folder}/predictions.parquet")
+        for one in data.evaluations
+    ]
+    head = {
+        "license": _LICENCE,
+        "task_categories": ["text-generation"],
+        "tags": list(_TAGS),
+        "configs": [
+            {"config_name": config, "data_files": [{"split": split, "path": path}]} for config, split, path in files
+        ],
+    }
+    on_hub = "/" in place
+    view = {
+        "head": _head(head),
+        "name": place.rpartition("/")[2],
+        "adapter_link": _Raw(f"https://huggingface.co/{place}" if on_hub else "../README.md"),
+        "version": package_versions()["synthpert-rl"],
+        "data": data,
+        "teachers": ", ".join(without_places(run.manifest).get("teachers") or ()),
+        "rewards": ", ".join(data.rewards),
+        "split": _prompt(run).get("split", "official"),
+        "licence": _ATTRIBUTION,
+    }
+    _write("data.md.j2", view, out / CARD)
+
+
+def data_repository(place: str) -> str:
+    """Return the Hub's id of the data set that goes with an adapter's."""
+    return f"{place}-data"
+
+
+def _head(values: Mapping[str, Any]) -> _Raw:
+    return _Raw(f"---\n{yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)}---\n")
+
+
+def _prompt(run: TrainingRun) -> Mapping[str, Any]:
+    """How the prompts were made: of SFT its traces say it, of GRPO its configuration."""
+    found: Mapping[str, Any] = run.manifest["prompt"] if run.stage == "sft" else run.config
+    return found
+
+
+def _rows(summary: Summary, own: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for name, one in summary.systems.items():
+        mark = " (this adapter)" if name in own else " (shortcut)" if one.kind == "baseline" else ""
+        scores = [summary.score(name, metric) for metric in METRICS]
+        rows.append(
+            {
+                "name": f"{wording.shown_as(summary, name)}{mark}",
+                "n": f"{scores[0].n:,}",
+                "cells": [
+                    f"{wording.format_number(one.value)} ({wording.format_interval(one.low, one.high)})"
+                    for one in scores
+                ],
+            }
+        )
+    return rows
+
+
+def _protocols(summary: Summary, own: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Of each evaluation of the adapter: its name, the fingerprint of its protocol, and the settings."""
+    found = []
+    for name in own:
+        protocol = summary.systems[name].facts.get("protocol") or {}
+        settings = ", ".join(f"{key} {protocol[key]}" for key in _SETTINGS if key in protocol)
+        found.append((name, str(summary.systems[name].fingerprint), settings))
+    return found
+
+
+def _cautions(summary: Summary) -> list[str]:
+    return [*(summary.data.get("notes") or ()), *wording.cautions(summary)]
+
+
+def _training_facts(run: TrainingRun) -> list[tuple[str, str]]:
+    """What the run's manifest says, for a reader."""
+    manifest = without_places(run.manifest)
+    trained = read_trained_items(run.path / ADAPTER)
+    facts = [("steps", f"{manifest['steps']:,}")]
+    if run.stage == "sft":
+        traces = manifest["traces"]
+        facts.append(("traces", f"{traces['used']:,} of {traces['rows']:,}, by {', '.join(manifest['teachers'])}"))
+    else:
+        rewards = [entry if isinstance(entry, str) else str(entry.get("name")) for entry in manifest["rewards"]]
+        facts += [
+            ("completions, with those to held-out prompts", f"{manifest['rollouts']['completions']:,}"),
+            ("rewards", ", ".join(rewards)),
+            ("started from the SFT adapter with SHA-256", str(manifest["sft_adapter_sha256"])),
+        ]
+    facts += [
+        ("items trained on, in all stages", "unknown" if trained is None else f"{len(trained):,}"),
+        ("SHA-256 of the adapter", str(manifest["adapter_sha256"])),
+        ("packages", ", ".join(f"{name} {version}" for name, version in (manifest.get("packages") or {}).items())),
+    ]
+    return facts
+
+
+def _write(template: str, view: Mapping[str, Any], path: Path) -> None:
+    write_text(path, _templates().get_template(template).render(view).rstrip("\n") + "\n")
+
+
+@cache
+def _templates() -> "Environment":
+    """The cards' templates, with values escaped for Markdown."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, _Raw) else markdown_text(value),
+    )
