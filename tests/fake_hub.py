@@ -115,10 +115,9 @@ class FakeHub:
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked.get('type', 'model')}s/{asked['organization']}/{asked['name']}"
-            if name in self.repositories:
-                return 409, b"{}", {}
-            self.repositories[name] = {".gitattributes": b"*.safetensors filter=lfs\n"}
-            return _json({"url": f"{self.url}/{name.removeprefix('models/')}"})
+            status = 409 if name in self.repositories else 200
+            self.repositories.setdefault(name, {".gitattributes": b"*.safetensors filter=lfs\n"})
+            return (status, *_json({"url": f"{self.url}/{name.removeprefix('models/')}"})[1:])
         if path == "/api/validate-yaml":
             return _json({"errors": [], "warnings": []})
         if path.endswith("/info/lfs/objects/batch"):

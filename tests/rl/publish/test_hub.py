@@ -34,6 +34,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """A Hub that the client is pointed at, with a token that may write there and without waiting between tries."""
     with FakeHub() as served:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.url)
+        address = served.url + "/{repo_id}/resolve/{revision}/{filename}"  # as the client makes it when it is imported
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-login"))
