@@ -37,7 +37,7 @@ HEAVY = {"torch", "transformers", "trl", "vllm", "peft", "datasets", "accelerate
 # Classes of TRL's, and attention of transformers', in modules of their own, which others import within functions only.
 TRAINING = {"rl.trainer", "sft.trainer", "sft.flex_tree", "sft.tree_attention"}
 # Classes of a harness that is installed in an environment of its own; that harness alone imports them.
-HARNESSES = {"synthpert_env.inspect_task"}
+HARNESSES = {"synthpert_env.inspect_task", "synthpert_env.verifiers_taskset"}
 FILES = sorted(path.relative_to(ROOT) for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 NAMES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 

@@ -164,7 +164,7 @@ def run_verifiers(
         **{"env.agent.runtime.type": "subprocess", "num-rollouts": rollouts, "output-dir": out},
         **{"sampling.temperature": 0.0, "sampling.max-tokens": max_tokens},
     }
-    words = [f"--{name}={value}" for name, value in options.items()]
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     _run([str(python.parent / "vf-eval"), "synthpert-env", "--no-push", "--no-rich", *words], out)
     (traces,) = out.rglob("traces.jsonl")
     return traces
@@ -231,7 +231,8 @@ def main() -> None:
                 samples, _ = run_lm_eval(lm_eval, task, server.url, Path(name, task), ITEMS, tokenizer)
                 shutil.copy(samples, args.out / f"lm-eval-{task}-{system}.jsonl")
             traces = run_verifiers(verifiers, server.url, Path(name, "verifiers"), ITEMS)
-            shutil.copy(traces, args.out / f"verifiers-{system}.jsonl")
+            text = traces.read_text(encoding="utf-8").replace(str(Path.home()), "~")  # it names folders of this machine
+            (args.out / f"verifiers-{system}.jsonl").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
