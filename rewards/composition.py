@@ -211,12 +211,12 @@ def _foreign_scores(reward: Any, name: str, completions: Sequence[Completion], c
 
 def _own(value: Any) -> Any:
     """Copy nested lists, mappings and arrays. Other objects, such as the trainer's state, are passed on as they are."""
-    if isinstance(value, Mapping):
-        return {key: _own(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         if _PLAIN.issuperset(map(type, value)):  # token ids by the hundred thousand
             return list(value)
-        return [_own(one) if isinstance(one, Mapping | list | tuple) else one for one in value]
+        return [_own(one) if isinstance(one, list | tuple | Mapping) else one for one in value]
+    if isinstance(value, Mapping):
+        return {key: one if type(one) in _PLAIN else _own(one) for key, one in value.items()}
     return copy.deepcopy(value) if hasattr(value, "__array__") else value
 
 
