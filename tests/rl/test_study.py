@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from command import synthpert
 from without_clock import PATIENCE, wait_for
 
 import rl.study
@@ -456,10 +457,7 @@ def test_a_signal_to_the_study_alone_reaches_the_command(tmp_path: Path) -> None
 
 def test_the_command_says_what_is_wrong_in_one_line(write_study: Callable[..., Path], tmp_path: Path) -> None:
     path = write_study(conditions={"base": {"evel": {}}})
-    done = subprocess.run(
-        [sys.executable, "-m", "rl.cli", "study", str(path), "--dry-run"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = synthpert("study", path, "--dry-run", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "synthpert: study.yaml: base: 'evel' is no key; did you mean 'eval'?\n"
     assert done.stdout == ""

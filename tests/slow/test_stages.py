@@ -10,14 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
+from lazily import Lazy
 
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.models.folders import adapter_sha256
 from benchmarks.runs import read_manifest
 from rl.rollout_files import read_rollouts
+
+torch, safetensors = Lazy("torch"), Lazy("safetensors.torch")
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
@@ -175,7 +176,7 @@ def test_another_trainer_class_is_an_argument(sft, tiny_model, folder):
     manifest = read_manifest(out)
     assert manifest["status"] == "done" and manifest["rollouts"]["completions"] == 4
     assert len(list((out / "rollouts").glob("step-*.parquet"))) == 1
-    before, after = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (path, out))
+    before, after = (safetensors.load_file(run / "adapter" / "adapter_model.safetensors") for run in (path, out))
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-from tiny_policy import make_trainer
+from lazily import Lazy
 
 from rewards import LABELS, CheckError, Component, InputError
 from rl.chosen import facts_path, read_chosen
@@ -17,7 +16,8 @@ from rl.preflight.estimate import Cost
 from rl.preflight.run import DryRun, dry_run
 from rl.recording import Recorder
 from rl.train import GRPOArguments
-from rl.trainer import TrainerReward
+
+torch, tiny_policy, trainers = Lazy("torch"), Lazy("tiny_policy"), Lazy("rl.trainer")
 
 ITEMS = [f"k562|P{number}|A" for number in range(5)]
 FACTS = {"temperature": 1.0, "max_completion_length": 4}
@@ -37,11 +37,11 @@ def length(completions: Any, **columns: Any) -> list[float]:
 
 def measure(
     folder: Path, monkeypatch: pytest.MonkeyPatch, samples: int, **keys: Any
-) -> tuple[DryRun, Any, dict[str, torch.Tensor]]:
+) -> tuple[DryRun, Any, dict[str, Any]]:
     """A dry run of the tiny policy; what it found, its trainer, and the weights before."""
     from datasets import Dataset
 
-    trainer = make_trainer(
+    trainer = tiny_policy.make_trainer(
         folder / "trainer", monkeypatch, prefix_tree="auto", num_generations=2, per_device_train_batch_size=2,
         gradient_accumulation_steps=2, max_steps=7, **keys,
     )  # fmt: skip
@@ -50,7 +50,7 @@ def measure(
         {"prompt": ["w2 w3", "w4", "w5 w6 w7", "w8", "w9 w2"], **columns, "label": [str(LABELS[0])] * 5}
     )
     component = Component("length", length)
-    trainer.recorder, trainer.reward_funcs = Recorder(folder, [component]), [TrainerReward(component)]
+    trainer.recorder, trainer.reward_funcs = Recorder(folder, [component]), [trainers.TrainerReward(component)]
     before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
     prompts = SimpleNamespace(corpus=SimpleNamespace(digest="data"))
     monkeypatch.setattr(run, "make_ready", lambda stage: (prompts, None, None, None))
