@@ -8,17 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import (  # type: ignore[import-untyped]
-    auc,
-    average_precision_score,
-    balanced_accuracy_score,
-    f1_score,
-    matthews_corrcoef,
-    precision_score,
-    recall_score,
-    roc_auc_score,
-    roc_curve,
-)
+from lazily import Lazy
 from without_clock import UNHURRIED, count_steps
 
 from benchmarks.statistics.areas import average_precision, per_gene_auroc, placements
@@ -27,6 +17,8 @@ from benchmarks.statistics.curves import MAX_ROC_POINTS, reliability, roc_points
 from benchmarks.statistics.metrics import METRICS, estimate, find_metric, metric_names
 from benchmarks.statistics.reliability import expected_calibration_error, reliability_bins
 from rewards import LABELS, InputError
+
+sk = Lazy("sklearn.metrics")
 
 NAMES = [str(label) for label in LABELS]
 
@@ -84,7 +76,7 @@ class TestPerGeneAuroc:
     def test_equals_the_loop_over_genes_in_any_order(self, rows: list[tuple[int, bool, int]], random: object) -> None:
         frame = pd.DataFrame(rows, columns=["gene", "label", "score"])
         per_gene = [
-            roc_auc_score(group["label"], group["score"])
+            sk.roc_auc_score(group["label"], group["score"])
             for _, group in frame.groupby("gene")
             if group["label"].nunique() == 2
         ]
@@ -159,9 +151,9 @@ class TestAgainstScikitLearn:
         arrays = prediction_arrays(frame)
         expected = {
             "accuracy": (true == answered).mean(),
-            "balanced_accuracy": balanced_accuracy_score(true, answered),
-            "macro_f1": f1_score(true, answered, labels=NAMES, average="macro", zero_division=0),
-            "mcc": matthews_corrcoef(true, answered),
+            "balanced_accuracy": sk.balanced_accuracy_score(true, answered),
+            "macro_f1": sk.f1_score(true, answered, labels=NAMES, average="macro", zero_division=0),
+            "mcc": sk.matthews_corrcoef(true, answered),
         }
         for metric, value in expected.items():
             found = estimate(arrays, "three_class", metric)
@@ -182,7 +174,7 @@ class TestAgainstScikitLearn:
         arrays = prediction_arrays(frame)
         changed = frame["label"] != NAMES[NONE]
         score = (1 - frame["p_none"].to_numpy()).round(12)
-        assert estimate(arrays, "de", "de_auroc").value == pytest.approx(roc_auc_score(changed, score), abs=1e-12)
+        assert estimate(arrays, "de", "de_auroc").value == pytest.approx(sk.roc_auc_score(changed, score), abs=1e-12)
         unit = frame["cell_line"] + "|" + frame["gene"]
         found = estimate(arrays, "de", "de_per_gene_auroc")
         assert found.value == pytest.approx(per_gene_auroc(changed, score, unit), abs=1e-12)
@@ -193,12 +185,12 @@ class TestAgainstScikitLearn:
         direction = frame[changed & (frame["p_up"] + frame["p_down"] > 0)]
         share = direction["p_up"] / (direction["p_up"] + direction["p_down"])
         only = prediction_arrays(direction)
-        expected = roc_auc_score(direction["label"] == "upregulated", share.round(12))
+        expected = sk.roc_auc_score(direction["label"] == "upregulated", share.round(12))
         assert estimate(only, "dir", "dir_auroc").value == pytest.approx(expected, abs=1e-12)
 
     def test_absent_class_counts_as_zero(self) -> None:
         arrays = prediction_arrays(answers([(0, 0), (0, 0), (2, 2), (2, 0)]))
-        expected = f1_score(
+        expected = sk.f1_score(
             ["u", "u", "n", "n"], ["u", "u", "n", "u"], labels=["u", "d", "n"], average="macro", zero_division=0
         )
         assert estimate(arrays, "three_class", "macro_f1").value == pytest.approx(expected, abs=1e-12)
@@ -288,8 +280,8 @@ class TestRecallAndPrecision:
         frame = predictions(seed=seed)
         scored = frame[frame["status"] != "error"]
         true, answered = scored["label"], scored["answer"].fillna("no answer")
-        recall = recall_score(true, answered, labels=NAMES, average=None)
-        precision = precision_score(true, answered, labels=NAMES, average=None)
+        recall = sk.recall_score(true, answered, labels=NAMES, average=None)
+        precision = sk.precision_score(true, answered, labels=NAMES, average=None)
         arrays = prediction_arrays(frame)
         for name, short, expected_recall, expected_precision in zip(
             NAMES, ("up", "down", "none"), recall, precision, strict=True
@@ -339,7 +331,7 @@ class TestAveragePrecision:
         if positive.all() or not positive.any():
             return
         value, psi = average_precision(positive, score)
-        assert value == pytest.approx(average_precision_score(positive, score), abs=1e-12)
+        assert value == pytest.approx(sk.average_precision_score(positive, score), abs=1e-12)
         assert psi.sum() == pytest.approx(0, abs=1e-12)
 
     @pytest.mark.parametrize("seed", range(4))
@@ -352,16 +344,16 @@ class TestAveragePrecision:
         for item in range(60):
             weight = np.ones(60)
             weight[item] += step
-            above = average_precision_score(positive, score, sample_weight=weight)
+            above = sk.average_precision_score(positive, score, sample_weight=weight)
             weight[item] -= 2 * step
-            below = average_precision_score(positive, score, sample_weight=weight)
+            below = sk.average_precision_score(positive, score, sample_weight=weight)
             assert psi[item] == pytest.approx((above - below) / (2 * step), abs=1e-8)
 
     def test_item_without_score_ranks_below_all_others(self) -> None:
         label, p_none = [0, 1, 2, 2, 2, 0], [0.1, None, 0.5, None, 0.05, 0.2]
         found = estimate(prediction_arrays(scored(label, p_none)), "de", "de_auprc")
         score = [0.9, -1, 0.5, -1, 0.95, 0.8]
-        assert found.value == pytest.approx(average_precision_score([1, 1, 0, 0, 0, 1], score), abs=1e-12)
+        assert found.value == pytest.approx(sk.average_precision_score([1, 1, 0, 0, 0, 1], score), abs=1e-12)
 
     def test_losing_scores_at_random_moves_towards_chance(self) -> None:
         rng = np.random.default_rng(0)
@@ -382,7 +374,7 @@ class TestAveragePrecision:
         share = np.where(changed["either"] > 0, changed["p_up"] / changed["either"].where(changed["either"] > 0), -1)
         other = np.where(changed["either"] > 0, 1 - share, -1)
         up = changed["label"] == NAMES[0]
-        expected = [average_precision_score(up, np.round(one, 12)) for one in (share, other)]
+        expected = [sk.average_precision_score(up, np.round(one, 12)) for one in (share, other)]
         assert list(found.values) == pytest.approx(expected, abs=1e-9)
 
 
@@ -437,7 +429,7 @@ class TestRocPoints:
         use = frame if task == "de" else frame[frame["label"] != NAMES[NONE]]
         positive = use["label"] != NAMES[NONE] if task == "de" else use["label"] == NAMES[0]
         score = 1 - use["p_none"] if task == "de" else use["p_up"] / (use["p_up"] + use["p_down"])
-        false, true, _ = roc_curve(positive, score.round(12), drop_intermediate=False)
+        false, true, _ = sk.roc_curve(positive, score.round(12), drop_intermediate=False)
         assert np.array(points) == pytest.approx(np.c_[false, true], abs=1e-12)
 
     @pytest.mark.parametrize("task", ["de", "dir"])
@@ -452,7 +444,9 @@ class TestRocPoints:
             other.loc[values.index, list(PROBABILITIES)] = values.to_numpy()[::-1]
         arrays = prediction_arrays(pd.concat([other.assign(seed=i) for i, other in enumerate(others)]))
         points = np.array(roc_points(arrays, task))
-        assert auc(points[:, 0], points[:, 1]) == pytest.approx(estimate(arrays, task, f"{task}_auroc").value, abs=1e-9)
+        assert sk.auc(points[:, 0], points[:, 1]) == pytest.approx(
+            estimate(arrays, task, f"{task}_auroc").value, abs=1e-9
+        )
 
     def test_many_scores_are_thinned(self) -> None:
         rng = np.random.default_rng(0)
@@ -466,7 +460,7 @@ class TestRocPoints:
         assert len(points) == MAX_ROC_POINTS
         assert (np.diff(points, axis=0) >= 0).all()
         assert (points[0].tolist(), points[-1].tolist()) == ([0, 0], [1, 1])
-        assert auc(points[:, 0], points[:, 1]) == pytest.approx(estimate(arrays, "de", "de_auroc").value, abs=1e-4)
+        assert sk.auc(points[:, 0], points[:, 1]) == pytest.approx(estimate(arrays, "de", "de_auroc").value, abs=1e-4)
 
     def test_a_perfect_system(self) -> None:
         arrays = prediction_arrays(scored([2, 2, 0, 1, 2], [0.9, 0.8, 0.1, 0.2, 0.0]))

@@ -11,10 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-import statsmodels.api as sm  # type: ignore[import-untyped]
-from scipy import stats
-from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
-from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
+from lazily import Lazy
 
 from benchmarks.screens.schema import CELL_LINES
 from benchmarks.statistics.areas import per_gene_auroc, placements
@@ -24,6 +21,9 @@ from benchmarks.statistics.reliability import expected_calibration_error, reliab
 from benchmarks.statistics.significance import adjust, compare
 from benchmarks.statistics.variance import add_seed_variance, two_way_variance
 from rewards import LABELS, Label
+
+sm, multitest = Lazy("statsmodels.api"), Lazy("statsmodels.stats.multitest")
+stats, sk = Lazy("scipy.stats"), Lazy("sklearn.metrics")
 
 NAMES = [str(label) for label in LABELS]
 CASES = {
@@ -170,7 +170,7 @@ class TestStatsmodelsAndScipy:
     def test_multipletests(self, method: Any) -> None:
         p = [0.04, 0.001, float("nan"), 0.03, 0.5, 0.012]
         expected = np.full(6, np.nan)
-        expected[[0, 1, 3, 4, 5]] = multipletests([0.04, 0.001, 0.03, 0.5, 0.012], method=method)[1]
+        expected[[0, 1, 3, 4, 5]] = multitest.multipletests([0.04, 0.001, 0.03, 0.5, 0.012], method=method)[1]
         assert adjust(p, method) == pytest.approx(expected.tolist(), abs=1e-6, nan_ok=True)
 
 
@@ -258,7 +258,7 @@ def test_per_gene_auroc_is_perturbqas(full_frame: pd.DataFrame, line: str, task:
     rng = np.random.default_rng(0)
     score = pd.Series(np.clip(np.round(rng.normal(0.4, 0.2, len(test)) + 0.1 * label, 2), 0.01, 0.99), test.index)
     values = [
-        roc_auc_score(label[rows], score[rows])
+        sk.roc_auc_score(label[rows], score[rows])
         for rows in test.groupby("gene", observed=True).groups.values()
         if label[rows].nunique() == 2
     ]
