@@ -18,7 +18,7 @@ from benchmarks.report.summary import Summary
 from benchmarks.runs import package_versions
 from benchmarks.statistics.metrics import find_metric
 from rewards import InputError
-from rl.publish.content import EVALUATIONS, ROLLOUT_FILE, TRACES, Data, Evaluation, TrainingRun
+from rl.publish.content import EVALUATIONS, ROLLOUT_FILE, TRACE_TABLE, Data, Evaluation, TrainingRun
 from rl.publish.private import without_places
 from rl.rollout_files import FOLDER as ROLLOUTS
 from sft.training import ADAPTER
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 CARD: Final = "README.md"
 TEMPLATES: Final = Path(__file__).parent / "templates"
 METRICS: Final = ("accuracy", "de_per_gene_auroc", "dir_per_gene_auroc")
-_LICENCE: Final = "cc-by-4.0"
-_TAGS: Final = ("biology", "gene-expression", "crispri", "perturbqa", "synthpert-rl")
+_LICENCE: Final = "cc-by-4.0"  # of PerturbQA's labels
+_PERTURBQA: Final = ("sample", "PerturbQA, full files")  # what reports call them
+_TABLES: Final = (".csv", ".tsv", ".parquet", ".yaml", ".yml", ".json", ".jsonl")
+_TAGS: Final = ("biology", "gene-expression", "crispri", "synthpert-rl")
 _STAGES: Final = {"sft": "supervised fine-tuning on reasoning traces", "grpo": "GRPO with verifiable rewards"}
 _SETTINGS: Final = (
     "template", "template_version", "evidence", "split", "scores", "temperature", "samples", "max_tokens",
@@ -50,8 +52,8 @@ _ATTRIBUTION: Final = _Raw(
     "Prompts, evidence and answers were added. PerturbQA's authors do not endorse this."
 )
 _LIMITS: Final = (
-    "The labels are of CRISPRi knockdowns in four cell lines (K562, RPE1, HepG2, Jurkat). Nothing here tells how the "
-    "model does on other cells or perturbations.",
+    "The labels are of knockdowns in a few cell lines. Nothing here tells how the model does on other cells or "
+    "perturbations.",
     "Accuracy rewards knowing which genes respond to any knockdown. Per-gene AUROC does not. Read both beside the "
     "shortcuts.",
     "Reasoning that the model writes is not shown to be the reason for its answer.",
@@ -95,12 +97,14 @@ def write_model_card(
         place: where the adapter is loaded from: `ORG/NAME` on the Hub, or a folder's name.
     """
     name = place.rpartition("/")[2]
-    head: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation", "license": _LICENCE}
+    labels = labels_of(run, summary)
+    head: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
+    head["license"] = _LICENCE if labels is None else "unknown"
     if run.base_id is not None:
         head |= {"base_model": run.base_id, "base_model_relation": "adapter"}
     if "/" in place and not data.empty:
         head["datasets"] = [data_repository(place)]
-    head["tags"] = ["lora", run.stage, *_TAGS]
+    head["tags"] = ["lora", run.stage, *_tags(labels)]
     own = [one.name for one in evaluations if one.own]
     view = {
         "head": _head(head),
@@ -120,16 +124,17 @@ def write_model_card(
         "limits": [*_LIMITS, *(() if summary is None else _cautions(summary))],
         "facts": _training_facts(run),
         "missing": data.missing,
-        "licence": _ATTRIBUTION,
+        "licence": _licence(labels),
     }
     _write("model.md.j2", view, out / CARD)
 
 
-def write_data_card(run: TrainingRun, data: Data, out: Path, *, place: str) -> None:
+def write_data_card(run: TrainingRun, summary: Summary | None, data: Data, out: Path, *, place: str) -> None:
     """Write the card of the data set; see `write_model_card` for the arguments."""
+    labels = labels_of(run, summary)
     files = []
     if data.traces is not None:
-        files.append(("traces", "train", TRACES))
+        files.append(("traces", "train", TRACE_TABLE))
     if data.rollouts is not None:
         files.append(("rollouts", "train", f"{ROLLOUTS}/{ROLLOUT_FILE}"))
     files += [
@@ -137,9 +142,9 @@ def write_data_card(run: TrainingRun, data: Data, out: Path, *, place: str) -> N
         for one in data.evaluations
     ]
     head = {
-        "license": _LICENCE,
+        "license": _LICENCE if labels is None else "unknown",
         "task_categories": ["text-generation"],
-        "tags": list(_TAGS),
+        "tags": _tags(labels),
         "configs": [
             {"config_name": config, "data_files": [{"split": split, "path": path}]} for config, split, path in files
         ],
@@ -154,14 +159,41 @@ def write_data_card(run: TrainingRun, data: Data, out: Path, *, place: str) -> N
         "teachers": ", ".join(without_places(run.manifest).get("teachers") or ()),
         "rewards": ", ".join(data.rewards),
         "split": _prompt(run).get("split", "official"),
-        "licence": _ATTRIBUTION,
+        "unlabelled": bool(run.config.get("unlabelled")),
+        "limits": summary.data.get("notes") or () if summary is not None and labels is not None else (),
+        "licence": _licence(labels),
     }
     _write("data.md.j2", view, out / CARD)
+
+
+def labels_of(run: TrainingRun, summary: Summary | None) -> str | None:
+    """Return what the labels of a run are called where they are not PerturbQA's; None where they are.
+
+    A report says it. Without one, labels that are a file are somebody's own, since PerturbQA's are a folder.
+    """
+    if summary is not None:
+        source = str(summary.data["source"])
+        return None if source in _PERTURBQA else source
+    data = str(run.config.get("data") or "")
+    return Path(data).name if data.lower().endswith(_TABLES) else None
+
+
+def _licence(labels: str | None) -> _Raw:
+    if labels is None:
+        return _ATTRIBUTION
+    return _Raw(
+        f"The labels are those of {markdown_text(labels)}. What is known of their licence stands under Limits, if "
+        "anything. Whoever shares them must be allowed to."
+    )
 
 
 def data_repository(place: str) -> str:
     """Return the Hub's id of the data set that goes with an adapter's."""
     return f"{place}-data"
+
+
+def _tags(labels: str | None) -> list[str]:
+    return [*_TAGS, *(["perturbqa"] if labels is None else [])]
 
 
 def _head(values: Mapping[str, Any]) -> _Raw:

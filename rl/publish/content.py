@@ -26,11 +26,23 @@ STAGES: Final = ("sft", "grpo")
 RUN: Final = "run"  # folder of the run's own files in a publication
 DATA: Final = "data"  # folder of the data set
 EVALUATIONS: Final = "evaluations"
-TRACES: Final = "traces.jsonl"
+TRACES: Final = "traces.jsonl"  # as SFT read them, among the run's own files
+TRACE_TABLE: Final = "traces.parquet"  # in the data set, all of whose files must have one format
 ROLLOUT_FILE: Final = "rollouts.parquet"
 _ADAPTER_CONFIG: Final = "adapter_config.json"
 _WEIGHTS: Final = "adapter_model.safetensors"
 ADAPTER_FILES: Final = (_ADAPTER_CONFIG, _WEIGHTS, "synthpert.json", TRAINED_ITEMS, CALIBRATION)
+_TEXT: Final = pa.string()
+_TRACE_SCHEMA: Final = pa.schema(
+    [
+        *((name, _TEXT) for name in ("item_id", "cell_line", "pert", "gene", "label")),
+        ("prompt", pa.list_(pa.struct([("role", _TEXT), ("content", _TEXT)]))),
+        *((name, _TEXT) for name in ("completion", "answer", "teacher", "mode")),
+        ("critic", pa.struct([(name, _TEXT) for name in ("verdict", "reason", "given")])),
+        ("created", _TEXT),
+        ("protocol", _TEXT),  # as JSON: its keys differ between versions and sources
+    ]
+)
 RUN_FILES: Final = (CONFIG, MANIFEST, TRAINED_ITEMS, "log.jsonl")
 
 
@@ -184,10 +196,12 @@ def write_adapter(run: TrainingRun, out: Path) -> None:
 
 
 def write_run(run: TrainingRun, out: Path) -> None:
-    """Write the run's own files, without the places on its machine."""
+    """Write the run's own files, without the places on its machine, and the traces of SFT byte for byte."""
     for name in RUN_FILES:
         if (run.path / name).is_file():
             _copy(run.path / name, out / name)
+    if (traces := _find_traces(run)) is not None:
+        _copy(traces, out / TRACES)
     config = dict(run.config)
     if config.get("traces"):
         config["traces"] = TRACES
@@ -214,9 +228,10 @@ def write_data(run: TrainingRun, evaluations: Sequence[Evaluation], out: Path) -
         if source is None:
             missing.append(f"traces: {run.manifest['traces']['file']} is gone or has changed since the run")
         else:
-            _copy(source, out / TRACES)
-            with source.open("rb") as file:
-                traces = sum(1 for _ in file)
+            table = _trace_table(source)
+            with whole_file(out / TRACE_TABLE) as file:
+                pq.write_table(table, file, compression="zstd")
+            traces = table.num_rows
     elif tables := _read_rollouts(run.path):
         table = pa.concat_tables(tables, promote_options="permissive")
         with whole_file(out / ROLLOUTS / ROLLOUT_FILE) as file:
@@ -238,6 +253,8 @@ def write_data(run: TrainingRun, evaluations: Sequence[Evaluation], out: Path) -
 
 def _find_traces(run: TrainingRun) -> Path | None:
     """The traces that the run learnt, byte for byte, where its configuration says or beside the run."""
+    if run.stage != "sft":
+        return None
     wanted = (run.manifest.get("inputs") or {}).get("traces")
     name = str(run.manifest["traces"]["file"])
     named, labels_of = str(run.config.get("traces") or name), run.config.get("labels_of")
@@ -245,6 +262,15 @@ def _find_traces(run: TrainingRun) -> Path | None:
     if labels_of:
         places.insert(0, Path(labels_of) / name)
     return next((path for path in places if path.is_file() and file_sha256(path) == wanted), None)
+
+
+def _trace_table(path: Path) -> pa.Table:
+    """A file of traces as a table."""
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    for row in rows:
+        row["protocol"] = json.dumps(row["protocol"])
+    return pa.Table.from_pylist(rows, schema=_TRACE_SCHEMA)
 
 
 def _read_rollouts(run: Path) -> list[pa.Table]:

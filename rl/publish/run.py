@@ -102,7 +102,7 @@ def publish(run: Path, to: str, evaluations: Sequence[Path] = ()) -> Published:
             write_run(training, folder / RUN)
             data = write_data(training, found, folder / DATA)
             if not data.empty:
-                write_data_card(training, data, folder / DATA, place=place)
+                write_data_card(training, summary, data, folder / DATA, place=place)
                 write_sums(folder / DATA)
             write_model_card(training, found, summary, data, folder, place=place)
             refuse_private(folder, run)
@@ -210,8 +210,8 @@ def _lay_out(publication: Path, out: Path, source: str) -> str:
             if (publication / name).is_file():
                 shutil.copyfile(publication / name, run / ADAPTER / name)
         shutil.copyfile(publication / CARD, out / CARD)
-        if (data / TRACES).is_file():
-            shutil.copyfile(data / TRACES, out / TRACES)
+        if (run / TRACES).is_file():
+            os.replace(run / TRACES, out / TRACES)
         if (data / ROLLOUTS).is_dir():
             shutil.copytree(data / ROLLOUTS, run / ROLLOUTS)
         for one in sorted((data / EVALUATIONS).glob("*/")):

@@ -48,7 +48,7 @@ def test_an_adapter_and_its_data_are_two_repositories_each_of_one_commit(run: Pa
     done = publish(run, PLACE)
     assert done.new and done.place == PLACE
     assert [name for name, _ in hub.commits] == ["datasets/lab/cells-data", "models/lab/cells"]  # the data first
-    assert hub.commits[0][1] == ["README.md", "SHA256SUMS", "traces.jsonl"]
+    assert hub.commits[0][1] == ["README.md", "SHA256SUMS", "traces.parquet"]
     assert "adapter_model.safetensors" in hub.commits[1][1]
     assert not any(name.startswith("data/") for name in hub.commits[1][1])
     card = hub.repositories["models/lab/cells"]["README.md"].decode()
@@ -136,8 +136,8 @@ def test_what_is_pulled_from_the_hub_was_checked(run: Path, hub: FakeHub, tmp_pa
     assert (tmp_path / "pulled/traces.jsonl").is_file()
     assert not [path for path in (tmp_path / "pulled").rglob("*") if path.name.startswith(".")]
     data = hub.repositories["datasets/lab/cells-data"]
-    data["traces.jsonl"] = data["traces.jsonl"].replace(b"so", b"no")
-    with pytest.raises(InputError, match=r"hub:lab/cells: data/traces.jsonl has changed since it was published"):
+    data["traces.parquet"] = data["traces.parquet"].replace(b"PAR1", b"PAR2")
+    with pytest.raises(InputError, match=r"hub:lab/cells: data/traces.parquet has changed since it was published"):
         pull(PLACE, tmp_path / "new")
     del hub.repositories["datasets/lab/cells-data"]
     with pytest.raises(InputError, match="hub:lab/cells-data: the Hub has no such repository"):

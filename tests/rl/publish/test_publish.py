@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,7 +20,8 @@ from benchmarks.report.summarize import summarize
 from benchmarks.report.wording import format_interval, format_number
 from benchmarks.runs import read_manifest, require_done
 from rewards import InputError
-from rl.publish.card import METRICS
+from rl.publish.card import METRICS, labels_of, write_data_card, write_model_card
+from rl.publish.content import Data, read_training
 from rl.publish.run import publish, pull
 from rl.rollout_files import read_rollouts
 from sft.traces import read_traces
@@ -125,6 +127,25 @@ def test_the_card_tells_the_report_s_own_numbers_with_the_shortcuts_and_the_prot
         assert said in card
 
 
+def test_the_data_card_names_each_evaluation_on_a_line_of_its_own(published: Path) -> None:
+    lines = (published / "data" / "README.md").read_text(encoding="utf-8").splitlines()
+    assert "- predictions-eval-sft: SFT" in lines and "- predictions-eval-grpo: GRPO (the adapter)" in lines
+    assert "- All items are training items of split official." in lines
+
+
+def test_labels_of_another_screen_are_not_called_perturbqa_s(runs: Path, tmp_path: Path) -> None:
+    run = read_training(runs / "sft")
+    assert labels_of(run, None) is None
+    own = replace(run, config={**run.config, "data": "screens/my *own*.csv"})
+    data = Data(3, None, (), (), ())
+    write_data_card(own, None, data, tmp_path, place="x")
+    write_model_card(own, (), None, data, tmp_path / "model", place="x")
+    for card in (tmp_path / "README.md", tmp_path / "model" / "README.md"):
+        text = card.read_text(encoding="utf-8")
+        assert "PerturbQA" not in text and "CC BY" not in text and front(card)["license"] == "unknown"
+        assert r"those of my \*own\*.csv" in text and "perturbqa" not in str(front(card)["tags"])
+
+
 def test_no_path_and_no_server_of_the_run_s_machine_is_published(published: Path, runs: Path) -> None:
     texts = {name: strings_in(published / name) for name in files(published)}
     for name, text in texts.items():
@@ -139,7 +160,10 @@ def test_no_path_and_no_server_of_the_run_s_machine_is_published(published: Path
 def test_sft_is_published_with_its_traces(runs: Path, tmp_path: Path) -> None:
     done = publish(runs / "sft", str(tmp_path / "out"))
     assert done.data.traces == 3 and [one.name for one in done.evaluations] == ["base", "SFT"]
-    assert (tmp_path / "out/data/traces.jsonl").read_bytes() == (runs / "my-traces.jsonl").read_bytes()
+    assert (tmp_path / "out/run/traces.jsonl").read_bytes() == (runs / "my-traces.jsonl").read_bytes()
+    rows = pq.read_table(tmp_path / "out/data/traces.parquet").to_pylist()
+    for row, trace in zip(rows, read_traces(runs / "my-traces.jsonl"), strict=True):
+        assert {**row, "protocol": json.loads(row["protocol"])} == asdict(trace)
 
 
 def test_changed_traces_and_no_evaluation_are_told_not_published(sft_alone: Path, tmp_path: Path) -> None:
@@ -231,7 +255,7 @@ def test_a_path_of_the_home_folder_in_a_trace_is_refused(
     manifest = json.loads((sft_alone / "manifest.json").read_text())
     manifest["inputs"]["traces"] = file_sha256(file)
     (sft_alone / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"data/traces.jsonl: would hold the path of your home folder"):
+    with pytest.raises(InputError, match=r"run/traces.jsonl: would hold the path of your home folder"):
         publish(sft_alone, str(tmp_path / "out"))
 
 
