@@ -14,8 +14,8 @@ from tools.speed.training_step import CASES, TINY, Case
 FOUND = {"seconds": 2.0, "memory_gib": 1.5, "micro_batch": 8, "tokens_computed": 0.5}
 
 
-def result_row(case: Case, **sides: float) -> dict[str, Any]:
-    return {**vars(case), "sides": {name: {**FOUND, "trl_by_this": ratio} for name, ratio in sides.items()}}
+def result_row(case: Case, **by_tree: float) -> dict[str, Any]:
+    return {**vars(case), "sides": {name: {**FOUND, "by_tree": ratio} for name, ratio in by_tree.items()}}
 
 
 def test_the_page_holds_the_tables_of_the_results() -> None:
@@ -28,12 +28,12 @@ def test_another_figure_changes_the_page(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     folder = tmp_path / "a machine"
     folder.mkdir()
-    rows = [result_row(TINY, trl=1.0, head=1.5, group=2.0, tree=3.0, auto=3.5)]
+    rows = [{**result_row(TINY, trl=3.0, head=2.0, group=1.5, tree=1.0), "trl_by_auto": 3.5}]
     found = {"agreement": {"log_probs": 1e-6, "gradient": 2e-6, "adapter": 3e-6}, "rows": rows}
     (folder / "training_step.json").write_text(json.dumps(found))
     after = page.with_tables(before)
-    # TRL by the tree, rows and a tree a group by the tree, TRL by auto
-    line = "| tiny | 48 (16 alike) | 12 | 4 | 2 | 1 | 3.00 | 2.00 | 1.50 | 3.50 | 1.5 / 1.5 | a machine |"
+    # TRL, rows, a tree a group and all groups alive, each by the tree; then TRL by auto
+    line = "| tiny | 48 (16 alike) | 12 | 4 | 2 | 1 | 3.00 | 2.00 | 1.50 | – | 3.50 | 1.5 / 1.5 | a machine |"
     assert line in after and "the gradient by 2.0e-06 of its norm" in after
     assert line not in before
 

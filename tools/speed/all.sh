@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measure all that docs/performance.md shows, and write its tables: sh tools/speed/all.sh NAME, where NAME stands for the
-# machine, such as avx512. Takes about two hours on two cores with AVX-512; nothing else may run meanwhile.
+# machine, such as avx512. Takes about 90 minutes on two cores with AVX-512; nothing else may run meanwhile.
 set -e
 cd "$(dirname "$0")/../.."
 python=.venv/bin/python
@@ -8,7 +8,7 @@ out=tools/speed/results/${1:?give the machine a name}
 export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"
 mkdir -p "$out"
 $python -m tools.speed.number_types --json "$out/number_types.json"
-$python -m tools.speed.rollouts --json "$out/rollouts.json"
+$python -m tools.speed.rollouts --tokens 48 --json "$out/rollouts.json"
 $python -m tools.speed.stage_one --json "$out/stage_one.json"
 demo=$(mktemp -d)
 $python -m rl.cli traces generate --config configs/demo/traces.yaml --out "$demo/traces.jsonl"

@@ -129,11 +129,13 @@ def training_table() -> str:
         )
         for row in found["rows"]:
             case = Case(**{name: row[name] for name in Case.__dataclass_fields__})
-            by = {side: one["trl_by_this"] for side, one in row["sides"].items()}
-            ratios = [by["tree"], by["tree"] / by["head"], by["tree"] / by["group"], by["auto"]]
-            memory = f"{row['sides']['tree']['memory_gib']:.1f} / {row['sides']['trl']['memory_gib']:.1f}"
-            rows.append([*case_words(case), *(f"{ratio:.2f}" for ratio in ratios), memory, machine])
-    head = (*CASE_HEAD, "TRL / tree", "rows / tree", "tree a group / tree", "TRL / auto", "GiB, tree / TRL", "machine")
+            sides = row["sides"]
+            ratios = [sides[side]["by_tree"] if side in sides else None for side in ("trl", "head", "group", "alive")]
+            cells = ["–" if ratio is None else f"{ratio:.2f}" for ratio in (*ratios, row.get("trl_by_auto"))]
+            memory = [f"{sides[side]['memory_gib']:.1f}" for side in ("tree", "trl") if side in sides]
+            rows.append([*case_words(case), *cells, " / ".join(memory), machine])
+    head = (*CASE_HEAD, "TRL / tree", "rows / tree", "tree a group / tree", "all alive / tree", "TRL / auto",
+            "GiB, tree / TRL", "machine")  # fmt: skip
     return "\n\n".join([table(head, rows), *agreed]) if rows else NONE
 
 

@@ -11,14 +11,17 @@ runs in a process of its own, at the largest micro-batch that fits the memory, i
 - `group`: a tree for each group.
 - `tree`: a tree for each micro-batch.
 - `auto`: `prefix_tree: auto`.
+- `alive`: `tree`, with no group dead. It shows what dead groups save.
 
 A ratio is another side's time by ours. The model has SmolLM2-135M's widths, random weights and a LoRA of rank 16. On a
 GPU its weights are in bfloat16.
 """
 
+import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,9 +31,8 @@ from typing import Any, Final
 from benchmarks.machine import describe_machine, use_cpu_well
 from tools.speed.sides import did_job, in_turn, make_parser, peak_memory, run_apart, write_results
 
-SIDES: Final = ("trl", "head", "group", "tree", "auto")
 LAYERS: Final = 30  # of SmolLM2-135M
-STEPS: Final = 2  # timed in a process, after one that is not
+STEPS: Final = 1  # timed in a process, after one that is not
 AGREEMENT_STEPS: Final = 5
 LEARNING_RATE: Final = 1e-4
 
@@ -47,7 +49,8 @@ class Case:
         groups: prompts.
         alike: tokens that all prompts begin with.
         layers: of the model's 30.
-        dead: prompts whose completions all have the advantage 0.
+        dead: prompts whose completions all have the advantage 0. They are the first ones.
+        measured: sides.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Case:
     alike: int = 0
     layers: int = LAYERS
     dead: int = 0
+    measured: Sequence[str] = ("trl", "head", "tree", "auto")
 
     @property
     def rows(self) -> int:
@@ -67,9 +71,10 @@ class Case:
 
 CASES: Final = (
     Case("a group", 400, 100, 8, 2),
-    Case("a group, half of them dead", 400, 100, 8, 2, dead=1),
+    Case("half of the groups dead", 400, 100, 8, 2, layers=6, dead=1, measured=("trl", "tree", "alive")),
     Case("a long prompt", 800, 100, 16, 1, layers=6),
-    Case("instructions", 400, 60, 8, 8, alike=250),
+    Case("instructions", 400, 60, 8, 8, alike=250, layers=6),
+    Case("instructions, a tree for each group", 400, 60, 8, 8, alike=250, measured=("group", "tree")),
     Case("a short prompt", 50, 400, 8, 1),
 )
 TINY: Final = Case("tiny", 48, 12, 4, 2, alike=16, layers=1)
@@ -233,46 +238,59 @@ def apart(
 
 
 def fitting(case: Case, side: str, memory: float) -> int:
-    """Return the largest micro-batch that fits the memory, by what two small ones take."""
+    """Return the largest micro-batch that fits the memory."""
     if side == "group":
         return case.group
     sizes = [size for size in range(1, case.rows + 1) if case.rows % size == 0]
-    if side in ("tree", "auto"):  # those that hold whole groups, or divide one
+    if side in ("tree", "auto", "alive"):  # rows share tokens, so that each size is tried, the largest first
         sizes = [size for size in sizes if size % case.group == 0 or case.group % size == 0]
-    first, second = sizes[:2]
+        fits = (size for size in reversed(sizes) if apart(case, side, [size], steps=0)[0]["memory_gib"] <= memory)
+        return next(fits, sizes[0])
+    first, second = sizes[:2]  # memory grows with the rows: it is told from what two small ones take
     taken = [one["memory_gib"] for one in apart(case, side, [first, second], steps=0)]
     per_row = (taken[1] - taken[0]) / (second - first)
     return max([first, *(size for size in sizes if taken[0] + per_row * (size - first) <= memory)])
 
 
-def measure_case(case: Case, sides: list[str], rounds: int, memory: float) -> dict[str, Any]:
+def measure_case(case: Case, rounds: int, memory: float) -> dict[str, Any]:
     """Measure all sides of a case in turn, and print it."""
-    sizes = {side: fitting(case, side, memory) for side in sides}
+    sizes: dict[str, int] = {}
+    for side in case.measured:
+        sizes[side] = sizes["tree"] if side in ("auto", "alive") else fitting(case, side, memory)
     print(f"{case.name}: prompt {case.prompt} ({case.alike} alike), completion {case.completion}, G = {case.group}, "
-          f"{case.groups} prompts, {case.layers} of {LAYERS} layers")  # fmt: skip
+          f"{case.groups} prompts, {case.layers} of {LAYERS} layers", flush=True)  # fmt: skip
 
     def once(side: str) -> Any:
-        return lambda: apart(case, side, [sizes[side]], STEPS)[0]
+        measured = replace(case, dead=0) if side == "alive" else case
+        return lambda: apart(measured, side, [sizes[side]], STEPS)[0]
 
-    found = in_turn({side: once(side) for side in sides}, rounds)
-    seconds = {side: [statistics.median(one["seconds"]) for one in found[side]] for side in sides}
+    found = in_turn({side: once(side) for side in case.measured}, rounds)
+    seconds = {side: [statistics.median(one["seconds"]) for one in found[side]] for side in case.measured}
+
+    def ratio(other: str, side: str) -> float:
+        return float(
+            statistics.median(theirs / ours for theirs, ours in zip(seconds[other], seconds[side], strict=True))
+        )
+
     row: dict[str, Any] = {**asdict(case), "sides": {}}
-    for side in sides:
-        ratios = [theirs / ours for theirs, ours in zip(seconds["trl"], seconds[side], strict=True)]
+    for side in case.measured:
         row["sides"][side] = {
             "micro_batch": sizes[side],
             "seconds": statistics.median(seconds[side]),
-            "trl_by_this": statistics.median(ratios),
+            "by_tree": ratio(side, "tree"),
             "memory_gib": max(one["memory_gib"] for one in found[side]),
             "tokens_computed": found[side][0]["tokens_computed"],
         }
         print(
-            f"  {side:5} {row['sides'][side]['seconds']:8.2f} s, TRL's by it {row['sides'][side]['trl_by_this']:5.2f}, "
+            f"  {side:5} {row['sides'][side]['seconds']:8.2f} s, by the tree's {row['sides'][side]['by_tree']:5.2f}, "
             f"micro-batch {sizes[side]:3}, {row['sides'][side]['memory_gib']:5.2f} GiB, "
-            f"{row['sides'][side]['tokens_computed']:.0%} of the tokens computed"
+            f"{row['sides'][side]['tokens_computed']:.0%} of the tokens computed",
+            flush=True,
         )
-    ours = row["sides"]["tree" if "tree" in sides else sides[-1]]
-    return {**row, "ours_s": ours["seconds"], "other_s": row["sides"]["trl"]["seconds"], "ratio": ours["trl_by_this"]}
+    if "auto" in seconds:
+        row["trl_by_auto"] = ratio("trl", "auto")
+        print(f"  trl by auto: {row['trl_by_auto']:.2f}", flush=True)
+    return row
 
 
 def agreement(case: Case) -> dict[str, float]:
@@ -295,6 +313,14 @@ def agreement(case: Case) -> dict[str, float]:
     return result
 
 
+def kept_rows(path: Path | None) -> list[dict[str, Any]]:
+    """Return the rows that a file of results has already; those of cases that are measured now take their place."""
+    if path is None or not path.is_file():
+        return []
+    kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return kept
+
+
 def main() -> None:
     """Measure the cases and print medians and ratios."""
     if did_job(measure_all):
@@ -302,7 +328,6 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--memory", type=float, default=8.0, help="GiB that a side may take")
     parser.add_argument("--cases", nargs="*", default=[case.name for case in CASES])
-    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
     parser.add_argument("--layers", type=int, help="of the model, instead of each case's")
     parser.add_argument("--tiny", action="store_true", help="one case of a second, to see that all runs")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="by default a GPU where there is one")
@@ -319,13 +344,10 @@ def main() -> None:
     if options.layers is not None:
         cases = [replace(case, layers=options.layers) for case in cases]
     agreed = agreement(TINY if options.tiny else replace(CASES[0], layers=6))
-    rows = [measure_case(case, options.sides, options.rounds, options.memory) for case in cases]
-    alive = {row["prompt"]: row["ours_s"] for row in rows if not row["dead"] and not row["alike"]}
-    for row in rows:
-        if row["dead"] and row["prompt"] in alive:
-            row["share_of_all_alive"] = row["ours_s"] / alive[row["prompt"]]
-            print(f"{row['name']}: {row['share_of_all_alive']:.2f} of the time with all alive")
-    write_results(options.json, rows, agreement=agreed)
+    rows = {row["name"]: row for row in kept_rows(options.json)}
+    for case in cases:
+        rows[case.name] = measure_case(case, options.rounds, options.memory)
+        write_results(options.json, list(rows.values()), agreement=agreed)  # a run that is stopped leaves some
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 `python -m tools.speed.whole_step [--json FILE] [--rounds N] [--steps N] [--demo FOLDER] [--rollouts ENGINE]`.
 
 It goes on from the SFT run of a demo (`synthpert demo`). The learning rate is so small that all sides keep
-writing with the same policy. Rows: the configuration's `beta`, and `beta` 0, where completions without an advantage
-are not computed.
+writing with the same policy. Rows: the configuration, whose `beta` is 0, so that completions without an advantage are
+not computed; and a `beta` above 0, with which they are, and with them the reference.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 
 from tools.speed.sides import compared, did_job, in_turn, make_parser, peak_memory, run_apart, show, write_results
 
+BETA = 0.04
 PLAIN = ("--prefix_tree", "off", "--correct_always", "true")
 
 
@@ -33,6 +34,7 @@ def measure(side: str, beta: float | None, steps: int, demo: str, rollouts: str)
     with TemporaryDirectory() as folder:
         words = ["--output_dir", f"{folder}/run", "--sft_run", f"{demo}/sft", "--max_steps", str(steps + 1)]
         words += ["--rollouts", rollouts, "--learning_rate", "1e-9", "--alarms", "off", "--save_strategy", "no"]
+        words += ["--eval_strategy", "no", "--eval_on_start", "false", "--held_out_items", "0"]
         words += [] if beta is None else ["--beta", str(beta)]
         words += PLAIN if side == "trl" else []
         run = train(Path("configs/demo/grpo.yaml"), words, trainer_class=Plain if side == "trl" else None)
@@ -60,10 +62,10 @@ def main() -> None:
         job = {"steps": options.steps, "demo": options.demo, "rollouts": options.rollouts}
         return lambda: run_apart("tools.speed.whole_step", side=name, beta=beta, **job)
 
-    for name, beta in (("the demo's step", None), ("the demo's step, beta 0", 0.0)):
+    for name, beta in (("the demo's step", None), (f"the demo's step, beta {BETA}", BETA)):
         found = in_turn({one: side(one, beta) for one in ("ours", "trl")}, options.rounds)
         completion = round(statistics.mean(one["completion"] for one in found["ours"]))
-        rows.append({"name": name, "completion": completion, "group": 4, **compared(found["ours"], found["trl"])})
+        rows.append({"name": name, "completion": completion, "group": 8, **compared(found["ours"], found["trl"])})
         show(rows[-1])
     write_results(options.json, rows, rollouts=options.rollouts)
 
