@@ -14,7 +14,7 @@ from benchmarks.report import wording
 from benchmarks.report.collect import collect_runs
 from benchmarks.report.page import markdown_text
 from benchmarks.report.summarize import summarize
-from benchmarks.report.summary import Summary
+from benchmarks.report.summary import Score, Summary
 from benchmarks.runs import package_versions
 from benchmarks.statistics.metrics import find_metric
 from rewards import InputError
@@ -215,13 +215,18 @@ def _rows(summary: Summary, own: Sequence[str]) -> list[dict[str, Any]]:
             {
                 "name": f"{wording.shown_as(summary, name)}{mark}",
                 "n": f"{scores[0].n:,}",
-                "cells": [
-                    f"{wording.format_number(one.value)} ({wording.format_interval(one.low, one.high)})"
-                    for one in scores
-                ],
+                "cells": [_cell(one) for one in scores],
             }
         )
     return rows
+
+
+def _cell(score: Score) -> str:
+    """A score with its interval; of a mean over genes also over how many, since few tell little."""
+    told = f"{wording.format_number(score.value)} ({wording.format_interval(score.low, score.high)})"
+    if score.n_genes is None:
+        return told
+    return f"{told}, {score.n:,} items in {wording.count_of(score.n_genes, 'gene')}"
 
 
 def _protocols(summary: Summary, own: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ from benchmarks.files import file_sha256
 from benchmarks.models.folders import adapter_sha256, read_json
 from benchmarks.report.collect import collect_runs
 from benchmarks.report.summarize import summarize
-from benchmarks.report.wording import format_interval, format_number
+from benchmarks.report.wording import count_of, format_interval, format_number
 from benchmarks.runs import read_manifest, require_done
 from rewards import InputError
 from rl.publish.card import METRICS, labels_of, write_data_card, write_model_card
@@ -117,6 +117,9 @@ def test_the_card_tells_the_report_s_own_numbers_with_the_shortcuts_and_the_prot
     for name in summary.systems:
         scores = [summary.score(name, metric) for metric in METRICS]
         cells = [f"{format_number(one.value)} ({format_interval(one.low, one.high)})" for one in scores]
+        for at, one in enumerate(scores):  # a mean over genes says over how many
+            assert at == 0 or one.n_genes or name != "GRPO"
+            cells[at] += f", {one.n} items in {count_of(one.n_genes, 'gene')}" if one.n_genes is not None else ""
         mark = {"GRPO": " (this adapter)", "base": "", "SFT": ""}.get(name, " (shortcut)")
         assert f"| {name}{mark} | {scores[0].n} | {' | '.join(cells)} |" in card
     fingerprint = summary.systems["GRPO"].fingerprint
