@@ -1,4 +1,4 @@
-.PHONY: install demo test test-all lint
+.PHONY: install demo test test-all test-harness lint
 PY := .venv/bin/python
 MINUTES ?= 20
 export GOMP_SPINCOUNT ?= 20000
@@ -17,6 +17,9 @@ test: install lint  ## fast suite; its last lines are its ten slowest tests and 
 
 test-all: install lint  ## fast and slow suite (real engines, training, end to end)
 	$(PYTEST)
+
+test-harness: install  ## our task in other harnesses with 40 items each, where `make test-all` takes eight
+	SYNTHPERT_HARNESS_ITEMS=10 $(PYTEST) tests/slow/test_harnesses.py
 
 lint: install
 	$(PY) -m ruff format --check .

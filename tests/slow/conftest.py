@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -35,7 +36,11 @@ def harness_python() -> Callable[[str], Path]:
 
 
 class RealModel:
-    """SmolLM2-135M, decoded greedily. A chat is completed once; harnesses that ask it again get the same text."""
+    """SmolLM2-135M, decoded greedily. A chat is completed once; harnesses that ask it again get the same text.
+
+    Untuned, a model of this size does not come to an answer. In every second chat, about, it therefore answers at once,
+    after an empty thought.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.engine = TransformersEngine(folder, dtype="float32")
@@ -45,8 +50,11 @@ class RealModel:
         """Return the completion and its finish reason."""
         key = json.dumps([messages, max_tokens])
         if key not in self._said:
-            protocol = Protocol(max_tokens=max_tokens, scores="votes")
-            (found,) = self.engine.generate([Request(messages, 0)], protocol)
+            if zlib.crc32(messages[-1]["content"].encode()) % 2:
+                (found,) = self.engine.answer_directly([messages])
+            else:
+                protocol = Protocol(max_tokens=max_tokens, scores="votes")
+                (found,) = self.engine.generate([Request(messages, 0)], protocol)
             assert found.text is not None
             self._said[key] = found.text, found.finish_reason
         return self._said[key]
