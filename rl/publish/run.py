@@ -33,7 +33,7 @@ from rl.publish.content import (
 )
 from rl.publish.hub import SCHEME, check_token, download, upload
 from rl.publish.private import refuse_private
-from rl.publish.sums import SUMS, check_sums, write_sums
+from rl.publish.sums import SUMS, check_sums, read_sums, write_sums
 from rl.rollout_files import FOLDER as ROLLOUTS
 from sft.training import ADAPTER
 
@@ -185,8 +185,12 @@ def _holds_same(final: Path, folder: Path) -> bool:
     """
     if not final.is_dir() or not any(final.iterdir()):
         return False
-    if not (final / SUMS).is_file() or (final / SUMS).read_bytes() != (folder / SUMS).read_bytes():
-        raise InputError(f"{final}: holds other files; choose another folder with --to, or remove that one")
+    remedy = "choose another folder with --to, or remove that one"
+    if not (final / SUMS).is_file():
+        raise InputError(f"{final}: holds other files; {remedy}")
+    ours, there = (read_sums(one / SUMS, str(final)) for one in (folder, final))
+    if differing := sorted(name for name in {*ours, *there} if ours.get(name) != there.get(name)):
+        raise InputError(f"{final}: holds another publication ({differing[0]} differs); {remedy}")
     check_sums(final, str(final))
     return True
 

@@ -189,6 +189,10 @@ def test_the_same_again_changes_nothing_and_anything_else_is_refused(sft_alone: 
     (out / "items.txt").write_text("k562|A|B\n")
     with pytest.raises(InputError, match=r"items.txt has changed since it was published"):
         publish(sft_alone, str(out))
+    log = sft_alone / "log.jsonl"
+    log.write_text(log.read_text() * 2)
+    with pytest.raises(InputError, match=r"holds another publication \(run/log.jsonl differs\); choose another folder"):
+        publish(sft_alone, str(out))
     (out / "SHA256SUMS").unlink()
     with pytest.raises(InputError, match="holds other files; choose another folder with --to"):
         publish(sft_alone, str(out))
