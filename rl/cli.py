@@ -78,7 +78,11 @@ _PROMPTS_HELP = (
     "theirs: keep the prompts of the file. ours: build them with our template; keys of a prompt, such as "
     "--evidence 3, can follow."
 )
-_SPLIT_HELP = "official, or holdout:LINE to keep one cell line out of training."
+_SPLIT_HELP = (
+    "official, or what to keep out of training: holdout:LINE, holdout:perturbations, holdout:genes or holdout:both. "
+    "The last three draw a fifth of the symbols; holdout:genes,share=0.3,seed=1 draws otherwise."
+)
+_TRACES_SPLIT_HELP = "Split to hold the traces against. Default: the split of the traces."
 _MAP_HELP = "OURS=THEIRS: name of our column in the file, such as pert=knockdown. Can be repeated."
 _LABEL_HELP = "THEIRS=OURS: meaning of a word in the file, such as up=upregulated. Can be repeated."
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write.")]
@@ -111,11 +115,20 @@ def data_verify(data: DataOption = None) -> None:
 
 @data_app.command("stats")
 def data_stats(data: DataOption = None, split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "official") -> None:
-    """Count items, labels and test perturbations per cell line."""
+    """Count items and labels per cell line, and the test items that shortcuts can answer."""
     from benchmarks.evidence.corpus import open_corpus
+    from benchmarks.evidence.reach import shortcut_reach
     from benchmarks.screens.labels import stats
 
-    typer.echo(stats(open_corpus(data, split).labels).to_string())
+    corpus = open_corpus(data, split)
+    typer.echo(stats(corpus.labels).to_string())
+    if corpus.left_out:
+        typer.echo(f"left out, since only one of perturbation and gene is held out: {corpus.left_out:,} rows")
+    if not corpus.is_sample:
+        typer.echo(
+            f"\nTest items that a shortcut knows something about (majority class: is right about):\n\n"
+            f"{shortcut_reach(corpus).to_string()}"
+        )
 
 
 @traces_app.command("generate", cls=_Configured)
@@ -186,9 +199,7 @@ def traces_stats(
         str, typer.Option(help="Verdicts of the critic that count as accepted, with commas between.")
     ] = "excellent,good",
     data: DataOption = None,
-    split: Annotated[
-        str | None, typer.Option(help="official or holdout:LINE. Default: the split of the traces.")
-    ] = None,
+    split: Annotated[str | None, typer.Option(help=_TRACES_SPLIT_HELP)] = None,
 ) -> None:
     """Print how many traces each step left, as shares of the training split, and the teacher's accuracy."""
     from sft.audit.audit import corpus_of
@@ -205,9 +216,7 @@ def traces_stats(
 def traces_audit(
     traces: Annotated[Path, typer.Argument(help="The traces that SFT learns from.")],
     data: DataOption = None,
-    split: Annotated[
-        str | None, typer.Option(help="official or holdout:LINE. Default: the split of the traces.")
-    ] = None,
+    split: Annotated[str | None, typer.Option(help=_TRACES_SPLIT_HELP)] = None,
 ) -> None:
     """Check that the traces hold nothing of the test split. Exit code 1 if they do."""
     from sft.audit.audit import audit_traces, corpus_of

@@ -28,6 +28,7 @@ from benchmarks.models.folders import (
 from benchmarks.models.vllm_engine import has_vllm, set_vllm_environment
 from benchmarks.progress import Progress
 from benchmarks.runs import MANIFEST, Run, is_main_process, open_run, require_done
+from benchmarks.screens.splits import SPLIT_HELP
 from rewards import (
     CheckError,
     Component,
@@ -104,7 +105,7 @@ class GRPOArguments:
 
     sft_run: str = field(metadata={"help": "run folder of stage one: its adapter is the start and the reference"})
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
-    split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
+    split: str = field(default="official", metadata={"help": SPLIT_HELP})
     prompt: PromptConfig = field(default=PromptConfig())
     train_items: int = field(default=0, metadata={"help": "prompts drawn from train; 0 takes all"})
     balance: bool = field(default=False, metadata={"help": "draw each label equally often"})

@@ -7,7 +7,6 @@ from typing import Final
 import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.screens.schema import CELL_LINES
 from benchmarks.screens.symbols import gene_of, wrong_symbol
 from benchmarks.tables import Table, read_table
 from rewards import InputError
@@ -23,8 +22,8 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
     Args:
         path: a table (`benchmarks.tables`) with the columns `cell_line`, `pert`, `gene`. White space around a value is
             removed. Other columns are ignored.
-        corpus: PerturbQA's items. None of them may be in the file, not even under another name of its genes: a labelled
-            pair belongs with its label, and a test pair must not be trained on.
+        corpus: the labelled items. None of them may be in the file, not even under another name of its genes: a
+            labelled pair belongs with its label, and a test pair must not be trained on.
 
     Returns:
         `item_id, cell_line, pert, gene, label`, with an empty label.
@@ -35,7 +34,7 @@ def read_unlabelled(path: Path, corpus: Corpus) -> pd.DataFrame:
             - The file or a column is missing.
             - A value is empty, contains a `|`, or is no gene symbol.
             - A cell line is unknown.
-            - A pair occurs twice, or is an item of PerturbQA.
+            - A pair occurs twice, is a labelled item, or has a symbol that the split holds out.
     """
     table = read_table(path, COLUMNS)
     frame = _pairs_of(table)
@@ -67,6 +66,7 @@ def _check_pairs(table: Table, frame: pd.DataFrame, corpus: Corpus) -> None:
         corpus: as in `read_unlabelled`.
     """
     same = _identity(frame)
+    held_out = frame["item_id"].map(corpus.holds_out).astype(bool)
     known = set(_identity(corpus.labels[list(COLUMNS)].astype(str)))
     symbols = {*corpus.labels["pert"], *corpus.labels["gene"]}
     parts = frame[list(COLUMNS)]
@@ -74,10 +74,11 @@ def _check_pairs(table: Table, frame: pd.DataFrame, corpus: Corpus) -> None:
     for wrong, problem, remedy in (
         ((parts == "").any(axis=1), "has an empty value", "fill it in"),
         (barred, "has a | in a name", "remove the |"),
-        (~frame["cell_line"].isin(CELL_LINES), "has an unknown cell line", f"use {', '.join(CELL_LINES)}"),
+        (~frame["cell_line"].isin(corpus.lines), "has an unknown cell line", f"use {', '.join(corpus.lines)}"),
         *_wrong_symbols(frame, symbols),
         (same.duplicated(), "occurs twice", "give each pair once"),
-        (same.isin(known), "is an item of PerturbQA, which has a label", "remove the row"),
+        (same.isin(known), f"is an item of {corpus.screen.name}, which has a label", "remove the row"),
+        (held_out, f"has a perturbation or gene that split {corpus.split} holds out", "remove the row"),
     ):
         if wrong.any():
             table.refuse(wrong, f"{frame['item_id'][wrong].iloc[0]} {problem}; {remedy}")

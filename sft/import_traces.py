@@ -20,7 +20,6 @@ from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.files import disk_errors, file_sha256
 from benchmarks.messages import MessageError, looks_like_messages, read_last_reply, read_messages, read_thinking
-from benchmarks.screens.schema import CELL_LINES
 from benchmarks.tables import KINDS, BrokenRow, Row, check_kind, iter_rows, label_words, normalize_word
 from rewards import LABELS, InputError, parse_answer
 from sft.teacher.critic import GIVEN, VERDICTS
@@ -276,6 +275,7 @@ class _Reader:
         self._mapped = mapped
         self._labels = label_words(labels)
         self._index = pd.Index(corpus.labels["item_id"])
+        self._lines = corpus.line_names
         self._label = corpus.labels["label"].astype("str").to_numpy()
         self._in_test = (corpus.labels["split"] == "test").to_numpy()
         self._split = corpus.split
@@ -295,9 +295,10 @@ class _Reader:
             word for one in said if isinstance(one, str) and (word := normalize_word(one)) in self._labels
         )
         pert, gene = self._symbol(record, "pert"), self._symbol(record, "gene")
-        line = self._symbol(record, "cell_line").lower()
-        if line not in CELL_LINES:
-            raise _RefusedError(f"unknown cell line: {line!r}")
+        named = self._symbol(record, "cell_line")
+        line = self._lines.get(named.casefold())
+        if line is None:
+            raise _RefusedError(f"unknown cell line: {named.lower()!r}")
         item_id = f"{line}|{pert}|{gene}"
         true = self._true_label(item_id)
         if item_id not in self._drawn:

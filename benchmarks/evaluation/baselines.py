@@ -18,7 +18,6 @@ import pandas as pd
 from benchmarks.evaluation.embeddings import embedding_regression, in_label_order, read_embeddings
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError, Status
 
 Floats = npt.NDArray[np.float64]
@@ -66,7 +65,7 @@ def perturbation_rate(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
 def copied_label(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
     """Forecast an item by the training label of the same knockdown and gene in the other lines.
 
-    p_k = (n_k + A r_k) / (n + A). The pair has n (0 to 3) training labels in the other lines, n_k of them k. r_k is the
+    p_k = (n_k + A r_k) / (n + A). The pair has n training labels in the other lines, n_k of them k. r_k is the
     gene's rate in the item's own line. A = 0.5. The answer is therefore the label of most other lines. Among equals it
     is the one with the higher rate here. The rate alone decides where no other line has the pair.
     """
@@ -216,9 +215,9 @@ def _counts_elsewhere(train: pd.DataFrame, items: pd.DataFrame, by: list[str]) -
     for column in by:
         key = key + "|" + rows[column]
     key_M, keys = pd.factorize(key)
-    line_M = pd.Index(CELL_LINES).get_indexer(pd.Index(rows["cell_line"]))
+    line_M, lines = pd.factorize(rows["cell_line"])
     code_T = pd.Index([str(label) for label in LABELS]).get_indexer(pd.Index(train["label"].astype(str)))
-    n_train, shape = len(train), (len(keys), len(CELL_LINES), len(LABELS))
+    n_train, shape = len(train), (len(keys), len(lines), len(LABELS))
     cell_T = (key_M[:n_train] * shape[1] + line_M[:n_train]) * shape[2] + code_T
     count_KCL = np.bincount(cell_T, minlength=int(np.prod(shape))).reshape(shape)
     asked_N, line_N = key_M[n_train:], line_M[n_train:]

@@ -1,4 +1,4 @@
-"""Import of predictions made elsewhere: read by column mapping, matched to PerturbQA's items, stored as a run."""
+"""Import of predictions made elsewhere: read by column mapping, matched to the labelled items, stored as a run."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,6 @@ from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.files import check_folder, file_sha256, write_text
 from benchmarks.messages import MessageError, looks_like_messages, read_last_reply
 from benchmarks.runs import open_run
-from benchmarks.screens.schema import CELL_LINES
 from benchmarks.tables import label_words, normalize_word, numbers, read_table
 from rewards import LABELS, InputError, Label, Status, parse_answer
 from rewards.answer import exact_label, is_missing, split_confidence, tagged_answers
@@ -97,7 +96,8 @@ def import_run(
         raise _unmatched_error(imported.unmatched, out)
     if out.is_dir() and [path.name for path in out.iterdir()] == [UNMATCHED]:
         (out / UNMATCHED).unlink()  # from an earlier attempt
-    sources = [{"file": str(path), "cell_line": line, "sha256": file_sha256(path)} for line, path in _sources(files)]
+    named = _sources(files, corpus)
+    sources = [{"file": str(path), "cell_line": line, "sha256": file_sha256(path)} for line, path in named]
     how = {"files": sources, "columns": dict(columns or {}), "labels": dict(labels or {})}
     run = open_run(
         out, "eval", {"name": name, "data": data, "split": split, "training_seed": training_seed, "imported": how}
@@ -124,7 +124,7 @@ def import_run(
         )  # fmt: skip
     if len(imported.unmatched):
         write_text(run.path / UNMATCHED, imported.unmatched.to_csv(index=False))
-    run.finish(name=name, imported=[path.name for _, path in _sources(files)], **_counts(imported))
+    run.finish(name=name, imported=[path.name for _, path in named], **_counts(imported))
     return run.path
 
 
@@ -199,7 +199,7 @@ def read_imported(
             - a row has an unknown answer, a bad score, or the item, sample and seed of another row;
             - no row matches a test item.
     """
-    read = [_read_file(line, path, columns or {}) for line, path in _sources(files)]
+    read = [_read_file(line, path, columns or {}) for line, path in _sources(files, corpus)]
     if not sum(map(len, read)):
         raise InputError(f"{files[0]}: holds no rows; give a file of predictions")
     if labels and not any({"answer", "completion"} & set(table) for table in read):
@@ -275,7 +275,7 @@ def _match(table: pd.DataFrame, corpus: Corpus) -> _Matched:
     unmatched = table.loc[reasons != "", ["file", "row", *KEYS]].assign(reason=reasons[reasons != ""])
     rows = table[reasons == ""].reset_index(drop=True)
     candidates = corpus.test[corpus.test["label"].astype("str") != str(Label.NONE)] if direction_only else corpus.test
-    at = pd.Index(candidates["item_id"]).get_indexer(pd.Index(_item_ids(rows)))
+    at = pd.Index(candidates["item_id"]).get_indexer(pd.Index(_item_ids(rows, corpus)))
     items = candidates.iloc[at].reset_index(drop=True)
     return _Matched(rows, items, unmatched, len(candidates))
 
@@ -361,13 +361,13 @@ def _refuse_other_kinds(files: Sequence[str], parsed: Sequence[_Parsed]) -> None
             raise InputError(f"{', while '.join(descriptions)}; import them separately, or join them by item")
 
 
-def _sources(files: Sequence[str]) -> list[tuple[str | None, Path]]:
+def _sources(files: Sequence[str], corpus: Corpus) -> list[tuple[str | None, Path]]:
     """Cell line (None where the argument has none) and path of each file."""
     found: list[tuple[str | None, Path]] = []
     for word in files:
         line, equals, path = str(word).partition("=")
-        known = bool(equals) and line.lower() in CELL_LINES
-        found.append((line.lower(), Path(path)) if known else (None, Path(word)))
+        known = corpus.line_names.get(line.casefold()) if equals else None
+        found.append((None, Path(word)) if known is None else (known, Path(path)))
     return found
 
 
@@ -405,20 +405,26 @@ def _read_file(line: str | None, path: Path, columns: Mapping[str, str]) -> pd.D
     return pd.DataFrame(kept).assign(file=str(path), row=read.rows)
 
 
-def _item_ids(table: pd.DataFrame) -> pd.Series:
+def _item_ids(table: pd.DataFrame, corpus: Corpus) -> pd.Series:
     line, pert, gene = (table[key].astype("str") for key in KEYS)
-    return line.str.strip().str.lower() + "|" + pert.str.strip() + "|" + gene.str.strip()
+    return _lines(line, corpus) + "|" + pert.str.strip() + "|" + gene.str.strip()
+
+
+def _lines(column: pd.Series, corpus: Corpus) -> pd.Series:
+    """Cell lines as the labels write them, whichever letter case they have; others in lower case."""
+    plain = column.str.strip()
+    return plain.str.casefold().map(corpus.line_names).fillna(plain.str.lower()).astype("str")
 
 
 def _reasons(table: pd.DataFrame, corpus: Corpus, *, direction_only: bool) -> npt.NDArray[Any]:
     """(N,) why a row matches no test item; "" where it matches one."""
-    at = pd.Index(corpus.labels["item_id"]).get_indexer(pd.Index(_item_ids(table)))
+    at = pd.Index(corpus.labels["item_id"]).get_indexer(pd.Index(_item_ids(table, corpus)))
     known = at >= 0
-    line = table["cell_line"].astype("str").str.strip().str.lower().isin(CELL_LINES).to_numpy()
+    line = _lines(table["cell_line"].astype("str"), corpus).isin(corpus.lines).to_numpy()
     is_test = np.where(known, (corpus.labels["split"] == "test").to_numpy()[at], False)
     reasons = np.full(len(table), "", dtype=object)
-    reasons[~line] = f"the cell line is none of {', '.join(CELL_LINES)}"
-    where = "the sample" if corpus.is_sample else "PerturbQA"
+    reasons[~line] = f"the cell line is none of {', '.join(corpus.lines)}"
+    where = "the sample" if corpus.is_sample else corpus.screen.name
     reasons[line & ~known] = f"{where} has no such perturbation and gene in this cell line"
     reasons[known & ~is_test] = f"a training item under the split {corpus.split}"
     if direction_only:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import check_values, to_keys
-from benchmarks.screens.schema import CELL_LINES
+from benchmarks.screens.splits import SPLIT_HELP, read_split
 from rewards import InputError
 
 _MAX_SEED: Final = 2**31 - 1
@@ -20,7 +20,7 @@ class Protocol:
 
     Args:
         max_tokens: longest completion, in tokens; at least 1.
-        split: `official`, or `holdout:LINE` with a cell line of PerturbQA.
+        split: `official` or what is held out; see `benchmarks.screens.splits`.
         items: number of test items per cell line; 0 for all of them.
         item_seed: seed of the draw of these items, 0 to 2^31 - 1.
         balance: whether each label is drawn equally often.
@@ -45,7 +45,7 @@ class Protocol:
     """
 
     max_tokens: int = field(default=1024, metadata={"help": "longest completion in tokens"})
-    split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
+    split: str = field(default="official", metadata={"help": SPLIT_HELP})
     items: int = field(default=0, metadata={"help": "test items per cell line; 0 takes all"})
     item_seed: int = field(default=0, metadata={"help": "seed that draws those items"})
     balance: bool = field(default=False, metadata={"help": "draw each label equally often"})
@@ -75,9 +75,7 @@ class Protocol:
         for key in ("item_seed", "seed"):
             if getattr(self, key) > _MAX_SEED:
                 raise InputError(f"protocol: {key} is {getattr(self, key)}; it must be below 2**31")
-        splits = ("official", *(f"holdout:{line}" for line in CELL_LINES))
-        if self.split not in splits:
-            raise InputError(f"protocol: split is {self.split!r}; use one of {', '.join(splits)}")
+        read_split(self.split)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise InputError(f"protocol: temperature is {self.temperature}; it must be 0 (greedy) or above")
         if not 0 < self.top_p <= 1:

@@ -29,7 +29,7 @@ from benchmarks.models.folders import (
 )
 from benchmarks.progress import Progress
 from benchmarks.runs import MANIFEST, Run, open_run, run_dtype
-from benchmarks.screens.schema import CELL_LINES
+from benchmarks.screens.schema import lines_of
 from rewards import InputError
 
 PREDICTIONS = "predictions.parquet"
@@ -219,7 +219,8 @@ def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
         corpus: labels under the split of the evaluation.
 
     Raises:
-        InputError: a training item of the adapter is a test item of the split.
+        InputError: a training item of the adapter is a test item of the split, or has a symbol that the split holds
+            out.
     """
     items = read_trained_items(adapter)
     if items is None:
@@ -229,6 +230,12 @@ def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
         raise InputError(
             f"{adapter}: {len(seen)} of the {len(items)} items that it was trained on are test items under split "
             f"{corpus.split}, e.g. {seen[0]}; evaluate it under the split that its stages were trained with"
+        )
+    if known := sorted(item for item in items if corpus.holds_out(item)):
+        raise InputError(
+            f"{adapter}: {len(known)} of the {len(items)} items that it was trained on have a perturbation or gene "
+            f"that split {corpus.split} holds out, e.g. {known[0]}; evaluate it under the split that its stages were "
+            "trained with"
         )
     return len(items)
 
@@ -259,7 +266,7 @@ def draw_per_line(items: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     """
     if not protocol.items and not protocol.balance:
         return items
-    lines = [items[items["cell_line"] == line] for line in CELL_LINES if (items["cell_line"] == line).any()]
+    lines = [items[items["cell_line"] == line] for line in lines_of(items)]
     drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=protocol.balance) for rows in lines]
     return pd.concat(drawn).sort_index()
 

@@ -1,5 +1,7 @@
 """Labels under one split, with the evidence that their training part gives about each item: the input of all stages."""
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +14,9 @@ import pandas as pd
 from benchmarks.evidence.neighbours import EVIDENCE_COLUMNS, NeighbourModel, NeighbourSettings, fit_neighbours
 from benchmarks.screens.labels import SAMPLE, data_source, load_labels
 from benchmarks.screens.sample import EVIDENCE_PER_ITEM, load_sample
-from benchmarks.screens.schema import CELL_LINES, SPLIT_DTYPE, apply_split, check_split, digest
+from benchmarks.screens.schema import SPLIT_DTYPE, digest, lines_of
+from benchmarks.screens.screen import PERTURBQA, Screen
+from benchmarks.screens.splits import OFFICIAL, apply_split, read_split
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
 
@@ -21,17 +25,21 @@ WITHHELD: Final = 5  # one of so many training perturbations per line goes to a 
 
 @dataclass(frozen=True)
 class Corpus:
-    """PerturbQA's items under one split; made by `open_corpus`.
+    """Labelled items under one split; made by `open_corpus`.
 
     Attributes:
-        source: the folder of the full labels, or `sample`.
-        split: `official` or `holdout:LINE`.
+        source: where the labels are, or `sample`.
+        split: name of the split; see `benchmarks.screens.splits`.
         labels: `item_id, cell_line, pert, gene, label, split`; the sample also has the columns it carries.
+        screen: what is known of the labels besides.
+        left_out: number of rows that the split leaves out.
     """
 
     source: str
     split: str
     labels: pd.DataFrame
+    screen: Screen = PERTURBQA
+    left_out: int = 0
 
     @property
     def train(self) -> pd.DataFrame:
@@ -48,10 +56,40 @@ class Corpus:
         """Whether these are the rows that ship with the package."""
         return self.source == SAMPLE
 
+    @property
+    def is_perturbqa(self) -> bool:
+        """Whether these are PerturbQA's full labels, whose published figures compare."""
+        return self.screen == PERTURBQA and not self.is_sample
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The cell lines, in the order of reports."""
+        return lines_of(self.labels)
+
+    @cached_property
+    def line_names(self) -> dict[str, str]:
+        """From each cell line in lower case to its name."""
+        return {line.casefold(): line for line in self.lines}
+
+    @cached_property
+    def _held_out(self) -> dict[str, frozenset[str]]:
+        """By column that is disjoint between training and test: the symbols of the test items."""
+        return {column: frozenset(self.test[column].astype(str)) for column in read_split(self.split).columns}
+
+    def holds_out(self, item_id: str) -> bool:
+        """Tell whether an item has a perturbation or gene of the test items that the split keeps out of training."""
+        pert, _, gene = item_id.partition("|")[2].partition("|")
+        own = {"pert": pert, "gene": gene}
+        return any(own[column] in symbols for column, symbols in self._held_out.items())
+
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over items, labels and splits."""
-        return digest(self.labels)
+        """SHA-256 over items, labels and splits; for other screens than PerturbQA over the words for the lines, too."""
+        of_items = digest(self.labels)
+        if self.screen.lines == PERTURBQA.lines:
+            return of_items
+        words = {line: self.screen.words(line) for line in self.lines}
+        return hashlib.sha256(f"{of_items} {json.dumps(words, sort_keys=True)}".encode()).hexdigest()
 
     @cached_property
     def train_counts(self) -> dict[Label, int]:
@@ -79,14 +117,19 @@ class Corpus:
         Each rehearsal is a corpus of training items only. Its test part is withheld from its training part:
 
         - `official`: one rehearsal, which withholds every fifth training perturbation of each line in a random order.
-        - `holdout:LINE`: one rehearsal per training line, which withholds all of that line.
+        - `holdout:LINE`: one rehearsal per training line, which withholds all of that line. With a single training
+          line, it is as for `official`.
+        - perturbations, genes or both held out: one rehearsal, which withholds as many again in the same way.
         """
-        train = self.train
-        if self.split == "official":
+        train, split = self.train, read_split(self.split)
+        if split.columns:
+            again = apply_split(train, replace(split, file=None))
+            return (replace(self, labels=again, left_out=len(train) - len(again)),)
+        lines = lines_of(train)
+        if split.line is None or len(lines) < 2:
             masks = [_every_fifth_perturbation(train)]
         else:
-            line = train["cell_line"].astype(str)
-            masks = [(line == name).to_numpy() for name in CELL_LINES if (line == name).any()]
+            masks = [(train["cell_line"].astype(str) == name).to_numpy() for name in lines]
         splits = [pd.Categorical(np.where(mask, "test", "train"), dtype=SPLIT_DTYPE) for mask in masks]
         return tuple(replace(self, labels=train.assign(split=split)) for split in splits)
 
@@ -107,6 +150,23 @@ class Corpus:
         return pd.DataFrame({"item_id": items["item_id"].to_numpy()}).assign(
             p_up=rate_NL[:, 0], p_down=rate_NL[:, 1], p_none=rate_NL[:, 2]
         )
+
+    def has_rate(self, items: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Return which items have a rate that a prompt can tell, (N,): those whose gene has training rows.
+
+        PerturbQA's own splits and `holdout:LINE` tell the shares of all training labels for other genes. Their prompts
+        stay as they were.
+
+        Args:
+            items: N rows with `gene`.
+        """
+        if self.is_sample or (self.screen == PERTURBQA and not read_split(self.split).columns):
+            return np.ones(len(items), dtype=bool)
+        return np.asarray(items["gene"].isin(self._trained_genes))
+
+    @cached_property
+    def _trained_genes(self) -> frozenset[str]:
+        return frozenset(self.train["gene"].astype(str))
 
     def neighbour_forecast(self, items: pd.DataFrame) -> pd.DataFrame:
         """Return `item_id, p_up, p_down, p_none` of the cross-line neighbour model.
@@ -172,13 +232,13 @@ def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, flo
     return entries[:k]
 
 
-def open_corpus(source: str | Path | None = None, split: str = "official") -> Corpus:
+def open_corpus(source: str | Path | None = None, split: str = OFFICIAL) -> Corpus:
     """Load labels and apply a split.
 
     Args:
         source: a folder with PerturbQA's files, or `sample` for the rows that ship with the package; None as in
             `data_source`.
-        split: `official` or `holdout:LINE`.
+        split: name of a split; see `benchmarks.screens.splits`.
 
     Returns:
         The corpus.
@@ -187,13 +247,15 @@ def open_corpus(source: str | Path | None = None, split: str = "official") -> Co
         InputError: the labels are missing or inconsistent, or the split is unknown. The sample has only the split
             `official`, for which its evidence was computed.
     """
-    check_split(split)
+    read_split(split)
     source = data_source(source)
     if source == SAMPLE:
-        if split != "official":
+        if split != OFFICIAL:
             raise InputError(f"split: {split!r} needs the full labels; the sample carries the official split only")
         return Corpus(SAMPLE, split, load_sample())
-    return Corpus(source, split, apply_split(load_labels(source), split))
+    labels = load_labels(source)
+    kept = apply_split(labels, split)
+    return Corpus(source, split, kept, left_out=len(labels) - len(kept))
 
 
 def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.DataFrame:

@@ -35,7 +35,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from benchmarks.screens.schema import CELL_LINES
+from benchmarks.screens.schema import lines_of
 from rewards import LABELS, InputError, Label
 
 EVIDENCE_COLUMNS: Final = ["item_id", "rank", "pert", "similarity", "label"]
@@ -108,7 +108,7 @@ def fit_neighbours(train: pd.DataFrame, settings: NeighbourSettings = SETTINGS) 
         The fitted model.
 
     Raises:
-        InputError: `train` lacks a column, is empty, holds a row of another split, or an unknown cell line or label.
+        InputError: `train` lacks a column, is empty, holds a row of another split, or an unknown label.
     """
     _need(train, ("cell_line", "pert", "gene", "label"), "train")
     if train.empty:
@@ -116,9 +116,6 @@ def fit_neighbours(train: pd.DataFrame, settings: NeighbourSettings = SETTINGS) 
     if "split" in train and (train["split"] != "train").any():
         row = train.index[train["split"] != "train"][0]
         raise InputError(f"train: row {row} is a test row; pass labels[labels['split'] == 'train']")
-    unknown = set(train["cell_line"].astype(str).unique()) - set(CELL_LINES)
-    if unknown:
-        raise InputError(f"cell_line: {min(unknown)!r} is unknown; PerturbQA has {', '.join(CELL_LINES)}")
     code_N = pd.Index([str(label) for label in LABELS]).get_indexer(pd.Index(train["label"].astype(str)))
     if (code_N < 0).any():
         row = train.index[code_N < 0][0]
@@ -145,7 +142,7 @@ class NeighbourModel:
                 "code": code_N,
             }
         )
-        self._lines = {line: _fit_line(rows, line, settings) for line in CELL_LINES if (rows["line"] == line).any()}
+        self._lines = {line: _fit_line(rows, line, settings) for line in lines_of(train)}
         self._genes = pd.Index(np.unique(rows["gene"]))
         self._gene_counts_GL = _count(self._genes.get_indexer(pd.Index(rows["gene"])), code_N, len(self._genes))
         self._counts_L: Floats = np.bincount(code_N, minlength=len(LABELS)).astype(np.float64)
@@ -178,7 +175,7 @@ class NeighbourModel:
             `item_id, p_up, p_down, p_none`, one row per item in the order given; the three sum to 1.
 
         Raises:
-            InputError: `items` lacks a column or has an unknown cell line.
+            InputError: `items` lacks a column.
         """
         forecast = np.empty((len(items), len(LABELS)))
         for line, at, group in _by_line(items):
@@ -209,7 +206,7 @@ class NeighbourModel:
             in the other lines, or where its line has no training labels.
 
         Raises:
-            InputError: `k` is below 1, `items` lacks a column or has an unknown cell line.
+            InputError: `k` is below 1, or `items` lacks a column.
         """
         if k < 1:
             raise InputError(f"k: {k} similar knockdowns; use at least 1")
@@ -291,8 +288,6 @@ def _by_line(items: pd.DataFrame) -> Iterator[tuple[str, Ints, pd.DataFrame]]:
     _need(items, ("item_id", "cell_line", "pert", "gene"), "items")
     lines = items["cell_line"].astype(str).to_numpy()
     for line in pd.unique(lines):
-        if line not in CELL_LINES:
-            raise InputError(f"cell_line: {line!r} is unknown; PerturbQA has {', '.join(CELL_LINES)}")
         at = np.flatnonzero(lines == line)
         yield line, at, items.iloc[at]
 

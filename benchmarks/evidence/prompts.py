@@ -11,13 +11,6 @@ from benchmarks.evidence.corpus import Corpus
 from benchmarks.keys import check_values, from_keys
 from rewards import InputError, Label
 
-CELL_CONTEXT: Final = {
-    "k562": "K562 (chronic myeloid leukaemia)",
-    "rpe1": "RPE1 (retinal pigment epithelium)",
-    "hepg2": "HepG2 (hepatocellular carcinoma)",
-    "jurkat": "Jurkat (T-cell leukaemia)",
-}
-
 _SYSTEM: Final = "You are an expert on CRISPRi knockdown and gene regulation."
 _LABELS: Final = {
     "three_class": f"Labels: {Label.UP}; {Label.DOWN}; {Label.NONE}.",
@@ -108,22 +101,24 @@ def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> 
         One list of `system` and `user` messages per item, in the order given.
     """
     quoted: dict[str, list[str]] = {}
-    rates = dict.fromkeys(items["item_id"], "")
+    rates: dict[str, str] = {}
     if config.evidence:
         for row in corpus.evidence(items, config.evidence).itertuples():
             quoted.setdefault(str(row.item_id), []).append(f"{row.pert} ({row.similarity:.1f}): {row.label}")
-        for row in corpus.rates(items).itertuples():
+        rated = items[corpus.has_rate(items)]
+        for row in corpus.rates(rated).itertuples():
             rates[str(row.item_id)] = rate_words(1.0 - float(str(row.p_none)))
     prompts: list[list[Message]] = []
     for row in items[["item_id", "cell_line", "pert", "gene"]].itertuples():
-        names = {"pert": row.pert, "gene": row.gene, "cell": CELL_CONTEXT[str(row.cell_line)]}
+        names = {"pert": row.pert, "gene": row.gene, "cell": corpus.screen.words(str(row.cell_line))}
         evidence = ""
         if config.evidence:
             found = "\n".join(quoted.get(str(row.item_id), ["none known"]))
-            evidence = (
-                f"{row.gene} changes in {rates[str(row.item_id)]} other knockdowns in this line. "
-                f"Similar knockdowns (similarity) and {row.gene}:\n{found}"
-            )
+            rate = rates.get(str(row.item_id))
+            known = f"Nothing is known of {row.gene} in other knockdowns."
+            if rate is not None:
+                known = f"{row.gene} changes in {rate} other knockdowns in this line."
+            evidence = f"{known} Similar knockdowns (similarity) and {row.gene}:\n{found}"
         text = "\n".join(part for part in _parts(config, names, evidence) if part)
         prompts.append([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": text}])
     return prompts

@@ -16,7 +16,6 @@ from benchmarks.report.summarize import ITEM_KEYS, System
 from benchmarks.report.systems import EvaluationRun, group_by_name, merge_seeds, read_runs, same_items
 from benchmarks.runs import MANIFEST
 from benchmarks.screens.labels import data_dir
-from benchmarks.screens.schema import CELL_LINES
 from rewards import LABELS, InputError
 
 
@@ -242,7 +241,7 @@ def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Pat
     return write_report(
         _baselines(corpus, items, embeddings),
         out,
-        title="Baselines on PerturbQA",
+        title=f"Baselines on {corpus.screen.name}",
         protocol={"split": corpus.split, "data": corpus.digest},
         data=describe(corpus, items, command),
         strata=strata(corpus, items),
@@ -251,8 +250,8 @@ def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Pat
 
 
 def published_for(corpus: Corpus) -> list[dict[str, Any]]:
-    """Return what others published for the corpus's split; nothing for the sample, where scores do not compare."""
-    return [] if corpus.is_sample else published_figures(corpus.split)
+    """Return what others published for the corpus's split; nothing for the sample and for other screens."""
+    return published_figures(corpus.split) if corpus.is_perturbqa else []
 
 
 def items_of(predictions: Sequence[pd.DataFrame], corpus: Corpus) -> pd.DataFrame:
@@ -269,22 +268,20 @@ def items_of(predictions: Sequence[pd.DataFrame], corpus: Corpus) -> pd.DataFram
 def describe(corpus: Corpus, items: pd.DataFrame, command: str, *, balanced: bool = False) -> dict[str, Any]:
     """Return what was evaluated, for the report: denominators per line, and what a reader must know of the data."""
     return {
-        "source": "sample" if corpus.is_sample else "PerturbQA, full files",
+        "source": _source(corpus),
         "split": corpus.split,
         "sha256": corpus.digest,
         "is_sample": corpus.is_sample,
         "rows": _rows_by_line(corpus, items),
-        "notes": _notes_on_sample(corpus) if corpus.is_sample else [_OTHER_SHARES] * balanced,
+        "notes": _notes_on_labels(corpus, balanced=balanced),
         "command": command,
     }
 
 
 def _rows_by_line(corpus: Corpus, items: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
-    for line in CELL_LINES:
+    for line in corpus.lines:
         here, asked = corpus.labels[corpus.labels["cell_line"] == line], items[items["cell_line"] == line]
-        if here.empty:
-            continue
         rows.append(
             {
                 "cell line": line,
@@ -303,6 +300,32 @@ _OTHER_SHARES: Final = (
     "The items do not have PerturbQA's label shares, with which the baselines forecast: 86 % of its items do not "
     "change. A model that was trained on balanced rows does not forecast so. So a difference between the two in "
     "accuracy, balanced accuracy or F1 says little about the full benchmark."
+)
+
+
+def _source(corpus: Corpus) -> str:
+    """What the labels are, for the report."""
+    if corpus.is_sample:
+        return "sample"
+    return "PerturbQA, full files" if corpus.is_perturbqa else corpus.screen.name
+
+
+def _notes_on_labels(corpus: Corpus, *, balanced: bool) -> list[str]:
+    """What a reader must know of the labels: licence, rows left out, shares that differ."""
+    if corpus.is_sample:
+        return _notes_on_sample(corpus)
+    notes = [] if corpus.is_perturbqa else [*filter(None, [corpus.screen.notice]), *corpus.screen.notes]
+    if corpus.left_out:
+        notes.append(
+            f"{corpus.left_out:,} rows are left out: one of their perturbation and gene is held out, the other is not."
+        )
+    return [*notes, *[_OTHER_SHARES if corpus.is_perturbqa else _OTHER_SHARES_OF_TABLE] * balanced]
+
+
+_OTHER_SHARES_OF_TABLE: Final = (
+    "The items were drawn with each label equally often, so they do not have the table's label shares, with which the "
+    "baselines forecast. A difference between a model and a baseline in accuracy, balanced accuracy or F1 says little "
+    "about all test rows."
 )
 
 

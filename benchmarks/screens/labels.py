@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from benchmarks.files import whole_file
-from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, SPLITS
+from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, SPLITS, lines_of
 from rewards import LABELS, InputError, Label
 
 COLUMNS: Final = ("pert", "gene", "label", "split")
@@ -282,7 +282,7 @@ def _codes(path: Path, table: pa.Table, column: str, allowed: Sequence[str]) -> 
 
 
 def stats(labels: pd.DataFrame) -> pd.DataFrame:
-    """Count rows per cell line, as PerturbQA's own table does.
+    """Count rows per cell line.
 
     Args:
         labels: a frame as from `load_labels`.
@@ -292,7 +292,7 @@ def stats(labels: pd.DataFrame) -> pd.DataFrame:
     """
     positive = labels["label"] != str(Label.NONE)
     frame = labels.assign(positive=positive)
-    groups = [(line, frame[frame["cell_line"] == line]) for line in CELL_LINES]
+    groups = [(line, frame[frame["cell_line"] == line]) for line in lines_of(labels)]
     rows = []
     for name, group in [*groups, ("all", frame)]:
         test = group[group["split"] == "test"]

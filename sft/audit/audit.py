@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts, prompt_config_of
+from benchmarks.screens.splits import WORDS, read_split
 from rewards import CheckError, InputError, parse_answer
 from sft.audit.quotations import QuotationFinder
 from sft.traces import Trace, learnt_text, treats_as_given
@@ -120,7 +121,7 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
         n += 1
         # Made from the parts: the id in the file could name another item than the prompt is about.
         item_id = f"{trace.cell_line}|{trace.pert}|{trace.gene}"
-        _check_item(trace, item_id, known, corpus.split, findings)
+        _check_item(trace, item_id, known, corpus, findings)
         _check_reasoning(trace, item_id, finder, findings["reasoning quotes a test label"])
         _check_given(trace, item_id, findings["given"])
         config = _our_prompt(trace.protocol, corpus)
@@ -136,13 +137,15 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
 
 def _claims(split: str) -> dict[str, Finding]:
     """Return the checks under a split, by name, before any trace is read."""
-    held_out = split.partition(":")[2]
+    held_out, columns = read_split(split).line, read_split(split).columns
+    words = " or ".join(WORDS[column] for column in columns) or "symbols"
     return {
         "split": Finding(f"the traces were drawn under split {split}"),
         "known": Finding("every item is in the labels"),
         "id": Finding("id, line, perturbation and gene agree"),
         "train": Finding("every item is a training item"),
         "line": Finding(f"no item is of the held-out line {held_out}" if held_out else "no line is held out"),
+        **({"held out": Finding(f"no item has held-out {words}")} if columns else {}),
         "label": Finding("every label is the data's"),
         "prompt": Finding("every prompt of our template is what the training labels give"),
         "quoted test label": Finding("no line of another prompt states a test label beside its symbols"),
@@ -153,9 +156,10 @@ def _claims(split: str) -> dict[str, Finding]:
 
 
 def _check_item(
-    trace: Trace, item_id: str, known: dict[str, tuple[str, bool]], split: str, findings: dict[str, Finding]
+    trace: Trace, item_id: str, known: dict[str, tuple[str, bool]], corpus: Corpus, findings: dict[str, Finding]
 ) -> None:
     """Compare a trace's item with the data. `known` maps an item's id to its label and to whether it is a test item."""
+    split = corpus.split
     label, in_test = known.get(item_id, (trace.label, False))
     drawn_under = trace.protocol.get("split")
     if drawn_under is None:
@@ -166,8 +170,9 @@ def _check_item(
     findings["known"].note(item_id not in known, item_id)
     findings["id"].note(trace.item_id != item_id, f"{trace.item_id} ({item_id})")
     findings["train"].note(in_test, item_id)
-    held_out = split.partition(":")[2]
-    findings["line"].note(bool(held_out) and trace.cell_line == held_out, item_id)
+    findings["line"].note(trace.cell_line == read_split(split).line, item_id)
+    if "held out" in findings:
+        findings["held out"].note(corpus.holds_out(item_id), item_id)
     findings["label"].note(label != trace.label, f"{item_id} ({trace.label})")
 
 

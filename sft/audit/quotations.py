@@ -57,7 +57,7 @@ class QuotationFinder:
         true: dict[str, str] = {}
         for label, piece in _statements(text):
             symbols = self._symbols(piece)
-            lines = [line for line in self._tests if line in piece.casefold()] or [trace.cell_line]
+            lines = [line for line in self._tests if line.casefold() in piece.casefold()] or [trace.cell_line]
             for line in lines:
                 here = line == trace.cell_line
                 items = {pert: self._tests[line][pert] for pert in symbols & self._tests[line].keys()}

@@ -10,7 +10,6 @@ import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.files import file_sha256
-from benchmarks.screens.schema import CELL_LINES
 from benchmarks.statistics.arrays import prediction_arrays
 from rewards import LABELS, InputError, Status
 from sft.filters.run import filter_file
@@ -73,8 +72,8 @@ def measure_funnel(
         notes.append("No critic graded these traces.")
     if used is not None:
         counted.cells["used"] = _count_used(used, path, {row[0] for row in counted.rows})
-    accuracy = _teacher_accuracy(path, counted, notes)
-    return Funnel(_table(counted.cells), accuracy, dict(counted.statuses), notes)
+    accuracy = _teacher_accuracy(path, counted, corpus.lines, notes)
+    return Funnel(_table(counted.cells, corpus.lines), accuracy, dict(counted.statuses), notes)
 
 
 @dataclass
@@ -157,7 +156,9 @@ def _add_manifest(manifest: dict[str, Any], counted: _Counted) -> list[str]:
     return notes
 
 
-def _teacher_accuracy(path: Path, counted: _Counted, notes: list[str]) -> dict[str, dict[str, Any]]:
+def _teacher_accuracy(
+    path: Path, counted: _Counted, lines: Sequence[str], notes: list[str]
+) -> dict[str, dict[str, Any]]:
     """Return the teacher's accuracy, and add a note. It is empty where the traces do not show it."""
     if (filtered := filter_file(path)).is_file():
         notes.append(
@@ -169,7 +170,7 @@ def _teacher_accuracy(path: Path, counted: _Counted, notes: list[str]) -> dict[s
         notes.append("The teacher was given labels, so its accuracy is not shown.")
         return {}
     notes.append("Teacher accuracy is over the items drawn, which may be balanced. It leaves out failed requests.")
-    return _accuracy(counted.rows)
+    return _accuracy(counted.rows, lines)
 
 
 def _drawn(manifest: dict[str, Any]) -> Counter[tuple[str, str]]:
@@ -193,15 +194,14 @@ def _critic_notes(manifest: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _accuracy(rows: list[_Row]) -> dict[str, dict[str, Any]]:
+def _accuracy(rows: list[_Row], lines: Sequence[str]) -> dict[str, dict[str, Any]]:
     from benchmarks.statistics.metrics import estimate
     from benchmarks.statistics.significance import confidence_interval
 
     columns = ["item_id", "cell_line", "pert", "gene", "label", "answer", "status"]
     runs = prediction_arrays(pd.DataFrame(rows, columns=columns), "traces")
     found: dict[str, dict[str, Any]] = {}
-    lines = [line for line in CELL_LINES if (runs.line == line).any()]
-    for name in ("all", *lines):
+    for name in ("all", *(line for line in lines if (runs.line == line).any())):
         use = None if name == "all" else runs.line == name
         one = estimate(runs, "three_class", "accuracy", use)
         interval = confidence_interval(runs, one, "accuracy")
@@ -211,8 +211,8 @@ def _accuracy(rows: list[_Row]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _table(counts: dict[str, Counter[tuple[str, str]]]) -> pd.DataFrame:
-    lines = [line for line in CELL_LINES if any(cell[0] == line for cell in counts["train"])]
+def _table(counts: dict[str, Counter[tuple[str, str]]], lines: Sequence[str]) -> pd.DataFrame:
+    lines = [line for line in lines if any(cell[0] == line for cell in counts["train"])]
     labels = [str(label) for label in LABELS]
     cells = [(line, label) for line in lines for label in [*labels, "all"]]
     cells += [("all", label) for label in [*labels, "all"]]

@@ -12,6 +12,7 @@ from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_p
 from benchmarks.files import disk_errors, write_text
 from benchmarks.keys import to_keys
 from benchmarks.runs import read_stored
+from benchmarks.screens.splits import SPLIT_HELP
 from rewards import InputError
 from sft.teacher import template as template_teacher
 from sft.teacher.arguments import EndpointArguments
@@ -30,7 +31,7 @@ class TraceArguments:
         default=template_teacher.NAME, metadata={"help": "who writes: evidence-template, or a model at base_url"}
     )
     data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
-    split: str = field(default="official", metadata={"help": "official or holdout:LINE"})
+    split: str = field(default="official", metadata={"help": SPLIT_HELP})
     prompt: PromptConfig = field(default=PromptConfig(evidence=5))
     rows: int = field(default=0, metadata={"help": "training items drawn; 0 takes all"})
     balance: bool = field(default=True, metadata={"help": "draw each label equally often"})

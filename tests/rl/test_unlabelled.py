@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
+from benchmarks.screens.splits import apply_split
 from rewards import LABELS, InputError
 from rl.reward_context import reward_context
 from rl.train import load_rewards
@@ -61,6 +62,20 @@ def test_rewards_that_need_labels_are_refused_by_name(corpus: Corpus, reward: st
     with pytest.raises(InputError, match=f"{reward} needs labels"):
         check_verifiers(load_rewards(["format", reward], context, "batch"))
     check_verifiers(load_rewards(["format", {"name": reward, "parameters": {"verifier": MIXED}}], context, "batch"))
+
+
+def test_a_pair_with_a_symbol_that_is_held_out_is_refused(
+    make_labels: Callable[[int], pd.DataFrame], corpus: Corpus, tmp_path: Path
+) -> None:
+    held_out = Corpus("small", "holdout:genes", apply_split(make_labels(0), "holdout:genes"))
+    pairs, path = missing_pairs(corpus, 40), tmp_path / "pairs.csv"
+    known = pairs[~pairs["gene"].isin(held_out.test["gene"])]
+    known.to_csv(path, index=False)
+    assert len(read_unlabelled(path, held_out)) == len(known) < len(pairs)
+    pairs.to_csv(path, index=False)
+    row = 2 + int(pairs["gene"].isin(held_out.test["gene"]).argmax())
+    with pytest.raises(InputError, match=rf"row {row}: .* split holdout:genes holds out; remove the row"):
+        read_unlabelled(path, held_out)
 
 
 def test_wrong_files_are_refused_by_row(corpus: Corpus, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import PromptConfig
-from benchmarks.screens.schema import apply_split
+from benchmarks.screens.splits import apply_split
 from rewards import LABELS, InputError
 from sft.audit.audit import audit_traces, corpus_of
 from sft.filters.funnel import measure_funnel

@@ -23,7 +23,8 @@ from benchmarks.evaluation.baselines import (
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, check_predictions
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.report.collect import report_baselines
-from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, apply_split
+from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
+from benchmarks.screens.splits import apply_split
 from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)

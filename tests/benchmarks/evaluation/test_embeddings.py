@@ -12,7 +12,8 @@ from benchmarks.evaluation.baselines import EMBEDDINGS, predict_baselines
 from benchmarks.evaluation.embeddings import embedding_regression, read_embeddings
 from benchmarks.evaluation.predictions import PROBABILITIES, check_predictions
 from benchmarks.evidence.corpus import Corpus
-from benchmarks.screens.schema import LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, apply_split
+from benchmarks.screens.schema import LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE
+from benchmarks.screens.splits import apply_split
 from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)

@@ -106,7 +106,7 @@ def test_labels_move_the_fingerprint() -> None:
         ({"template": "two_class"}, "template"),
         ({"template_version": 3}, "template_version"),
         ({"lemmas": 1}, "lemmas"),
-        ({"split": "holdout:hela"}, "split"),
+        ({"split": "holdout:"}, "split"),
         ({"split": "random"}, "split"),
         ({"scores": "logits"}, "scores"),
         ({"parser": "loose"}, "parser"),

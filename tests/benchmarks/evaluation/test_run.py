@@ -1,10 +1,12 @@
 """Evaluation runs refuse what they must: secrets in addresses, and adapters that learnt a test item."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from endpoint_server import RIGHT, Server, chat, error, http
 
@@ -14,6 +16,7 @@ from benchmarks.evaluation.run import PREDICTIONS, EvalArguments, check_unseen, 
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.models.folders import write_trained_items
 from benchmarks.runs import read_manifest
+from benchmarks.screens.splits import apply_split
 from rewards import CheckError, InputError
 
 
@@ -49,6 +52,23 @@ def test_an_adapter_of_one_split_is_refused_under_another(sample: Corpus, tmp_pa
     with pytest.raises(InputError, match="under split holdout:rpe1"):
         held_out = (sample.labels["cell_line"] == "rpe1").map({True: "test", False: "train"})
         check_unseen(tmp_path, replace(sample, split="holdout:rpe1", labels=sample.labels.assign(split=held_out)))
+
+
+def test_an_adapter_that_knows_a_gene_that_is_held_out_is_refused(
+    make_labels: Callable[[int], pd.DataFrame], tmp_path: Path
+) -> None:
+    """The item is of no test row, and of no training row either: the split leaves it out."""
+    labels = make_labels(0)
+    corpus = Corpus("small", "holdout:both", apply_split(labels, "holdout:both"))
+    crossing = labels[labels["gene"].isin(corpus.test["gene"]) & ~labels["pert"].isin(corpus.test["pert"])]
+    write_trained_items(tmp_path, corpus.train["item_id"].head(3))
+    assert check_unseen(tmp_path, corpus) == 3
+    item = str(crossing["item_id"].iloc[0])
+    write_trained_items(tmp_path, [*corpus.train["item_id"].head(3), item])
+    with pytest.raises(
+        InputError, match=rf"1 of the 4 items .* split holdout:both holds out, e\.g\. {re.escape(item)}"
+    ):
+        check_unseen(tmp_path, corpus)
 
 
 def test_a_stopped_evaluation_goes_on_in_another_place_and_with_a_moved_server(

@@ -11,7 +11,8 @@ from benchmarks import NeighbourModel, fit_neighbours
 from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
 from benchmarks.screens.labels import data_dir, load_labels
 from benchmarks.screens.sample import EVIDENCE_PER_ITEM
-from benchmarks.screens.schema import CELL_LINES, apply_split
+from benchmarks.screens.schema import CELL_LINES
+from benchmarks.screens.splits import apply_split
 from rewards import LABELS, InputError
 
 MakeLabels = Callable[[int], pd.DataFrame]
@@ -103,7 +104,9 @@ def test_the_sample_has_the_official_split_only() -> None:
 
 @pytest.mark.parametrize("source", ["sample", "no_such_folder"])
 def test_an_unknown_split_is_named_before_the_labels_are_looked_for(source: str) -> None:
-    with pytest.raises(InputError, match="split: 'offical' is unknown; use official or one of holdout:k562"):
+    with pytest.raises(
+        InputError, match="split: 'offical' is unknown; use official, holdout:LINE, holdout:perturbations"
+    ):
         open_corpus(source, "offical")
 
 

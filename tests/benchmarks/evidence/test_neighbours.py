@@ -393,12 +393,25 @@ def test_wrong_input_is_refused(make_labels: MakeLabels) -> None:
     for column in ("item_id", "cell_line", "pert", "gene"):
         with pytest.raises(InputError, match=f"items: no column '{column}'"):
             model.predict(labels.drop(columns=column))
-    with pytest.raises(InputError, match="'hela' is unknown"):
-        model.predict(labels.head(1).assign(cell_line="hela"))
     with pytest.raises(InputError, match="unknown label"):
         fit_neighbours(train.assign(label=train["label"].astype(str).replace(UP, "up")))
-    with pytest.raises(InputError, match="hela"):
-        fit_neighbours(train.assign(cell_line=train["cell_line"].astype(str).replace("rpe1", "hela")))
+
+
+def test_the_names_of_lines_do_not_matter(make_labels: MakeLabels) -> None:
+    labels = make_labels(0)
+    named = labels["cell_line"].astype(str).replace({"rpe1": "h1-esc", "k562": "BMDM (mouse)"})
+    renamed = labels.assign(cell_line=named)
+    ours, theirs = fit_neighbours(train_of(labels)), fit_neighbours(train_of(renamed))
+    pd.testing.assert_frame_equal(ours.predict(labels), theirs.predict(renamed))
+    pd.testing.assert_frame_equal(ours.evidence(labels, 3), theirs.evidence(renamed, 3))
+
+
+def test_a_line_without_training_rows_has_the_rates_of_all_lines(make_labels: MakeLabels) -> None:
+    train = train_of(make_labels(0))
+    one = train.head(1).assign(cell_line="hela", pert="Pnew")
+    same_gene = train.loc[train["gene"] == one["gene"].iloc[0], "label"]
+    forecast = fit_neighbours(train).predict(one)
+    assert forecast["p_up"].iloc[0] == pytest.approx((same_gene == UP).mean())
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ import pytest
 from benchmarks.evidence import prompts
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import (
-    CELL_CONTEXT,
     LEMMAS,
     PromptConfig,
     build_prompts,
     rate_words,
 )
 from benchmarks.keys import from_keys
+from benchmarks.screens.screen import PERTURBQA
 from rewards import LABELS, InputError
 
 ROOT = Path(__file__).parents[3]
@@ -50,7 +50,7 @@ def test_a_prompt_names_the_item_the_labels_and_the_form(
         system, text = (message["content"] for message in messages)
         assert "expert" in system
         assert "CRISPRi knockdown" in system
-        assert f"{row.pert} is knocked down by CRISPRi in {CELL_CONTEXT[str(row.cell_line)]}" in text
+        assert f"{row.pert} is knocked down by CRISPRi in {PERTURBQA.words(str(row.cell_line))}" in text
         assert str(row.gene) in text
         assert UP in text
         assert DOWN in text

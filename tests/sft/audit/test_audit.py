@@ -1,5 +1,6 @@
 """The audit finds each kind of leak, wherever it was put, and a leak stops training."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.prompts import PromptConfig
-from benchmarks.screens.schema import apply_split
+from benchmarks.screens.splits import apply_split
 from rewards import LABELS, CheckError, InputError
 from sft.audit.audit import audit_traces, corpus_of
 from sft.teacher.template import generate
@@ -301,6 +302,21 @@ def test_training_examples_in_a_prompt_are_no_leak(form: str, traces: list[Trace
         several += len(rows) > 1
     assert not failing(asked, corpus)
     assert several > 20
+
+
+def test_a_held_out_gene_must_not_appear(make_labels: Callable[[int], pd.DataFrame]) -> None:
+    labels = make_labels(0)
+    official, held_out = (Corpus("small", split, apply_split(labels, split)) for split in ("official", "holdout:both"))
+    kept = generate(held_out.train.head(50), held_out, PromptConfig(evidence=3), seed=0)
+    assert not failing(kept, held_out)
+    traces = generate(official.train, official, PromptConfig(evidence=3), seed=0)
+    named = [replace(trace, protocol={**trace.protocol, "split": "holdout:both"}) for trace in traces]
+    assert failing(named, held_out) >= {"held out", "train", "known"}
+    crossing = [trace for trace in named if trace.gene in set(held_out.test["gene"])]
+    crossing = [trace for trace in crossing if trace.pert not in set(held_out.test["pert"])]
+    assert "held out" in failing(crossing, held_out)
+    finding = audit_traces(named, held_out).findings["held out"]
+    assert finding.claim == "no item has held-out perturbations or genes"
 
 
 def test_a_held_out_line_must_not_appear(full_frame: pd.DataFrame) -> None:

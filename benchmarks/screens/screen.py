@@ -1,0 +1,40 @@
+"""A screen: what is known of a set of labels besides its rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What is known of a set of labels besides its rows.
+
+    Attributes:
+        name: what reports call it.
+        lines: what prompts call each cell line; a line that is not there goes by its name.
+        notice: licence and attribution of the labels; empty where they are not known.
+        notes: sentences about the file that a reader of its labels should know, such as what was left out.
+        has_split: whether the labels have a split of their own, which is `official`.
+    """
+
+    name: str
+    lines: Mapping[str, str]
+    notice: str = ""
+    notes: tuple[str, ...] = ()
+    has_split: bool = True
+
+    def words(self, line: str) -> str:
+        """Return what prompts call a cell line."""
+        return self.lines.get(line, line)
+
+
+PERTURBQA: Final = Screen(
+    "PerturbQA",
+    {
+        "k562": "K562 (chronic myeloid leukaemia)",
+        "rpe1": "RPE1 (retinal pigment epithelium)",
+        "hepg2": "HepG2 (hepatocellular carcinoma)",
+        "jurkat": "Jurkat (T-cell leukaemia)",
+    },
+    notice="PerturbQA (Wu et al., ICLR 2025), from Replogle et al. 2022 and Nadig et al. 2024; CC BY 4.0",
+)
