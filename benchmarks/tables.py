@@ -1,23 +1,29 @@
 """Tables from elsewhere: CSV, TSV, JSON lines and Parquet, read row by row or as a whole, with row numbers.
 
 The number of a row is the line where it begins, as in a text editor; in Parquet, rows are counted from 1. Text stays
-text: the gene NA is a gene, and 1-Mar is no date. Pickles are never opened, since they can run code.
+text: the gene NA is a gene, and 1-Mar is no date. Text files may be compressed with gzip. Pickles are never opened,
+since they can run code.
 """
 
 import csv
+import gzip
+import io
 import json
 import re
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from rewards import LABELS, InputError
@@ -29,6 +35,7 @@ _PARQUET: Final = (".parquet",)
 KINDS: Final = (*_CSV, *_JSON, *_PARQUET)
 _INDEX: Final = re.compile(r"__index_level_\d+__")  # column in which pandas stores its row numbers
 _BATCH: Final = 4096  # rows that are held as Python objects at a time
+_AT_ONCE: Final = 2**29  # bytes of text that are read at once
 
 
 @dataclass(frozen=True)
@@ -111,16 +118,16 @@ def read_table(path: Path, used: Collection[str] | None = None) -> Table:
 
 
 def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> str:
-    """Return the kind of a table, its suffix.
+    """Return the kind of a table; see `table_kind`.
 
     Args:
         path: the file.
-        kinds: the suffixes allowed.
+        kinds: the kinds allowed.
 
     Raises:
-        InputError: the suffix is not in `kinds`, or the file does not exist.
+        InputError: the kind is not in `kinds`, or the file does not exist.
     """
-    kind = path.suffix.lower()
+    kind = table_kind(path)
     if kind not in kinds:
         raise InputError(
             f"{path}: {kind or 'a file without suffix'} is not read; save it as {' or '.join(kinds)} (pickles can run "
@@ -129,6 +136,18 @@ def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> str:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a table, {' or '.join(kinds)}")
     return kind
+
+
+def table_kind(path: Path) -> str:
+    """Return the suffix of a table in lower case; for text that gzip compressed, the suffix before `.gz`."""
+    suffix = path.suffix.lower()
+    within = Path(path.stem).suffix.lower()
+    return within if suffix == ".gz" and within in (*_CSV, *_JSON) else suffix
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file for its bytes; those of a compressed one are decompressed."""
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def numbers(column: pd.Series) -> npt.NDArray[np.float64]:
@@ -166,7 +185,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         said = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: cannot be read ({said}); write the file again") from None
 
@@ -188,10 +207,10 @@ def _twice(names: Sequence[str], used: Collection[str] | None) -> list[str]:
 def _iter_lists(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the values of each row of a CSV. The first is the header, with at least one value."""
     csv.field_size_limit(2**31 - 1)  # reasoning can be longer than the module's default of 128 kB
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
-        reader = csv.reader(file, strict=True, delimiter=max(",;\t", key=header.count))
+        reader = csv.reader(file, strict=True, delimiter=_delimiter(header))
         row = 1
         try:
             for values in reader:
@@ -207,6 +226,10 @@ def _iter_lists(path: Path) -> Iterator[tuple[int, list[str]]]:
             ) from None
     if row == 1:
         raise InputError(f"{path}: the file is empty; write the columns' names in its first line")
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
 
 
 def _csv_names(path: Path, used: Collection[str] | None) -> list[str]:
@@ -227,6 +250,8 @@ def _iter_csv(path: Path, used: Collection[str] | None) -> Iterator[Row]:
 def _read_csv(path: Path, used: Collection[str] | None) -> Table:
     names = _csv_names(path, used)
     kept = [name for name in names if used is None or name in used]
+    if (table := _read_regular(path, names, kept)) is not None:
+        return Table(path, names, table.to_pandas(), np.arange(2, table.num_rows + 2))
     rows: list[int] = []
     batches = [pa.table({name: pa.array([], pa.string()) for name in kept})]
     records = _unbroken(path, _iter_csv(path, used))
@@ -237,11 +262,68 @@ def _read_csv(path: Path, used: Collection[str] | None) -> Table:
     return Table(path, names, pa.concat_tables(batches).to_pandas(), np.array(rows, dtype=np.int64))
 
 
+def _read_regular(path: Path, names: Sequence[str], kept: Sequence[str]) -> pa.Table | None:
+    """Read a CSV whose rows are its lines, many times faster than row by row.
+
+    Args:
+        path: the file.
+        names: all its columns.
+        kept: those to read.
+
+    Returns:
+        The columns as text, missing where empty. None for any other file: one with a line end or a stray quote within
+        a value, an empty line, a row of another length, or text that is not UTF-8; or for one that is very large.
+    """
+    with _open(path) as file:
+        content = file.read(_AT_ONCE + 1)
+    if not kept or len(content) > _AT_ONCE or b"\0" in content:
+        return None
+    content = content.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+    delimiter = _delimiter(content.split(b"\n", 1)[0].decode("utf-8", "replace"))
+    if content.count(b"\r") != content.count(b"\r\n") or not _plainly_quoted(content, delimiter):
+        return None
+    keys = [str(at) for at in range(len(names))]  # a name that is not read may occur twice
+    used = [keys[names.index(name)] for name in kept]
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.py_buffer(content),
+            read_options=pyarrow.csv.ReadOptions(column_names=keys, skip_rows=1),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=lambda row: "skip"
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(used, pa.string()), include_columns=used, strings_can_be_null=False
+            ),
+        )
+    except pa.ArrowException:
+        return None  # the exact reader says what is wrong, and where
+    if table.num_rows != content.count(b"\n"):
+        return None
+    empty = pa.scalar("", pa.string())
+    texts = [pc.if_else(pc.equal(column, empty), pa.scalar(None, pa.string()), column) for column in table.columns]
+    return pa.table(dict(zip(kept, texts, strict=True)))
+
+
+def _plainly_quoted(content: bytes, delimiter: str) -> bool:
+    """Tell whether quotes open only where a value begins and close only where it ends, or stand doubled within one."""
+    if b'"' not in content:
+        return True
+    text = np.frombuffer(content, dtype=np.uint8)
+    at = np.flatnonzero(text == ord('"'))
+    if len(at) % 2:
+        return False
+    edges = np.zeros(256, dtype=bool)
+    edges[[ord(delimiter), ord("\n"), ord("\r"), ord('"')]] = True
+    opening, closing = at[::2], at[1::2]
+    before, after = opening[opening > 0] - 1, closing[closing < len(text) - 1] + 1
+    return bool(edges[text[before]].all() and edges[text[after]].all())
+
+
 # --- JSON lines -------------------------------------------------------------------------------------------------------
 
 
 def _iter_json(path: Path, used: Collection[str] | None) -> Iterator[Row]:
-    with path.open("rb") as file:
+    with _open(path) as file:
         for row, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     help="Train a model to predict knockdown effects (SFT, then GRPO), and report what it learnt.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Fetch and check PerturbQA's labels.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch PerturbQA's labels. Check and count any labels.")
 traces_app = typer.Typer(no_args_is_help=True, help="Make, import, filter and check the traces that SFT learns from.")
 app.add_typer(data_app, name="data")
 app.add_typer(traces_app, name="traces")
@@ -63,12 +63,15 @@ class _Configured(TyperCommand):
 
 
 _PASS_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
-_SAMPLE_HELP = "Folder of the labels, or `sample`. Default: what SYNTHPERT_DATA names, else what `data fetch` wrote."
+_SAMPLE_HELP = (
+    "Labels: a folder, a table (CSV, TSV, Parquet), a YAML file that describes one, or `sample`. Default: what "
+    "SYNTHPERT_DATA names, else what `data fetch` wrote."
+)
 _CONFIG_HELP = "YAML file. Every key is also an option (--key value). --out is where the result goes."
 ConfigOption = Annotated[Path, typer.Option("--config", help=_CONFIG_HELP)]
 DataOption = Annotated[str | None, typer.Option("--data", help=_SAMPLE_HELP)]
 _REWARDS_HELP = (
-    "Folder of the labels, or `sample`. Default: that of the configuration or run, else the full labels if they are "
+    "Labels, as for the other commands. Default: those of the configuration or run, else the full labels if they are "
     "there, else the sample."
 )
 RewardsDataOption = Annotated[str | None, typer.Option("--data", help=_REWARDS_HELP)]
@@ -106,21 +109,32 @@ def data_fetch(
 
 @data_app.command("verify")
 def data_verify(data: DataOption = None) -> None:
-    """Check every row, and the SHA-256 of every file."""
-    from benchmarks.evidence.corpus import open_corpus
+    """Check every row, and of PerturbQA the SHA-256 of every file."""
+    from benchmarks.evidence.corpus import Corpus
+    from benchmarks.screens.labels import data_source, load_screen
 
-    corpus = open_corpus(data)
+    screen, labels = load_screen(data)
+    corpus = Corpus(data_source(data), "official", labels, screen)
+    for note in screen.notes:
+        typer.echo(note)
     typer.echo(f"{corpus.source}: {len(corpus.labels):,} items, no fault found; SHA-256 of the items: {corpus.digest}")
 
 
 @data_app.command("stats")
-def data_stats(data: DataOption = None, split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "official") -> None:
+def data_stats(
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "official",
+    columns: Annotated[list[str] | None, typer.Option("--map", help=_MAP_HELP)] = None,
+    labels: Annotated[list[str] | None, typer.Option("--label", help=_LABEL_HELP)] = None,
+) -> None:
     """Count items and labels per cell line, and the test items that shortcuts can answer."""
     from benchmarks.evidence.corpus import open_corpus
     from benchmarks.evidence.reach import shortcut_reach
     from benchmarks.screens.labels import stats
 
-    corpus = open_corpus(data, split)
+    corpus = open_corpus(_described(data, _pairs(columns, "--map"), _pairs(labels, "--label")), split)
+    for note in corpus.screen.notes:
+        typer.echo(note)
     typer.echo(stats(corpus.labels).to_string())
     if corpus.left_out:
         typer.echo(f"left out, since only one of perturbation and gene is held out: {corpus.left_out:,} rows")
@@ -129,6 +143,18 @@ def data_stats(data: DataOption = None, split: Annotated[str, typer.Option(help=
             f"\nTest items that a shortcut knows something about (majority class: is right about):\n\n"
             f"{shortcut_reach(corpus).to_string()}"
         )
+
+
+def _described(data: str | None, columns: dict[str, str], labels: dict[str, str]) -> Any:
+    """Return a source of labels: a table whose columns and words options explain, or `data` as it is."""
+    from benchmarks.screens.table import DESCRIPTIONS, LabelTable, is_table
+    from rewards import InputError
+
+    if not columns and not labels:
+        return data
+    if data is None or not is_table(data) or Path(data).suffix.lower() in DESCRIPTIONS:
+        raise InputError("--map and --label explain a table; give it as --data FILE, or write them into its YAML file")
+    return LabelTable(data, columns=columns, labels=labels)
 
 
 @traces_app.command("generate", cls=_Configured)

@@ -18,6 +18,8 @@ from benchmarks.evaluation.run import EvalArguments, with_run_dtype
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import check_keys, from_keys, key_fields, to_keys
 from benchmarks.runs import MANIFEST, open_run, read_manifest
+from benchmarks.screens.labels import data_source
+from benchmarks.screens.table import is_table
 from rewards import CheckError, InputError
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments, config_of, made_with
@@ -456,6 +458,8 @@ def _stage(
     if config is None:
         raise InputError(f"{where}: {kind} has no configuration file; add `{kind}: FILE` to the study's file")
     shared = {name: values[key] for key, name in TAKES[kind].items() if values.get(key) is not None}
+    if kind == "sft" and (data := values.get("data")) is not None and is_table(data_source(str(data))):
+        shared["data"] = data  # the audit finds other labels by itself
     wanted = {**shared, **section, **here}
     for key, value in wanted.items():
         if key in fixed:

@@ -13,7 +13,7 @@ import pandas as pd
 from benchmarks.chat import Message, encode_prompt, prefilled_think, refuse_control_tokens, render_prompt
 from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
-from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
+from benchmarks.evidence.corpus import Corpus, draw_items, label_inputs, open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, prompt_config_of
 from benchmarks.files import check_folder, file_sha256
 from benchmarks.keys import to_keys
@@ -28,6 +28,7 @@ from benchmarks.models.folders import (
 from benchmarks.models.vllm_engine import has_vllm, set_vllm_environment
 from benchmarks.progress import Progress
 from benchmarks.runs import MANIFEST, Run, is_main_process, open_run, require_done
+from benchmarks.screens.labels import DATA_HELP
 from benchmarks.screens.splits import SPLIT_HELP
 from rewards import (
     CheckError,
@@ -104,7 +105,7 @@ class GRPOArguments:
     """Our own keys of a GRPO configuration; all others are TRL's."""
 
     sft_run: str = field(metadata={"help": "run folder of stage one: its adapter is the start and the reference"})
-    data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
+    data: str | None = field(default=None, metadata={"help": DATA_HELP})
     split: str = field(default="official", metadata={"help": SPLIT_HELP})
     prompt: PromptConfig = field(default=PromptConfig())
     train_items: int = field(default=0, metadata={"help": "prompts drawn from train; 0 takes all"})
@@ -241,6 +242,7 @@ class Stage:
             **self.base.inputs("model_name_or_path"),
             **{key: file_sha256(Path(name)) for key, name in files.items() if name is not None},
             **reward_inputs(self.ours, self.folder),
+            **label_inputs(self.ours.data, self.ours.split),
         }
 
 

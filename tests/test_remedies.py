@@ -20,6 +20,7 @@ import pytest
 from benchmarks.evaluation.run import EvalArguments
 from benchmarks.keys import key_fields
 from benchmarks.models.engines import engine_names
+from benchmarks.screens.table import LabelTable
 from rewards.compose import BUILT_IN
 from rl.train import GRPOArguments
 from sft.teacher.arguments import EndpointArguments
@@ -40,7 +41,7 @@ ABOUT: Final = {
     "benchmarks/models": ("evaluation",), "benchmarks/evaluation": ("evaluation",), "sft/teacher": ("traces",),
     "sft/train.py": ("sft",), "sft/examples.py": ("sft",), "sft/gate.py": ("sft",), "sft/training.py": ("sft", "grpo"),
     "rewards": ("grpo",), "rl/train.py": ("grpo",), "rl/trainer.py": ("grpo",), "rl/unlabelled.py": ("grpo",),
-    "rl/levers.py": ("grpo",),
+    "rl/levers.py": ("grpo",), "benchmarks/screens/table.py": ("screen",),
 }  # fmt: skip
 REVIEWED: Final = {
     "a column": ("item_id", "cell_line", "p_up", "p_down", "p_none", "p_de", "p_dir"),
@@ -65,7 +66,7 @@ def keys(stage: str) -> dict[str, Any]:
 
     ours: dict[str, tuple[type, ...]] = {
         "traces": (TraceArguments, EndpointArguments), "sft": (SFTArguments,), "grpo": (GRPOArguments,),
-        "evaluation": (EvalArguments,),
+        "evaluation": (EvalArguments,), "screen": (LabelTable,),
     }  # fmt: skip
     theirs: dict[str, tuple[Any, ...]] = {"sft": (SFTConfig, ModelConfig), "grpo": (GRPOConfig, ModelConfig)}
     own = {name: hint for cls in ours[stage] for name, (hint, _) in key_fields(cls).items()}

@@ -15,7 +15,7 @@ from benchmarks.evaluation.evaluate import evaluate
 from benchmarks.evaluation.predictions import changed_keys, read_facts, read_predictions
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evaluation.scores import CALIBRATION, Calibration, read_calibration
-from benchmarks.evidence.corpus import Corpus, draw_items, open_corpus
+from benchmarks.evidence.corpus import Corpus, draw_items, label_inputs, open_corpus
 from benchmarks.evidence.prompts import build_prompts, items_for_prompt
 from benchmarks.files import check_folder
 from benchmarks.keys import to_keys
@@ -29,6 +29,7 @@ from benchmarks.models.folders import (
 )
 from benchmarks.progress import Progress
 from benchmarks.runs import MANIFEST, Run, open_run, run_dtype
+from benchmarks.screens.labels import DATA_HELP
 from benchmarks.screens.schema import lines_of
 from rewards import InputError
 
@@ -59,7 +60,7 @@ class EvalArguments:
     )
     chunk: int = field(default=64, metadata={"help": "completions requested from the engine at once"})
     training_seed: int = field(default=0, metadata={"help": "distinguishes training runs of one system"})
-    data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
+    data: str | None = field(default=None, metadata={"help": DATA_HELP})
     protocol: Protocol = field(default=Protocol())
 
     def __post_init__(self) -> None:
@@ -141,8 +142,10 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
 
 
 def digests(args: EvalArguments) -> dict[str, str]:
-    """Return the digests of an evaluation's adapter and model folder, for `open_run`."""
-    inputs = {} if args.adapter is None else {"adapter": adapter_sha256(Path(args.adapter))}
+    """Return the digests of an evaluation's adapter, model folder and label table, for `open_run`."""
+    inputs = label_inputs(args.data, args.protocol.split)
+    if args.adapter is not None:
+        inputs["adapter"] = adapter_sha256(Path(args.adapter))
     if args.engine != "openai" and Path(args.model).is_dir():
         inputs |= resolve_model(args.model, args.revision).inputs("model")
     return inputs

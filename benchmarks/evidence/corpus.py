@@ -12,11 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.evidence.neighbours import EVIDENCE_COLUMNS, NeighbourModel, NeighbourSettings, fit_neighbours
-from benchmarks.screens.labels import SAMPLE, data_source, load_labels
+from benchmarks.files import file_sha256
+from benchmarks.screens.labels import SAMPLE, data_source, load_screen
 from benchmarks.screens.sample import EVIDENCE_PER_ITEM, load_sample
 from benchmarks.screens.schema import SPLIT_DTYPE, digest, lines_of
 from benchmarks.screens.screen import PERTURBQA, Screen
-from benchmarks.screens.splits import OFFICIAL, apply_split, read_split
+from benchmarks.screens.splits import FORMS, OFFICIAL, apply_split, read_split
+from benchmarks.screens.table import LabelTable, is_table, table_sha256
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
 
@@ -232,12 +234,12 @@ def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, flo
     return entries[:k]
 
 
-def open_corpus(source: str | Path | None = None, split: str = OFFICIAL) -> Corpus:
+def open_corpus(source: str | Path | LabelTable | None = None, split: str = OFFICIAL) -> Corpus:
     """Load labels and apply a split.
 
     Args:
-        source: a folder with PerturbQA's files, or `sample` for the rows that ship with the package; None as in
-            `data_source`.
+        source: a folder with PerturbQA's files, a label table or what describes one (`benchmarks.screens.table`), or
+            `sample` for the rows that ship with the package; None as in `data_source`.
         split: name of a split; see `benchmarks.screens.splits`.
 
     Returns:
@@ -248,14 +250,28 @@ def open_corpus(source: str | Path | None = None, split: str = OFFICIAL) -> Corp
             `official`, for which its evidence was computed.
     """
     read_split(split)
-    source = data_source(source)
-    if source == SAMPLE:
+    named = source.file if isinstance(source, LabelTable) else data_source(source)
+    if named == SAMPLE:
         if split != OFFICIAL:
             raise InputError(f"split: {split!r} needs the full labels; the sample carries the official split only")
         return Corpus(SAMPLE, split, load_sample())
-    labels = load_labels(source)
+    screen, labels = load_screen(source)
+    if split == OFFICIAL and not screen.has_split:
+        raise InputError(f"split: {named} has no column split, which {OFFICIAL!r} means; map one, or use {FORMS}")
     kept = apply_split(labels, split)
-    return Corpus(source, split, kept, left_out=len(labels) - len(kept))
+    return Corpus(named, split, kept, screen, left_out=len(labels) - len(kept))
+
+
+def label_inputs(source: str | Path | None, split: str) -> dict[str, str]:
+    """Return the digests of the files of a label table and of a split's list of symbols, for `open_run`.
+
+    There are none for PerturbQA's files and the sample, which never change.
+    """
+    named, listed = data_source(source), read_split(split).file
+    inputs = {"data": table_sha256(named)} if is_table(named) else {}
+    if listed is not None and listed.is_file():
+        inputs["split"] = file_sha256(listed)
+    return inputs
 
 
 def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.DataFrame:

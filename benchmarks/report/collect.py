@@ -15,7 +15,8 @@ from benchmarks.report.strata import strata
 from benchmarks.report.summarize import ITEM_KEYS, System
 from benchmarks.report.systems import EvaluationRun, group_by_name, merge_seeds, read_runs, same_items
 from benchmarks.runs import MANIFEST
-from benchmarks.screens.labels import data_dir
+from benchmarks.screens.labels import data_dir, data_source
+from benchmarks.screens.table import is_table
 from rewards import LABELS, InputError
 
 
@@ -126,11 +127,12 @@ def _find_corpus(run: EvaluationRun) -> Corpus:
         InputError: they are in none of these places, or what is there does not read.
     """
     data, split = run.config["data"], str(run.config["split"])
-    if data is None or data == "sample":
+    if data is None or data == "sample" or data_source(data) != data:
         return open_corpus(data, split)
-    places = [Path(data), *(above / data for above in run.path.resolve().parents), data_dir()]
+    places = [Path(data), *(above / data for above in run.path.resolve().parents)]
+    places += [] if is_table(data) else [data_dir()]
     for place in places:
-        if place.is_dir() and run.digest in (None, (corpus := open_corpus(place, split)).digest):
+        if place.exists() and run.digest in (None, (corpus := open_corpus(place, split)).digest):
             return corpus
     raise InputError(
         f"{run.path}: the labels that it was evaluated on, {data}, are neither in the working directory, nor in "

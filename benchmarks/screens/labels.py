@@ -1,4 +1,4 @@
-"""PerturbQA's labels: fetch, verify and load the eight files, join them into three-class items, split them."""
+"""Labels: PerturbQA's eight files, which are fetched, verified and joined; the sample; and label tables."""
 
 import hashlib
 import http.client
@@ -17,6 +17,8 @@ import pyarrow.csv
 
 from benchmarks.files import whole_file
 from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, SPLITS, lines_of
+from benchmarks.screens.screen import PERTURBQA, Screen
+from benchmarks.screens.table import LabelTable, is_table, read_screen
 from rewards import LABELS, InputError, Label
 
 COLUMNS: Final = ("pert", "gene", "label", "split")
@@ -34,6 +36,9 @@ SHA256: Final = {
     "rpe1-de.csv": "a66a86aac5db458e0703bccf7f2d638769400a7ccb9f2615cd9421c106b748ca",
     "rpe1-dir.csv": "25fa0b37c7e86cd73e8135b83513ea9d96c55e5a6c3f222ffbb531b91ab0fb0c",
 }
+DATA_HELP: Final = "labels: a folder, a table, a YAML file that describes one, or `sample`; none for the default"
+# Screens that ship as a description of a table, which the user fetches.
+DESCRIBED: Final = {"bioreasoning": Path(__file__).parent / "data" / "bioreasoning.yaml"}
 Codes = np.ndarray[tuple[int], np.dtype[np.int8]]
 
 
@@ -48,14 +53,19 @@ def data_dir() -> Path:
 
 
 def data_source(source: str | Path | None = None) -> str:
-    """Return where labels come from: a folder, or `sample`.
+    """Return where labels come from: a folder, a label table, a file that describes one, or `sample`.
 
     Args:
-        source: a folder or `sample`; None for what `SYNTHPERT_DATA` names, else for `data_dir()`.
+        source: one of these; `perturbqa` for `data_dir()`; a name in `DESCRIBED`; None for what `SYNTHPERT_DATA` names,
+            else for `data_dir()`.
     """
-    if source is None and os.environ.get("SYNTHPERT_DATA") == SAMPLE:
-        return SAMPLE
-    return str(data_dir() if source is None else source)
+    if source is None:
+        return SAMPLE if os.environ.get("SYNTHPERT_DATA") == SAMPLE else str(data_dir())
+    if not Path(source).exists():  # a folder may have such a name
+        if str(source) == "perturbqa":
+            return str(data_dir())
+        source = DESCRIBED.get(str(source), source)
+    return str(source)
 
 
 def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout: float = 60.0) -> Path:
@@ -122,18 +132,32 @@ def _check_digest(where: str, name: str, content: bytes) -> None:
     )
 
 
-def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.DataFrame:
-    """Load PerturbQA's labels as three-class items, all cell lines, with the official split.
+def load_screen(source: str | Path | LabelTable | None = None) -> tuple[Screen, pd.DataFrame]:
+    """Load labels, and what is known of them besides; see `load_labels`.
 
     Args:
-        source: a folder with the eight files, or `"sample"` for the rows that ship with the package; None as in
+        source: as in `load_labels`, or a `LabelTable`.
+    """
+    if isinstance(source, LabelTable):
+        return read_screen(source)
+    source = data_source(source)
+    return read_screen(source) if is_table(source) else (PERTURBQA, load_labels(source))
+
+
+def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.DataFrame:
+    """Load labels as three-class items, all cell lines, with their own split.
+
+    Args:
+        source: a folder with PerturbQA's eight files, a label table or a file that describes one (see
+            `benchmarks.screens.table`), or `"sample"` for the rows that ship with the package; None as in
             `data_source`.
         verify: check each file's SHA-256. The rows are checked first, so that an error names the row where it can.
 
     Returns:
-        One row per item, in the files' order, lines in the order of `CELL_LINES`: `item_id` (str,
+        One row per item, in the files' order, PerturbQA's lines in the order of `CELL_LINES`: `item_id` (str,
         `line|pert|gene`), `cell_line`, `pert`, `gene`, `label` (category of `rewards.LABELS`), `split`
-        (category of `train`, `test`). Gene symbols are text: `NA` stays `NA`.
+        (category of `train`, `test`; all `train` in a table without that column). Gene symbols are text: `NA` stays
+        `NA`.
 
     Raises:
         InputError: a file is missing, empty or changed, or one of its rows is inconsistent. The message names file
@@ -144,6 +168,8 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
         from benchmarks.screens.sample import load_sample
 
         return load_sample()[["item_id", "cell_line", "pert", "gene", "label", "split"]]
+    if is_table(source):
+        return read_screen(source)[1]
     folder = Path(source)
     if not folder.is_dir():
         raise InputError(

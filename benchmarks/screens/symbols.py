@@ -52,6 +52,11 @@ def wrong_symbol(symbol: str) -> str | None:
     return None
 
 
+def looks_like_date(symbol: str) -> bool:
+    """Tell whether a symbol looks like a date, as spreadsheets make of symbols such as MARCH1 or SEPT2."""
+    return _DATE.fullmatch(symbol) is not None
+
+
 @cache
 def _aliases() -> dict[str, str]:
     with ALIASES.open(encoding="utf-8", newline="") as file:

@@ -12,6 +12,7 @@ from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_p
 from benchmarks.files import disk_errors, write_text
 from benchmarks.keys import to_keys
 from benchmarks.runs import read_stored
+from benchmarks.screens.labels import DATA_HELP
 from benchmarks.screens.splits import SPLIT_HELP
 from rewards import InputError
 from sft.teacher import template as template_teacher
@@ -30,7 +31,7 @@ class TraceArguments:
     teacher: str = field(
         default=template_teacher.NAME, metadata={"help": "who writes: evidence-template, or a model at base_url"}
     )
-    data: str | None = field(default=None, metadata={"help": "folder of the labels, `sample`, or none for the default"})
+    data: str | None = field(default=None, metadata={"help": DATA_HELP})
     split: str = field(default="official", metadata={"help": SPLIT_HELP})
     prompt: PromptConfig = field(default=PromptConfig(evidence=5))
     rows: int = field(default=0, metadata={"help": "training items drawn; 0 takes all"})

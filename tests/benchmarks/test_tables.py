@@ -1,13 +1,16 @@
 """One reader of tables: text stays text, a row has the number that an editor shows, what is wrong is one line."""
 
+import gzip
 import json
 import pickle
+import random
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import tables
 from benchmarks.tables import KINDS, BrokenRow, check_kind, iter_rows, label_words, numbers, read_table
 from rewards import InputError
 
@@ -36,6 +39,9 @@ def test_text_of_a_csv_stays_text_and_only_what_is_empty_is_missing(tmp_path: Pa
         ("t.tsv", b"a\tb\n1\tx\n2\ty\n"),
         ("t.jsonl", b'\xef\xbb\xbf{"a": "1", "b": "x"}\n\n{"a": "2", "b": "y"}\n'),
         ("t.ndjson", b'{"a": "1", "b": "x"}\n{"a": "2", "b": "y"}'),
+        ("t.csv.gz", gzip.compress(b"\xef\xbb\xbfa,b\r\n1,x\r\n2,y\r\n")),
+        ("t.TSV.gz", gzip.compress(b"a\tb\n1\tx\n2\ty\n")),
+        ("t.jsonl.gz", gzip.compress(b'{"a": "1", "b": "x"}\n{"a": "2", "b": "y"}')),
     ],
 )
 def test_the_kinds_hold_the_same(tmp_path: Path, name: str, content: bytes) -> None:
@@ -51,6 +57,44 @@ def test_parquet_keeps_its_types_and_not_pandas_own_index(tmp_path: Path) -> Non
     assert table.names == list(table.frame) == ["gene", "n", "p"]
     assert table.frame["n"].tolist() == [1, 2] and table.rows.tolist() == [1, 2]
     assert table.frame["gene"].isna().tolist() == [False, True]
+
+
+def read_both(path: Path, monkeypatch: pytest.MonkeyPatch, used: tuple[str, ...] | None) -> list[object]:
+    """What the fast reader and the exact one make of a file."""
+    found: list[object] = []
+    for exact in (False, True):
+        with monkeypatch.context() as patch:
+            if exact:
+                patch.setattr(tables, "_read_regular", lambda *_: None)
+            try:
+                table = read_table(path, used)
+                columns = {
+                    name: column.astype(object).where(column.notna(), None).tolist()
+                    for name, column in table.frame.items()
+                }
+                found.append((table.names, columns, [str(one) for one in table.frame.dtypes], table.rows.tolist()))
+            except InputError as error:
+                found.append(str(error))
+    return found
+
+
+def test_the_fast_reader_finds_what_the_exact_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On texts of what means something in a CSV; about half of them are regular."""
+    pick = random.Random(0)
+    regular = ("x", "", '""', '"x"', '"x,y"', '"x""y"', "1-Mar", "é")
+    odd = ('x"y', '"x', 'x"', ' "x"', '"x"y', '"x\ny"', '"x" ', "x;y")
+    fast = 0
+    for at in range(300):
+        rows = [pick.choice(("a,b", '"a",b', "\ufeffa,b", "a;b", "a,b,c")) if pick.random() < 0.3 else "a,b"]
+        for _ in range(pick.randrange(4)):
+            values = [pick.choice(odd if pick.random() < 0.1 else regular) for _ in range(2)]
+            rows.append(",".join(values if pick.random() < 0.95 else values[:1]))
+        end = pick.choice(("\n", "\r\n")) if pick.random() < 0.9 else "\r"
+        path = write(tmp_path / f"{at}.csv", end.join(rows) + pick.choice(("", "\n", "\n\n", "\r\n")))
+        ours, exact = read_both(path, monkeypatch, pick.choice((None, ("b",), ("none",))))
+        assert ours == exact, path.read_bytes()
+        fast += tables._read_regular(path, ["a", "b"], ["a"]) is not None
+    assert 100 < fast < 250
 
 
 def test_a_row_has_the_number_of_the_line_where_it_begins(tmp_path: Path) -> None:
@@ -115,7 +159,9 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: 
         ("t.csv", 'a,b\n1,"open\n', "row 2: not CSV .*close the quote"),
         ("t.csv", b"a,b\n1,\xff\n", "not UTF-8 text .*save it as UTF-8"),
         ("t.parquet", "no table", "cannot be read .*write the file again"),
-        ("t.csv.gz", "x", r"\.gz is not read; save it as \.csv or"),
+        ("t.csv.gz", "x", "cannot be read .*write the file again"),
+        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-9], "cannot be read .*write the file again"),
+        ("t.parquet.gz", "x", r"\.gz is not read; save it as \.csv or"),
         ("t", "x", "a file without suffix is not read"),
         ("t.pkl", pickle.dumps({"a": 1}), "pickles can run code and are never opened"),
     ],

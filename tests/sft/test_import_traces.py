@@ -289,7 +289,7 @@ def test_what_was_there_stays_where_nothing_is_imported(corpus: Corpus, tmp_path
         import_traces(str(path), tmp_path, corpus)
 
 
-@pytest.mark.parametrize("name", ["s.txt", "s.json", "s.xlsx", "s.csv.gz", "s"])
+@pytest.mark.parametrize("name", ["s.txt", "s.json", "s.xlsx", "s.csv.bz2", "s"])
 def test_other_files_are_not_taken_for_a_data_set_s_id(
     name: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

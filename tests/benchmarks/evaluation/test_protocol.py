@@ -113,6 +113,6 @@ def test_labels_move_the_fingerprint() -> None:
     ],
 )
 def test_a_value_that_is_not_allowed_names_its_key(values: dict[str, Any], key: str) -> None:
-    with pytest.raises(InputError, match=rf"^(protocol|prompt): {key} is ") as caught:
+    with pytest.raises(InputError, match=rf"^((protocol|prompt): {key} is |{key}: )") as caught:
         protocol_of(**{"max_tokens": 256, **values})
     assert "\n" not in str(caught.value)

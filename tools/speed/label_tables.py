@@ -1,0 +1,92 @@
+"""How long a table of labels takes to load, and how much memory: python -m tools.speed.label_tables [ROWS] [--json F]
+
+The table is made up: two cell lines, unquoted CSV, the columns pert, gene, label, cell_line. What is timed is
+`open_corpus`, with a split that holds out perturbations and genes, in a process of its own.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+GENES: Final = 2000
+SPLIT: Final = "holdout:both"
+LABELS: Final = {"up": "upregulated", "down": "downregulated", "none": "not differentially expressed"}
+
+
+def write_table(path: Path, rows: int) -> None:
+    """Write a table of made-up labels; each pair is there once."""
+    at = np.arange(rows)
+    line, rest = at % 2, at // 2
+    label = np.random.default_rng(0).choice(list(LABELS), size=rows, p=[0.08, 0.06, 0.86])
+    frame = pd.DataFrame(
+        {
+            "pert": np.char.add("PERT", (rest // GENES).astype(str)),
+            "gene": np.char.add("GENE", (rest % GENES).astype(str)),
+            "label": label,
+            "cell_line": np.array(["k562", "bmdm"])[line],
+        }
+    )
+    frame.to_csv(path, index=False)
+
+
+def measure(path: Path) -> dict[str, float]:
+    """Load a table; return seconds, and the largest memory of this process in GB, before and after."""
+    from benchmarks.evidence.corpus import open_corpus
+    from benchmarks.screens.table import LabelTable
+
+    before = _memory()
+    start, worked = time.perf_counter(), time.process_time()
+    corpus = open_corpus(LabelTable(str(path), labels=LABELS), SPLIT)
+    seconds, worked = time.perf_counter() - start, time.process_time() - worked
+    used = _memory()
+    start = time.perf_counter()
+    _ = corpus.digest
+    return {
+        "rows": len(corpus.labels) + corpus.left_out,
+        "load_s": seconds,
+        "load_cpu_s": worked,
+        "digest_s": time.perf_counter() - start,
+        "imports_gb": before,
+        "peak_gb": used,
+    }
+
+
+def _memory() -> float:
+    """Return the most memory that this process has had, in GB, as Linux counts it since the process began."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[0]) * 1024 / 1e9
+
+
+def main() -> None:
+    """Make the table, measure in a new process, and print what was found."""
+    words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    if "--measure" in sys.argv:
+        sys.stdout.write(json.dumps(measure(Path(words[0]))) + "\n")
+        return
+    rows = int(words[0]) if words and words[0].isdigit() else 2_000_000
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "labels.csv"
+        write_table(path, rows)
+        size = path.stat().st_size / 1e6
+        command = [sys.executable, "-m", "tools.speed.label_tables", str(path), "--measure"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = {"name": "label table", "file_mb": round(size, 1), **json.loads(done.stdout)}
+    if "--json" in sys.argv:
+        Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps([found], indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(
+        f"{found['rows']:,} rows, {found['file_mb']} MB: loaded in {found['load_s']:.1f} s "
+        f"({found['load_cpu_s']:.1f} s of CPU), digest in {found['digest_s']:.1f} s; "
+        f"at most {found['peak_gb']:.2f} GB, {found['imports_gb']:.2f} of it imports\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
