@@ -1,6 +1,7 @@
 """A mean score with its clustered standard error, by the arithmetic of `benchmarks.compare_scores`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -21,7 +22,8 @@ def clustered_mean(
         clusters: up to two keys within whose values errors are correlated; none for independent items.
 
     Returns:
-        The comparison. `difference` is the mean, with `se`, `low`, `high` (95 %) and `df`; NaN where `test` says why.
+        The comparison. `difference` is the mean, with `se`, `low`, `high` (95 %) and `df`. The error is NaN where a
+        key has a single value; the interval is NaN there, too, and where all scores are equal.
 
     Raises:
         InputError: an item has no value for a key, or the scores are bad.
@@ -38,4 +40,7 @@ def clustered_mean(
                 )
             values.append(known[key])
     frame = pd.DataFrame({"item_id": list(item_ids), "score": list(scores), **keys})
-    return compare_scores(frame, frame.assign(score=0.0 * frame["score"]), clusters)
+    found = compare_scores(frame, frame.assign(score=0.0 * frame["score"]), clusters)
+    if found.se == 0:  # that no item differs from 0 makes a difference of 0 certain, but not a mean
+        return replace(found, low=float("nan"), high=float("nan"))
+    return found

@@ -73,6 +73,14 @@ def test_one_cluster_gives_no_error():
     assert "one line" in found.test
 
 
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_equal_scores_give_no_interval(score):
+    ids, _, metadata = made()
+    found = clustered_mean(ids, [score] * len(ids), metadata, ["pert", "gene"])
+    assert (found.difference, found.se) == (score, 0.0)
+    assert math.isnan(found.low) and math.isnan(found.high)
+
+
 @pytest.mark.parametrize("value", [{}, {"gene": None}])
 def test_a_missing_key_is_named_with_the_keys_there_are(value):
     ids, scores, metadata = made()
