@@ -1,4 +1,4 @@
-"""Run our task in lm-evaluation-harness and verifiers, each in its own environment, against a server on loopback.
+"""Run our task in inspect, lm-evaluation-harness and verifiers, each in its environment, against a loopback server.
 
 The slow tests do so with a real model. Run as a script, this makes the small logs of `tests/synthpert_env/logs`, where
 the answers come from a rule that the tests know:
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # run by its path
     sys.path.insert(0, str(ROOT))
 
+from benchmarks.comparison.inspect_logs import read_entry  # noqa: E402
 from rewards import LABELS  # noqa: E402
 from tools.harness_envs import environment  # noqa: E402
 
@@ -212,15 +214,22 @@ def rule_log_probabilities(system: str, ids: Sequence[int]) -> list[float]:
     return found[1:]
 
 
+def copy_log(log: Path, out: Path) -> None:
+    """Copy a log of inspect, without this machine's folder that it names as the place of the task."""
+    with zipfile.ZipFile(log) as read, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as written:
+        for name in read.namelist():
+            written.writestr(name, read_entry(log, read, name).replace(f"{ROOT}/".encode(), b""))
+
+
 def main() -> None:
     """Make the logs of systems a and b."""
-    parser = argparse.ArgumentParser(description="Make small logs of our task with lm-eval and verifiers.")
+    parser = argparse.ArgumentParser(description="Make small logs of our task with inspect, lm-eval and verifiers.")
     parser.add_argument("environments", type=Path, help="folder of the environments, as of tools/harness_envs.py")
     parser.add_argument("out", type=Path, help="where the logs go")
     args = parser.parse_args()
     folder = args.environments.expanduser()
     args.out.mkdir(parents=True, exist_ok=True)
-    lm_eval, verifiers = environment("lm-eval", folder), environment("verifiers", folder)
+    inspect, lm_eval, verifiers = (environment(one, folder) for one in ("inspect", "lm-eval", "verifiers"))
     tokenizer = ROOT / "models" / "smollm2-135m-instruct"
     for system in "ab":
         with (
@@ -230,6 +239,9 @@ def main() -> None:
             for task in ("perturbqa", "perturbqa_labels"):
                 samples, _ = run_lm_eval(lm_eval, task, server.url, Path(name, task), ITEMS, tokenizer)
                 shutil.copy(samples, args.out / f"lm-eval-{task}-{system}.jsonl")
+            copy_log(
+                run_inspect(inspect, server.url, Path(name, "inspect"), ITEMS), args.out / f"inspect-{system}.eval"
+            )
             traces = run_verifiers(verifiers, server.url, Path(name, "verifiers"), ITEMS)
             text = traces.read_text(encoding="utf-8").replace(str(Path.home()), "~")  # it names folders of this machine
             (args.out / f"verifiers-{system}.jsonl").write_text(text, encoding="utf-8")

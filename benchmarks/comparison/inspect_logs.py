@@ -39,7 +39,14 @@ def read_inspect(path: Path) -> tuple[list[Record], list[str]]:
         ) from None
 
 
-def _entry(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+def read_entry(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return the content of an entry of a log, compressed in whichever way.
+
+    Args:
+        path: the log.
+        archive: the same file, opened.
+        name: of the entry.
+    """
     info = archive.getinfo(name)
     if info.compress_type != _ZSTANDARD:
         return archive.read(name)
@@ -57,13 +64,13 @@ def _entry(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
 def _summaries(path: Path, archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
     names = set(archive.namelist())
     if "summaries.json" in names:
-        yield from json.loads(_entry(path, archive, "summaries.json"))
+        yield from json.loads(read_entry(path, archive, "summaries.json"))
         return
     journal = [name for name in names if name.startswith("_journal/summaries/")]
     if not journal and "_journal/start.json" not in names:
         raise ValueError("no summaries in it")
     for name in sorted(journal, key=lambda name: int(Path(name).stem)):
-        yield from json.loads(_entry(path, archive, name))
+        yield from json.loads(read_entry(path, archive, name))
 
 
 def _records(path: Path, archive: zipfile.ZipFile) -> Iterator[Record]:
@@ -71,16 +78,21 @@ def _records(path: Path, archive: zipfile.ZipFile) -> Iterator[Record]:
     for one in _summaries(path, archive):
         epoch = one.get("epoch", 1)
         sample = f"samples/{one['id']}_epoch_{epoch}.json"
-        cut_off = bool(one.get("limit")) or (sample in names and _is_cut_off(_entry(path, archive, sample)))
+        cut_off = bool(one.get("limit")) or (sample in names and _is_cut_off(read_entry(path, archive, sample)))
         yield Record(
             where=f"sample {one['id']}, epoch {epoch}",
             item=str(one["id"]),
             scores=_scores(one.get("scores") or {}),
             incomplete=cut_off,
             error=bool(one.get("error")),
-            content=json.dumps(one.get("input"), sort_keys=True),
+            content=json.dumps(_asked(one.get("input")), sort_keys=True),
             fields=(one.get("metadata") or {}, {"id": one["id"], "epoch": epoch}),
         )
+
+
+def _asked(given: Any) -> Any:
+    """What a sample asks: a text, or role and content of each message, whose ids are other ones in every run."""
+    return [[one.get("role"), one.get("content")] for one in given] if isinstance(given, list) else given
 
 
 def _scores(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,5 +118,5 @@ def _is_cut_off(sample: bytes) -> bool:
 def _notes(path: Path, archive: zipfile.ZipFile) -> list[str]:
     if "header.json" not in archive.namelist():
         return [f"{path.name}: its run did not end; samples may be missing"]
-    status = json.loads(_entry(path, archive, "header.json")).get("status")
+    status = json.loads(read_entry(path, archive, "header.json")).get("status")
     return [] if status == "success" else [f"{path.name}: its run ended with status {status!r}; samples may be missing"]

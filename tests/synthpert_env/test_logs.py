@@ -1,6 +1,7 @@
-"""Real logs of our task in lm-eval and verifiers (`tools/run_harness.py` made them) against our own predictions."""
+"""Real logs of our task in three harnesses (`tools/run_harness.py` made them) against our own predictions."""
 
 import json
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import compare, compare_scores
+from benchmarks.comparison.inspect_logs import read_entry
 from benchmarks.comparison.read import Keys, read_scores
 from benchmarks.evaluation.evaluate import read_generation
 from benchmarks.evaluation.protocol import Protocol
@@ -21,8 +23,9 @@ LOGS = Path(__file__).parent / "logs"
 BOTH = ("pert", "gene")
 FIGURES = ("value_a", "value_b", "difference", "low", "high", "p_value", "se", "df", "n_items", "minimum_detectable")
 COMPLETIONS = [
-    ("lm-eval-perturbqa", Keys(item="item_id", score="accuracy", clusters=BOTH)),
-    ("verifiers", Keys(score="reward", clusters=BOTH)),
+    ("inspect-{}.eval", Keys(clusters=BOTH)),
+    ("lm-eval-perturbqa-{}.jsonl", Keys(item="item_id", score="accuracy", clusters=BOTH)),
+    ("verifiers-{}.jsonl", Keys(score="reward", clusters=BOTH)),
 ]
 
 
@@ -49,7 +52,7 @@ def predictions(system: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize(("name", "keys"), COMPLETIONS)
 def test_compare_finds_in_logs_what_our_report_finds_in_the_predictions(name: str, keys: Keys) -> None:
-    a, b = (read_scores(LOGS / f"{name}-{system}.jsonl", keys).frame for system in "ab")
+    a, b = (read_scores(LOGS / name.format(system), keys).frame for system in "ab")
     expected = compare(predictions("a"), predictions("b"))
     found = compare_scores(a, b, BOTH)
     assert 0 < found.p_value < 1
@@ -60,7 +63,7 @@ def test_compare_finds_in_logs_what_our_report_finds_in_the_predictions(name: st
 @pytest.mark.parametrize(("name", "keys"), COMPLETIONS)
 @pytest.mark.parametrize("system", ["a", "b"])
 def test_each_item_has_the_score_of_our_parser(name: str, keys: Keys, system: str) -> None:
-    found = read_scores(LOGS / f"{name}-{system}.jsonl", keys).frame
+    found = read_scores(LOGS / name.format(system), keys).frame
     ours = predictions(system)
     assert set(ours["status"]) == {"answered", "malformed", "incomplete"}
     scores = (ours["answer"] == ours["label"]).astype(float)
@@ -78,6 +81,11 @@ def test_each_prompt_is_ours_to_the_letter() -> None:
         sent = [{key: node["message"][key] for key in ("role", "content")} for node in trace["nodes"]]
         assert sent[:-1] == prompts.pop(trace["task"]["data"]["id"])
     assert not prompts
+    log = LOGS / "inspect-a.eval"
+    with zipfile.ZipFile(log) as archive:
+        for item in asked():
+            sample = json.loads(read_entry(log, archive, f"samples/{item['item_id']}_epoch_1.json"))
+            assert [{key: one[key] for key in ("role", "content")} for one in sample["input"]] == item["messages"]
 
 
 def test_likelihoods_of_labels_make_predictions_for_our_report() -> None:

@@ -55,11 +55,11 @@ def test_a_log_of_inspect_is_read_as_it_was_made(system: str) -> None:
 
 
 def test_a_log_of_inspect_has_the_mean_that_inspect_gives() -> None:
-    from benchmarks.comparison.inspect_logs import _entry
+    from benchmarks.comparison.inspect_logs import read_entry
 
     path = LOGS / "inspect-a.eval"
     with zipfile.ZipFile(path) as archive:
-        header = json.loads(_entry(path, archive, "header.json"))
+        header = json.loads(read_entry(path, archive, "header.json"))
     theirs = header["results"]["scores"][0]["metrics"]["mean"]["value"]
     found = compare_scores(*(read_scores(path, Keys(score="exact")).frame for _ in range(2)))
     assert found.value_a == pytest.approx(theirs, abs=1e-12)
