@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.comparison.inspect_logs import _entry, read_inspect
+from benchmarks.comparison.inspect_logs import read_entry, read_inspect
 from benchmarks.comparison.records import score_value
 from benchmarks.evaluation.predictions import read_predictions
 from benchmarks.evaluation.protocol import Protocol
@@ -44,13 +44,13 @@ def samples_of(path: Path) -> list[dict[str, Any]]:
     """The samples of a log, as inspect stores them."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.startswith("samples/")]
-        return [json.loads(_entry(path, archive, name)) for name in names]
+        return [json.loads(read_entry(path, archive, name)) for name in names]
 
 
 def metrics_of(path: Path) -> dict[str, float]:
     """What inspect reports of the only scorer of a log."""
     with zipfile.ZipFile(path) as archive:
-        header = json.loads(_entry(path, archive, "header.json"))
+        header = json.loads(read_entry(path, archive, "header.json"))
     assert header["status"] == "success", header.get("error")
     (scores,) = header["results"]["scores"]
     return {name: one["value"] for name, one in scores["metrics"].items()}
@@ -63,17 +63,20 @@ def check_metrics(path: Path, scores: Sequence[float], metadata: Sequence[dict[s
         "accuracy": both.difference, "stderr": one.se, "clustered_stderr": both.se, "lower": both.low,
         "upper": both.high,
     }  # fmt: skip
-    assert found == pytest.approx(expected, abs=1e-12)
+    assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)  # equal scores have no interval
 
 
 def test_inspect_asks_and_scores_as_we_do(
     served_model: ModelServer, harness_python: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """The model is asked by inspect, then by `synthpert eval`, and each item has the same prompt and score."""
-    path = run_inspect(harness_python("inspect"), served_model.url, tmp_path / "theirs", ITEMS)
+    """The model is asked by inspect, then by `synthpert eval`, and each item has the same prompt and score.
+
+    So small a model seldom keeps to the format. Read leniently, some of its answers count.
+    """
+    path = run_inspect(harness_python("inspect"), served_model.url, tmp_path / "theirs", ITEMS | {"parser": "lenient"})
     theirs = sorted(served_model.asked, key=str)
     served_model.asked.clear()
-    protocol = Protocol(items=PER_LINE, balance=True, max_tokens=MAX_TOKENS, scores="votes")
+    protocol = Protocol(items=PER_LINE, balance=True, max_tokens=MAX_TOKENS, scores="votes", parser="lenient")
     arguments = EvalArguments(
         str(tmp_path / "ours"), "m", engine="openai", base_url=served_model.url, data="sample", protocol=protocol
     )
@@ -82,7 +85,9 @@ def test_inspect_asks_and_scores_as_we_do(
     assert len(ours) == len(theirs) == 4 * PER_LINE
     records, notes = read_inspect(path)
     assert notes == []
-    assert [one.item for one in records] == [one["item_id"] for one in task_items(**ITEMS)] == list(ours.index)
+    assert [one["item_id"] for one in task_items(**ITEMS)] == list(ours.index)
+    records.sort(key=lambda one: ours.index.get_loc(one.item))  # inspect writes samples as they end
+    assert [one.item for one in records] == list(ours.index)
     for record, row in zip(records, ours.itertuples(), strict=True):
         assert score_value(record.scores["right_label"]) == float(row.answer == row.label)
         assert record.incomplete == (row.finish_reason == "length")
