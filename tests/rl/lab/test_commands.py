@@ -1,4 +1,4 @@
-"""The reward lab by command: exit codes, one-line errors, every command of the page, shipped configurations, time."""
+"""The reward lab by command: exit codes, one-line errors, every command of the page, time."""
 
 import json
 import random
@@ -7,6 +7,7 @@ import runpy
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from without_clock import PATIENCE, count_steps
 
 from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
+from benchmarks.screens.sample import load_sample
 from rewards import LABELS, CheckError, InputError, accuracy, parse_answer
 from rl.lab.check import HONEST
 from rl.lab.commands import (
@@ -36,7 +38,15 @@ from rl.rollout_files import ITEM, read_rollouts, write_rollouts
 
 REPO = Path(__file__).resolve().parents[3]
 PAGES = [REPO / "docs" / "rewards.md", REPO / "docs" / "examples" / "README.md"]
-SHIPPED = sorted(path for path in (REPO / "configs").glob("*/*.yaml") if "rewards" in yaml.safe_load(path.read_text()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fifth_of_the_sample() -> Iterator[None]:
+    """A check scores every training row three times, which is most of its time: here it finds a fifth of them."""
+    few = load_sample().iloc[1::5]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.evidence.corpus.load_sample", few.copy)
+        yield
 
 
 def synthpert(*words: Any, cwd: Path, code: int = 0) -> Done:
@@ -209,14 +219,6 @@ def test_a_reward_that_raises_ends_the_replay_with_1(folder: Path) -> None:
 
 
 # --- check -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_no_exploit_beats_a_shipped_configuration(path: Path) -> None:
-    checked = check_config(read_reward_config(str(path)), "sample", rows=60)
-    assert checked.check.failures() == []
-    lines = "\n".join(describe_check(checked, every=True))
-    assert all(name in lines for name in EXPLOITS)
 
 
 @pytest.mark.slow
