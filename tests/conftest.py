@@ -23,10 +23,11 @@ from rewards import LABELS
 ROOT = Path(__file__).parents[1]
 # Files whose tests load torch, transformers or TRL, which takes up to ten seconds: one process runs them all.
 LOADS_TORCH = (
-    "tests/benchmarks/models/", "tests/benchmarks/test_chat", "tests/benchmarks/test_config",
-    "tests/benchmarks/test_machine", "tests/rl/lab/test_commands", "tests/rl/preflight/", "tests/rl/test_correction",
-    "tests/rl/test_recording", "tests/rl/test_study", "tests/rl/test_tr", "tests/sft/audit/", "tests/sft/filters/",
-    "tests/sft/test_", "tests/test_configs", "tests/test_docs",
+    "tests/benchmarks/evaluation/test_calibrate", "tests/benchmarks/evaluation/test_run", "tests/benchmarks/models/",
+    "tests/benchmarks/test_chat", "tests/benchmarks/test_config", "tests/benchmarks/test_machine",
+    "tests/rl/lab/test_commands", "tests/rl/preflight/", "tests/rl/test_correction", "tests/rl/test_recording",
+    "tests/rl/test_study", "tests/rl/test_tr", "tests/sft/audit/", "tests/sft/filters/", "tests/sft/test_",
+    "tests/test_configs", "tests/test_docs", "tests/test_remedies", "tests/test_traces_page",
 )  # fmt: skip
 
 
@@ -36,6 +37,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("SYNTHPERT_NO_SKIP"):
             pytest.fail("SYNTHPERT_NO_SKIP is set, but vLLM is not installed: run make install")
         pytest.skip("vLLM is not installed")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out `tests/slow` in the fast suite: importing its files loads torch in each process."""
+    return (config.option.markexpr == "not slow" and collection_path.name == "slow") or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
