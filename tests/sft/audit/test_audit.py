@@ -24,7 +24,7 @@ def corpus() -> Corpus:
 
 @pytest.fixture(scope="module")
 def traces(corpus: Corpus) -> list[Trace]:
-    return generate(corpus.train.sample(300, random_state=0), corpus, PromptConfig(evidence=5), seed=0)
+    return generate(corpus.train.sample(100, random_state=0), corpus, PromptConfig(evidence=5), seed=0)
 
 
 def failing(traces: list[Trace], corpus: Corpus) -> set[str]:
@@ -54,11 +54,11 @@ def test_our_own_traces_are_clean_and_all_of_them_are_looked_at(traces: list[Tra
     audit = audit_traces(traces, corpus)
     assert audit.clean
     audit.require_clean("file")
-    assert audit.traces == 300
+    assert audit.traces == 100
     checks = audit.facts()["checks"]
-    assert checks["every item is a training item"] == "0 of 300 fail"
-    assert checks["every prompt of our template is what the training labels give"] == "0 of 300 fail"
-    assert checks["no line of a completion states a test label beside its symbols"] == "0 of 300 fail"
+    assert checks["every item is a training item"] == "0 of 100 fail"
+    assert checks["every prompt of our template is what the training labels give"] == "0 of 100 fail"
+    assert checks["no line of a completion states a test label beside its symbols"] == "0 of 100 fail"
 
 
 def test_what_is_not_audited_is_counted(traces: list[Trace], corpus: Corpus) -> None:
@@ -72,7 +72,7 @@ def test_what_is_not_audited_is_counted(traces: list[Trace], corpus: Corpus) -> 
     assert audit.findings["quoted test label"].checked == 2  # the others were built again
 
 
-def test_each_leak_is_found_among_300_traces(traces: list[Trace], corpus: Corpus) -> None:
+def test_each_leak_is_found_among_100_traces(traces: list[Trace], corpus: Corpus) -> None:
     test_row = next(corpus.test.itertuples())
     leak = moved(traces[0], test_row)
     leak = replace(leak, protocol={})
