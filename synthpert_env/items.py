@@ -11,7 +11,6 @@ from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import build_prompts
 from benchmarks.keys import from_keys
 from benchmarks.models.generation import Generation
-from benchmarks.screens.schema import CELL_LINES
 from rewards import InputError, Status, as_label
 
 
@@ -66,9 +65,9 @@ def task_items(
     """Return test items with their prompts. With the same values, `synthpert eval` asks the same, to the letter.
 
     Args:
-        data: the folder of the labels, or `sample` for those that ship; None as in `benchmarks.load_labels`.
-        split: `official`, or `holdout:LINE` with a cell line of PerturbQA.
-        cell_line: `k562`, `rpe1`, `hepg2` or `jurkat`, to ask about this line only; None for all that the split tests.
+        data: where the labels are, as in `benchmarks.load_labels`; `sample` for those that ship.
+        split: name of a split; see `benchmarks.screens.splits`.
+        cell_line: a cell line of the labels, to ask about this line only; None for all that the split tests.
         items: number of test items per cell line; 0 for all of them.
         item_seed: seed of the draw of these items, 0 to 2^31 - 1.
         balance: whether each label is drawn equally often.
@@ -88,9 +87,9 @@ def task_items(
         "evidence": evidence, "lemmas": lemmas, "template_version": template_version,
     }  # fmt: skip
     protocol: Protocol = from_keys(Protocol, keys, "task")
-    if cell_line is not None and cell_line not in CELL_LINES:
-        raise InputError(f"task: cell_line is {cell_line!r}; use one of {', '.join(CELL_LINES)}")
     corpus = open_corpus(data, protocol.split)
+    if cell_line is not None and cell_line not in corpus.lines:
+        raise InputError(f"task: cell_line is {cell_line!r}; use one of {', '.join(corpus.lines)}")
     chosen = select_test_items(corpus, protocol)
     if cell_line is not None:
         chosen = chosen[chosen["cell_line"] == cell_line]

@@ -4,11 +4,11 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
+from your_screen import DESCRIPTION, PAGE, write_screen
 
 from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
@@ -22,27 +22,7 @@ from sft.audit.audit import audit_traces
 from sft.traces import read_traces
 
 REPO = Path(__file__).parents[1]
-PAGE = (REPO / "docs" / "your-screen.md").read_text(encoding="utf-8")
-DESCRIPTION = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
-LINES = ("bmdm", "h1-esc", "K562", "line 4", "line.5")
-WORDS = ("up", "down", "none")
 STUDY = REPO / "configs" / "study" / "your-screen.yaml"
-
-
-def write_screen(folder: Path, *more: str) -> None:
-    """Write the page's description and its table: 5 lines, 40 perturbations, 60 genes, as a spreadsheet saves it."""
-    rng = np.random.default_rng(0)
-    perts = ["NA", "9930111J21Rik", *(f"Pert{at}" for at in range(38))]
-    genes = ["1-Mar", "nan", *(f"Gene{at}" for at in range(58))]
-    rows = ["pert,gene,label,cell_line,description"]
-    for line in LINES:
-        for p, pert in enumerate(perts):
-            for g, gene in enumerate(genes):
-                truth = (p % 4 + g) % 3 if rng.random() < 0.7 else int(rng.integers(3))
-                rows.append(f'{pert},{gene},{WORDS[truth]},{line},"{pert}, in {line}"')
-    content = "\ufeff" + "\r\n".join([*rows, *more]) + "\r\n"
-    (folder / "screen.csv").write_text(content, encoding="utf-8", newline="")
-    (folder / "screen.yaml").write_text(DESCRIPTION, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +71,7 @@ def test_the_command_for_a_first_look_needs_no_description(folder: Path, monkeyp
     left = open_corpus("screen.yaml", "holdout:both").left_out
     assert left == 12000 - 5 * (32 * 48 + 8 * 12)
     assert f"is held out: {left:,} rows" in said
-    with pytest.raises(InputError, match="label is 'up': is no label"):
+    with pytest.raises(InputError, match="label is 'up': no label of ours"):
         open_corpus("screen.csv", "holdout:both")
     with pytest.raises(InputError, match="--map and --label explain a table"):
         run("data", "stats", "--data", "sample", "--label", "up=upregulated")
@@ -119,17 +99,6 @@ def test_traces_of_the_screen_are_made_and_audited(folder: Path, monkeypatch: py
     assert all(" in mouse bone-marrow-derived macrophages. What" in text for text in texts)
     audit = audit_traces(traces, open_corpus("screen.yaml", "holdout:genes"))
     assert not audit.clean
-
-
-def test_baselines_of_the_screen_are_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    said = run("baselines", "--data", "screen.yaml", "--split", "holdout:K562", "--out", "runs/baselines")
-    assert re.search(r"gene rate +three_class +accuracy +all 0\.\d+  K562 0\.\d", said)
-    page = Path("runs/baselines/report.html").read_text(encoding="utf-8")
-    assert "Baselines on My screen" in page
-    assert "CC BY 4.0, my lab" in page
-    assert "They are kept as they are" in page
-    assert "SUMMER" not in page  # published figures are PerturbQA's
 
 
 @pytest.mark.parametrize("split", ["holdout:perturbations", "holdout:genes", "holdout:both", "holdout:line 4"])

@@ -272,7 +272,7 @@ def _read_symbols(path: Path) -> dict[str, str]:
             raise InputError(f"{path}: no column {name!r}; a table of symbols has the columns from and to")
     before, after = columns.text("from"), _symbols(columns, "to")
     repeated = pd.Series(before.codes).duplicated().to_numpy()
-    columns.table.refuse(repeated, "is there twice; give each symbol once", "from")
+    columns.table.refuse(repeated, "stands there twice; give each symbol once", "from")
     texts = (column.text().to_pylist() for column in (before, after))
     return dict(zip(*texts, strict=True))
 
@@ -325,8 +325,8 @@ def _label_codes(described: LabelTable, columns: _Columns, notes: list[str]) -> 
             wrong = column.codes == column.values.index(value)
             columns.table.refuse(
                 wrong,
-                f"is no label; say what it means with labels: {{{value}: LABEL}} (--label {value}=LABEL), LABEL being "
-                f"one of {', '.join(_LABELS)}",
+                f"no label of ours; say what it means with labels: {{{value}: LABEL}} (--label {value}=LABEL), LABEL "
+                f"being one of {', '.join(_LABELS)}",
                 columns.need("label"),
             )
     code_V = np.array([_LABELS.index(word) for word in words], dtype=np.int64)

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
+from your_screen import write_screen
 
 from benchmarks.evidence.corpus import open_corpus
 from benchmarks.runs import read_manifest
+from rl.cli import app
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
@@ -31,9 +35,6 @@ TINY = {
 
 
 def test_a_screen_of_one_s_own_is_trained_on_and_reported(tmp_path: Path, tiny_model: Path) -> None:
-    sys.path.insert(0, str(REPO / "tests"))
-    from test_your_screen import write_screen
-
     write_screen(tmp_path)
     (tmp_path / "tiny").symlink_to(tiny_model)
     (tmp_path / "configs").symlink_to(REPO / "configs")
@@ -58,3 +59,17 @@ def test_a_screen_of_one_s_own_is_trained_on_and_reported(tmp_path: Path, tiny_m
     page = (out / "report" / "report.html").read_text()
     assert "My screen" in page
     assert len(test) == 2400
+
+
+def test_baselines_of_a_screen_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_screen(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["baselines", "--data", "screen.yaml", "--split", "holdout:K562", "--out", "runs/baselines"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"gene rate +three_class +accuracy +all 0\.\d+  K562 0\.\d", done.output)
+    page = Path("runs/baselines/report.html").read_text(encoding="utf-8")
+    assert "Baselines on My screen" in page
+    assert "CC BY 4.0, my lab" in page
+    assert "They are kept as they are" in page
+    assert "SUMMER" not in page  # published figures are PerturbQA's

@@ -136,7 +136,7 @@ def test_symbols_are_changed_by_a_table_of_the_user(tmp_path: Path) -> None:
     assert screen.notes[0].startswith("2 symbols are changed by ")
     assert len(screen.notes) == 1  # the date is a symbol now
     (tmp_path / "symbols.csv").write_text("from,to\na,b\na,c\n")
-    with pytest.raises(InputError, match=r"symbols\.csv, row 3: from is 'a': is there twice"):
+    with pytest.raises(InputError, match=r"symbols\.csv, row 3: from is 'a': stands there twice"):
         read(table)
     (tmp_path / "symbols.csv").write_text("old,new\na,b\n")
     with pytest.raises(InputError, match=r"symbols\.csv: no column 'from'"):
@@ -266,7 +266,7 @@ def test_a_majority_of_many_is_what_counting_gives(tmp_path: Path) -> None:
         ("pert,gene\nA,B\n", "no column 'label'"),
         (
             "pert,gene,label\nA,B,up\nA,C,strong\n",
-            r"row 3: label is 'strong': is no label; .* \(--label strong=LABEL\)",
+            r"row 3: label is 'strong': no label of ours; .* \(--label strong=LABEL\)",
         ),
         ("pert,gene,label\nA,B,up\nA,,up\n", "row 3: gene is empty; fill it in"),
         ("pert,gene,label\nA,B,\n", "row 2: label is empty"),
