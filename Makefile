@@ -19,7 +19,7 @@ test-all: install lint  ## fast and slow suite (real engines, training, end to e
 	$(PYTEST)
 
 test-harness: install  ## our task in other harnesses with 40 items each, where `make test-all` takes eight
-	SYNTHPERT_HARNESS_ITEMS=10 $(PYTEST) tests/slow/test_harnesses.py
+	SYNTHPERT_HARNESS_ITEMS=10 $(PYTEST) tests/slow/test_harnesses.py tests/slow/test_inspect.py
 
 lint: install
 	$(PY) -m ruff format --check .

@@ -176,7 +176,7 @@ def test_a_failed_request_is_unscored_and_a_bad_argument_is_told_in_one_line(
 
 def test_the_page_s_own_task_has_the_metric(harness_python: Callable[[str], Path], tmp_path: Path) -> None:
     page = (ROOT / "docs" / "harnesses.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", page.split("\n## inspect\n")[1].split("\n## ")[0], re.DOTALL)
     (tmp_path / "mine.py").write_text(code)
     with ModelServer(lambda messages, _: ("yes" if "4" in messages[-1]["content"] else "no", "stop")) as server:
         path = run_inspect(harness_python("inspect"), server.url, tmp_path, {}, task="mine.py")
