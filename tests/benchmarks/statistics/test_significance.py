@@ -385,7 +385,7 @@ class TestInterval:
 
 
 def test_equal_systems_are_called_different_about_as_often_as_meant() -> None:
-    """Both systems err with the same perturbation and gene effects in law; an item-wise test rejects about 20 %."""
+    """Both systems err with the same perturbation and gene effects in law."""
     rng = np.random.default_rng(7)
     trials = []
     for _ in range(150):
