@@ -8,6 +8,7 @@ inspect finds both by the entry point `synthpert_env`:
 This module imports inspect, so nothing of ours imports it.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -48,11 +49,11 @@ def clustered_stderr(clusters: Sequence[str] = CLUSTERS) -> Any:
         clusters: up to two keys. With one, it is inspect's `stderr(cluster=…)`.
 
     Returns:
-        The metric: NaN where a key has a single value.
+        The metric: NaN where a key has a single value, or nothing was scored.
     """
 
     def compute(scores: list[Any]) -> float:
-        return _estimate(scores, clusters).se
+        return _estimate(scores, clusters).se if scores else math.nan
 
     return compute
 
@@ -65,10 +66,12 @@ def clustered_ci(clusters: Sequence[str] = CLUSTERS) -> Any:
         clusters: up to two keys.
 
     Returns:
-        The metric, with the values `lower` and `upper`: NaN where a key has a single value.
+        The metric, with the values `lower` and `upper`: NaN where a key has a single value, or nothing was scored.
     """
 
     def compute(scores: list[Any]) -> dict[str, float]:
+        if not scores:
+            return {"lower": math.nan, "upper": math.nan}
         found = _estimate(scores, clusters)
         return {"lower": found.low, "upper": found.high}
 
