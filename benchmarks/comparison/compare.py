@@ -188,9 +188,7 @@ def _compare(a: ScoreArrays, b: ScoreArrays, name_a: str, name_b: str, *, drop: 
     se = float(np.sqrt(total))
     if se < ZERO_SE:
         if not np.abs(d).max() > ZERO_SE:
-            return replace(
-                result, low=0.0, high=0.0, p_value=1.0, se=0.0, df=df, minimum_detectable=0.0, test="no item differs"
-            )
+            return replace(result, low=0.0, high=0.0, p_value=1.0, se=0.0, df=df, test="no item differs")
         return replace(result, se=0.0, df=df, test=f"not tested: no variation between {' or '.join(counts) or 'items'}")
     low, high, p_value = t_interval(result.difference, se, df)
     return replace(

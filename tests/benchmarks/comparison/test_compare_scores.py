@@ -146,6 +146,7 @@ def test_equal_scores_are_no_difference() -> None:
     a, _ = drawn(30)
     found = compare_scores(a, a, ["pert", "gene"])
     assert (found.difference, found.low, found.high, found.p_value, found.test) == (0, 0, 0, 1, "no item differs")
+    assert np.isnan(found.minimum_detectable)  # what such a test can detect is not known where nothing varies
 
 
 def test_differences_that_cancel_within_each_cluster_prove_nothing() -> None:
