@@ -22,6 +22,8 @@ from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest, read_stored
 from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.metrics import estimate
+from benchmarks.statistics.significance import Comparison, t_interval
+from benchmarks.statistics.variance import add_seed_variance
 from rewards import InputError
 from rl.rollout_files import read_rollouts
 from tools.pages import between, number, svg, with_interval
@@ -85,6 +87,9 @@ def held_out_answers(run: Path, corpus: Corpus) -> pd.DataFrame:
 def gains(frames: Mapping[int, pd.DataFrame], how: str) -> dict[str, Any]:
     """Return the accuracy of sampled or of greedy answers before and after GRPO, with the intervals of its gain.
 
+    Each seed has held-out items of its own. For other seeds, the variance between the seeds' gains is added to that
+    over items, as for all our comparisons. Gains of different items differ a little more than those of the same items.
+
     Args:
         frames: by seed, from `held_out_answers`.
         how: `sampled` or `greedy`.
@@ -93,10 +98,19 @@ def gains(frames: Mapping[int, pd.DataFrame], how: str) -> dict[str, Any]:
     for seed, frame in frames.items():
         mine = frame[frame["how"] == how].assign(seed=seed)
         first[seed], last[seed] = (mine[mine["step"] == step] for step in (mine["step"].min(), mine["step"].max()))
+    per_seed = [_interval(compare(last[seed], first[seed], "accuracy")) for seed in frames]
+    items = _over_items(last, first)
+    over_both = None  # one seed tells nothing of seeds
+    if len(per_seed) > 1:
+        variance, df = add_seed_variance(items.se**2, items.df, [one["value"] for one in per_seed])
+        low, high, p = t_interval(items.difference, variance**0.5, df)
+        over_both = {"value": items.difference, "low": low, "high": high, "p": p}
     return {
         "before": [_accuracy(first[seed]) for seed in frames],
         "after": [_accuracy(last[seed]) for seed in frames],
-        **_differences(last, first, "accuracy"),
+        "per_seed": per_seed,
+        "items": _interval(items),
+        "items_and_seeds": over_both,
     }
 
 
@@ -110,10 +124,18 @@ def _differences(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], m
     both = [pd.concat([frames[seed].assign(seed=seed) for seed in a]) for frames in (a, b)]
     over_both = _interval(compare(both[0], both[1], metric)) if len(a) > 1 else None  # one seed tells nothing of seeds
     items = per_seed[0] if len(a) == 1 else None
-    if metric == "accuracy":  # a mean over rows: the rows of all seeds are rows of one run
-        apart = [frame.assign(item_id=frame["item_id"] + "@" + frame["seed"].astype(str), seed=0) for frame in both]
-        items = _interval(compare(apart[0], apart[1], metric))
+    if metric == "accuracy":
+        items = _interval(_over_items(a, b))
     return {"per_seed": per_seed, "items": items, "items_and_seeds": over_both}
+
+
+def _over_items(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame]) -> Comparison:
+    """Compare accuracies with the seeds as given: a mean over rows, so that all seeds' rows count as one run's."""
+    apart = [
+        pd.concat([frame.assign(item_id=frame["item_id"] + f"@{seed}", seed=0) for seed, frame in frames.items()])
+        for frames in (a, b)
+    ]
+    return compare(apart[0], apart[1], "accuracy")
 
 
 def _interval(found: Any) -> dict[str, float]:
@@ -256,8 +278,8 @@ def summary(result: Mapping[str, Any]) -> str:
     for how, found in held_out.items():
         before, after = (sum(found[when]) / len(found[when]) for when in ("before", "after"))
         lines.append(
-            f"- {how.capitalize()} answers to {result['held_out_items']} held-out prompts: {number(before)} are right "
-            f"before GRPO and {number(after)} after. The gain is {_with_interval(found['items'])} over items, and "
+            f"- {how.capitalize()} answers to {result['held_out_items']} held-out prompts in each of "
+            f"{len(result['seeds'])} runs: {number(before)} are right before GRPO and {number(after)} after. The gain is {_with_interval(found['items'])} over items, and "
             f"{_with_interval(found['items_and_seeds'])} over items and seeds."
         )
     for rival, words in (("SFT", "before GRPO"), ("SFT+labels", "after SFT on the labels that GRPO saw")):
