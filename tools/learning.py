@@ -279,8 +279,9 @@ def summary(result: Mapping[str, Any]) -> str:
         before, after = (sum(found[when]) / len(found[when]) for when in ("before", "after"))
         lines.append(
             f"- {how.capitalize()} answers to {result['held_out_items']} held-out prompts in each of "
-            f"{len(result['seeds'])} runs: {number(before)} are right before GRPO and {number(after)} after. The gain is {_with_interval(found['items'])} over items, and "
-            f"{_with_interval(found['items_and_seeds'])} over items and seeds."
+            f"{len(result['seeds'])} runs: {number(before)} are right before GRPO and {number(after)} after. "
+            f"The gain is {_with_interval(found['items'])} over items, and {_with_interval(found['items_and_seeds'])} "
+            "over items and seeds."
         )
     for rival, words in (("SFT", "before GRPO"), ("SFT+labels", "after SFT on the labels that GRPO saw")):
         differences = [
