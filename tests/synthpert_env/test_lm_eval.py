@@ -82,7 +82,7 @@ def test_areas_are_those_of_our_report() -> None:
     scored = []
     for doc, logits in zip(documents, rng.normal(size=(n, 3)), strict=True):
         # A log holds lists, not tuples.
-        scored.append(list(perturbqa.score_labels(doc, [(one, False) for one in logits])["de_auroc"]))  # type: ignore
+        scored.append(list(perturbqa.score_labels(doc, [(one, False) for one in logits])["de_auroc"]))
     up, down, none = np.array([one[2:] for one in scored]).T
     changed, direction = label != NONE, up / (up + down)
     assert perturbqa.de_auroc(scored) == pytest.approx(roc_auc_score(changed, 1 - none), abs=1e-12)
