@@ -40,15 +40,19 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, option: str = "--out") -> None:
     """Refuse an output folder that cannot be one.
+
+    Args:
+        folder: the folder.
+        option: the option that names it, for the message.
 
     Raises:
         InputError: the path, or a parent of it, is a file.
     """
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if there.exists() and not there.is_dir():
-        raise InputError(f"{there}: is a file; choose another folder for --out")
+        raise InputError(f"{there}: is a file; choose another folder for {option}")
 
 
 @contextmanager

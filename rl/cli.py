@@ -499,7 +499,7 @@ def compare_command(
         list[str],
         typer.Argument(
             help="Logs of inspect, lm-eval or verifiers, or tables. NAME=FILE names a system; files of one name are "
-            "its training runs."
+            "its training runs. FILE can be a pattern, such as logs/*.eval."
         ),
     ],
     clusters: Annotated[
@@ -530,7 +530,10 @@ def compare_command(
     from benchmarks.comparison.page import as_json as json_text
     from benchmarks.comparison.page import as_text, write_comparison
     from benchmarks.comparison.read import Keys
+    from benchmarks.files import check_folder
 
+    if out is not None:
+        check_folder(out)
     keys = Keys(item, score, seed, status, tuple(clusters or ()))
     compared = run_comparison(files, keys, against=against, pairwise=pairwise, command=_command())
     typer.echo(json_text(compared) if as_json else as_text(compared))

@@ -7,7 +7,7 @@ its own, which gives the paired t test.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from benchmarks.statistics.arrays import Ints
 from benchmarks.statistics.significance import DETECTABLE, FEW_CLUSTERS, adjust, t_interval
 from benchmarks.statistics.variance import ZERO_SE, add_seed_variance, two_way_variance
 from rewards import InputError
+
+# The test of two systems that have the same score on every item.
+NO_ITEM_DIFFERS: Final = "no item differs"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,10 @@ def compare_arrays(
     """Compare systems whose scores are read already; see `compare_score_systems`."""
     names = list(systems)
     if len(names) < 2:
-        raise InputError(f"{len(names)} system to compare; give two or more")
+        raise InputError(
+            f"{len(names)} system to compare{f' ({names[0]})' if names else ''}; give two or more, each under its own "
+            "name"
+        )
     if against is not None and against not in systems:
         raise InputError(f"against: no system {against!r}; use one of {', '.join(map(repr, names))}")
     if against is None:
@@ -188,7 +194,7 @@ def _compare(a: ScoreArrays, b: ScoreArrays, name_a: str, name_b: str, *, drop: 
     se = float(np.sqrt(total))
     if se < ZERO_SE:
         if not np.abs(d).max() > ZERO_SE:
-            return replace(result, low=0.0, high=0.0, p_value=1.0, se=0.0, df=df, test="no item differs")
+            return replace(result, low=0.0, high=0.0, p_value=1.0, se=0.0, df=df, test=NO_ITEM_DIFFERS)
         return replace(result, se=0.0, df=df, test=f"not tested: no variation between {' or '.join(counts) or 'items'}")
     low, high, p_value = t_interval(result.difference, se, df)
     return replace(

@@ -8,7 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.comparison.compare import ScoreComparison
+from benchmarks.comparison.compare import NO_ITEM_DIFFERS, ScoreComparison
 from benchmarks.comparison.scores import OUTCOMES, ScoreArrays
 from benchmarks.files import check_folder, write_text
 from benchmarks.report.page import TEMPLATES, markdown_text
@@ -108,6 +108,8 @@ def _sentence(one: ScoreComparison) -> str:
     difference = format_number(one.difference, signed=True)
     if not known(one.p_value):
         return f"{one.a} minus {one.b}: {difference}, {one.test}"
+    if one.test == NO_ITEM_DIFFERS:
+        return f"{one.a} minus {one.b}: {difference}, {NO_ITEM_DIFFERS}"
     p = one.p_holm
     told = "no difference is shown" if p >= ALPHA else f"{one.a} scores {'higher' if one.difference > 0 else 'lower'}"
     interval = format_interval(one.low, one.high, signed=True)
@@ -116,7 +118,10 @@ def _sentence(one: ScoreComparison) -> str:
 
 
 def _counts(one: ScoreComparison) -> str:
-    parts = [count_of(one.n_items, "item"), *(f"{count:,} values of {key}" for key, count in one.clusters.items())]
+    parts = [
+        count_of(one.n_items, "item"),
+        *(f"{count_of(count, 'value')} of {key}" for key, count in one.clusters.items()),
+    ]
     if one.n_unscorable:
         parts.append(f"{count_of(one.n_unscorable, 'unscorable item')} left out")
     if one.n_missing:

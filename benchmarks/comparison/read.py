@@ -1,5 +1,7 @@
 """Scores from a file: a log of inspect, lm-eval or verifiers, or a table."""
 
+import filecmp
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +14,7 @@ import pandas as pd
 
 from benchmarks.comparison.inspect_logs import read_inspect
 from benchmarks.comparison.lm_eval_logs import is_lm_eval, read_lm_eval
-from benchmarks.comparison.records import score_value, scores_frame
+from benchmarks.comparison.records import Record, score_value, scores_frame
 from benchmarks.comparison.verifiers_logs import is_results, is_traces, read_results, read_traces
 from benchmarks.tables import KINDS, BrokenRow, Row, Table, check_kind, iter_rows, numbers, read_table
 from rewards import InputError
@@ -58,11 +60,63 @@ class ScoreFile:
     notes: list[str] = field(default_factory=list)
 
 
-def read_systems(words: Sequence[str], keys: Keys) -> tuple[dict[str, pd.DataFrame], list[ScoreFile]]:
+def name_systems(words: Sequence[str]) -> dict[str, list[Path]]:
+    """Return the files of each system.
+
+    Args:
+        words: `FILE` or `NAME=FILE`, where FILE can be a pattern such as `logs/*.eval`. Files of one name are training
+            runs of one system. A file without a name is a system of its own, named by its stem or, where another file
+            has the same stem, by its path.
+
+    Returns:
+        Files by the system's name, in the order of the words; those of a pattern by name.
+
+    Raises:
+        InputError: no file matches a pattern, or a file without a name is given twice.
+    """
+    named: list[tuple[str, Path]] = []
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or Path(word).exists():
+            name, path = "", word
+        named += [(name, one) for one in _matching(path)]
+    unnamed = [file for name, file in named if not name]
+    if twice := next((file for file in unnamed if unnamed.count(file) > 1), None):
+        raise InputError(f"{twice}: given twice; leave it out once, or give the file of the other system")
+    stems = [file.stem for file in unnamed]
+    files: dict[str, list[Path]] = {}
+    for name, file in named:
+        files.setdefault(name or (file.stem if stems.count(file.stem) == 1 else str(file)), []).append(file)
+    return files
+
+
+def _matching(path: str) -> list[Path]:
+    """The file, or those that match a pattern."""
+    if Path(path).exists() or not any(sign in path for sign in "*?["):
+        return [Path(path)]
+    found = sorted(glob.glob(path))
+    if not found:
+        raise InputError(f"{path}: no file matches this pattern; check the path")
+    return [Path(one) for one in found]
+
+
+def equal_files(files: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Return a sentence for each two files with the same content; all must exist."""
+    named = [(name, path) for name, paths in files.items() for path in paths]
+    return [
+        f"{name_a} ({a}) and {name_b} ({b}) have the same content; check that each is the file of its own "
+        f"{'training run' if name_a == name_b else 'system'}"
+        for at, (name_b, b) in enumerate(named)
+        for name_a, a in named[:at]
+        if a.stat().st_size == b.stat().st_size and filecmp.cmp(a, b, shallow=False)
+    ]
+
+
+def read_systems(files: Mapping[str, Sequence[Path]], keys: Keys) -> tuple[dict[str, pd.DataFrame], list[ScoreFile]]:
     """Read the files of several systems.
 
     Args:
-        words: `FILE`, or `NAME=FILE`. Files of one name are training runs of one system, numbered from 0.
+        files: by the system's name; several files of one are its training runs, numbered from 0.
         keys: where to look in each.
 
     Returns:
@@ -71,11 +125,6 @@ def read_systems(words: Sequence[str], keys: Keys) -> tuple[dict[str, pd.DataFra
     Raises:
         InputError: a file is bad, or a name has several files and its files have a seed of their own.
     """
-    files: dict[str, list[Path]] = {}
-    for word in words:
-        name, equals, path = word.partition("=")
-        named = bool(equals) and not Path(word).exists()
-        files.setdefault(name if named else _short_name(word, words), []).append(Path(path if named else word))
     read = {name: [read_scores(path, keys) for path in paths] for name, paths in files.items()}
     systems = {}
     for name, runs in read.items():
@@ -84,12 +133,6 @@ def read_systems(words: Sequence[str], keys: Keys) -> tuple[dict[str, pd.DataFra
         frames = [one.frame if len(runs) == 1 else one.frame.assign(seed=at) for at, one in enumerate(runs)]
         systems[name] = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     return systems, [one for runs in read.values() for one in runs]
-
-
-def _short_name(word: str, words: Sequence[str]) -> str:
-    """A file's stem where no other file has it, else its whole path."""
-    stems = [Path(other).stem for other in words]
-    return Path(word).stem if stems.count(Path(word).stem) == 1 else word
 
 
 def read_scores(path: Path, keys: Keys) -> ScoreFile:
@@ -126,15 +169,31 @@ def _log(path: Path, records: Any, source: str, keys: Keys, notes: Sequence[str]
     if keys.status is not None:
         raise InputError(f"{path}: a log of {source} has its own outcomes; leave --status to tables")
     try:
+        found: list[Record] = list(records)
         frame, score = scores_frame(
-            path, records, item=keys.item, score=keys.score, seed=keys.seed, clusters=keys.clusters
+            path, found, item=keys.item, score=keys.score, seed=keys.seed, clusters=keys.clusters
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not as {source} writes it ({type(error).__name__}: {error}); write a table with an item's id and "
             "score instead"
         ) from None
-    return ScoreFile(frame, source, score, list(notes))
+    merged = [] if keys.item is None else _merged(path, found, frame["item_id"], keys.item)
+    return ScoreFile(frame, source, score, [*notes, *merged])
+
+
+def _merged(path: Path, records: Sequence[Record], items: pd.Series, key: str) -> list[str]:
+    """A sentence if `--id` gives one name to samples that ask different things."""
+    asked = pd.Series([one.item if one.content is None else one.content for one in records])
+    different = asked.groupby(items, sort=False).nunique()
+    different = different[different > 1]
+    if different.empty:
+        return []
+    return [
+        f"{path.name}: --id {key} gives different questions the same name, which averages their scores as if they were "
+        f"epochs of one item: {len(different):,} of {items.nunique():,} names, e.g. {different.index[0]!r} for "
+        f"{different.iloc[0]:,} questions"
+    ]
 
 
 def _whole(path: Path) -> Iterator[Row]:

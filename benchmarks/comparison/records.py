@@ -1,7 +1,7 @@
 """What one scored sample of a harness's log says, and how samples become a frame of scores."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -59,7 +59,7 @@ def score_value(value: Any) -> float:
 
 def scores_frame(
     path: Path,
-    records: Iterable[Record],
+    records: Sequence[Record],
     *,
     item: str | None,
     score: str | None,
@@ -82,12 +82,11 @@ def scores_frame(
     Raises:
         InputError: the log is empty or has several scores and none is named; or a field or score is missing or bad.
     """
-    found = list(records)
-    if not found:
+    if not records:
         raise InputError(f"{path}: no sample; run the evaluation again")
-    name = _score_name(path, found, score)
+    name = _score_name(path, records, score)
     rows = []
-    for one in found:
+    for one in records:
         scored = one.scores.get(name)
         try:
             value = score_value(scored)

@@ -197,7 +197,10 @@ def align_scores(
             item = a.item_id[differing[0]]
             if key == "content":
                 problem = "asks something else"
-                remedy = "use one version of the task, or name items by another key"
+                remedy = (
+                    "use one version of the task; if both are meant to be one item, match items by name alone "
+                    "(--id id; for a log of lm-eval --id doc_id)"
+                )
             else:
                 problem, remedy = f"has another {key}", "use one set of clusters"
             raise InputError(f"item {item!r} {problem} in {name_b} than in {name_a}; {remedy}")

@@ -182,6 +182,7 @@ def test_items_of_one_system_are_refused_or_left_out() -> None:
         (lambda frame: frame.assign(score=np.inf), "infinite"),
         (lambda frame: frame.assign(pert=None), "pert is missing"),
         (lambda frame: frame.assign(pert="P0"), "has another pert in b than in a"),
+        (lambda frame: frame.assign(content="other"), "asks something else in b than in a; .*--id id; .*--id doc_id"),
         (lambda frame: frame.assign(outcome="fine"), "outcome is none of"),
         (lambda frame: pd.concat([frame, frame.assign(pert="P0")]), "another pert in an earlier row"),
         (lambda frame: frame.assign(seed=[0] * 20 + [1] * 20), "lacks item"),
@@ -191,7 +192,7 @@ def test_items_of_one_system_are_refused_or_left_out() -> None:
 def test_a_bad_frame_is_refused(change, message) -> None:
     a, b = drawn(40)
     with pytest.raises(InputError, match=message):
-        compare_scores(a, change(b), ["pert"])
+        compare_scores(a.assign(content="this"), change(b), ["pert"])
 
 
 def test_more_than_two_keys_or_one_twice_are_refused() -> None:

@@ -12,7 +12,7 @@ from command import synthpert
 from benchmarks import compare_scores
 from benchmarks.comparison.command import run_comparison
 from benchmarks.comparison.page import as_json, as_text, write_comparison
-from benchmarks.comparison.read import Keys, read_scores
+from benchmarks.comparison.read import Keys, name_systems, read_scores
 from rewards import InputError
 from tools.make_harness_logs import CUT_OFF, EPOCHS, FAILS, N_ITEMS, answer, item
 
@@ -215,6 +215,72 @@ def test_the_command_prints_what_python_finds(tmp_path: Path) -> None:
     for key in ("difference", "low", "high", "p_value", "se", "df", "n_items", "clusters"):
         assert printed[key] == pytest.approx(getattr(found, key)), key
     assert printed["comparisons"][0]["difference"] == printed["difference"]
+
+
+def test_a_pattern_takes_all_its_files_as_runs_or_as_systems(tmp_path: Path) -> None:
+    paths = tables(tmp_path)
+    assert name_systems([f"x={tmp_path}/[ac].csv", f"y={paths['b']}"]) == {
+        "x": [paths["a"], paths["c"]],
+        "y": [paths["b"]],
+    }
+    assert name_systems([f"{tmp_path}/*.csv"]) == {name: [path] for name, path in paths.items()}
+    odd = tmp_path / "a=[1].csv"
+    odd.write_bytes(paths["a"].read_bytes())
+    assert name_systems([str(odd), str(paths["b"])]) == {"a=[1]": [odd], "b": [paths["b"]]}
+    with pytest.raises(InputError, match=r"x\*\.csv: no file matches"):
+        name_systems([f"x={tmp_path}/x*.csv"])
+
+
+def test_one_file_for_two_systems_is_pointed_out_and_twice_without_a_name_refused(tmp_path: Path) -> None:
+    paths = tables(tmp_path)
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(paths["a"].read_bytes())
+    compared = run_comparison([f"x={paths['a']}", f"y={copy}", f"z={paths['b']}"], Keys(clusters=BOTH))
+    assert [note for note in compared.notes if "same content" in note] == [
+        f"x ({paths['a']}) and y ({copy}) have the same content; check that each is the file of its own system"
+    ]
+    assert "x minus y: 0.000, no item differs\n" in as_text(compared)
+    with pytest.raises(InputError, match=r"a\.csv: given twice"):
+        run_comparison([str(paths["a"])] * 2, Keys())
+    with pytest.raises(InputError, match=r"1 system to compare \(x\); give two"):
+        run_comparison([f"x={paths['a']}", f"x={paths['b']}"], Keys())
+
+
+def test_scores_that_are_all_one_number_are_pointed_out(tmp_path: Path) -> None:
+    words = []
+    for name, score in {"a": 0.0, "b": 0.0, "c": 1.0}.items():
+        path = tmp_path / f"{name}.csv"
+        pd.DataFrame({"item_id": range(30), "score": score, "of": name}).to_csv(path, index=False)
+        words.append(str(path))
+    notes = run_comparison(words, Keys()).notes
+    assert notes == ["every score of a and of b is 0.000; look at some completions and at how they are scored"]
+
+
+def test_few_clusters_are_said_above_the_result(tmp_path: Path) -> None:
+    paths = tables(tmp_path, n=190)
+    few = [str(paths[name]) for name in "ab"]
+    frame = pd.read_csv(paths["a"])
+    for name in "ab":
+        frame.assign(score=pd.read_csv(paths[name])["score"], pert=[f"P{at % 12}" for at in range(190)]).to_csv(
+            paths[name], index=False
+        )
+    (note,) = run_comparison(few, Keys(clusters=BOTH)).notes
+    assert note.startswith("only 12 values of pert: with fewer than 20, ")
+    assert run_comparison(few, Keys(clusters=("gene",))).notes == []
+
+
+def test_an_id_that_merges_different_questions_is_pointed_out() -> None:
+    (note,) = read_scores(LOGS / "inspect-a.eval", Keys(item="gene", score="exact")).notes
+    found = {item(at)["gene"] for at in range(N_ITEMS)}
+    assert "--id gene gives different questions the same name" in note and f"of {len(found)} names" in note
+    assert read_scores(LOGS / "inspect-a.eval", Keys(item="id", score="exact")).notes == []
+    assert read_scores(LOGS / "lm-eval-a.jsonl", Keys(item="id", score="acc")).notes == []
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    done = synthpert("compare", "absent.csv", "other.csv", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2 and "out: is a file" in done.stderr
 
 
 def test_text_markdown_html_and_json_tell_all_pairs(tmp_path: Path) -> None:
