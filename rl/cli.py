@@ -83,7 +83,8 @@ _PROMPTS_HELP = (
 )
 _SPLIT_HELP = (
     "official, or what to keep out of training: holdout:LINE, holdout:perturbations, holdout:genes or holdout:both. "
-    "The last three draw a fifth of the symbols; holdout:genes,share=0.3,seed=1 draws otherwise."
+    "The last three draw a fifth of the symbols; holdout:genes,share=0.3,seed=1 draws otherwise, and "
+    "holdout:both,fold=1/5 takes the first of five folds."
 )
 _TRACES_SPLIT_HELP = "Split to hold the traces against. Default: the split of the traces."
 _MAP_HELP = "OURS=THEIRS: name of our column in the file, such as pert=knockdown. Can be repeated."

@@ -10,6 +10,7 @@ A split has a name, which configurations, protocols and traces store and compare
   neither. All other rows are left out.
 
 The last three draw a fifth of the symbols with seed 0. `holdout:genes,share=0.3,seed=1` draws otherwise.
+`holdout:both,fold=2/5` is for cross-validation: each symbol belongs to one of five folds, and the second is held out.
 `holdout:genes,file=FILE` holds out the symbols that a file lists, one a line. A draw depends on the symbols alone,
 never on a label.
 """
@@ -38,7 +39,8 @@ HELD_OUT_WORDS: Final = tuple(_COLUMNS)  # no cell line can have such a name
 WORDS: Final = {"pert": "perturbations", "gene": "genes"}
 FORMS: Final = "official, holdout:LINE, holdout:perturbations, holdout:genes or holdout:both"
 SPLIT_HELP: Final = "official, or holdout: with a cell line, perturbations, genes or both"
-_OPTIONS: Final = "share (between 0 and 1), seed (a whole number) or file"
+_OPTIONS: Final = "share (between 0 and 1), fold (such as 1/5), seed (a whole number) or file"
+_KEYS: Final = ("share", "fold", "seed", "file")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Split:
         line: the cell line that is held out; None for none.
         columns: the columns that have no value in both training and test rows: `pert`, `gene`, both or neither.
         share: share of each column's symbols that is held out, between 0 and 1.
+        fold: which of how many folds of each column's symbols is held out instead, both from 1; None for none.
         seed: seed of their draw, at least 0.
         file: file that lists the held-out symbols instead; None for none.
     """
@@ -58,6 +61,7 @@ class Split:
     line: str | None = None
     columns: tuple[Column, ...] = ()
     share: float = SHARE
+    fold: tuple[int, int] | None = None
     seed: int = 0
     file: Path | None = None
 
@@ -80,7 +84,7 @@ def read_split(name: str) -> Split:
         return Split(name, line=held_out)
     split = _with_options(Split(name, columns=_COLUMNS[held_out]), options)
     if split.file is not None and (held_out == "both" or len(options) > 1):
-        raise InputError(f"split: {name!r}: file goes with perturbations or genes, and without share and seed")
+        raise InputError(f"split: {name!r}: file goes with perturbations or genes, and without share, fold and seed")
     return split
 
 
@@ -88,7 +92,7 @@ def _with_options(split: Split, options: list[str]) -> Split:
     found: dict[str, str] = {}
     for option in options:
         key, equals, value = option.partition("=")
-        if key not in ("share", "seed", "file") or not (equals and value) or key in found:
+        if key not in _KEYS or not (equals and value) or key in found:
             raise InputError(
                 f"split: {split.name!r}: {option!r} is no option; write {_OPTIONS}, each once, as key=value"
             )
@@ -99,8 +103,22 @@ def _with_options(split: Split, options: list[str]) -> Split:
         raise InputError(f"split: {split.name!r}: share or seed is no number; write {_OPTIONS}") from None
     if not 0 < share < 1 or not 0 <= seed < 2**32:
         raise InputError(f"split: {split.name!r}: share or seed is out of range; write {_OPTIONS}")
+    if "fold" in found and "share" in found:
+        raise InputError(f"split: {split.name!r}: fold and share both say how much is held out; write one of them")
+    fold = _read_fold(split.name, found["fold"]) if "fold" in found else None
     file = Path(found["file"]).expanduser() if "file" in found else None
-    return Split(split.name, columns=split.columns, share=share, seed=seed, file=file)
+    return Split(split.name, columns=split.columns, share=share, fold=fold, seed=seed, file=file)
+
+
+def _read_fold(name: str, text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    try:
+        fold, folds = int(number), int(of)
+    except ValueError:
+        fold, folds = 0, 0
+    if not 1 <= fold <= folds or folds < 2:
+        raise InputError(f"split: {name!r}: fold={text}; write K/N with at least two folds, such as 1/5, K from 1 to N")
+    return fold, folds
 
 
 def apply_split(labels: pd.DataFrame, split: str | Split = OFFICIAL) -> pd.DataFrame:
@@ -134,7 +152,7 @@ def apply_split(labels: pd.DataFrame, split: str | Split = OFFICIAL) -> pd.DataF
     for part, missing in (("test", not test.any()), ("training", crossing.all())):
         if missing:
             raise InputError(
-                f"split: {split.name!r} leaves no {part} row; choose another share, seed or file, or hold out less"
+                f"split: {split.name!r} leaves no {part} row; hold out others, or fewer (share, fold, seed or file)"
             )
     kept = test | ~crossing
     named = labels.assign(split=pd.Categorical(np.where(test, "test", "train"), dtype=SPLIT_DTYPE))
@@ -148,10 +166,14 @@ def _held_out(labels: pd.DataFrame, column: Column, split: Split) -> list[str]:
         return list(_listed(split.file, set(symbols), column))
     if len(symbols) < 2:
         raise InputError(f"split: {split.name!r} needs at least two {WORDS[column]}; the labels have {len(symbols)}")
-    n = min(max(round(split.share * len(symbols)), 1), len(symbols) - 1)
     # Each column has a stream of its own, so that `both` holds out the perturbations that `perturbations` does.
-    drawn = np.random.default_rng([split.seed, list(WORDS).index(column)]).permutation(len(symbols))[:n]
-    return list(symbols[drawn])
+    drawn = symbols[np.random.default_rng([split.seed, list(WORDS).index(column)]).permutation(len(symbols))]
+    if split.fold is None:
+        return list(drawn[: min(max(round(split.share * len(symbols)), 1), len(symbols) - 1)])
+    fold, folds = split.fold
+    if folds > len(symbols):
+        raise InputError(f"split: {split.name!r}: the labels have only {len(symbols)} {WORDS[column]}; use fewer folds")
+    return list(np.array_split(drawn, folds)[fold - 1])
 
 
 def _listed(file: Path, known: set[str], column: Column) -> Iterator[str]:

@@ -17,7 +17,7 @@ from rewards import LABELS
 MakeLabels = Callable[[int], pd.DataFrame]
 SPLITS = [
     "official", "holdout:rpe1", "holdout:perturbations", "holdout:genes", "holdout:both",
-    "holdout:both,share=0.4,seed=2",
+    "holdout:both,share=0.4,seed=2", "holdout:both,fold=2/3",
 ]  # fmt: skip
 
 

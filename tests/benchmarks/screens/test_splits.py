@@ -30,6 +30,7 @@ def parts(labels: pd.DataFrame, split: str) -> tuple[pd.DataFrame, pd.DataFrame]
         ("holdout:genes", ["gene"]),
         ("holdout:both", ["pert", "gene"]),
         ("holdout:both,share=0.5,seed=3", ["pert", "gene"]),
+        ("holdout:both,fold=2/3", ["pert", "gene"]),
     ],
 )
 def test_what_is_held_out_is_in_no_training_row_of_any_line(
@@ -74,11 +75,32 @@ def test_the_share_and_the_seed_choose_the_symbols(labels: pd.DataFrame) -> None
     assert len(held("holdout:perturbations,share=0.999")) == n - 1
 
 
-@pytest.mark.parametrize("split", ["holdout:perturbations", "holdout:genes", "holdout:both"])
+@pytest.mark.parametrize("split", ["holdout:perturbations", "holdout:genes", "holdout:both", "holdout:both,fold=1/3"])
 def test_a_draw_depends_on_neither_labels_nor_the_order_of_rows(labels: pd.DataFrame, split: str) -> None:
     other = labels.assign(label=labels["label"].to_numpy()[::-1]).sample(frac=1.0, random_state=1)
     ours, theirs = (apply_split(rows, split).set_index("item_id")["split"].sort_index() for rows in (labels, other))
     pd.testing.assert_series_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("held_out", "column"), [("perturbations", "pert"), ("genes", "gene")])
+def test_each_symbol_is_in_one_fold(labels: pd.DataFrame, held_out: str, column: str) -> None:
+    folds = [set(parts(labels, f"holdout:{held_out},fold={at}/3")[1][column]) for at in (1, 2, 3)]
+    assert sorted(symbol for fold in folds for symbol in fold) == sorted(labels[column].unique())
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+    assert folds[0] != set(parts(labels, f"holdout:{held_out},fold=1/3,seed=1")[1][column])
+
+
+def test_a_fold_of_both_is_the_fold_of_perturbations_and_of_genes(labels: pd.DataFrame) -> None:
+    _, test = parts(labels, "holdout:both,fold=2/3")
+    alone = [parts(labels, f"holdout:{held_out},fold=2/3")[1] for held_out in ("perturbations", "genes")]
+    assert set(test["item_id"]) == set(alone[0]["item_id"]) & set(alone[1]["item_id"])
+
+
+def test_more_folds_than_symbols_are_refused(labels: pd.DataFrame) -> None:
+    n = labels["gene"].nunique()
+    assert parts(labels, f"holdout:genes,fold={n}/{n}")[1]["gene"].nunique() == 1
+    with pytest.raises(InputError, match=f"the labels have only {n} genes; use fewer folds"):
+        apply_split(labels, f"holdout:genes,fold=1/{n + 1}")
 
 
 def test_a_file_names_what_is_held_out(labels: pd.DataFrame, tmp_path: Path) -> None:
@@ -117,7 +139,16 @@ def test_a_file_names_the_row_of_a_symbol_that_is_not_there(labels: pd.DataFrame
         ("holdout:genes,", "'' is no option"),
         ("holdout:rpe1,seed=1", "has no options; write holdout:rpe1"),
         ("holdout:both,file=a.txt", "file goes with perturbations or genes"),
-        ("holdout:genes,file=a.txt,seed=1", "without share and seed"),
+        ("holdout:genes,file=a.txt,seed=1", "without share, fold and seed"),
+        ("holdout:genes,file=a.txt,fold=1/5", "without share, fold and seed"),
+        ("holdout:both,fold=1/5,share=0.2", "fold and share both say"),
+        ("holdout:both,fold=0/5", "fold=0/5; write K/N"),
+        ("holdout:both,fold=6/5", "fold=6/5; write K/N"),
+        ("holdout:both,fold=1/1", "at least two folds"),
+        ("holdout:both,fold=2", "fold=2; write K/N"),
+        ("holdout:both,fold=1.5/5", "fold=1.5/5; write K/N"),
+        ("holdout:both,fold=1/5,fold=2/5", "'fold=2/5' is no option"),
+        ("holdout:rpe1,fold=1/5", "has no options; write holdout:rpe1"),
     ],
 )
 def test_a_bad_option_is_refused(split: str, problem: str) -> None:
