@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks.evidence.kin import Kin, fit_kin
 from benchmarks.evidence.neighbours import EVIDENCE_COLUMNS, NeighbourModel, NeighbourSettings, fit_neighbours
+from benchmarks.evidence.reference import Reference, reference_inputs
 from benchmarks.files import file_sha256
 from benchmarks.screens.labels import SAMPLE, data_source, load_screen
 from benchmarks.screens.sample import EVIDENCE_PER_ITEM, load_sample
@@ -35,6 +37,7 @@ class Corpus:
         labels: `item_id, cell_line, pert, gene, label, split`; the sample also has the columns it carries.
         screen: what is known of the labels besides.
         left_out: number of rows that the split leaves out.
+        reference: another screen, all of whose labels evidence and baselines may use; None for none.
     """
 
     source: str
@@ -42,6 +45,7 @@ class Corpus:
     labels: pd.DataFrame
     screen: Screen = PERTURBQA
     left_out: int = 0
+    reference: Reference | None = None
 
     @property
     def train(self) -> pd.DataFrame:
@@ -183,6 +187,25 @@ class Corpus:
             return self._carried(items, {"p_up": "p_up", "p_down": "p_down"})
         return self._neighbours.predict(items)
 
+    def kin(self, line: str) -> Kin:
+        """Return which perturbations and genes are alike by the other lines' training rows and by the reference.
+
+        Args:
+            line: the cell line that is asked about, none of whose labels is used.
+
+        Raises:
+            InputError: the corpus is the sample, which lacks most training rows.
+        """
+        if self.is_sample:
+            raise InputError("kin: the sample lacks most training rows; load the full labels (synthpert data fetch)")
+        if line not in self._kin_by_line:
+            self._kin_by_line[line] = fit_kin(self.train, line, self.reference)
+        return self._kin_by_line[line]
+
+    @cached_property
+    def _kin_by_line(self) -> dict[str, Kin]:
+        return {}
+
     def evidence(self, items: pd.DataFrame, k: int) -> pd.DataFrame:
         """Return `item_id, rank, pert, similarity, label`: what the k most similar knockdowns did to the gene.
 
@@ -234,36 +257,48 @@ def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, flo
     return entries[:k]
 
 
-def open_corpus(source: str | Path | LabelTable | None = None, split: str = OFFICIAL) -> Corpus:
+def open_corpus(
+    source: str | Path | LabelTable | None = None, split: str = OFFICIAL, reference: Reference | None = None
+) -> Corpus:
     """Load labels and apply a split.
 
     Args:
         source: a folder with PerturbQA's files, a label table or what describes one (`benchmarks.screens.table`), or
             `sample` for the rows that ship with the package; None as in `data_source`.
         split: name of a split; see `benchmarks.screens.splits`.
+        reference: another screen (`benchmarks.evidence.reference.open_reference`); None for none.
 
     Returns:
         The corpus.
 
     Raises:
-        InputError: the labels are missing or inconsistent, or the split is unknown. The sample has only the split
-            `official`, for which its evidence was computed.
+        InputError: the labels are missing or inconsistent, or the split is unknown, or the reference holds an item of
+            the corpus. The sample has only the split `official`, for which its evidence was computed, and no reference.
     """
     read_split(split)
     named = source.file if isinstance(source, LabelTable) else data_source(source)
     if named == SAMPLE:
         if split != OFFICIAL:
             raise InputError(f"split: {split!r} needs the full labels; the sample carries the official split only")
+        if reference is not None:
+            raise InputError("evidence_from: the sample lacks most training rows; load the full labels with data")
         return Corpus(SAMPLE, split, load_sample())
     screen, labels = load_screen(source)
     if split == OFFICIAL and not screen.has_split:
         raise InputError(f"split: {named} has no column split, which {OFFICIAL!r} means; map one, or use {FORMS}")
     kept = apply_split(labels, split)
-    return Corpus(named, split, kept, screen, left_out=len(labels) - len(kept))
+    if reference is not None:
+        reference.refuse_items(kept)
+    return Corpus(named, split, kept, screen, left_out=len(labels) - len(kept), reference=reference)
 
 
-def label_inputs(source: str | Path | None, split: str) -> dict[str, str]:
-    """Return the digests of the files of a label table and of a split's list of symbols, for `open_run`.
+def label_inputs(
+    source: str | Path | None,
+    split: str,
+    evidence_from: str | Path | None = None,
+    orthologs: str | Path | None = None,
+) -> dict[str, str]:
+    """Return the digests of the files of label tables, of symbols and of a split's list of symbols, for `open_run`.
 
     There are none for PerturbQA's files and the sample, which never change.
     """
@@ -271,7 +306,7 @@ def label_inputs(source: str | Path | None, split: str) -> dict[str, str]:
     inputs = {"data": table_sha256(named)} if is_table(named) else {}
     if listed is not None and listed.is_file():
         inputs["split"] = file_sha256(listed)
-    return inputs
+    return inputs | reference_inputs(evidence_from, orthologs)
 
 
 def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.DataFrame:

@@ -116,11 +116,17 @@ def fit_neighbours(train: pd.DataFrame, settings: NeighbourSettings = SETTINGS) 
     if "split" in train and (train["split"] != "train").any():
         row = train.index[train["split"] != "train"][0]
         raise InputError(f"train: row {row} is a test row; pass labels[labels['split'] == 'train']")
-    code_N = pd.Index([str(label) for label in LABELS]).get_indexer(pd.Index(train["label"].astype(str)))
+    code_N = label_codes(train)
     if (code_N < 0).any():
         row = train.index[code_N < 0][0]
         raise InputError(f"train: row {row} has an unknown label; use {', '.join(LABELS)}")
-    return NeighbourModel(train, code_N.astype(np.int64), settings)
+    return NeighbourModel(train, code_N, settings)
+
+
+def label_codes(rows: pd.DataFrame) -> Ints:
+    """Return the position of each row's label in `LABELS`, (N,); -1 for another text."""
+    code_N = pd.Index([str(label) for label in LABELS]).get_indexer(pd.Index(rows["label"].astype(str)))
+    return code_N.astype(np.int64)
 
 
 def _need(rows: pd.DataFrame, columns: Sequence[str], what: str) -> None:
@@ -297,7 +303,7 @@ def _fit_line(rows: pd.DataFrame, line: str, settings: NeighbourSettings) -> _Li
 
     here, there = rows[rows["line"] == line], rows[rows["line"] != line]
     perts, genes = pd.Index(np.unique(rows["pert"])), pd.Index(np.unique(here["gene"]))
-    vector_PK, known_P, vector_GK = _describe(there, perts, genes, settings.components)
+    vector_PK, known_P, vector_GK = describe(there, perts, genes, settings.components)
     code_N = here["code"].to_numpy()
     pert_N, gene_N = perts.get_indexer(pd.Index(here["pert"])), genes.get_indexer(pd.Index(here["gene"]))
     return _Line(
@@ -312,8 +318,14 @@ def _fit_line(rows: pd.DataFrame, line: str, settings: NeighbourSettings) -> _Li
     )
 
 
-def _describe(there: pd.DataFrame, perts: pd.Index, genes: pd.Index, components: int) -> tuple[Floats, Bools, Floats]:
-    """Describe perturbations and genes by signed labels in the other lines.
+def describe(there: pd.DataFrame, perts: pd.Index, genes: pd.Index, components: int) -> tuple[Floats, Bools, Floats]:
+    """Describe perturbations and genes by signed labels, as this module's text says.
+
+    Args:
+        there: labelled rows with `line`, `pert`, `gene` and `code` (of `label_codes`).
+        perts: (P,) perturbations to describe, with all of those rows among them.
+        genes: (G,) genes to describe.
+        components: length of a vector, at least 1.
 
     Returns:
         (P, K) perturbations as unit vectors, 0 if unknown; (P,) whether they are known; (G, K) genes likewise.

@@ -226,7 +226,7 @@ def _screen_of(described: LabelTable, columns: _Columns) -> tuple[Screen, pd.Dat
     notes: list[str] = []
     pert, gene = _symbols(columns, "pert"), _symbols(columns, "gene")
     if described.symbols is not None:
-        to = _read_symbols(Path(described.symbols))
+        to = read_symbols(Path(described.symbols))
         changed = sorted({*pert.values, *gene.values} & {*to})
         notes.append(f"{len(changed):,} symbols are changed by {described.symbols}.")
         pert, gene = pert.mapped(to), gene.mapped(to)
@@ -264,8 +264,15 @@ def _symbols(columns: _Columns, ours: str) -> _Column:
     return column
 
 
-def _read_symbols(path: Path) -> dict[str, str]:
-    """Read what symbols or ids become."""
+def read_symbols(path: Path) -> dict[str, str]:
+    """Read a table of symbols: what symbols or ids become.
+
+    Args:
+        path: table with the columns `from`, each value of which is there once, and `to`.
+
+    Raises:
+        InputError: the table cannot be read, a column is missing, or a row cannot be used; the message names the row.
+    """
     columns = _Columns(read_table(path, ("from", "to")), {})
     for name in ("from", "to"):
         if name not in columns.table.frame:

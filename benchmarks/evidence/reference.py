@@ -1,0 +1,139 @@
+"""A reference screen: the labels of another screen, all of which evidence and baselines may use.
+
+Its symbols may be those of another species. The key `orthologs` says how a symbol of ours becomes one of the reference:
+
+- not set: the two symbols are equal, letter for letter;
+- `upper`: ours in upper case. That is a fallback for mouse and human, whose symbols mostly differ in letter case alone;
+- a table with the columns `from` (ours) and `to` (the reference's). A symbol that is not in the table has no
+  counterpart.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Literal
+
+import pandas as pd
+
+from benchmarks.files import file_sha256
+from benchmarks.screens.labels import data_source, load_screen
+from benchmarks.screens.schema import digest, lines_of
+from benchmarks.screens.screen import Screen
+from benchmarks.screens.table import is_table, read_symbols, table_sha256
+from rewards import InputError
+
+UPPER: Final = "upper"
+EVIDENCE_FROM_HELP: Final = "labels of another screen that evidence may use, in the words of `data`"
+ORTHOLOGS_HELP: Final = "table of symbols, from ours to that screen's; or `upper`: ours in upper case"
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Labels of another screen; made by `open_reference`.
+
+    Attributes:
+        source: where the labels are.
+        screen: what is known of them besides.
+        labels: `item_id, cell_line, pert, gene, label, split`; every row counts, whatever its split there.
+        orthologs: from our symbols to those of the reference; `upper` or None as in the description of this file.
+    """
+
+    source: str
+    screen: Screen = field(repr=False)
+    labels: pd.DataFrame = field(repr=False)
+    orthologs: Mapping[str, str] | Literal["upper"] | None = field(default=None, repr=False)
+
+    def name_of(self, symbol: str) -> str | None:
+        """Return the reference's symbol of a gene of ours; None where the table of symbols has none."""
+        if self.orthologs is None:
+            return symbol
+        return symbol.upper() if isinstance(self.orthologs, str) else self.orthologs.get(symbol)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over its labels, what prompts call its lines, and the table of symbols."""
+        words = {line: self.screen.words(line) for line in lines_of(self.labels)}
+        symbols = self.orthologs if self.orthologs is None or isinstance(self.orthologs, str) else {**self.orthologs}
+        facts = json.dumps([digest(self.labels), words, symbols], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+    def refuse_items(self, labels: pd.DataFrame) -> None:
+        """Refuse to be the reference of labels that have an item in common with it, training or test.
+
+        Letter case does not count, and neither does by which of the two screens' symbols an item goes. A common test
+        item would give its own answer. A common training item would teach a model to copy.
+
+        Args:
+            labels: N items with `item_id`, `cell_line`, `pert`, `gene`.
+
+        Raises:
+            InputError: there is such an item.
+        """
+        lines = {line.casefold() for line in lines_of(labels)}
+        there = self.labels[self.labels["cell_line"].astype(str).str.casefold().isin(lines)]
+        if there.empty:
+            return
+        theirs = _keys(there, lambda symbol: symbol)
+        shared = _keys(labels, lambda symbol: symbol).isin(theirs) | _keys(labels, self.name_of).isin(theirs)
+        if shared.any():
+            raise InputError(
+                f"evidence_from: {self.source} holds {int(shared.sum()):,} items of the labels (first: "
+                f"{labels['item_id'][shared].iloc[0]}), whose answers it would give; use another screen, or a table "
+                "without these rows"
+            )
+
+
+def _keys(rows: pd.DataFrame, name_of: Callable[[str], str | None]) -> pd.Series:
+    """Return (N,) keys that are equal for two rows of the same item; no item has the key of a symbol without name."""
+    parts = [rows["cell_line"].astype(str).str.casefold()]
+    for column in ("pert", "gene"):
+        names = {symbol: (name_of(symbol) or " ").casefold() for symbol in map(str, rows[column].unique())}
+        parts.append(rows[column].astype(str).map(names))
+    return parts[0] + "|" + parts[1] + "|" + parts[2]
+
+
+def open_reference(evidence_from: str | Path | None, orthologs: str | Path | None = None) -> Reference | None:
+    """Load the labels of a reference screen.
+
+    Args:
+        evidence_from: where they are, in the words of `data`; None for no reference.
+        orthologs: `upper`, a table of symbols, or None, as in the description of this file.
+
+    Returns:
+        The reference; None for none.
+
+    Raises:
+        InputError: the labels or the table cannot be read, or there is a table without a reference.
+    """
+    if evidence_from is None:
+        if orthologs is not None:
+            raise InputError("orthologs: is set without evidence_from; name the screen there whose symbols these are")
+        return None
+    screen, labels = load_screen(evidence_from)
+    return Reference(data_source(evidence_from), screen, labels, _read_orthologs(orthologs))
+
+
+def _read_orthologs(orthologs: str | Path | None) -> Mapping[str, str] | Literal["upper"] | None:
+    if orthologs is None:
+        return None
+    return UPPER if str(orthologs) == UPPER else read_symbols(Path(orthologs).expanduser())
+
+
+def reference_inputs(evidence_from: str | Path | None, orthologs: str | Path | None = None) -> dict[str, str]:
+    """Return the digests of the files of a reference by the key that names them, for `open_run`.
+
+    There is none for PerturbQA's files and the sample, which never change.
+    """
+    if evidence_from is None:
+        return {}
+    named = data_source(evidence_from)
+    inputs = {"evidence_from": table_sha256(named)} if is_table(named) else {}
+    if orthologs is not None and str(orthologs) != UPPER:
+        path = Path(orthologs).expanduser()
+        if not path.is_file():
+            raise InputError(f"orthologs: {path}: no such file; give a table with the columns from and to, or `upper`")
+        inputs["orthologs"] = file_sha256(path)
+    return inputs
