@@ -3,7 +3,7 @@
 inspect finds both by the entry point `synthpert_env`:
 
 - `inspect eval synthpert_env/perturbqa` evaluates a model; `-T` sets the arguments of `perturbqa`.
-- `synthpert_env/clustered_stderr` and `synthpert_env/clustered_ci` are metrics.
+- `synthpert_env/clustered_stderr`, `synthpert_env/clustered_ci` and `synthpert_env/answered` are metrics.
 
 This module imports inspect, so nothing of ours imports it.
 """
@@ -78,6 +78,21 @@ def clustered_ci(clusters: Sequence[str] = CLUSTERS) -> Any:
     return compute
 
 
+# Over all epochs: inspect keeps of an item's mean score the answer of its first epoch only.
+@metric(f"{_PREFIX}answered", scores="unreduced")  # type: ignore[untyped-decorator]
+def answered() -> Any:
+    """Share of the scored completions that give an answer to read.
+
+    Returns:
+        The metric: NaN where nothing was scored.
+    """
+
+    def compute(scores: list[Any]) -> float:
+        return sum(one.score.answer is not None for one in scores) / len(scores) if scores else math.nan
+
+    return compute
+
+
 def _estimate(scores: Sequence[Any], clusters: Sequence[str]) -> ScoreComparison:
     to_float = value_to_float()
     return clustered_mean(
@@ -89,7 +104,7 @@ def _estimate(scores: Sequence[Any], clusters: Sequence[str]) -> ScoreComparison
 
 
 @scorer(  # type: ignore[untyped-decorator]
-    metrics=[accuracy(), stderr(cluster="pert"), clustered_stderr(), clustered_ci()],
+    metrics=[accuracy(), answered(), stderr(cluster="pert"), clustered_stderr(), clustered_ci()],
     name=f"{_PREFIX}right_label",
 )
 def right_label(parser: Literal["strict", "lenient"] = "strict") -> Any:

@@ -54,6 +54,7 @@ REVIEWED: Final = {
     "pandas": ("to_parquet",),
     "a page of TRL's documentation": ("sft_trainer", "grpo_trainer"),
     "a number of TRL's log": ("clipped_ratio",),
+    "a field of a log of lm-eval": ("doc_id",),
     "a key of a server's reply": ("finish_reason", "top_logprobs"),
     "our own code": ("open_engine", "clean_up_tokenization_spaces"),
 }  # fmt: skip

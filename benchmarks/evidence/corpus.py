@@ -19,7 +19,7 @@ from benchmarks.screens.labels import SAMPLE, data_source, load_screen
 from benchmarks.screens.sample import EVIDENCE_PER_ITEM, load_sample
 from benchmarks.screens.schema import SPLIT_DTYPE, digest, lines_of
 from benchmarks.screens.screen import PERTURBQA, Screen
-from benchmarks.screens.splits import FORMS, OFFICIAL, apply_split, read_split
+from benchmarks.screens.splits import HOLDOUT_FORMS, OFFICIAL, apply_split, read_split
 from benchmarks.screens.table import LabelTable, is_table, table_sha256
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
@@ -285,7 +285,9 @@ def open_corpus(
         return Corpus(SAMPLE, split, load_sample())
     screen, labels = load_screen(source)
     if split == OFFICIAL and not screen.has_split:
-        raise InputError(f"split: {named} has no column split, which {OFFICIAL!r} means; map one, or use {FORMS}")
+        raise InputError(
+            f"split: {named} has no column split, which {OFFICIAL!r} means; map one, or use {HOLDOUT_FORMS}"
+        )
     kept = apply_split(labels, split)
     if reference is not None:
         reference.refuse_items(kept)

@@ -1,5 +1,6 @@
 """Labels: PerturbQA's eight files, which are fetched, verified and joined; the sample; and label tables."""
 
+import difflib
 import hashlib
 import http.client
 import os
@@ -172,10 +173,13 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
         return read_screen(source)[1]
     folder = Path(source)
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder; run `synthpert data fetch`, set SYNTHPERT_DATA, or take the sample with "
-            "--data sample"
+        near = difflib.get_close_matches(source, (SAMPLE, "perturbqa", *DESCRIBED), n=1)
+        remedy = (
+            f"did you mean `{near[0]}`?"
+            if near
+            else "run `synthpert data fetch`, set SYNTHPERT_DATA, or take the sample by giving data as `sample`"
         )
+        raise InputError(f"{folder}: no such folder; {remedy}")
     return pd.concat([_load_line(folder, line, verify=verify) for line in CELL_LINES], ignore_index=True)
 
 

@@ -15,7 +15,8 @@ The last three draw a fifth of the symbols with seed 0. `holdout:genes,share=0.3
 never on a label.
 """
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -37,7 +38,8 @@ _COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
 }
 HELD_OUT_WORDS: Final = tuple(_COLUMNS)  # no cell line can have such a name
 WORDS: Final = {"pert": "perturbations", "gene": "genes"}
-FORMS: Final = "official, holdout:LINE, holdout:perturbations, holdout:genes or holdout:both"
+HOLDOUT_FORMS: Final = "holdout:LINE, holdout:perturbations, holdout:genes or holdout:both"
+FORMS: Final = f"{OFFICIAL}, {HOLDOUT_FORMS}"
 SPLIT_HELP: Final = "official, or holdout: with a cell line, perturbations, genes or both"
 _OPTIONS: Final = "share (between 0 and 1), fold (such as 1/5), seed (a whole number) or file"
 _KEYS: Final = ("share", "fold", "seed", "file")
@@ -80,12 +82,19 @@ def read_split(name: str) -> Split:
         raise InputError(f"split: {name!r} is unknown; use {FORMS}")
     if held_out not in _COLUMNS:
         if options:
-            raise InputError(f"split: {name!r}: a held-out cell line has no options; write holdout:{held_out}")
+            near = _near(held_out, HELD_OUT_WORDS) or f"write holdout:{held_out}"
+            raise InputError(f"split: {name!r}: a held-out cell line has no options; {near}")
         return Split(name, line=held_out)
     split = _with_options(Split(name, columns=_COLUMNS[held_out]), options)
     if split.file is not None and (held_out == "both" or len(options) > 1):
         raise InputError(f"split: {name!r}: file goes with perturbations or genes, and without share, fold and seed")
     return split
+
+
+def _near(held_out: str, words: Sequence[str]) -> str:
+    """The question whether the nearest of some words was meant; empty where none is near."""
+    found = difflib.get_close_matches(held_out, words, n=1)
+    return f"did you mean holdout:{found[0]}?" if found else ""
 
 
 def _with_options(split: Split, options: list[str]) -> Split:
@@ -139,10 +148,18 @@ def apply_split(labels: pd.DataFrame, split: str | Split = OFFICIAL) -> pd.DataF
     if split.line is not None:
         lines = labels["cell_line"].astype(str) == split.line
         if not lines.any():
-            there = ", ".join(f"holdout:{line}" for line in lines_of(labels))
+            own = [OFFICIAL] if (labels["split"] == "test").any() else []
+            there = lines_of(labels)
+            choices = ", ".join([*own, *(f"holdout:{line}" for line in there)])
+            near = (
+                _near(split.line, [*HELD_OUT_WORDS, *there])
+                or f"use {choices}, or hold out perturbations, genes or both"
+            )
+            raise InputError(f"split: {split.name!r}, but the labels have no row of {split.line}; {near}")
+        if lines.all():
             raise InputError(
-                f"split: {split.name!r}, but the labels have no row of {split.line}; use official, {there}, or hold "
-                "out perturbations, genes or both"
+                f"split: {split.name!r} leaves no training row, since {split.line} is the only cell line; hold out "
+                "perturbations, genes or both"
             )
         return labels.assign(split=pd.Categorical(np.where(lines, "test", "train"), dtype=SPLIT_DTYPE))
     if not split.columns:

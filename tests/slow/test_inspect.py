@@ -52,16 +52,19 @@ def metrics_of(path: Path) -> dict[str, float]:
     with zipfile.ZipFile(path) as archive:
         header = json.loads(read_entry(path, archive, "header.json"))
     assert header["status"] == "success", header.get("error")
-    (scores,) = header["results"]["scores"]
-    return {name: one["value"] for name, one in scores["metrics"].items()}
+    scores = header["results"]["scores"]  # one entry of metrics over items, one of those over single completions
+    assert len({one["name"] for one in scores}) == 1
+    return {name: found["value"] for one in scores for name, found in one["metrics"].items()}
 
 
-def check_metrics(path: Path, scores: Sequence[float], metadata: Sequence[dict[str, str]]) -> None:
+def check_metrics(
+    path: Path, scores: Sequence[float], answered: Sequence[bool], metadata: Sequence[dict[str, str]]
+) -> None:
     found = metrics_of(path)
     both, one = (clustered_mean(range(len(scores)), scores, metadata, keys) for keys in (("pert", "gene"), ("pert",)))
     expected = {
         "accuracy": both.difference, "stderr": one.se, "clustered_stderr": both.se, "lower": both.low,
-        "upper": both.high,
+        "upper": both.high, "answered": sum(answered) / len(answered),
     }  # fmt: skip
     assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)  # equal scores have no interval
 
@@ -95,7 +98,8 @@ def test_inspect_asks_and_scores_as_we_do(
     for sample in samples_of(path):
         assert sample["scores"]["right_label"]["metadata"]["status"] == ours.loc[sample["id"], "status"]
     metadata = [dict(one.fields[0]) for one in records]
-    check_metrics(path, [score_value(one.scores["right_label"]) for one in records], metadata)
+    scores = [score_value(one.scores["right_label"]) for one in records]
+    check_metrics(path, scores, list(ours["status"] == "answered"), metadata)
 
 
 def test_replies_that_inspect_takes_apart_are_scored_as_they_were_written(
@@ -121,7 +125,7 @@ def test_replies_that_inspect_takes_apart_are_scored_as_they_were_written(
     with ModelServer(reply) as server:
         path = run_inspect(python, server.url, tmp_path, asked)
     samples = {one["id"]: one["scores"]["right_label"] for one in samples_of(path)}
-    scores = []
+    scores, answered = [], []
     for item in items:
         text, expected = written[item["messages"][-1]["content"]], expected_of(item, "strict")
         found = samples[item["item_id"]]
@@ -130,11 +134,12 @@ def test_replies_that_inspect_takes_apart_are_scored_as_they_were_written(
             expected.answer, expected.reason, expected.status
         ), text  # fmt: skip
         scores.append(score_value(found["value"]))
+        answered.append(expected.status == "answered")
     assert {score_completion(text, str(LABELS[0])).status for text in REPLIES} == {
         "answered", "malformed", "incomplete"
     }  # fmt: skip
     metadata = [{key: str(one[key]) for key in ("pert", "gene")} for one in items]
-    check_metrics(path, scores, metadata)
+    check_metrics(path, scores, answered, metadata)
 
     # The log scored again: scorer and metric by their names, as a user of the command gives them.
     again = tmp_path / "again.eval"
@@ -163,6 +168,7 @@ def test_a_failed_request_is_unscored_and_a_bad_argument_is_told_in_one_line(
     known = [value for value in values if value == value]
     assert len(known) == 4 < len(values) == 8
     assert metrics_of(path)["accuracy"] == pytest.approx(sum(known) / 4)
+    assert metrics_of(path)["answered"] == 1  # of those that were scored
 
     command = [str(python.parent / "inspect"), "eval", "synthpert_env/perturbqa", "--model", "mockllm/model"]
     done = subprocess.run(

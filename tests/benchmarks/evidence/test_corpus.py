@@ -123,6 +123,8 @@ def test_the_environment_may_name_the_sample(tmp_path: Path, monkeypatch: pytest
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         open_corpus(tmp_path / "none")
+    with pytest.raises(InputError, match=r"sampel: no such folder; did you mean `sample`\?"):
+        open_corpus("sampel")
 
 
 def test_open_the_full_labels_with_a_line_held_out(full_labels: Path) -> None:

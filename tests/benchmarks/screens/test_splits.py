@@ -138,6 +138,7 @@ def test_a_file_names_the_row_of_a_symbol_that_is_not_there(labels: pd.DataFrame
         ("holdout:genes,seed=1,seed=2", "'seed=2' is no option"),
         ("holdout:genes,", "'' is no option"),
         ("holdout:rpe1,seed=1", "has no options; write holdout:rpe1"),
+        ("holdout:pertubations,seed=1", r"has no options; did you mean holdout:perturbations\?"),
         ("holdout:both,file=a.txt", "file goes with perturbations or genes"),
         ("holdout:genes,file=a.txt,seed=1", "without share, fold and seed"),
         ("holdout:genes,file=a.txt,fold=1/5", "without share, fold and seed"),
@@ -154,6 +155,18 @@ def test_a_file_names_the_row_of_a_symbol_that_is_not_there(labels: pd.DataFrame
 def test_a_bad_option_is_refused(split: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         read_split(split)
+
+
+def test_a_misspelt_split_is_not_taken_for_a_cell_line(labels: pd.DataFrame) -> None:
+    for written, meant in {"pertubations": "perturbations", "gene": "genes", "Both": "both", "rpe": "rpe1"}.items():
+        with pytest.raises(InputError, match=rf"did you mean holdout:{meant}\?"):
+            apply_split(labels, f"holdout:{written}")
+    with pytest.raises(InputError, match="no row of bmdm; use official, holdout:k562"):
+        apply_split(labels, "holdout:bmdm")
+    with pytest.raises(InputError, match="no row of bmdm; use holdout:k562"):  # there is no official split
+        apply_split(labels.assign(split="train"), "holdout:bmdm")
+    with pytest.raises(InputError, match="leaves no training row, since k562 is the only cell line; hold out"):
+        apply_split(labels[labels["cell_line"] == "k562"], "holdout:k562")
 
 
 def test_a_split_without_a_part_is_refused(labels: pd.DataFrame) -> None:

@@ -62,7 +62,7 @@ def test_without_lines_and_splits_there_is_one_line_and_no_official_split(tmp_pa
     assert frame["item_id"].tolist() == ["bmdm|A|B", "bmdm|C|D"]
     assert not screen.has_split
     with pytest.raises(
-        InputError, match=r"has no column split, which 'official' means; map one, or use official, holdout"
+        InputError, match=r"has no column split, which 'official' means; map one, or use holdout:LINE, holdout:pert"
     ):
         open_corpus(table)
     assert len(open_corpus(table, "holdout:perturbations").test) == 1
@@ -331,7 +331,7 @@ def test_a_description_is_a_source_like_any_other(tmp_path: Path, monkeypatch: p
     assert corpus.test["item_id"].tolist() == ["bmdm|A|B"]
     monkeypatch.setenv("SYNTHPERT_DATA", str(path))
     pd.testing.assert_frame_equal(open_corpus(None, "holdout:bmdm").labels, corpus.labels)
-    with pytest.raises(InputError, match=r"no row of rpe1; use official, holdout:bmdm, holdout:h1-esc"):
+    with pytest.raises(InputError, match=r"no row of rpe1; use holdout:bmdm, holdout:h1-esc"):
         open_corpus(str(path), "holdout:rpe1")
 
 
