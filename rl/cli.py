@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     help="Train a model to predict knockdown effects (SFT, then GRPO), and report what it learnt.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Fetch PerturbQA's labels. Check and count any labels.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch labels that others published. Check and count any labels.")
 traces_app = typer.Typer(no_args_is_help=True, help="Make, import, filter and check the traces that SFT learns from.")
 app.add_typer(data_app, name="data")
 app.add_typer(traces_app, name="traces")
@@ -94,18 +94,26 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 
 @data_app.command("fetch")
 def data_fetch(
+    name: Annotated[Literal["perturbqa", "bioreasoning"], typer.Argument(help="Which labels.")] = "perturbqa",
     source: Annotated[
-        str | None, typer.Option(help="Folder or URL of the files. Default: PerturbQA's repository.")
+        str | None, typer.Option(help="Folder or URL of the files. Default: their official repository.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write. Default: the folder that the other commands read.")
     ] = None,
 ) -> None:
-    """Fetch the eight label files and check their SHA-256."""
+    """Fetch PerturbQA's eight label files, or the two of the BioReasoning Challenge, and check their SHA-256."""
+    from benchmarks.screens import bioreasoning
     from benchmarks.screens.labels import fetch, load_labels
 
-    folder = fetch(source, out)
-    typer.echo(f"{folder}: {len(load_labels(folder)):,} items; every file is as published")
+    if name == bioreasoning.NAME:
+        folder = bioreasoning.fetch(source, out)
+        labels = load_labels(folder / bioreasoning.DESCRIPTION)
+        typer.echo(bioreasoning.LICENCE)
+    else:
+        folder = fetch(source, out)
+        labels = load_labels(folder)
+    typer.echo(f"{folder}: {len(labels):,} items; every file is as published")
 
 
 @data_app.command("verify")

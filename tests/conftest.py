@@ -85,6 +85,15 @@ def full_labels() -> Path:
 
 
 @pytest.fixture(scope="session")
+def bioreasoning_files() -> Path:
+    """The folder with the BioReasoning Challenge's files, which nobody may pass on: skipped where there is none."""
+    folder = os.environ.get("SYNTHPERT_BIOREASONING")
+    if not folder:
+        pytest.skip("SYNTHPERT_BIOREASONING is not set: the challenge's files are not here")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def full_frame(full_labels: Path) -> pd.DataFrame:
     """All labels; not to be changed."""
     return load_labels(full_labels)

@@ -1,11 +1,7 @@
 """Labels: PerturbQA's eight files, which are fetched, verified and joined; the sample; and label tables."""
 
 import difflib
-import hashlib
-import http.client
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -16,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from benchmarks.files import whole_file
+from benchmarks.screens import bioreasoning
+from benchmarks.screens.published import PublishedFiles
 from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, SPLITS, lines_of
 from benchmarks.screens.screen import PERTURBQA, Screen
 from benchmarks.screens.table import LabelTable, is_table, read_screen
@@ -39,7 +36,7 @@ SHA256: Final = {
 }
 DATA_HELP: Final = "labels: a folder, a table, a YAML file that describes one, or `sample`; none for the default"
 # Screens that ship as a description of a table, which the user fetches.
-DESCRIBED: Final = {"bioreasoning": Path(__file__).parent / "data" / "bioreasoning.yaml"}
+DESCRIBED: Final = {bioreasoning.NAME: bioreasoning.SHIPPED}
 Codes = np.ndarray[tuple[int], np.dtype[np.int8]]
 
 
@@ -84,53 +81,12 @@ def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout:
         InputError: a file is missing, truncated or changed at the source, or the network is out of reach.
         CheckError: a file cannot be written.
     """
-    target = data_dir() if out is None else out
-    base = OFFICIAL_URL if source is None else str(source)
-    for name, digest in SHA256.items():
-        path = target / name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-            continue
-        content = _read_source(base, name, timeout)
-        _check_digest(f"{base}/{name}", name, content)
-        with whole_file(path) as file:
-            file.write(content)
-    return target
+    return _published().fetch(source, data_dir() if out is None else out, timeout)
 
 
-def _read_source(base: str, name: str, timeout: float) -> bytes:
-    if "://" not in base:
-        path = Path(base) / name
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; --source must be the folder that holds the eight PerturbQA files")
-        return path.read_bytes()
-    if not base.startswith(("https://", "http://")):
-        raise InputError(f"{base}: --source must be a folder or an http(s) URL; pass one of these")
-    url = f"{base.rstrip('/')}/{name}"
-    try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:
-            expected = response.headers.get("Content-Length")
-            content: bytes = response.read()
-    except http.client.IncompleteRead as error:
-        raise InputError(f"{url}: truncated download, {len(error.partial)} bytes arrived; fetch it again") from error
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        raise InputError(
-            f"{url}: cannot be fetched ({error}); pass --source FOLDER with the files, or try again"
-        ) from error
-    if expected is not None and len(content) != int(expected):
-        raise InputError(f"{url}: truncated download, {len(content)} of {expected} bytes; fetch it again")
-    return content
-
-
-def _check_digest(where: str, name: str, content: bytes) -> None:
-    digest = hashlib.sha256(content).hexdigest()
-    if digest == SHA256[name]:
-        return
-    hint = "the file is truncated or was changed"
-    if hashlib.sha256(content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")).hexdigest() == SHA256[name]:
-        hint = "the text is right, but its line ends or a byte-order mark were changed"
-    raise InputError(
-        f"{where}: SHA-256 is {digest[:12]}…, not {SHA256[name][:12]}…: {hint}; run `synthpert data fetch`"
-    )
+def _published() -> PublishedFiles:
+    """PerturbQA's files, with the digests that hold now: tests have files of their own."""
+    return PublishedFiles(OFFICIAL_URL, SHA256, "the eight PerturbQA files", "synthpert data fetch")
 
 
 def load_screen(source: str | Path | LabelTable | None = None) -> tuple[Screen, pd.DataFrame]:
@@ -190,7 +146,7 @@ def _load_line(folder: Path, line: str, *, verify: bool) -> pd.DataFrame:
     label = _join_labels(paths, de, direction, split)
     if verify:
         for path, content in zip(paths, (de_bytes, dir_bytes), strict=True):
-            _check_digest(str(path), path.name, content)
+            _published().check(str(path), path.name, content)
     item_id = pc.binary_join_element_wise(pa.scalar(line), de["pert"], de["gene"], "|")
     return pd.DataFrame(
         {
