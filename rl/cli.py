@@ -124,8 +124,7 @@ def data_verify(data: DataOption = None) -> None:
 
     screen, labels = load_screen(data)
     corpus = Corpus(data_source(data), "official", labels, screen)
-    for note in screen.notes:
-        typer.echo(note)
+    _show_notes(screen)
     typer.echo(f"{corpus.source}: {len(corpus.labels):,} items, no fault found; SHA-256 of the items: {corpus.digest}")
 
 
@@ -142,16 +141,22 @@ def data_stats(
     from benchmarks.screens.labels import stats
 
     corpus = open_corpus(_described(data, _pairs(columns, "--map"), _pairs(labels, "--label")), split)
-    for note in corpus.screen.notes:
-        typer.echo(note)
+    _show_notes(corpus.screen)
     typer.echo(stats(corpus.labels).to_string())
     if corpus.left_out:
-        typer.echo(f"left out, since only one of perturbation and gene is held out: {corpus.left_out:,} rows")
+        typer.echo(f"rows left out, since only one of perturbation and gene is held out: {corpus.left_out:,}")
     if not corpus.is_sample:
         typer.echo(
             f"\nTest items that a shortcut knows something about (majority class: is right about):\n\n"
             f"{shortcut_reach(corpus).to_string()}"
         )
+
+
+def _show_notes(screen: Any) -> None:
+    """Print what was noticed in labels, and which columns of their file were not read."""
+    for note in [*screen.notes, screen.unread]:
+        if note:
+            typer.echo(note)
 
 
 def _described(data: str | None, columns: dict[str, str], labels: dict[str, str]) -> Any:

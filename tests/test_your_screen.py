@@ -70,7 +70,8 @@ def test_the_command_for_a_first_look_needs_no_description(folder: Path, monkeyp
     said = run(*words)
     left = open_corpus("screen.yaml", "holdout:both").left_out
     assert left == 12000 - 5 * (32 * 48 + 8 * 12)
-    assert f"is held out: {left:,} rows" in said
+    assert f"is held out: {left:,}\n" in said
+    assert "Columns that are not read: description.\n" in said
     with pytest.raises(InputError, match="label is 'up': no label of ours"):
         open_corpus("screen.csv", "holdout:both")
     with pytest.raises(InputError, match="--map and --label explain a table"):
@@ -126,7 +127,7 @@ def test_repeated_and_contradictory_rows_of_the_screen(tmp_path: Path) -> None:
         (tmp_path / "screen.yaml").write_text(f"{DESCRIPTION}duplicates: {duplicates}\n")
         corpus = open_corpus(tmp_path / "screen.yaml", "holdout:genes")
         assert 11998 <= len(corpus.labels) <= 12000
-        assert corpus.screen.notes[-1].startswith("3 rows repeat a pair.")
+        assert corpus.screen.notes[-1].startswith("Rows that repeat a pair: 3.")
 
 
 def test_the_page_lists_every_key_column_and_split() -> None:

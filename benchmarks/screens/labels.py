@@ -271,18 +271,24 @@ def stats(labels: pd.DataFrame) -> pd.DataFrame:
     """Count rows per cell line.
 
     Args:
-        labels: a frame as from `load_labels`.
+        labels: a frame as from `load_labels`, under a split.
+
     Returns:
-        One row per line and one for all: `rows`, `train`, `test`, `positives` (differentially expressed),
-        `positive_percent`, `upregulated`, `downregulated`, `test_perturbations`, `genes`.
+        One row per line and one for all. A symbol that occurs in several lines counts once in the row for all.
+
+        - `rows`, `train`, `test`;
+        - `positives` (differentially expressed), `positive_percent`, `upregulated`, `downregulated`;
+        - `test_perturbations`: different perturbations of test rows;
+        - `genes`: different genes;
+        - `held_out_genes`: those of test rows that have no training row in any line.
     """
+    trained = frozenset(labels.loc[labels["split"] == "train", "gene"].astype(str))
     positive = labels["label"] != str(Label.NONE)
     frame = labels.assign(positive=positive)
     groups = [(line, frame[frame["cell_line"] == line]) for line in lines_of(labels)]
     rows = []
     for name, group in [*groups, ("all", frame)]:
         test = group[group["split"] == "test"]
-        pairs = test[["cell_line", "pert"]].drop_duplicates()
         rows.append(
             {
                 "cell_line": name,
@@ -293,8 +299,9 @@ def stats(labels: pd.DataFrame) -> pd.DataFrame:
                 "positive_percent": round(100 * float(group["positive"].mean()), 1) if len(group) else float("nan"),
                 "upregulated": int((group["label"] == str(Label.UP)).sum()),
                 "downregulated": int((group["label"] == str(Label.DOWN)).sum()),
-                "test_perturbations": len(pairs),
+                "test_perturbations": test["pert"].nunique(),
                 "genes": group["gene"].nunique(),
+                "held_out_genes": len(set(test["gene"].astype(str)) - trained),
             }
         )
     return pd.DataFrame(rows).set_index("cell_line")

@@ -15,6 +15,7 @@ class Screen:
         notice: licence and attribution of the labels; empty where they are not known.
         notes: sentences about the file that a reader of its labels should know, such as what was left out.
         has_split: whether the labels have a split of their own, which is `official`.
+        unread: a sentence on the columns of the file that were not read; empty where all were.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Screen:
     notice: str = ""
     notes: tuple[str, ...] = ()
     has_split: bool = True
+    unread: str = ""
 
     def words(self, line: str) -> str:
         """Return what prompts call a cell line."""

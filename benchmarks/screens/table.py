@@ -5,6 +5,7 @@ Rows are checked as a whole, not one by one, so that millions load in seconds.
 """
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,11 @@ COLUMNS: Final = ("pert", "gene", "label", "cell_line", "split", "log_fold_chang
 _LABELS: Final = [str(label) for label in LABELS]
 # What a missing value looks like in a column of p values; DESeq2 writes NA where it did not test.
 _MISSING: Final = frozenset(("", "na", "nan", "null", "none", "<na>", "n/a"))
-_SHOWN: Final = 5  # symbols named in a note
+_SHOWN: Final = 5  # symbols or words named in a note
+_ONE_LINE: Final = (
+    "all rows count as one line; if a column tells it, map that one (--map cell_line=THEIRS, in YAML columns: "
+    "{cell_line: THEIRS})"
+)
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,7 @@ def _screen_of(described: LabelTable, columns: _Columns) -> tuple[Screen, pd.Dat
     if described.symbols is not None:
         to = read_symbols(Path(described.symbols))
         changed = sorted({*pert.values, *gene.values} & {*to})
-        notes.append(f"{len(changed):,} symbols are changed by {described.symbols}.")
+        notes.append(f"Symbols that {described.symbols} changes: {len(changed):,}.")
         pert, gene = pert.mapped(to), gene.mapped(to)
     notes += _dates(pert, gene)
     line = _lines(described, columns, len(pert.codes))
@@ -236,7 +241,7 @@ def _screen_of(described: LabelTable, columns: _Columns) -> tuple[Screen, pd.Dat
     has_split = columns.theirs("split") is not None
     split_N = _split_codes(columns) if has_split else np.zeros(len(label_N), dtype=np.int64)
     pair_N = (line.codes * len(pert.values) + pert.codes) * len(gene.values) + gene.codes
-    keep, label_N = _once(described, columns.table, pair_N, label_N, split_N, tested_N, (line, pert, gene), notes)
+    keep, label_N = _once(described, columns, pair_N, label_N, split_N, tested_N, (line, pert, gene), notes)
     line, pert, gene = (_Column(one.codes[keep], one.values) for one in (line, pert, gene))
     texts = [one.text() for one in (line, pert, gene)]
     lines = pd.CategoricalDtype([line.values[code] for code in np.unique(line.codes)])
@@ -251,8 +256,22 @@ def _screen_of(described: LabelTable, columns: _Columns) -> tuple[Screen, pd.Dat
         }
     )
     name = described.name or Path(described.file).name.partition(".")[0]
-    screen = Screen(name, dict(described.lines), described.notice, tuple(notes), has_split)
+    screen = Screen(name, dict(described.lines), described.notice, tuple(notes), has_split, _unread(columns))
     return screen, frame
+
+
+def _unread(columns: _Columns) -> str:
+    """Name the columns that no key of ours reads; one of them may be the cell line under another name."""
+    labelled = columns.theirs("label") is not None
+    statistics = ("log_fold_change", "fdr", "p_adj")
+    read = {columns.theirs(name) for name in COLUMNS if not (labelled and name in statistics)}
+    unread = [name for name in columns.table.names if name not in read]
+    if not unread:
+        return ""
+    told = f"Columns that are not read: {', '.join(unread)}."
+    if columns.theirs("cell_line") is not None:
+        return told
+    return f"{told} The cell line is none of those that are read: {_ONE_LINE}."
 
 
 def _symbols(columns: _Columns, ours: str) -> _Column:
@@ -327,17 +346,23 @@ def _label_codes(described: LabelTable, columns: _Columns, notes: list[str]) -> 
     column = columns.text("label")
     meaning = label_words(described.labels)
     words = [meaning.get(normalize_word(value), "") for value in column.values]
-    for value, word in zip(column.values, words, strict=True):
-        if not word:
-            wrong = column.codes == column.values.index(value)
-            columns.table.refuse(
-                wrong,
-                f"no label of ours; say what it means with labels: {{{value}: LABEL}} (--label {value}=LABEL), LABEL "
-                f"being one of {', '.join(_LABELS)}",
-                columns.need("label"),
-            )
+    if unknown := [value for value, word in zip(column.values, words, strict=True) if not word]:
+        wrong = column.where([not word for word in words])
+        columns.table.refuse(wrong, _what_words_mean(unknown), columns.need("label"))
     code_V = np.array([_LABELS.index(word) for word in words], dtype=np.int64)
     return code_V[column.codes], np.ones(len(column.codes), dtype=bool)
+
+
+def _what_words_mean(unknown: Sequence[str]) -> str:
+    """How to explain words of a column of labels, on the command line and in a description."""
+    shown = unknown[:_SHOWN]
+    options = " ".join(f"--label {shlex.quote(f'{value}=LABEL')}" for value in shown)
+    more = f" and {len(unknown) - _SHOWN} more words" if len(unknown) > _SHOWN else ""
+    return (
+        f"no label of ours; say what the words mean with {options}{more} (in YAML labels: "
+        f"{{{', '.join(f'{value}: LABEL' for value in shown)}}}), LABEL being one of {', '.join(_LABELS)}. Quote "
+        f'what has a space: --label "{shown[-1]}={Label.NONE}"'
+    )
 
 
 def _by_threshold(described: LabelTable, columns: _Columns, notes: list[str]) -> tuple[Ints, Bools]:
@@ -364,7 +389,9 @@ def _by_threshold(described: LabelTable, columns: _Columns, notes: list[str]) ->
         label_N = np.where(changed & (change_N < 0), _LABELS.index(Label.DOWN), label_N)
     tested_N = ~np.isnan(fdr_N)
     if not tested_N.all():
-        notes.append(f"{int((~tested_N).sum()):,} rows without an adjusted p value are left out: they were not tested.")
+        notes.append(
+            f"Rows left out because they have no adjusted p value, so were not tested: {int((~tested_N).sum()):,}."
+        )
     if not tested_N.any():
         raise InputError(f"{table.path}: no row has an adjusted p value; map the right column to {names[0]}")
     return label_N.astype(np.int64), tested_N
@@ -380,7 +407,7 @@ def _split_codes(columns: _Columns) -> Ints:
 
 def _once(
     described: LabelTable,
-    table: Table,
+    columns: _Columns,
     pair_N: Ints,
     label_N: Ints,
     split_N: Ints,
@@ -392,7 +419,7 @@ def _once(
 
     Args:
         described: says what becomes of repeated pairs.
-        table: the file, for errors.
+        columns: the file's, for errors.
         pair_N, label_N, split_N: (N,) codes of each row's pair, label and split.
         tested_N: (N,) whether the row has a label.
         names: cell line, perturbation and gene, for errors.
@@ -411,7 +438,7 @@ def _once(
     conflicting = split_N[order] != split_N[first_M]
     wrong = ~starts if described.duplicates == "error" else conflicting
     if wrong.any():
-        raise _repeat_error(table, order[wrong], first_M[wrong], names, label_N, split_N)
+        raise _repeat_error(columns, order[wrong], first_M[wrong], names, label_N, split_N)
     counts_GL = np.zeros((int(group_M[-1]) + 1, len(LABELS)), dtype=np.int64)
     np.add.at(counts_GL, (group_M, label_N[order]), 1)
     most_G = counts_GL.max(axis=1)
@@ -421,16 +448,16 @@ def _once(
     label_N[order[starts]] = counts_GL.argmax(axis=1)
     repeated = int((~starts).sum())
     notes.append(
-        f"{repeated:,} rows repeat a pair. {int(several_G.sum()):,} pairs have different labels; "
-        f"{int(left_out_G.sum()):,} of these are left out (duplicates: {described.duplicates})."
+        f"Rows that repeat a pair: {repeated:,}. Pairs with different labels: {int(several_G.sum()):,}. Left out of "
+        f"these (duplicates: {described.duplicates}): {int(left_out_G.sum()):,}."
     )
     if left_out_G.all():
-        raise InputError(f"{table.path}: duplicates: {described.duplicates} leaves no pair; correct the labels")
+        raise InputError(f"{columns.table.path}: duplicates: {described.duplicates} leaves no pair; correct the labels")
     return np.sort(order[starts][~left_out_G]), label_N
 
 
 def _repeat_error(
-    table: Table,
+    columns: _Columns,
     repeats: Ints,
     firsts: Ints,
     names: tuple[_Column, _Column, _Column],
@@ -438,10 +465,12 @@ def _repeat_error(
     split_N: Ints,
 ) -> InputError:
     """Return an error that names the first of these repeated rows, and the row that it repeats."""
-    at = int(repeats.argmin())
+    table, at = columns.table, int(repeats.argmin())
     row, first = int(repeats[at]), int(firsts[at])
     line, pert, gene = (one.values[one.codes[row]] for one in names)
     problem, remedy = "", "remove one of the rows, or set duplicates: majority or drop"
+    if columns.theirs("cell_line") is None and _unread(columns):
+        remedy += f". No column is read as the cell line: {_ONE_LINE}"
     if label_N[row] != label_N[first]:
         problem = f" with another label ({_LABELS[label_N[row]]}, there {_LABELS[label_N[first]]})"
     if split_N[row] != split_N[first]:

@@ -133,7 +133,7 @@ def test_symbols_are_changed_by_a_table_of_the_user(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", text, labels=WORDS, symbols=str(tmp_path / "symbols.csv"))
     screen, found = read_screen(table)
     assert found["item_id"].tolist() == ["cells|Gnai3|Marchf1", "cells|Myc|Gnai3x"]
-    assert screen.notes[0].startswith("2 symbols are changed by ")
+    assert screen.notes[0].endswith("symbols.csv changes: 2.")
     assert len(screen.notes) == 1  # the date is a symbol now
     (tmp_path / "symbols.csv").write_text("from,to\na,b\na,c\n")
     with pytest.raises(InputError, match=r"symbols\.csv, row 3: from is 'a': stands there twice"):
@@ -169,7 +169,7 @@ def test_statistics_become_labels(tmp_path: Path, change: str, fdr: str) -> None
     screen, found = read_screen(write(tmp_path / "t.csv", text, columns=columns, min_log_fold_change=0.5))
     assert found["gene"].tolist() == [row[1] for row in rows if row[4]]
     assert found["label"].tolist() == [row[4] for row in rows if row[4]]
-    assert screen.notes == ("2 rows without an adjusted p value are left out: they were not tested.",)
+    assert screen.notes == ("Rows left out because they have no adjusted p value, so were not tested: 2.",)
     lax = read(write(tmp_path / "t.csv", text, columns=columns, max_fdr=0.89))
     labels = dict(zip(lax["gene"], lax["label"], strict=True))
     assert (labels["small"], labels["unsure"], labels["still"]) == (UP, UP, NONE)
@@ -223,14 +223,14 @@ def test_a_majority_keeps_the_commonest_label(tmp_path: Path) -> None:
     screen, found = read_screen(write(tmp_path / "t.csv", REPEATED, labels=WORDS, duplicates="majority"))
     assert dict(zip(found["pert"], found["label"], strict=True)) == {"A": UP, "B": NONE, "C": UP}
     assert screen.notes == (
-        "4 rows repeat a pair. 2 pairs have different labels; 1 of these are left out (duplicates: majority).",
+        "Rows that repeat a pair: 4. Pairs with different labels: 2. Left out of these (duplicates: majority): 1.",
     )
 
 
 def test_contradictions_can_be_dropped(tmp_path: Path) -> None:
     screen, found = read_screen(write(tmp_path / "t.csv", REPEATED, labels=WORDS, duplicates="drop"))
     assert dict(zip(found["pert"], found["label"], strict=True)) == {"A": UP, "B": NONE}
-    assert "2 of these are left out (duplicates: drop)" in screen.notes[0]
+    assert "(duplicates: drop): 2." in screen.notes[0]
     with pytest.raises(InputError, match="leaves no pair"):
         read(write(tmp_path / "t.csv", "pert,gene,label\nA,G,up\nA,G,down\n", labels=WORDS, duplicates="drop"))
 
@@ -255,6 +255,41 @@ def test_a_majority_of_many_is_what_counting_gives(tmp_path: Path) -> None:
     assert dict(zip(found["item_id"], found["label"], strict=True)) == expected
 
 
+# --- what is pointed out ----------------------------------------------------------------------------------------------
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    text = "pert,gene,label,line,log_fold_change,split\nA,G,up,x,1,train\nB,G,down,y,-1,test\n"
+    screen, _ = read_screen(write(tmp_path / "t.csv", text, labels=WORDS))
+    assert screen.unread.startswith("Columns that are not read: line, log_fold_change. The cell line is none")
+    assert "all rows count as one line" in screen.unread and "--map cell_line=THEIRS" in screen.unread
+    mapped = {"cell_line": "line"}
+    screen, _ = read_screen(write(tmp_path / "t.csv", text, labels=WORDS, columns=mapped))
+    assert screen.unread == "Columns that are not read: log_fold_change."
+    assert screen.notes == ()  # a report does not repeat it
+    text = text.replace(",log_fold_change", "").replace(",1,", ",").replace(",-1,", ",")
+    assert read_screen(write(tmp_path / "t.csv", text, labels=WORDS, columns=mapped))[0].unread == ""
+
+
+def test_a_repeat_across_lines_that_were_not_read_tells_how_to_read_them(tmp_path: Path) -> None:
+    text = "pert,gene,label,line\nA,G,up,x\nA,G,down,y\n"
+    with pytest.raises(InputError, match=r"No column is read as the cell line: .*--map cell_line=THEIRS"):
+        read(write(tmp_path / "t.csv", text, labels=WORDS))
+
+
+def test_all_unknown_words_are_named_at_once_as_they_are_typed(tmp_path: Path) -> None:
+    text = "pert,gene,label\nA,B,upregulated\nA,C,Up here\nA,D,0\nA,E,0\n"
+    with pytest.raises(InputError) as error:
+        read(write(tmp_path / "t.csv", text))
+    said = str(error.value)
+    assert "row 3: label is 'Up here'" in said
+    assert "with --label 'Up here=LABEL' --label 0=LABEL (in YAML labels: {Up here: LABEL, 0: LABEL})" in said
+    assert said.endswith('--label "0=not differentially expressed"')
+    many = "pert,gene,label\n" + "\n".join(f"A,G{at},w{at}" for at in range(9))
+    with pytest.raises(InputError, match=r"--label w4=LABEL and 4 more words \(in YAML"):
+        read(write(tmp_path / "t.csv", many))
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +301,7 @@ def test_a_majority_of_many_is_what_counting_gives(tmp_path: Path) -> None:
         ("pert,gene\nA,B\n", "no column 'label'"),
         (
             "pert,gene,label\nA,B,up\nA,C,strong\n",
-            r"row 3: label is 'strong': no label of ours; .* \(--label strong=LABEL\)",
+            r"row 3: label is 'strong': no label of ours; .* with --label strong=LABEL \(in YAML",
         ),
         ("pert,gene,label\nA,B,up\nA,,up\n", "row 3: gene is empty; fill it in"),
         ("pert,gene,label\nA,B,\n", "row 2: label is empty"),
