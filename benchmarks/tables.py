@@ -117,6 +117,19 @@ def read_table(path: Path, used: Collection[str] | None = None) -> Table:
         return read(path, used)
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of the columns of a CSV, TSV or Parquet file, without reading its rows.
+
+    Raises:
+        InputError: the file is missing, of another kind, or unreadable.
+    """
+    kind = check_kind(path, (*_CSV, *_PARQUET))
+    with _readable(path):
+        if kind in _CSV:
+            return _csv_names(path, ())
+        return [name for name in pq.read_schema(path).names if not _INDEX.fullmatch(name)]
+
+
 def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> str:
     """Return the kind of a table; see `table_kind`.
 
@@ -198,7 +211,9 @@ def _each_once(path: Path, names: Sequence[str], used: Collection[str] | None) -
 
 def _twice(names: Sequence[str], used: Collection[str] | None) -> list[str]:
     """The names that occur twice, of those in `used`; if that is None, of all that are not empty."""
-    return [name for at, name in enumerate(names) if name in names[:at] and (name if used is None else name in used)]
+    seen: set[str] = set()
+    again = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    return [name for name in again if (name if used is None else name in used)]
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -456,6 +456,19 @@ def import_command(
     ],
     name: Annotated[str, typer.Option(help="Name of the system in reports.")],
     out: Annotated[Path, typer.Option(help="Run folder to write. `report` reads it.")],
+    from_expression: Annotated[
+        bool,
+        typer.Option(
+            "--from-expression",
+            help="The files, also .h5ad, hold predicted changes of expression. See docs/systems.md.",
+        ),
+    ] = False,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            help="With --from-expression, if the files hold levels: name of the unperturbed cells, to be subtracted."
+        ),
+    ] = None,
     columns: Annotated[list[str] | None, typer.Option("--map", help=_MAP_HELP)] = None,
     labels: Annotated[list[str] | None, typer.Option("--label", help=_LABEL_HELP)] = None,
     data: DataOption = None,
@@ -469,11 +482,23 @@ def import_command(
     ] = False,
 ) -> None:
     """Turn predictions of another system into a run folder for `report`. See docs/import.md."""
-    from benchmarks.evaluation.imported import import_run
+    from benchmarks.evaluation.imported import import_expression, import_run
 
+    mapped = _pairs(columns, "--map")
+    if from_expression:
+        if labels or allow_unmatched:
+            raise typer.BadParameter("--label and --allow-unmatched do not go with --from-expression")
+        run = import_expression(
+            files, out, name=name, columns=mapped, control=control, data=data, split=split, training_seed=training_seed
+        )
+        shown = ("tasks", "items", "items_missing", "missing", "unused_perturbations", "smallest_change")
+        _show_manifest(run, shown)
+        return
+    if control is not None:
+        raise typer.BadParameter("--control goes with --from-expression")
     run = import_run(
-        files, out, name=name, columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"), data=data,
-        split=split, training_seed=training_seed, allow_unmatched=allow_unmatched,
+        files, out, name=name, columns=mapped, labels=_pairs(labels, "--label"), data=data, split=split,
+        training_seed=training_seed, allow_unmatched=allow_unmatched,
     )  # fmt: skip
     _show_manifest(run, ("tasks", "rows", "items", "items_missing", "statuses", "unmatched", "contradictions"))
 

@@ -51,7 +51,7 @@ REVIEWED: Final = {
     "a key of a tokenizer's file": ("eos_token", "chat_template"),
     "a variable of chat templates": ("add_generation_prompt",),
     "a key of a reward's entry": ("timeout", "kind"),
-    "pandas": ("to_parquet",),
+    "pandas": ("to_parquet", "rename_axis"),
     "a page of TRL's documentation": ("sft_trainer", "grpo_trainer"),
     "a number of TRL's log": ("clipped_ratio",),
     "a field of a log of lm-eval": ("doc_id",),

@@ -17,6 +17,7 @@ from benchmarks.evaluation.imported.columns import (
     text_column,
     whole_number_column,
 )
+from benchmarks.evaluation.imported.expression import ScoredChanges, score_changes
 from benchmarks.evaluation.imported.items import MatchedRows, match_rows
 from benchmarks.evaluation.imported.scores import fill_directions, scores_of
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES, TASKS
@@ -102,12 +103,46 @@ def read_imported(
     check_training_seed(training_seed)
     if training_seed and any("seed" in table for table in read):
         raise InputError(f"training_seed: {training_seed}, but the files have seeds of their own; leave it out")
-    parts = [match_rows(table, corpus) for table in read]
-    parsed = [_parse_rows(part.rows, labels or {}) for part in parts]
+    return _joined(files, read, corpus, labels or {}, training_seed)
+
+
+def read_expression(
+    files: Sequence[str],
+    corpus: Corpus,
+    *,
+    columns: Mapping[str, str] | None = None,
+    control: str | None = None,
+    training_seed: int = 0,
+) -> tuple[Imported, ScoredChanges]:
+    """Read predicted changes of expression and score the test items of a corpus.
+
+    Args:
+        files: see `import_expression`.
+        corpus: labels under a split.
+        columns, control: see `score_changes`.
+        training_seed: seed of all rows.
+
+    Returns:
+        The predictions, which answer all tasks, and what was made of the changes.
+
+    Raises:
+        InputError: see `score_changes`.
+    """
+    check_training_seed(training_seed)
+    scored = score_changes(named_files(files, corpus), corpus, columns=columns, control=control)
+    return _joined(files[:1], [scored.table], corpus, {}, training_seed), scored
+
+
+def _joined(
+    files: Sequence[str], tables: Sequence[pd.DataFrame], corpus: Corpus, labels: Mapping[str, str], training_seed: int
+) -> Imported:
+    """Match the rows of tables to items, parse them, and join them."""
+    parts = [match_rows(table, corpus) for table in tables]
+    parsed = [_parse_rows(part.rows, labels) for part in parts]
     if not any(len(part.rows) for part in parts):
         first = next(part.unmatched["reason"].iloc[0] for part in parts if len(part.unmatched))
         raise InputError(f"{files[0]}: no row matches a test item ({first}); check the columns and the split")
-    _refuse_unused(parts, parsed, labels or {})
+    _refuse_unused(parts, parsed, labels)
     _refuse_other_kinds(files, parsed)
     frames = [_frame(part, one, training_seed) for part, one in zip(parts, parsed, strict=True)]
     frame = pd.concat(frames, ignore_index=True)

@@ -9,10 +9,11 @@ import pandas as pd
 
 from benchmarks.evaluation.imported.answers import CHANGES
 from benchmarks.evaluation.imported.columns import named_files
-from benchmarks.evaluation.imported.read import Imported, read_imported
+from benchmarks.evaluation.imported.expression import RULE
+from benchmarks.evaluation.imported.read import Imported, read_expression, read_imported
 from benchmarks.evaluation.predictions import write_predictions
 from benchmarks.evaluation.run import PREDICTIONS
-from benchmarks.evidence.corpus import open_corpus
+from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.files import check_folder, file_sha256, write_text
 from benchmarks.runs import open_run
 from rewards import InputError, Label
@@ -58,20 +59,82 @@ def import_run(
         raise _unmatched_error(imported.unmatched, out)
     if out.is_dir() and [path.name for path in out.iterdir()] == [UNMATCHED]:
         (out / UNMATCHED).unlink()  # from an earlier attempt
-    named = named_files(files, corpus)
-    sources = [{"file": str(path), "cell_line": line, "sha256": file_sha256(path)} for line, path in named]
-    how = {"files": sources, "columns": dict(columns or {}), "labels": dict(labels or {})}
-    run = open_run(
-        out, "eval", {"name": name, "data": data, "split": split, "training_seed": training_seed, "imported": how}
-    )
+    how = {
+        "files": _sources(files, corpus),
+        "columns": dict(columns or {}),
+        "labels": dict(labels or {}),
+    }
+    config = {"name": name, "data": data, "split": split, "training_seed": training_seed, "imported": how}
+    return _write_run(out, config, imported, corpus, {"unmatched": _by_reason(imported.unmatched)})
+
+
+def import_expression(
+    files: Sequence[str],
+    out: Path,
+    *,
+    name: str,
+    columns: Mapping[str, str] | None = None,
+    control: str | None = None,
+    data: str | None = None,
+    split: str = "official",
+    training_seed: int = 0,
+) -> Path:
+    """Write predicted changes of expression as a run of stage `eval`; see `benchmarks.evaluation.imported.expression`.
+
+    Args:
+        files: `.csv`, `.tsv`, `.parquet` or `.h5ad` files. A file of one cell line that does not tell it is
+            `LINE=FILE`.
+        out: the run folder.
+        name: what reports call the system.
+        columns: from `cell_line`, `pert`, `gene`, `change` to names in the files.
+        control: name of the unperturbed cells, if the files hold levels of expression.
+        data, split: labels and split, whose test items are scored.
+        training_seed: seed of the training run.
+
+    Returns:
+        The run folder. Its manifest counts the test items without a change by reason (`missing`).
+
+    Raises:
+        InputError: see `read_changes`. Also where no test item has a change, or the folder holds a run of another
+            configuration.
+    """
+    check_folder(out)
+    corpus = open_corpus(data, split)
+    imported, scored = read_expression(files, corpus, columns=columns, control=control, training_seed=training_seed)
+    how = {
+        "files": _sources(files, corpus),
+        "columns": dict(columns or {}),
+        "expression": {"control": control, "rule": RULE},
+    }
+    config = {"name": name, "data": data, "split": split, "training_seed": training_seed, "imported": how}
+    told = {
+        "missing": scored.missing,
+        "unused_perturbations": scored.unused,
+        "smallest_change": scored.smallest_change,
+    }
+    return _write_run(out, config, imported, corpus, told)
+
+
+def _sources(files: Sequence[str], corpus: Corpus) -> list[dict[str, Any]]:
+    """Return path, cell line and hash of each file."""
+    return [
+        {"file": str(path), "cell_line": line, "sha256": file_sha256(path)} for line, path in named_files(files, corpus)
+    ]
+
+
+def _write_run(
+    out: Path, config: Mapping[str, Any], imported: Imported, corpus: Corpus, told: Mapping[str, Any]
+) -> Path:
+    """Write a run folder; `told` goes into its manifest."""
+    run = open_run(out, "eval", config)
     if run.done:
         return run.path
     facts = {
         "format": 1,
-        "imported": how,
+        "imported": config["imported"],
         "tasks": list(imported.tasks),
-        "data": {"sha256": corpus.digest, "split": split},
-        "run": {"name": name},
+        "data": {"sha256": corpus.digest, "split": config["split"]},
+        "run": {"name": config["name"]},
     }
     if imported.tasks == ("de",):
         facts["note"] = f"directions are unknown: the answer {Label.UP} stands for {CHANGES!r}"
@@ -86,7 +149,8 @@ def import_run(
         )  # fmt: skip
     if len(imported.unmatched):
         write_text(run.path / UNMATCHED, imported.unmatched.to_csv(index=False))
-    run.finish(name=name, imported=[path.name for _, path in named], **_counts(imported))
+    names = [Path(source["file"]).name for source in config["imported"]["files"]]
+    run.finish(name=config["name"], imported=names, **_counts(imported), **told)
     return run.path
 
 
@@ -110,6 +174,9 @@ def _counts(imported: Imported) -> dict[str, Any]:
         "items": int(frame["item_id"].nunique()),
         "items_missing": imported.missing,
         "statuses": {str(status): int(count) for status, count in frame["status"].value_counts().items()},
-        "unmatched": {str(one): int(count) for one, count in imported.unmatched["reason"].value_counts().items()},
         "contradictions": len(imported.contradictions),
     }
+
+
+def _by_reason(unmatched: pd.DataFrame) -> dict[str, int]:
+    return {str(one): int(count) for one, count in unmatched["reason"].value_counts().items()}
