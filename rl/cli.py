@@ -145,7 +145,9 @@ def data_stats(
     typer.echo(stats(corpus.labels).to_string())
     if corpus.left_out:
         typer.echo(f"rows left out, since only one of perturbation and gene is held out: {corpus.left_out:,}")
-    if not corpus.is_sample:
+    if corpus.test.empty:
+        typer.echo(f"test items without labels, which can be predicted but not scored: {len(corpus.unlabelled):,}")
+    elif not corpus.is_sample:
         typer.echo(
             f"\nTest items that a shortcut knows something about (majority class: is right about):\n\n"
             f"{shortcut_reach(corpus).to_string()}"

@@ -19,7 +19,8 @@ from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import check_keys, from_keys, key_fields, to_keys
 from benchmarks.runs import MANIFEST, open_run, read_manifest
 from benchmarks.screens.labels import data_source
-from benchmarks.screens.table import is_table
+from benchmarks.screens.splits import OFFICIAL
+from benchmarks.screens.table import is_table, tests_unlabelled
 from rewards import CheckError, InputError
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments, config_of, made_with
@@ -305,6 +306,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
                 config = made_with(*parse_config(stage.config, arguments, (TraceArguments, EndpointArguments)))
             elif stage.kind == "eval":
                 (eval_args,) = parse_config(stage.config, arguments, (EvalArguments,))
+                _check_scorable(eval_args)
                 config = to_keys(with_run_dtype(eval_args))
             elif stage.kind == "sft":
                 config = resolved(*read_sft(stage.config, arguments))
@@ -328,6 +330,15 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
             and not (dry_run and stage.kind != "eval")
         ):
             open_run(stage.path, stage.kind, config, inputs)
+
+
+def _check_scorable(args: EvalArguments) -> None:
+    """Refuse an evaluation on items without labels, which the study's report could not score."""
+    if args.protocol.split == OFFICIAL and tests_unlabelled(data_source(args.data)):
+        raise InputError(
+            f"split: {OFFICIAL} has no test item with a label, so the report could not score one; hold some out, such "
+            "as holdout:both,fold=1/5"
+        )
 
 
 def run_command(arguments: Sequence[str], where: str) -> None:

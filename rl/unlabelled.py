@@ -68,6 +68,7 @@ def _check_pairs(table: Table, frame: pd.DataFrame, corpus: Corpus) -> None:
     same = _identity(frame)
     held_out = frame["item_id"].map(corpus.holds_out).astype(bool)
     known = set(_identity(corpus.labels[list(COLUMNS)].astype(str)))
+    withheld = set(_identity(corpus.unlabelled[list(COLUMNS)]))
     symbols = {*corpus.labels["pert"], *corpus.labels["gene"]}
     parts = frame[list(COLUMNS)]
     barred = parts.apply(lambda values: values.str.contains("|", regex=False)).any(axis=1)
@@ -78,6 +79,7 @@ def _check_pairs(table: Table, frame: pd.DataFrame, corpus: Corpus) -> None:
         *_wrong_symbols(frame, symbols),
         (same.duplicated(), "occurs twice", "give each pair once"),
         (same.isin(known), f"is an item of {corpus.screen.name}, which has a label", "remove the row"),
+        (same.isin(withheld), f"is a test item of {corpus.screen.name}", "remove the row"),
         (held_out, f"has a perturbation or gene that split {corpus.split} holds out", "remove the row"),
     ):
         if wrong.any():

@@ -86,7 +86,7 @@ def _check_rows(frame: pd.DataFrame, where: str) -> None:
         total = np.where(change_only, 1.0, p.sum(axis=1))
         outside = scored & ((p < 0).any(axis=1) | (p > 1).any(axis=1) | (np.abs(total - 1) > 1e-6))
     for wrong, problem in (
-        (~frame["label"].isin(labels).to_numpy(), "label is not one of rewards.LABELS"),
+        (~frame["label"].isin([*labels, ""]).to_numpy(), "label is not one of rewards.LABELS, nor empty"),
         (~frame["status"].isin([str(status) for status in Status]).to_numpy(), "status is not one of rewards.Status"),
         (given & ~frame["answer"].isin(labels).to_numpy(), "answer is not one of rewards.LABELS"),
         (given != answered, "an answer goes with the status answered, and only with it"),

@@ -34,6 +34,7 @@ from benchmarks.screens.schema import lines_of
 from rewards import InputError
 
 PREDICTIONS = "predictions.parquet"
+PREDICT: Final = "predict"  # the stage of an evaluation whose items have no labels, so that nothing scores it
 # Keys of a protocol that may differ between a calibration and the evaluation that applies it.
 _NOT_OF_SCORES: Final = ("balance", "calibration", "data", "item_seed", "items", "seed")
 
@@ -121,7 +122,8 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
     if calibration is not None and adapter is not None:
         inputs["calibration"] = hashlib.sha256((adapter / CALIBRATION).read_bytes()).hexdigest()
     args = with_run_dtype(args)
-    run = open_run(Path(args.output_dir), "eval", to_keys(args), inputs)
+    stage = "eval" if (items["label"].astype("str") != "").all() else PREDICT
+    run = open_run(Path(args.output_dir), stage, to_keys(args), inputs)
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path
     with run.failures_noted():
@@ -228,7 +230,7 @@ def check_unseen(adapter: Path, corpus: Corpus) -> int | None:
     items = read_trained_items(adapter)
     if items is None:
         return None
-    seen = sorted(items & set(corpus.test["item_id"].astype(str)))
+    seen = sorted(items & corpus.test_ids)
     if seen:
         raise InputError(
             f"{adapter}: {len(seen)} of the {len(items)} items that it was trained on are test items under split "
@@ -275,11 +277,19 @@ def draw_per_line(items: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
 
 
 def select_test_items(corpus: Corpus, protocol: Protocol) -> pd.DataFrame:
-    """Return the test items of a protocol, in the order of evaluation.
+    """Return the test items of a protocol, in the order of evaluation; where none has a label, those without.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or they have no label, which the protocol needs.
     """
+    if corpus.test.empty and len(corpus.unlabelled):
+        for key, needed in (("balance", protocol.balance), ("template", protocol.prompt.template == "direction")):
+            if needed:
+                raise InputError(
+                    f"{key}: {key} needs the labels of the test items, which {corpus.screen.name} withholds under "
+                    f"split {corpus.split}; leave {key} out, or use another split"
+                )
+        return draw_per_line(corpus.unlabelled, protocol)
     test = draw_per_line(items_for_prompt(corpus.test, protocol.prompt), protocol)
     if test.empty:
         raise InputError(

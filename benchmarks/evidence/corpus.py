@@ -20,7 +20,7 @@ from benchmarks.screens.sample import EVIDENCE_PER_ITEM, load_sample
 from benchmarks.screens.schema import SPLIT_DTYPE, digest, lines_of
 from benchmarks.screens.screen import PERTURBQA, Screen
 from benchmarks.screens.splits import HOLDOUT_FORMS, OFFICIAL, apply_split, read_split
-from benchmarks.screens.table import LabelTable, is_table, table_sha256
+from benchmarks.screens.table import LabelTable, is_table, read_unlabelled, table_sha256, tests_unlabelled
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
 
@@ -56,6 +56,31 @@ class Corpus:
     def test(self) -> pd.DataFrame:
         """Test items."""
         return self.labels[self.labels["split"] == "test"]
+
+    @cached_property
+    def unlabelled(self) -> pd.DataFrame:
+        """Test items without labels, which can be predicted but not scored: `item_id, cell_line, pert, gene, label`.
+
+        The label is empty. There are some only under `official`, where the description of a table names them.
+
+        Raises:
+            InputError: their file is missing or cannot be used, or one of them has a label.
+        """
+        if self.split != OFFICIAL or not tests_unlabelled(self.source):
+            return pd.DataFrame(columns=["item_id", "cell_line", "pert", "gene", "label"], dtype="str")
+        found = read_unlabelled(self.source)
+        known = found["item_id"].isin(self.labels["item_id"])
+        if known.any():
+            raise InputError(
+                f"{self.source}: {found['item_id'][known].iloc[0]} is among the rows of unlabelled, but has a label; "
+                "remove it from one of the two tables"
+            )
+        return found
+
+    @cached_property
+    def test_ids(self) -> frozenset[str]:
+        """Ids of all test items, with and without labels."""
+        return frozenset(self.test["item_id"].astype(str)) | frozenset(self.unlabelled["item_id"])
 
     @property
     def is_sample(self) -> bool:

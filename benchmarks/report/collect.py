@@ -16,6 +16,7 @@ from benchmarks.report.summarize import ITEM_KEYS, System
 from benchmarks.report.systems import EvaluationRun, group_by_name, merge_seeds, read_runs, same_items
 from benchmarks.runs import MANIFEST
 from benchmarks.screens.labels import data_dir, data_source
+from benchmarks.screens.splits import HOLDOUT_FORMS
 from benchmarks.screens.table import is_table
 from rewards import LABELS, InputError
 
@@ -240,6 +241,8 @@ def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Pat
     """
     check_folder(out)
     items = corpus.test
+    if items.empty:
+        raise InputError(f"split: {corpus.split!r} has no test row with a label to score; use {HOLDOUT_FORMS}")
     return write_report(
         _baselines(corpus, items, embeddings),
         out,

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.evaluation.predictions import changed_keys, read_answers, read_completions, read_facts
-from benchmarks.evaluation.run import PREDICTIONS
+from benchmarks.evaluation.run import PREDICT, PREDICTIONS
 from benchmarks.report.summarize import System
 from benchmarks.report.training import read_log, same_but_for_seed
 from benchmarks.runs import CONFIG, read_manifest, read_stored, refuse_unfinished
@@ -55,6 +55,10 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str
     for path in paths:
         manifest = read_manifest(path)
         refuse_unfinished(path, manifest)
+        if manifest.get("stage") == PREDICT:
+            raise InputError(
+                f"{path}: its items have no labels, so no report can score it; give evaluations on labelled items"
+            )
         if manifest.get("stage") != "eval":
             kept = {key: value for key, value in manifest.items() if key not in ("stage", "status", "packages")}
             stage: dict[str, Any] = {"stage": manifest.get("stage"), "run": str(path), **kept}

@@ -14,7 +14,7 @@ class Screen:
         lines: what prompts call each cell line; a line that is not there goes by its name.
         notice: licence and attribution of the labels; empty where they are not known.
         notes: sentences about the file that a reader of its labels should know, such as what was left out.
-        has_split: whether the labels have a split of their own, which is `official`.
+        has_split: whether the labels have a split of their own, which is `official`. Its test rows may lack labels.
         unread: a sentence on the columns of the file that were not read; empty where all were.
     """
 

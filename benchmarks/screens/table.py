@@ -59,6 +59,8 @@ class LabelTable:
             and leaves out pairs with a tie. `drop` leaves out pairs with different labels. Both keep one row of a pair.
         max_fdr: largest adjusted p value at which a gene counts as changed, in [0, 1].
         min_log_fold_change: smallest size of the log fold change at which it does, at least 0.
+        unlabelled: table of pairs whose labels others withhold. The split `official` tests these, and trains on all
+            labelled rows. Relative to the file that describes it.
     """
 
     file: str = field(metadata={"help": "CSV, TSV or Parquet file with pert, gene and label"})
@@ -74,6 +76,7 @@ class LabelTable:
     )
     max_fdr: float = field(default=0.05, metadata={"help": "largest adjusted p value of a change"})
     min_log_fold_change: float = field(default=0.0, metadata={"help": "smallest log fold change of a change"})
+    unlabelled: str | None = field(default=None, metadata={"help": "table of pairs that official tests without labels"})
 
     def __post_init__(self) -> None:
         for key in ("columns", "labels", "lines"):  # YAML reads 1 and -1 as numbers
@@ -121,8 +124,8 @@ def _described(path: Path) -> LabelTable:
     if path.suffix.lower() not in DESCRIPTIONS:
         return LabelTable(str(path))
     found: LabelTable = from_keys(LabelTable, read_yaml(path), str(path))
-    symbols = None if found.symbols is None else _below(path, found.symbols)
-    return replace(found, file=_below(path, found.file), symbols=symbols)
+    symbols, unlabelled = (name and _below(path, name) for name in (found.symbols, found.unlabelled))
+    return replace(found, file=_below(path, found.file), symbols=symbols, unlabelled=unlabelled)
 
 
 def _below(path: Path, name: str) -> str:
@@ -138,6 +141,8 @@ def table_sha256(source: str | Path) -> str:
     """
     described = _described(Path(source))
     files = [Path(source), *(Path(name) for name in (described.file, described.symbols) if name is not None)]
+    if described.unlabelled is not None and Path(described.unlabelled).is_file():  # only predictions of it need it
+        files.append(Path(described.unlabelled))
     for path in files:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give the label table that {source} names")
@@ -239,6 +244,10 @@ def _screen_of(described: LabelTable, columns: _Columns) -> tuple[Screen, pd.Dat
     line = _lines(described, columns, len(pert.codes))
     label_N, tested_N = _label_codes(described, columns, notes)
     has_split = columns.theirs("split") is not None
+    if has_split and described.unlabelled is not None:
+        raise InputError(
+            f"{columns.table.path}: has a column split, but unlabelled names the test rows; remove one of the two"
+        )
     split_N = _split_codes(columns) if has_split else np.zeros(len(label_N), dtype=np.int64)
     pair_N = (line.codes * len(pert.values) + pert.codes) * len(gene.values) + gene.codes
     keep, label_N = _once(described, columns, pair_N, label_N, split_N, tested_N, (line, pert, gene), notes)
@@ -256,6 +265,7 @@ def _screen_of(described: LabelTable, columns: _Columns) -> tuple[Screen, pd.Dat
         }
     )
     name = described.name or Path(described.file).name.partition(".")[0]
+    has_split = has_split or described.unlabelled is not None
     screen = Screen(name, dict(described.lines), described.notice, tuple(notes), has_split, _unread(columns))
     return screen, frame
 
@@ -272,6 +282,41 @@ def _unread(columns: _Columns) -> str:
     if columns.theirs("cell_line") is not None:
         return told
     return f"{told} The cell line is none of those that are read: {_ONE_LINE}."
+
+
+def tests_unlabelled(source: str | Path) -> bool:
+    """Tell whether the split `official` of a source of labels tests pairs without labels."""
+    return is_table(source) and _described(Path(source)).unlabelled is not None
+
+
+def read_unlabelled(source: str | Path) -> pd.DataFrame:
+    """Read the pairs without labels that the description of a table names.
+
+    Args:
+        source: the description, a YAML file; `tests_unlabelled` is true of it.
+
+    Returns:
+        `item_id, cell_line, pert, gene, label` in the file's order; the label is empty.
+
+    Raises:
+        InputError: the file or a column is missing, or a row cannot be used. The message names file and row.
+    """
+    described = _described(Path(source))
+    path = Path(str(described.unlabelled)).expanduser()
+    names = {ours: theirs for ours, theirs in described.columns.items() if ours in ("pert", "gene", "cell_line")}
+    columns = _Columns(read_table(path, {names.get(one, one) for one in ("pert", "gene", "cell_line")}), names)
+    if not len(columns.table.rows):
+        raise InputError(f"{path}: has no rows; give a table of pairs")
+    pert, gene = _symbols(columns, "pert"), _symbols(columns, "gene")
+    if described.symbols is not None:
+        to = read_symbols(Path(described.symbols))
+        pert, gene = pert.mapped(to), gene.mapped(to)
+    line = _lines(replace(described, lines={}), columns, len(pert.codes))
+    texts = {name: one.text().to_pandas() for name, one in (("cell_line", line), ("pert", pert), ("gene", gene))}
+    frame = pd.DataFrame(texts)
+    frame.insert(0, "item_id", frame["cell_line"] + "|" + frame["pert"] + "|" + frame["gene"])
+    columns.table.refuse(frame["item_id"].duplicated(), "the pair stands there twice; give it once")
+    return frame.assign(label="")
 
 
 def _symbols(columns: _Columns, ours: str) -> _Column:
