@@ -505,6 +505,20 @@ def import_command(
     _show_manifest(run, ("tasks", "rows", "items", "items_missing", "statuses", "unmatched", "contradictions"))
 
 
+@app.command("submit")
+def submit_command(
+    run: Annotated[Path, typer.Argument(help="Run folder of an evaluation under the challenge's split `official`.")],
+    out: Annotated[Path, typer.Option(help="Zip file to write.")],
+) -> None:
+    """Write the predictions of the BioReasoning Challenge's test pairs as a submission to track C."""
+    from benchmarks.evaluation.submission import write_submission
+
+    done = write_submission(run, out)
+    typer.echo(f"{done.path}: {done.rows:,} rows, checked as the challenge reads them")
+    if done.unreadable:
+        typer.echo(f"rows without a readable answer, in which each label has the same chance: {done.unreadable:,}")
+
+
 @app.command("publish")
 def publish_command(
     run: Annotated[Path, typer.Argument(help="Run folder of SFT or GRPO.")],

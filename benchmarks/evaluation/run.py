@@ -122,7 +122,7 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
     if calibration is not None and adapter is not None:
         inputs["calibration"] = hashlib.sha256((adapter / CALIBRATION).read_bytes()).hexdigest()
     args = with_run_dtype(args)
-    stage = "eval" if (items["label"].astype("str") != "").all() else PREDICT
+    stage = "eval" if _has_labels(items) else PREDICT
     run = open_run(Path(args.output_dir), stage, to_keys(args), inputs)
     if run.done and (run.path / PREDICTIONS).is_file():
         return run.path
@@ -180,6 +180,9 @@ def ask(
     """
     adapter = None if args.adapter is None else Path(args.adapter)
     prompts = build_prompts(items, corpus, protocol.prompt)
+    facts: dict[str, Any] = {"name": args.name, "trained_items": trained}
+    if not _has_labels(items):
+        facts["first_prompt"] = prompts[0]  # a submission tells it
     engine = open_engine(
         args.engine, args.model, adapter, revision=args.revision, dtype=args.dtype, max_model_len=args.max_model_len,
         base_url=args.base_url, api_key_env=args.api_key_env, max_tokens_key=args.max_tokens_key,
@@ -189,10 +192,14 @@ def ask(
         return evaluate(
             engine, items, prompts, protocol, run.path,
             seed=args.training_seed, chunk=args.chunk, calibration=calibration,
-            facts={"name": args.name, "trained_items": trained}, progress=show_writing(progress),
+            facts=facts, progress=show_writing(progress),
         )  # fmt: skip
     finally:
         engine.close()
+
+
+def _has_labels(items: pd.DataFrame) -> bool:
+    return bool((items["label"].astype("str") != "").all())
 
 
 def show_writing(progress: Progress) -> Callable[[float, int, int], None]:

@@ -57,7 +57,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[EvaluationRun], list[dict[str
         refuse_unfinished(path, manifest)
         if manifest.get("stage") == PREDICT:
             raise InputError(
-                f"{path}: its items have no labels, so no report can score it; give evaluations on labelled items"
+                f"{path}: its items have no labels, so no report can score it; `synthpert submit` writes them down"
             )
         if manifest.get("stage") != "eval":
             kept = {key: value for key, value in manifest.items() if key not in ("stage", "status", "packages")}

@@ -21,7 +21,18 @@ from benchmarks.statistics.metrics import metrics_of
 from rl.cli import app
 from rl.train import step_metrics
 
-WRITING = ("data fetch", "traces import", "baselines", "report", "import", "study", "rewards replay", "demo", "compare")
+WRITING = (
+    "data fetch",
+    "traces import",
+    "baselines",
+    "report",
+    "import",
+    "study",
+    "rewards replay",
+    "demo",
+    "compare",
+    "submit",
+)
 READING_LABELS = (
     "data verify", "data stats", "traces import", "traces stats", "traces audit", "baselines", "import",
     "rewards check", "rewards replay",
