@@ -45,6 +45,7 @@ ABOUT: Final = {
 }  # fmt: skip
 REVIEWED: Final = {
     "a column": ("item_id", "cell_line", "p_up", "p_down", "p_none", "p_de", "p_dir"),
+    "a column of a submission": ("prediction_up", "prediction_down"),
     "a value": ("max_completion_tokens", "fdr_bh", "normalize_then_sum"),
     "what stands for any key": ("--key",),
     "an option of pip": ("--no-deps",),
