@@ -538,14 +538,13 @@ def publish_command(
 @app.command("pull")
 def pull_command(
     source: Annotated[str, typer.Argument(help="hub:ORG/NAME, or a folder that `publish` wrote.")],
-    to: Annotated[Path, typer.Option(help="New folder to write.")],
+    to: Annotated[Path, typer.Option(help="New folder to write. One that holds the same is checked.")],
 ) -> None:
     """Fetch what `publish` made, check the hash of every file, and lay it out as run folders."""
     from rl.publish.run import pull
 
-    run = pull(source, to)
-    typer.echo(f"{run}: pulled, and every file is as it was published")
-    typer.echo(f"  its adapter, for eval --adapter: {run / 'adapter'}")
+    for line in pull(source, to).lines():
+        typer.echo(line)
 
 
 @app.command("compare")

@@ -196,6 +196,7 @@ def _train(stage: "Stage", ready: "Ready", run: Run, trainer_class: Any, progres
         reference="sft" if args.beta > 0 else None,
         rewards=ours.rewards,
         reward_notes=[*weight_notes(rewards, scale_rewards=_scaling(args)), *unasked],
+        screen=prompts.corpus.facts(),
         prompts={**prompts.facts(), "asked": len(asked)},
         # A resumed run counts the rollouts since its checkpoint, and says from which step that is.
         rollouts={**asdict(trainer.cost), "mode": args.vllm_mode if args.use_vllm else None, "from_step": from_step},

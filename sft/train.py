@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
+from benchmarks.evidence.corpus import Corpus
 from benchmarks.files import check_folder, file_sha256, write_text
 from benchmarks.models.folders import ModelFolder, adapter_sha256, check_adapter, read_trained_items
 from benchmarks.progress import Progress
@@ -124,7 +125,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     inputs = {"traces": file_sha256(path), **base.inputs("model_name_or_path")}
     if (out / MANIFEST).is_file() and open_run(out, "sft", settings, inputs).done:
         return out
-    found, audit = read_clean_traces(path, ours)
+    found, audit, corpus = read_clean_traces(path, ours)
     traces = choose_traces(found, ours, args.seed)
     tokenizer = load_tokenizer(base.path)
     places = {trace.item_id: f"{path}, row {row}" for row, trace in enumerate(found, start=1)}
@@ -144,6 +145,7 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
             base=base.facts(),
             adapter_sha256=adapter_sha256(run.path / ADAPTER),
             start_adapter_sha256=None if start is None else adapter_sha256(start),
+            screen=corpus.facts(),
             **trace_facts(path, found, traces),
             answer_only=ours.answer_only or ours.labels_of is not None,
             audit=audit.facts(),
@@ -154,11 +156,11 @@ def _train(config: ConfigSource, overrides: Sequence[str], progress: Progress) -
     return run.path
 
 
-def read_clean_traces(path: Path, ours: SFTArguments) -> tuple[list[Trace], Audit]:
+def read_clean_traces(path: Path, ours: SFTArguments) -> tuple[list[Trace], Audit, Corpus]:
     """Read the file of traces, and hold it against the labels and the split that it was made under.
 
     Returns:
-        All of its traces, and the audit.
+        All of its traces, the audit, and the labels that it was made against.
 
     Raises:
         InputError: a line does not read, the traces are of several prompt protocols, or one teaches a wrong answer.
@@ -170,11 +172,12 @@ def read_clean_traces(path: Path, ours: SFTArguments) -> tuple[list[Trace], Audi
             raise InputError(
                 f"{path}: {trace.item_id} has another prompt protocol than the first trace; split the file"
             )
-    audit = audit_traces(found, corpus_of(found[0].protocol, ours.data, ours.split))
+    corpus = corpus_of(found[0].protocol, ours.data, ours.split)
+    audit = audit_traces(found, corpus)
     audit.require_clean(str(path))
     if not ours.answer_only:
         check_answers(found, str(path), keep_wrong=ours.keep_wrong)
-    return found, audit
+    return found, audit, corpus
 
 
 def choose_traces(found: Sequence[Trace], ours: SFTArguments, seed: int) -> list[Trace]:

@@ -57,7 +57,7 @@ def write_sft(path: Path, corpus: Corpus, **config: Any) -> str:
     run.finish(
         base=BASE, adapter_sha256=sha, start_adapter_sha256=None, teachers=["a teacher"], steps=1,
         traces={"file": "my-traces.jsonl", "sha256": file_sha256(traces), "rows": 3, "used": 3},
-        prompt={**_PROTOCOL, "data": corpus.digest, "train_items": 1999},
+        screen=corpus.facts(), prompt={**_PROTOCOL, "data": corpus.digest, "train_items": 1999},
     )  # fmt: skip
     return sha
 
@@ -91,8 +91,8 @@ def write_grpo(path: Path, corpus: Corpus, start: str, **config: Any) -> str:
         }  # fmt: skip
         write_rollouts(path, step, 0, 0, columns, ["accuracy"])
     run.finish(
-        base=BASE, sft_adapter_sha256=start, adapter_sha256=sha, steps=2, rewards=config["rewards"],
-        rollouts={"completions": 4}, prompts={"items": 2, "asked": 2, "split": "official"},
+        screen=corpus.facts(), base=BASE, sft_adapter_sha256=start, adapter_sha256=sha, steps=2,
+        rewards=config["rewards"], rollouts={"completions": 4}, prompts={"items": 2, "asked": 2, "split": "official"},
     )  # fmt: skip
     return sha
 
@@ -125,7 +125,7 @@ def write_evaluation(
         "engine": engine, "seed": 0, "run": {"trained_items": 2}, **(facts or {}),
     }  # fmt: skip
     write_predictions(frame.reindex(columns=COLUMNS), path / PREDICTIONS, told)
-    run.finish(name=name, engine=engine)
+    run.finish(name=name, screen=corpus.facts(), engine=engine)
     return path
 
 

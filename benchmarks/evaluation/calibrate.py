@@ -62,7 +62,7 @@ def run_calibration(args: EvalArguments) -> tuple[Path, Calibration]:
             predictions = ask(args, run, corpus, items, protocol, None, trained, progress)
             calibration = calibrate(read_predictions(predictions), json.loads(protocol.canonical_json()))
             path = write_calibration(calibration, adapter)
-            run.finish(**asdict(calibration))
+            run.finish(**asdict(calibration), screen=corpus.facts())
     return path, calibration
 
 

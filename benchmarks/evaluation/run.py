@@ -133,6 +133,7 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
         run.finish(
             name=args.name or run.path.name,
             protocol_fingerprint=protocol.fingerprint,
+            screen=corpus.facts(),
             engine=facts["engine"],
             rows=len(frame),
             statuses={str(status): int(count) for status, count in frame["status"].value_counts().items()},

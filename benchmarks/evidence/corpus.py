@@ -92,6 +92,20 @@ class Corpus:
         """Whether these are PerturbQA's full labels, whose published figures compare."""
         return self.screen == PERTURBQA and not self.is_sample
 
+    @property
+    def name(self) -> str:
+        """What reports call the labels."""
+        if self.is_sample:
+            return SAMPLE
+        return "PerturbQA, full files" if self.is_perturbqa else self.screen.name
+
+    def facts(self) -> dict[str, str]:
+        """Return what a manifest says of the labels of its run, which `data: null` does not name.
+
+        `name`; `notice`, their licence and attribution, empty where they are not known; and `sha256`, see `digest`.
+        """
+        return {"name": self.name, "notice": self.screen.notice, "sha256": self.digest}
+
     @cached_property
     def lines(self) -> list[str]:
         """The cell lines, in the order of reports."""

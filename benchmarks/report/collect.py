@@ -14,8 +14,8 @@ from benchmarks.report.published import published_figures
 from benchmarks.report.strata import strata
 from benchmarks.report.summarize import ITEM_KEYS, System
 from benchmarks.report.systems import EvaluationRun, group_by_name, merge_seeds, read_runs, same_items
-from benchmarks.runs import MANIFEST
-from benchmarks.screens.labels import data_dir, data_source
+from benchmarks.runs import MANIFEST, read_manifest
+from benchmarks.screens.labels import SAMPLE, data_dir, data_source
 from benchmarks.screens.splits import HOLDOUT_FORMS
 from benchmarks.screens.table import is_table
 from rewards import LABELS, InputError
@@ -125,11 +125,17 @@ def _find_corpus(run: EvaluationRun) -> Corpus:
     They lie where its configuration says, seen from here or from a folder above the run, or where labels do by default.
 
     Raises:
-        InputError: they are in none of these places, or what is there does not read.
+        InputError: they are in none of these places, or what is there does not read or is something else.
     """
     data, split = run.config["data"], str(run.config["split"])
-    if data is None or data == "sample" or data_source(data) != data:
-        return open_corpus(data, split)
+    if data is None or data == SAMPLE or data_source(data) != data:
+        corpus = open_corpus(data, split)
+        if run.digest in (None, corpus.digest):
+            return corpus
+        raise InputError(
+            f"{run.path}: was evaluated on other labels than those of {corpus.source}{_called(run)}; set "
+            "SYNTHPERT_DATA to where they are"
+        )
     places = [Path(data), *(above / data for above in run.path.resolve().parents)]
     places += [] if is_table(data) else [data_dir()]
     for place in places:
@@ -139,6 +145,12 @@ def _find_corpus(run: EvaluationRun) -> Corpus:
         f"{run.path}: the labels that it was evaluated on, {data}, are neither in the working directory, nor in "
         f"a folder above the run, nor in {data_dir()}; set SYNTHPERT_DATA to their folder"
     )
+
+
+def _called(run: EvaluationRun) -> str:
+    """What the labels of a run are called, where its manifest says so."""
+    name = (read_manifest(run.path).get("screen") or {}).get("name")
+    return f" (on {name})" if name else ""
 
 
 def _baselines(corpus: Corpus, items: pd.DataFrame, embeddings: Path | None) -> list[System]:
@@ -273,7 +285,7 @@ def items_of(predictions: Sequence[pd.DataFrame], corpus: Corpus) -> pd.DataFram
 def describe(corpus: Corpus, items: pd.DataFrame, command: str, *, balanced: bool = False) -> dict[str, Any]:
     """Return what was evaluated, for the report: denominators per line, and what a reader must know of the data."""
     return {
-        "source": _source(corpus),
+        "source": corpus.name,
         "split": corpus.split,
         "sha256": corpus.digest,
         "is_sample": corpus.is_sample,
@@ -308,13 +320,6 @@ _OTHER_SHARES: Final = (
 )
 
 
-def _source(corpus: Corpus) -> str:
-    """What the labels are, for the report."""
-    if corpus.is_sample:
-        return "sample"
-    return "PerturbQA, full files" if corpus.is_perturbqa else corpus.screen.name
-
-
 def _notes_on_labels(corpus: Corpus, *, balanced: bool) -> list[str]:
     """What a reader must know of the labels: licence, rows left out, shares that differ."""
     if corpus.is_sample:
@@ -337,8 +342,9 @@ _OTHER_SHARES_OF_TABLE: Final = (
 def _notes_on_sample(corpus: Corpus) -> list[str]:
     return [
         "The items are of the sample that ships with the package. It was chosen so that each gene has every label. So "
-        "label shares, and the scores of the gene rate, differ from the full benchmark. Gene rates and neighbours are "
-        "computed from the full training labels.",
+        "label shares, and the scores of the gene rate, differ from the full benchmark. The sample carries the gene "
+        "rates and neighbours of its items, which were computed from the full training labels.",
         _OTHER_SHARES,
-        f"These baselines need the full labels and are left out: {', '.join(left_out(corpus))}.",
+        "The sample does not carry what these baselines need of the full labels, so they are left out: "
+        f"{', '.join(left_out(corpus))}.",
     ]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,8 @@ from benchmarks.report.page import markdown_text
 from benchmarks.report.summarize import summarize
 from benchmarks.report.summary import Score, Summary
 from benchmarks.runs import package_versions
+from benchmarks.screens.labels import DESCRIBED, SAMPLE
+from benchmarks.screens.table import is_table
 from benchmarks.statistics.metrics import find_metric
 from rewards import InputError
 from rl.publish.content import EVALUATIONS, ROLLOUT_FILE, TRACE_TABLE, Data, Evaluation, TrainingRun
@@ -30,9 +33,9 @@ CARD: Final = "README.md"
 TEMPLATES: Final = Path(__file__).parent / "templates"
 METRICS: Final = ("accuracy", "de_per_gene_auroc", "dir_per_gene_auroc")
 _LICENCE: Final = "cc-by-4.0"  # of PerturbQA's labels
-_PERTURBQA: Final = ("sample", "PerturbQA, full files")  # what reports call them
-_TABLES: Final = (".csv", ".tsv", ".parquet", ".yaml", ".yml", ".json", ".jsonl")
+_PERTURBQA: Final = (SAMPLE, "PerturbQA, full files")  # what reports call them
 _TAGS: Final = ("biology", "gene-expression", "crispri", "synthpert-rl")
+_HASHED: Final = "SHA-256 of the tensors and settings"  # of its files see SHA256SUMS
 _STAGES: Final = {"sft": "supervised fine-tuning on reasoning traces", "grpo": "GRPO with verifiable rewards"}
 _SETTINGS: Final = (
     "template", "template_version", "evidence", "split", "scores", "temperature", "samples", "max_tokens",
@@ -41,6 +44,24 @@ _SETTINGS: Final = (
 
 class _Raw(str):
     """Text that stands in a card as it is, not escaped."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels that a run learnt from.
+
+    Attributes:
+        name: what they are called; None where the run does not say.
+        notice: their licence and attribution, where they are known.
+    """
+
+    name: str | None
+    notice: str = ""
+
+    @property
+    def are_perturbqa(self) -> bool:
+        """Whether they are PerturbQA's, or the sample of these."""
+        return self.name in _PERTURBQA
 
 
 _ATTRIBUTION: Final = _Raw(
@@ -99,7 +120,7 @@ def write_model_card(
     name = place.rpartition("/")[2]
     labels = labels_of(run, summary)
     head: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
-    head["license"] = _LICENCE if labels is None else "unknown"
+    head["license"] = _LICENCE if labels.are_perturbqa else "unknown"
     if run.base_id is not None:
         head |= {"base_model": run.base_id, "base_model_relation": "adapter"}
     if "/" in place and not data.empty:
@@ -122,7 +143,7 @@ def write_model_card(
         "findings": [] if summary is None else [*wording.findings(summary), *wording.strongest_shortcuts(summary)],
         "protocols": [] if summary is None else _protocols(summary, own),
         "limits": [*_LIMITS, *(() if summary is None else _cautions(summary))],
-        "facts": _training_facts(run),
+        "facts": _training_facts(run, data),
         "missing": data.missing,
         "licence": _licence(labels),
     }
@@ -142,49 +163,68 @@ def write_data_card(run: TrainingRun, summary: Summary | None, data: Data, out: 
         for one in data.evaluations
     ]
     head = {
-        "license": _LICENCE if labels is None else "unknown",
+        "license": _LICENCE if labels.are_perturbqa else "unknown",
         "task_categories": ["text-generation"],
         "tags": _tags(labels),
         "configs": [
             {"config_name": config, "data_files": [{"split": split, "path": path}]} for config, split, path in files
         ],
     }
-    on_hub = "/" in place
+    name = place.rpartition("/")[2]
     view = {
         "head": _head(head),
-        "name": place.rpartition("/")[2],
-        "adapter_link": _Raw(f"https://huggingface.co/{place}" if on_hub else "../README.md"),
+        "name": name,
+        "adapter": _Raw(
+            f"[the adapter {markdown_text(name)}](https://huggingface.co/{place})"
+            if "/" in place
+            else f"the adapter {markdown_text(name)}, which lies in the folder above this one,"
+        ),
         "version": package_versions()["synthpert-rl"],
         "data": data,
         "teachers": ", ".join(without_places(run.manifest).get("teachers") or ()),
         "rewards": ", ".join(data.rewards),
         "split": _prompt(run).get("split", "official"),
         "unlabelled": bool(run.config.get("unlabelled")),
-        "limits": summary.data.get("notes") or () if summary is not None and labels is not None else (),
+        "limits": summary.data.get("notes") or () if summary is not None and not labels.are_perturbqa else (),
         "licence": _licence(labels),
     }
     _write("data.md.j2", view, out / CARD)
 
 
-def labels_of(run: TrainingRun, summary: Summary | None) -> str | None:
-    """Return what the labels of a run are called where they are not PerturbQA's; None where they are.
+def labels_of(run: TrainingRun, summary: Summary | None) -> Labels:
+    """Return the labels of a run.
 
-    A report says it. Without one, labels that are a file are somebody's own, since PerturbQA's are a folder.
+    Its manifest says what they are. Earlier versions did not store it: then a report says it, or the key `data`, where
+    a table or a screen that is known by name is itself and a folder is PerturbQA's. Without that key the labels were
+    those of the machine's default, which nobody knows now.
     """
+    if recorded := run.manifest.get("screen"):
+        return Labels(str(recorded["name"]), str(recorded.get("notice") or ""))
     if summary is not None:
-        source = str(summary.data["source"])
-        return None if source in _PERTURBQA else source
+        return Labels(str(summary.data["source"]))
     data = str(run.config.get("data") or "")
-    return Path(data).name if data.lower().endswith(_TABLES) else None
+    if not data:
+        return Labels(None)
+    if data in DESCRIBED or is_table(data):
+        return Labels(Path(data).name)
+    return Labels(SAMPLE if data == SAMPLE else _PERTURBQA[1])
 
 
-def _licence(labels: str | None) -> _Raw:
-    if labels is None:
+def _licence(labels: Labels) -> _Raw:
+    if labels.are_perturbqa:
         return _ATTRIBUTION
-    return _Raw(
-        f"The labels are those of {markdown_text(labels)}. What is known of their licence stands under Limits, if "
-        "anything. Whoever shares them must be allowed to."
-    )
+    if labels.name is None:
+        told = (
+            "The run does not say which labels it learnt from, so whose they are and their licence are not known here."
+        )
+    else:
+        told = f"The labels are those of {markdown_text(labels.name)}. "
+        told += (
+            f"Their notice: {markdown_text(labels.notice)}."
+            if labels.notice
+            else "What is known of their licence stands under Limits, if anything."
+        )
+    return _Raw(f"{told} Whoever shares them must be allowed to.")
 
 
 def data_repository(place: str) -> str:
@@ -192,8 +232,8 @@ def data_repository(place: str) -> str:
     return f"{place}-data"
 
 
-def _tags(labels: str | None) -> list[str]:
-    return [*_TAGS, *(["perturbqa"] if labels is None else [])]
+def _tags(labels: Labels) -> list[str]:
+    return [*_TAGS, *(["perturbqa"] if labels.are_perturbqa else [])]
 
 
 def _head(values: Mapping[str, Any]) -> _Raw:
@@ -243,7 +283,7 @@ def _cautions(summary: Summary) -> list[str]:
     return [*(summary.data.get("notes") or ()), *wording.cautions(summary)]
 
 
-def _training_facts(run: TrainingRun) -> list[tuple[str, str]]:
+def _training_facts(run: TrainingRun, data: Data) -> list[tuple[str, str]]:
     """What the run's manifest says, for a reader."""
     manifest = without_places(run.manifest)
     trained = read_trained_items(run.path / ADAPTER)
@@ -254,16 +294,26 @@ def _training_facts(run: TrainingRun) -> list[tuple[str, str]]:
     else:
         rewards = [entry if isinstance(entry, str) else str(entry.get("name")) for entry in manifest["rewards"]]
         facts += [
-            ("completions, with those to held-out prompts", f"{manifest['rollouts']['completions']:,}"),
+            ("completions", _completions(manifest["rollouts"], data)),
             ("rewards", ", ".join(rewards)),
-            ("started from the SFT adapter with SHA-256", str(manifest["sft_adapter_sha256"])),
+            (f"{_HASHED} of the SFT adapter that it started from", str(manifest["sft_adapter_sha256"])),
         ]
     facts += [
         ("items trained on, in all stages", "unknown" if trained is None else f"{len(trained):,}"),
-        ("SHA-256 of the adapter", str(manifest["adapter_sha256"])),
+        (f"{_HASHED} of the adapter", str(manifest["adapter_sha256"])),
         ("packages", ", ".join(f"{name} {version}" for name, version in (manifest.get("packages") or {}).items())),
     ]
     return facts
+
+
+def _completions(rollouts: Mapping[str, Any], data: Data) -> str:
+    """How many completions GRPO wrote, and to which prompts where that can be told."""
+    written, begun = int(rollouts["completions"]), int(rollouts.get("from_step") or 0)
+    if begun:  # what was written before the run was stopped is not counted
+        return f"{written:,} after step {begun:,}, where the run was resumed, to training and held-out prompts"
+    if data.rollouts is None or not data.rollouts < written:
+        return f"{written:,}"
+    return f"{written:,}: {data.rollouts:,} to training prompts, {written - data.rollouts:,} to held-out prompts"
 
 
 def _write(template: str, view: Mapping[str, Any], path: Path) -> None:

@@ -30,8 +30,8 @@ TRACES: Final = "traces.jsonl"  # as SFT read them, among the run's own files
 TRACE_TABLE: Final = "traces.parquet"  # in the data set, all of whose files must have one format
 ROLLOUT_FILE: Final = "rollouts.parquet"
 _ADAPTER_CONFIG: Final = "adapter_config.json"
-_WEIGHTS: Final = "adapter_model.safetensors"
-ADAPTER_FILES: Final = (_ADAPTER_CONFIG, _WEIGHTS, "synthpert.json", TRAINED_ITEMS, CALIBRATION)
+WEIGHTS: Final = "adapter_model.safetensors"
+ADAPTER_FILES: Final = (_ADAPTER_CONFIG, WEIGHTS, "synthpert.json", TRAINED_ITEMS, CALIBRATION)
 _TEXT: Final = pa.string()
 _TRACE_SCHEMA: Final = pa.schema(
     [
@@ -134,8 +134,8 @@ def read_training(path: Path) -> TrainingRun:
     refuse_unfinished(path, manifest)
     adapter = path / ADAPTER
     check_adapter_folder(adapter)
-    if not (adapter / _WEIGHTS).is_file():
-        raise InputError(f"{adapter}: holds no {_WEIGHTS}; only safetensors are published, train the run again")
+    if not (adapter / WEIGHTS).is_file():
+        raise InputError(f"{adapter}: holds no {WEIGHTS}; only safetensors are published, train the run again")
     if adapter_sha256(adapter) != manifest.get("adapter_sha256"):
         raise InputError(f"{adapter}: is no longer the adapter that the run made; restore it, or train the run again")
     return TrainingRun(path, manifest, read_stored(path / CONFIG, "restore it, or train the run again"))

@@ -30,6 +30,26 @@ def check_token(repository: str) -> None:
         )
 
 
+def check_repositories(repository: str) -> None:
+    """Refuse a place on the Hub that holds something else than a publication, before any work is done.
+
+    Args:
+        repository: `ORG/NAME`; its data set is `ORG/NAME-data`.
+
+    Raises:
+        InputError: a repository holds other files, or the Hub refuses the token.
+        CheckError: the Hub cannot be reached or fails.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    for name, kind in ((repository, "model"), (data_repository(repository), "dataset")):
+        with _hub_errors(name, "write"):
+            names = _names(api, name, kind)
+        if names and SUMS not in names:
+            raise _other_files(name, kind)
+
+
 def upload(folder: Path, repository: str) -> bool:
     """Upload a publication, each repository in one commit, and return whether anything was new.
 
@@ -77,7 +97,12 @@ def download(repository: str, out: Path) -> None:
     from huggingface_hub import HfApi
 
     api = HfApi()
+    model = repository.removesuffix(data_repository(""))
     with _hub_errors(repository, "read"):
+        if model != repository and not api.repo_exists(repository) and api.repo_exists(repository, repo_type="dataset"):
+            raise InputError(
+                f"{SCHEME}{repository}: is the data set of a publication; pull {SCHEME}{model}, which brings it along"
+            )
         if SUMS not in api.list_repo_files(repository):  # before anything large is fetched
             raise InputError(f"{SCHEME}{repository}: holds no {SUMS}, so it is no publication; check the name")
         _fetch(api, repository, "model", out)
@@ -99,9 +124,7 @@ def _is_there(api: Any, folder: Path, repository: str, kind: str) -> bool:
     Raises:
         InputError: it holds something else.
     """
-    if not api.repo_exists(repository, repo_type=kind):
-        return False
-    names = set(api.list_repo_files(repository, repo_type=kind)) - {OF_THE_HUB}
+    names = _names(api, repository, kind)
     if not names:
         return False
     if SUMS in names:
@@ -109,7 +132,18 @@ def _is_there(api: Any, folder: Path, repository: str, kind: str) -> bool:
             there = Path(api.hf_hub_download(repository, SUMS, repo_type=kind, local_dir=scratch)).read_bytes()
         if there == (folder / SUMS).read_bytes():
             return True
-    raise InputError(
+    raise _other_files(repository, kind)
+
+
+def _names(api: Any, repository: str, kind: str) -> set[str]:
+    """The files of a repository but for the Hub's own; none where it does not exist."""
+    if not api.repo_exists(repository, repo_type=kind):
+        return set()
+    return set(api.list_repo_files(repository, repo_type=kind)) - {OF_THE_HUB}
+
+
+def _other_files(repository: str, kind: str) -> InputError:
+    return InputError(
         f"{SCHEME}{repository}: the {kind} repository holds other files; choose another name, or delete the "
         "repository on the Hub"
     )

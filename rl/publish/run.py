@@ -1,5 +1,6 @@
 """Publish a training run to a folder or the Hub, and pull it back as run folders."""
 
+import filecmp
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Final
 
-from benchmarks.files import PARTIAL, check_folder, disk_errors
+from benchmarks.files import PARTIAL, check_folder, disk_errors, file_sha256
 from benchmarks.models.folders import adapter_sha256, read_json
 from benchmarks.progress import Progress
 from benchmarks.runs import MANIFEST
@@ -23,20 +24,23 @@ from rl.publish.content import (
     RUN,
     STAGES,
     TRACES,
+    WEIGHTS,
     Data,
     Evaluation,
+    TrainingRun,
     find_evaluations,
     read_training,
     write_adapter,
     write_data,
     write_run,
 )
-from rl.publish.hub import SCHEME, check_token, download, upload
+from rl.publish.hub import SCHEME, check_repositories, check_token, download, upload
 from rl.publish.private import refuse_private
 from rl.publish.sums import SUMS, check_sums, read_sums, write_sums
 from rl.rollout_files import FOLDER as ROLLOUTS
 from sft.training import ADAPTER
 
+_REMEDY: Final = "choose another folder with --to, or remove that one"
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -86,12 +90,16 @@ def publish(run: Path, to: str, evaluations: Sequence[Path] = ()) -> Published:
     """
     repository = _repository(to)
     if repository is None:
-        check_folder(Path(to))
+        check_folder(Path(to), "--to")
     else:
         check_token(repository)
     with Progress("publication") as progress:
         progress.phase("reading the run")
         training = read_training(run)
+        if repository is None:
+            _check_target(Path(to), training)
+        else:
+            check_repositories(repository)
         found = find_evaluations(training, evaluations)
         place = repository or re.sub(r"[^\w.-]", "-", Path(to).resolve().name)
         with _unfinished(Path(to) if repository is None else None) as folder:
@@ -116,25 +124,46 @@ def publish(run: Path, to: str, evaluations: Sequence[Path] = ()) -> Published:
             return Published(to, new, found, data)
 
 
-def pull(source: str, to: Path) -> Path:
+@dataclass(frozen=True)
+class Pulled:
+    """A publication that was pulled.
+
+    Attributes:
+        run: the run folder.
+        new: False where all of it was there already.
+    """
+
+    run: Path
+    new: bool
+
+    def lines(self) -> list[str]:
+        """Return what was pulled, a line each."""
+        told = "pulled, and every file is as it was published"
+        if not self.new:
+            told = "is already there, every file as it was published, and nothing was changed"
+        return [f"{self.run}: {told}", f"  its adapter, for eval --adapter: {self.run / ADAPTER}"]
+
+
+def pull(source: str, to: Path) -> Pulled:
     """Fetch a publication, check every file of it, and lay it out as the folders that it was made from.
 
     Args:
         source: a folder that `publish` wrote, or `hub:ORG/NAME`.
         to: a new folder: it gets the run folder (`sft` or `grpo`), a run folder of each evaluation, the traces if there
-            are any, and the model card.
+            are any, and the model card. A folder that holds just that is checked, and left as it is.
 
     Returns:
-        The run folder.
+        The run folder, and whether it is new.
 
     Raises:
-        InputError: the source is no publication, a file of it is missing, changed or not listed, the folder is not new,
-            or the Hub refuses the token.
+        InputError: the source is no publication, a file of it is missing, changed or not listed, the folder holds
+            something else, or the Hub refuses the token.
         CheckError: the disk is full, or the Hub cannot be reached.
     """
-    check_folder(to)
-    if to.is_dir() and any(to.iterdir()):
-        raise InputError(f"{to}: holds files already; choose a new folder with --to")
+    check_folder(to, "--to")
+    there = to.is_dir() and any(to.iterdir())
+    if there and not (to / CARD).is_file():
+        raise InputError(f"{to}: holds other files; choose a new folder with --to")
     repository = _repository(source)
     if repository is None and not Path(source).is_dir():
         raise InputError(f"{source}: no such folder; give a folder that `synthpert publish` wrote, or hub:ORG/NAME")
@@ -145,10 +174,36 @@ def pull(source: str, to: Path) -> Path:
             publication = folder.parent / "download"
             download(repository, publication)
         progress.phase("checking every file")
+        _refuse_data(publication, source)
         check_sums(publication, source)
         stage = _lay_out(publication, folder, source)
-        _put(folder, to)
-    return to / stage
+        if there:
+            _refuse_unless_same(to, folder)
+        else:
+            _put(folder, to)
+    return Pulled(to / stage, new=not there)
+
+
+def _refuse_unless_same(to: Path, folder: Path) -> None:
+    """Refuse a folder that is not what a pull of this publication gives."""
+    ours, theirs = (
+        {path.relative_to(one).as_posix(): path for path in one.rglob("*") if not path.is_dir()} for one in (folder, to)
+    )
+    for name in sorted({*ours, *theirs}):
+        if name not in ours or name not in theirs or not filecmp.cmp(ours[name], theirs[name], shallow=False):
+            problem = "is not of it" if name not in ours else "is missing" if name not in theirs else "differs"
+            raise InputError(
+                f"{to}: holds something else than this publication ({name} {problem}); choose a new folder with --to"
+            )
+
+
+def _refuse_data(publication: Path, source: str) -> None:
+    """Refuse the data set of a publication, which is not whole without its adapter."""
+    if not (publication / SUMS).is_file() or (publication / RUN).is_dir():
+        return
+    above = publication.resolve().parent
+    where = f"the folder above it, {above}" if (above / SUMS).is_file() else "the folder of its adapter, which holds it"
+    raise InputError(f"{source}: is the data set of a publication; give {where}")
 
 
 def _repository(place: str) -> str | None:
@@ -177,6 +232,17 @@ def _unfinished(final: Path | None) -> Iterator[Path]:
         yield folder
 
 
+def _check_target(final: Path, training: TrainingRun) -> None:
+    """Refuse a folder that holds something else than a publication of this adapter, before any work is done."""
+    if not final.is_dir() or not any(final.iterdir()):
+        return
+    if not (final / SUMS).is_file():
+        raise InputError(f"{final}: holds other files; {_REMEDY}")
+    weights = read_sums(final / SUMS, str(final)).get(WEIGHTS)
+    if weights != file_sha256(training.path / ADAPTER / WEIGHTS):
+        raise InputError(f"{final}: holds another publication ({WEIGHTS} differs); {_REMEDY}")
+
+
 def _holds_same(final: Path, folder: Path) -> bool:
     """Whether a folder holds this publication already; False where it is new or empty.
 
@@ -185,12 +251,9 @@ def _holds_same(final: Path, folder: Path) -> bool:
     """
     if not final.is_dir() or not any(final.iterdir()):
         return False
-    remedy = "choose another folder with --to, or remove that one"
-    if not (final / SUMS).is_file():
-        raise InputError(f"{final}: holds other files; {remedy}")
     ours, there = (read_sums(one / SUMS, str(final)) for one in (folder, final))
     if differing := sorted(name for name in {*ours, *there} if ours.get(name) != there.get(name)):
-        raise InputError(f"{final}: holds another publication ({differing[0]} differs); {remedy}")
+        raise InputError(f"{final}: holds another publication ({differing[0]} differs); {_REMEDY}")
     check_sums(final, str(final))
     return True
 

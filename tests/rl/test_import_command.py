@@ -33,6 +33,7 @@ def test_the_documented_commands_read_files_of_that_form(tmp_path: Path) -> None
     assert rbio["statuses"] == {"answered": 2 * len(rows) // 3, "malformed": len(rows) // 3}
     assert summer["statuses"] == {"answered": len(rows)}
     assert rbio["tasks"] == summer["tasks"] == ["de"]
+    assert rbio["screen"]["name"] == "sample" and "CC BY 4.0" in rbio["screen"]["notice"]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_the_card_s_three_lines_load_the_adapter_and_a_pulled_one_is_the_same(
     exec(code, scope)  # the card's own lines
     assert any("lora_B" in name and bool(one.any()) for name, one in scope["model"].named_parameters())
     torch.testing.assert_close(logits(smollm2, tmp_path / "mine"), expected, rtol=0, atol=0)
-    pulled = pull(str(tmp_path / "mine"), tmp_path / "pulled")
+    pulled = pull(str(tmp_path / "mine"), tmp_path / "pulled").run
     check_adapter(pulled / "adapter", smollm2)
     torch.testing.assert_close(logits(smollm2, pulled / "adapter"), expected, rtol=0, atol=0)
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from lazily import Lazy
 
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.models.folders import adapter_sha256
 from benchmarks.runs import read_manifest
@@ -115,6 +116,7 @@ def test_two_processes_leave_one_finished_run(sft, tiny_model, folder, stage):
 
 
 def test_the_audit_is_in_the_manifest(sft):
+    assert read_manifest(sft[0])["screen"] == open_corpus("sample").facts()
     audit = read_manifest(sft[0])["audit"]
     assert audit["clean"] is True and audit["split"] == "official" and audit["traces"] == 24
     assert audit["checks"]["every item is a training item"] == "0 of 24 fail"

@@ -150,7 +150,7 @@ def _write_run(
     if len(imported.unmatched):
         write_text(run.path / UNMATCHED, imported.unmatched.to_csv(index=False))
     names = [Path(source["file"]).name for source in config["imported"]["files"]]
-    run.finish(name=config["name"], imported=names, **_counts(imported), **told)
+    run.finish(name=config["name"], screen=corpus.facts(), imported=names, **_counts(imported), **told)
     return run.path
 
 

@@ -101,7 +101,8 @@ def test_a_stopped_evaluation_goes_on_in_another_place_and_with_a_moved_server(
             path = run_evaluation(evaluation(folder, server))
             assert asked == 116 - 4 * stored
     assert len(read_predictions(path / PREDICTIONS)) == 16
-    assert read_manifest(path)["status"] == "done"
+    manifest = read_manifest(path)
+    assert manifest["status"] == "done" and manifest["screen"] == open_corpus("sample").facts()
 
 
 @pytest.mark.parametrize(

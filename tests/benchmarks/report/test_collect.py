@@ -345,6 +345,25 @@ def test_the_labels_of_a_run_are_found_from_anywhere(
         collect._find_corpus(other)
 
 
+def test_labels_that_a_run_does_not_name_must_be_those_that_it_was_evaluated_on(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((evaluation,), _) = read_runs([make_run("a", data=None)])
+    monkeypatch.setenv("SYNTHPERT_DATA", "sample")
+    assert collect._find_corpus(evaluation).is_sample
+    table = tmp_path / "mine.csv"
+    table.write_text("pert,gene,label,split\nA,G,upregulated,train\nB,G,downregulated,test\n")
+    monkeypatch.setenv("SYNTHPERT_DATA", str(table))
+    with pytest.raises(
+        InputError, match=r"was evaluated on other labels than those of .*mine\.csv; set SYNTHPERT_DATA"
+    ):
+        collect._find_corpus(evaluation)
+    manifest = json.loads((evaluation.path / "manifest.json").read_text())
+    (evaluation.path / "manifest.json").write_text(json.dumps(manifest | {"screen": {"name": "Their screen"}}))
+    with pytest.raises(InputError, match=r"mine\.csv \(on Their screen\); set"):
+        collect._find_corpus(evaluation)
+
+
 def test_the_same_data_in_two_folders_is_one_source(make_run: MakeRun) -> None:
     runs = [make_run("a", data="x/labels"), make_run("b", data="y/labels")]
     evaluations, _ = read_runs(runs)

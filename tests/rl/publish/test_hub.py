@@ -55,7 +55,13 @@ def test_an_adapter_and_its_data_are_two_repositories_each_of_one_commit(run: Pa
     assert "datasets:\n- lab/cells-data" in card and 'tiny"), "lab/cells")' in card
 
 
-def test_the_same_again_sends_nothing_and_something_else_is_refused(run: Path, hub: FakeHub, sample: Corpus) -> None:
+def refuse_to_work(*args: object, **keys: object) -> None:
+    raise AssertionError("the place is looked at before any work is done")
+
+
+def test_the_same_again_sends_nothing_and_something_else_is_refused(
+    run: Path, hub: FakeHub, sample: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(run, PLACE)
     hub.asked.clear()
     assert not publish(run, PLACE).new
@@ -66,6 +72,7 @@ def test_the_same_again_sends_nothing_and_something_else_is_refused(run: Path, h
     hub.repositories["models/lab/cells"] = {".gitattributes": b""}  # made on the Hub's page, and empty
     assert publish(run, PLACE).new
     hub.repositories["models/lab/more"] = {"config.json": b"{}"}
+    monkeypatch.setattr("rl.publish.run.summarise", refuse_to_work)
     with pytest.raises(InputError, match="hub:lab/more: the model repository holds other files"):
         publish(run, "hub:lab/more")
     assert "datasets/lab/more-data" not in hub.repositories  # both are looked at before anything is sent
@@ -129,7 +136,7 @@ def test_what_is_no_repository_is_refused(place: str, run: Path, tmp_path: Path)
 
 def test_what_is_pulled_from_the_hub_was_checked(run: Path, hub: FakeHub, tmp_path: Path) -> None:
     publish(run, PLACE)
-    pulled = pull(PLACE, tmp_path / "pulled")
+    pulled = pull(PLACE, tmp_path / "pulled").run
     assert (pulled / "adapter/adapter_model.safetensors").read_bytes() == (
         run / "adapter/adapter_model.safetensors"
     ).read_bytes()
@@ -139,6 +146,8 @@ def test_what_is_pulled_from_the_hub_was_checked(run: Path, hub: FakeHub, tmp_pa
     data["traces.parquet"] = data["traces.parquet"].replace(b"PAR1", b"PAR2")
     with pytest.raises(InputError, match=r"hub:lab/cells: data/traces.parquet has changed since it was published"):
         pull(PLACE, tmp_path / "new")
+    with pytest.raises(InputError, match="hub:lab/cells-data: is the data set of a publication; pull hub:lab/cells, "):
+        pull(f"{PLACE}-data", tmp_path / "new")
     del hub.repositories["datasets/lab/cells-data"]
     with pytest.raises(InputError, match="hub:lab/cells-data: the Hub has no such repository"):
         pull(PLACE, tmp_path / "new")
@@ -172,4 +181,5 @@ def test_a_run_that_holds_the_token_is_not_uploaded(sample: Corpus, hub: FakeHub
     write_evaluation(tmp_path / "eval", sample, "SFT", sha, {"note": TOKEN})
     with pytest.raises(InputError, match="predictions.parquet: would hold the value of HF_TOKEN") as error:
         publish(tmp_path / "sft", PLACE)
-    assert TOKEN not in str(error.value) and hub.asked == []
+    assert TOKEN not in str(error.value) and hub.commits == []
+    assert {method for method, *_ in hub.asked} <= {"GET", "HEAD"}

@@ -20,8 +20,8 @@ from benchmarks.report.summarize import summarize
 from benchmarks.report.wording import count_of, format_interval, format_number
 from benchmarks.runs import read_manifest, require_done
 from rewards import InputError
-from rl.publish.card import METRICS, labels_of, write_data_card, write_model_card
-from rl.publish.content import Data, read_training
+from rl.publish.card import METRICS, Labels, labels_of, write_data_card, write_model_card
+from rl.publish.content import Data, TrainingRun, read_training
 from rl.publish.run import publish, pull
 from rl.rollout_files import read_rollouts
 from sft.traces import read_traces
@@ -138,8 +138,8 @@ def test_the_data_card_names_each_evaluation_on_a_line_of_its_own(published: Pat
 
 def test_labels_of_another_screen_are_not_called_perturbqa_s(runs: Path, tmp_path: Path) -> None:
     run = read_training(runs / "sft")
-    assert labels_of(run, None) is None
-    own = replace(run, config={**run.config, "data": "screens/my *own*.csv"})
+    assert labels_of(run, None).are_perturbqa
+    own = before_screens_were_stored(run, "screens/my *own*.csv")
     data = Data(3, None, (), (), ())
     write_data_card(own, None, data, tmp_path, place="x")
     write_model_card(own, (), None, data, tmp_path / "model", place="x")
@@ -147,6 +147,55 @@ def test_labels_of_another_screen_are_not_called_perturbqa_s(runs: Path, tmp_pat
         text = card.read_text(encoding="utf-8")
         assert "PerturbQA" not in text and "CC BY" not in text and front(card)["license"] == "unknown"
         assert r"those of my \*own\*.csv" in text and "perturbqa" not in str(front(card)["tags"])
+
+
+def before_screens_were_stored(run: TrainingRun, data: str | None) -> TrainingRun:
+    """A run as earlier versions made it, on the labels that the key `data` names."""
+    manifest = {key: value for key, value in run.manifest.items() if key != "screen"}
+    return replace(run, manifest=manifest, config={**run.config, "data": data})
+
+
+def test_labels_are_those_that_the_run_used_or_said_to_be_unknown(runs: Path, tmp_path: Path) -> None:
+    run = read_training(runs / "sft")
+    assert run.config.get("data") is None and labels_of(run, None).name == "sample"  # its manifest says so
+    screen = {"name": "BioReasoning Challenge", "notice": "no licence is stated", "sha256": "0" * 64}
+    other = replace(run, manifest={**run.manifest, "screen": screen})
+    assert labels_of(other, None) == Labels("BioReasoning Challenge", "no licence is stated")
+    for data, name in {
+        "bioreasoning": "bioreasoning",
+        "sample": "sample",
+        "/labels/perturbqa": "PerturbQA, full files",
+    }.items():
+        assert labels_of(before_screens_were_stored(run, data), None).name == name
+    unknown = before_screens_were_stored(run, None)
+    for at, one in enumerate((other, unknown)):
+        write_model_card(one, (), None, Data(None, None, (), (), ()), tmp_path / str(at), place="x")
+        card = tmp_path / str(at) / "README.md"
+        assert "Wu et al." not in card.read_text(encoding="utf-8") and front(card)["license"] == "unknown"
+    assert (
+        "those of BioReasoning Challenge. Their notice: no licence is stated." in (tmp_path / "0/README.md").read_text()
+    )
+    assert "does not say which labels it learnt from" in (tmp_path / "1/README.md").read_text()
+
+
+def test_the_card_s_numbers_say_what_they_are_of(published: Path, runs: Path, tmp_path: Path) -> None:
+    card = (published / "README.md").read_text(encoding="utf-8")
+    manifest = read_manifest(runs / "grpo")
+    assert f"- SHA-256 of the tensors and settings of the adapter: {manifest['adapter_sha256']}" in card
+    assert "`run/items.txt` those of this stage" in card
+    data = (published / "data" / "README.md").read_text(encoding="utf-8")
+    assert "4 completions that the policy wrote to training prompts" in data
+    assert "the adapter my-adapter, which lies in the folder above this one," in data and "../" not in data
+    assert "- completions: 4\n" in card  # all to training prompts
+    run = read_training(runs / "grpo")
+    for rollouts, told in (
+        ({"completions": 9}, "9: 4 to training prompts, 5 to held-out prompts"),
+        ({"completions": 9, "from_step": 0}, "9: 4 to training prompts, 5 to held-out prompts"),
+        ({"completions": 9, "from_step": 7}, "9 after step 7, where the run was resumed"),
+    ):
+        other = replace(run, manifest={**run.manifest, "rollouts": rollouts})
+        write_model_card(other, (), None, Data(None, 4, (), (), ()), tmp_path, place="x")
+        assert f"- completions: {told}" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_no_path_and_no_server_of_the_run_s_machine_is_published(published: Path, runs: Path) -> None:
@@ -179,7 +228,13 @@ def test_changed_traces_and_no_evaluation_are_told_not_published(sft_alone: Path
     assert [line for line in done.lines() if "not published" in line] != []
 
 
-def test_the_same_again_changes_nothing_and_anything_else_is_refused(sft_alone: Path, tmp_path: Path) -> None:
+def refuse_to_work(*args: object, **keys: object) -> None:
+    raise AssertionError("the folder is looked at before any work is done")
+
+
+def test_the_same_again_changes_nothing_and_anything_else_is_refused(
+    sft_alone: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     assert publish(sft_alone, str(out)).new
     before = {name: (out / name).stat().st_mtime_ns for name in files(out)}
@@ -194,8 +249,12 @@ def test_the_same_again_changes_nothing_and_anything_else_is_refused(sft_alone: 
     with pytest.raises(InputError, match=r"holds another publication \(run/log.jsonl differs\); choose another folder"):
         publish(sft_alone, str(out))
     (out / "SHA256SUMS").unlink()
+    monkeypatch.setattr("rl.publish.run.summarise", refuse_to_work)
     with pytest.raises(InputError, match="holds other files; choose another folder with --to"):
         publish(sft_alone, str(out))
+    shutil.copytree(published, tmp_path / "grpo")
+    with pytest.raises(InputError, match=r"holds another publication \(adapter_model.safetensors differs\)"):
+        publish(sft_alone, str(tmp_path / "grpo"))
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -295,7 +354,7 @@ def test_evaluations_can_be_named(runs: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_pulled_is_a_run_folder_again(published: Path, runs: Path, tmp_path: Path) -> None:
-    run = pull(str(published), tmp_path / "pulled")
+    run = pull(str(published), tmp_path / "pulled").run
     assert run == tmp_path / "pulled" / "grpo"
     manifest = require_done(run, "grpo")
     assert adapter_sha256(run / "adapter") == manifest["adapter_sha256"] == adapter_sha256(runs / "grpo/adapter")
@@ -310,7 +369,7 @@ def test_what_is_pulled_is_a_run_folder_again(published: Path, runs: Path, tmp_p
 
 def test_a_pulled_run_of_sft_is_one_that_grpo_starts_from(runs: Path, tmp_path: Path) -> None:
     publish(runs / "sft", str(tmp_path / "out"))
-    run = pull(str(tmp_path / "out"), tmp_path / "pulled")
+    run = pull(str(tmp_path / "out"), tmp_path / "pulled").run
     assert require_done(run, "sft")["prompt"]["evidence"] == 3
     assert (run / "items.txt").read_bytes() == (runs / "sft" / "items.txt").read_bytes()
     assert len(read_traces(tmp_path / "pulled" / "traces.jsonl")) == 3
@@ -348,7 +407,39 @@ def test_a_publication_that_was_tampered_with_is_not_pulled(kind: str, published
 
 def test_a_folder_with_files_is_not_pulled_into(published: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds files already; choose a new folder with --to"):
+    with pytest.raises(InputError, match="holds other files; choose a new folder with --to"):
         pull(str(published), tmp_path)
+    with pytest.raises(InputError, match=r"mine.txt: is a file; choose another folder for --to"):
+        pull(str(published), tmp_path / "mine.txt")
     with pytest.raises(InputError, match="no such folder"):
         pull(str(tmp_path / "nowhere"), tmp_path / "new")
+
+
+def test_a_folder_that_holds_the_same_is_checked_and_left(published: Path, tmp_path: Path) -> None:
+    to = tmp_path / "pulled"
+    first = pull(str(published), to)
+    before = {name: (to / name).stat().st_mtime_ns for name in files(to)}
+    again = pull(str(published), to)
+    assert (first.new, again.new, again.run) == (True, False, first.run)
+    assert "is already there, every file as it was published" in again.lines()[0]
+    assert {name: (to / name).stat().st_mtime_ns for name in files(to)} == before
+    (to / "notes.txt").write_text("mine")
+    with pytest.raises(
+        InputError, match=r"something else than this publication \(notes.txt is not of it\); choose a new"
+    ):
+        pull(str(published), to)
+    (to / "notes.txt").unlink()
+    (to / "grpo" / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match=r"\(grpo/manifest.json differs\)"):
+        pull(str(published), to)
+    (to / "grpo" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"\(grpo/manifest.json is missing\)"):
+        pull(str(published), to)
+
+
+def test_the_data_alone_is_not_pulled_and_told_where_the_whole_is(published: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"is the data set of a publication; give the folder above it, {published}$"):
+        pull(str(published / "data"), tmp_path / "new")
+    shutil.copytree(published / "data", tmp_path / "data")
+    with pytest.raises(InputError, match="is the data set of a publication; give the folder of its adapter"):
+        pull(str(tmp_path / "data"), tmp_path / "new")
