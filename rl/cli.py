@@ -94,7 +94,9 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[Literal["perturbqa", "bioreasoning"], typer.Argument(help="Which labels.")] = "perturbqa",
+    name: Annotated[
+        Literal["perturbqa", "k562_set", "bioreasoning"], typer.Argument(help="Which labels.")
+    ] = "perturbqa",
     source: Annotated[
         str | None, typer.Option(help="Folder or URL of the files. Default: their official repository.")
     ] = None,
@@ -102,14 +104,17 @@ def data_fetch(
         Path | None, typer.Option(help="Folder to write. Default: the folder that the other commands read.")
     ] = None,
 ) -> None:
-    """Fetch PerturbQA's eight label files, or the two of the BioReasoning Challenge, and check their SHA-256."""
-    from benchmarks.screens import bioreasoning
-    from benchmarks.screens.labels import fetch, load_labels
+    """Fetch PerturbQA's label files, those of its gene sets or those of the BioReasoning Challenge, as published."""
+    from benchmarks.screens import bioreasoning, k562_set
+    from benchmarks.screens.labels import data_dir, fetch, load_labels
 
     if name == bioreasoning.NAME:
         folder = bioreasoning.fetch(source, out)
         labels = load_labels(folder / bioreasoning.DESCRIPTION)
         typer.echo(bioreasoning.LICENCE)
+    elif name == k562_set.NAME:
+        folder = k562_set.FILES.fetch(source, data_dir() if out is None else out)
+        labels = load_labels(folder / k562_set.NAME)
     else:
         folder = fetch(source, out)
         labels = load_labels(folder)

@@ -49,6 +49,7 @@ REVIEWED: Final = {
     "a value": ("max_completion_tokens", "fdr_bh", "normalize_then_sum"),
     "what stands for any key": ("--key",),
     "an option of pip": ("--no-deps",),
+    "labels that are known by name": ("k562_set",),
     "a key of a tokenizer's file": ("eos_token", "chat_template"),
     "a variable of chat templates": ("add_generation_prompt",),
     "a key of a reward's entry": ("timeout", "kind"),

@@ -45,7 +45,7 @@ def commands() -> list[list[str]]:
 
 
 def test_the_page_goes_from_a_table_to_a_report_in_three_commands() -> None:
-    made, stats, study, _ = commands()
+    made, stats, study, *_ = commands()
     assert made == ["make", "demo"]
     assert stats[:5] == ["synthpert", "data", "stats", "--data", "screen.yaml"]
     assert study == ["synthpert", "study", str(STUDY.relative_to(REPO))]

@@ -129,11 +129,13 @@ class Corpus:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over items, labels and splits; for other screens than PerturbQA over the words for the lines, too."""
+        """SHA-256 over items, labels and splits; for other screens than PerturbQA over what prompts call them, too."""
         of_items = digest(self.labels)
         if self.screen.lines == PERTURBQA.lines:
             return of_items
-        words = {line: self.screen.words(line) for line in self.lines}
+        words: dict[str, object] = {line: self.screen.words(line) for line in self.lines}
+        if self.screen.sets:
+            words["sets"] = {name: list(genes) for name, genes in self.screen.sets.items()}
         return hashlib.sha256(f"{of_items} {json.dumps(words, sort_keys=True)}".encode()).hexdigest()
 
     @cached_property
@@ -305,7 +307,8 @@ def open_corpus(
         source: a folder with PerturbQA's files, a label table or what describes one (`benchmarks.screens.table`), or
             `sample` for the rows that ship with the package; None as in `data_source`.
         split: name of a split; see `benchmarks.screens.splits`.
-        reference: another screen (`benchmarks.evidence.reference.open_reference`); None for none.
+        reference: another screen (`benchmarks.evidence.reference.open_reference`); None for none. Where readouts of
+            either are sets of genes, its rows of the same cell lines are left out.
 
     Returns:
         The corpus.
@@ -328,6 +331,13 @@ def open_corpus(
             f"split: {named} has no column split, which {OFFICIAL!r} means; map one, or use {HOLDOUT_FORMS}"
         )
     kept = apply_split(labels, split)
+    if reference is not None and (screen.sets or reference.screen.sets):
+        # What a knockdown did to the genes of a set, in the same cells, is nearly the answer; and the other way round.
+        there, lines = len(reference.labels), lines_of(kept)
+        reference = reference.without_lines(lines)
+        if left := there - len(reference.labels):
+            told = f"{left:,} rows of {reference.source} are not used as evidence: they are of {', '.join(lines)}, too."
+            screen = replace(screen, notes=(*screen.notes, told))
     if reference is not None:
         reference.refuse_items(kept)
     return Corpus(named, split, kept, screen, left_out=len(labels) - len(kept), reference=reference)

@@ -19,14 +19,20 @@ _LABELS: Final = {
 _ITEM: Final = "{pert} is knocked down by CRISPRi in {cell}"
 # Version 1 asks about the item at once. Version 2 begins with what all prompts share, so that it is computed once.
 _ASK_1: Final = {
-    "three_class": _ITEM + ". What happens to the expression of {gene}?",
-    "direction": _ITEM + ", and the expression of {gene} changes. In which direction?",
+    "three_class": _ITEM + ". What happens to the expression of {asked}?",
+    "direction": _ITEM + ", and the expression of {asked} changes. In which direction?",
 }
 _TASK_2: Final = {
     "three_class": "One gene is knocked down by CRISPRi. What happens to the expression of another gene?",
     "direction": "One gene is knocked down by CRISPRi, and the expression of another changes. In which direction?",
 }
-_ASK_2: Final = _ITEM + ". What happens to {gene}?"
+_TASK_SETS: Final = {
+    "three_class": "One gene is knocked down by CRISPRi. What happens to the expression of a set of genes?",
+    "direction": (
+        "One gene is knocked down by CRISPRi, and the expression of a set of genes changes. In which direction?"
+    ),
+}
+_ASK_2: Final = _ITEM + ". What happens to {asked}?"
 _FORMAT: Final = "Think first, then answer: <think>reasoning</think><answer>one label</answer>"
 
 # The eleven angles that SynthPert (arXiv 2509.25346) makes its teacher consider, in our words.
@@ -44,6 +50,13 @@ LEMMAS: Final = (
     "conflicting evidence: what speaks against the likely answer",
 )
 _ANY_ITEM: Final = {"pert": "the knocked-down gene", "gene": "the other gene", "cell": "the cell line"}
+# Where the readout is a set of genes, these angles replace those about two genes.
+_FOR_SETS: Final = {
+    "gene function: what both genes do": "gene function: what the knocked-down gene and the genes of the set do",
+    "locus regulation: whether the two genes lie close together or share a promoter": (
+        "locus regulation: whether the knocked-down gene lies close to genes of the set"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -108,9 +121,11 @@ def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> 
         rated = items[corpus.has_rate(items)]
         for row in corpus.rates(rated).itertuples():
             rates[str(row.item_id)] = rate_words(1.0 - float(str(row.p_none)))
+    sets = bool(corpus.screen.sets)
     prompts: list[list[Message]] = []
     for row in items[["item_id", "cell_line", "pert", "gene"]].itertuples():
         names = {"pert": row.pert, "gene": row.gene, "cell": corpus.screen.words(str(row.cell_line))}
+        names["asked"] = corpus.screen.readout(str(row.gene))
         evidence = ""
         if config.evidence:
             found = "\n".join(quoted.get(str(row.item_id), ["none known"]))
@@ -119,22 +134,28 @@ def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> 
             if rate is not None:
                 known = f"{row.gene} changes in {rate} other knockdowns in this line."
             evidence = f"{known} Similar knockdowns (similarity) and {row.gene}:\n{found}"
-        text = "\n".join(part for part in _parts(config, names, evidence) if part)
+        text = "\n".join(part for part in _parts(config, names, evidence, sets=sets) if part)
         prompts.append([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": text}])
     return prompts
 
 
-def _parts(config: PromptConfig, names: Mapping[str, Any], evidence: str) -> list[str]:
+def _parts(config: PromptConfig, names: Mapping[str, Any], evidence: str, *, sets: bool) -> list[str]:
     """Return the parts of a prompt in the order of its version; an empty one where there is nothing to say."""
     labels = _LABELS[config.template]
     if config.template_version == 1:
-        return [_ASK_1[config.template].format(**names), labels, _lemmas(config, names), evidence, _FORMAT]
-    shared = [_TASK_2[config.template], labels, _lemmas(config, _ANY_ITEM), _FORMAT]
+        lemmas = _lemmas(config, names, sets=sets)
+        return [_ASK_1[config.template].format(**names), labels, lemmas, evidence, _FORMAT]
+    task = (_TASK_SETS if sets else _TASK_2)[config.template]
+    any_item = {**_ANY_ITEM, "gene": "the gene set"} if sets else _ANY_ITEM
+    shared = [task, labels, _lemmas(config, any_item, sets=sets), _FORMAT]
     return [*shared, _ASK_2.format(**names), evidence]
 
 
-def _lemmas(config: PromptConfig, names: Mapping[str, Any]) -> str:
-    return "Consider:\n" + "\n".join(f"- {lemma.format(**names)}" for lemma in LEMMAS) if config.lemmas else ""
+def _lemmas(config: PromptConfig, names: Mapping[str, Any], *, sets: bool) -> str:
+    if not config.lemmas:
+        return ""
+    lemmas = [_FOR_SETS.get(lemma, lemma) if sets else lemma for lemma in LEMMAS]
+    return "Consider:\n" + "\n".join(f"- {lemma.format(**names)}" for lemma in lemmas)
 
 
 def rate_words(rate: float) -> str:

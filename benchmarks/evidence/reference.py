@@ -10,8 +10,8 @@ Its symbols may be those of another species. The key `orthologs` says how a symb
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
@@ -59,6 +59,24 @@ class Reference:
         symbols = self.orthologs if self.orthologs is None or isinstance(self.orthologs, str) else {**self.orthologs}
         facts = json.dumps([digest(self.labels), words, symbols], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()
+
+    def without_lines(self, lines: Collection[str]) -> "Reference":
+        """Return the reference without the rows of some cell lines, whatever their letter case.
+
+        Args:
+            lines: the cell lines.
+
+        Raises:
+            InputError: no row is left.
+        """
+        folded = {line.casefold() for line in lines}
+        labels = self.labels[~self.labels["cell_line"].astype(str).str.casefold().isin(folded)]
+        if labels.empty:
+            raise InputError(
+                f"evidence_from: {self.source} has only rows of {', '.join(sorted(lines))}. Genes and sets of genes in "
+                "the same cells tell each other's labels; use another screen"
+            )
+        return replace(self, labels=labels.reset_index(drop=True))
 
     def refuse_items(self, labels: pd.DataFrame) -> None:
         """Refuse to be the reference of labels that have an item in common with it, training or test.

@@ -1,28 +1,21 @@
-"""Labels: PerturbQA's eight files, which are fetched, verified and joined; the sample; and label tables."""
+"""Labels by their source: PerturbQA's files, its labels of gene sets, the sample, and label tables."""
 
 import difflib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 
-from benchmarks.screens import bioreasoning
+from benchmarks.screens import bioreasoning, k562_set
+from benchmarks.screens.perturbqa import OFFICIAL_URL, read_items
 from benchmarks.screens.published import PublishedFiles
-from benchmarks.screens.schema import CELL_LINES, LABEL_DTYPE, LINE_DTYPE, SPLIT_DTYPE, SPLITS, lines_of
+from benchmarks.screens.schema import CELL_LINES, lines_of
 from benchmarks.screens.screen import PERTURBQA, Screen
 from benchmarks.screens.table import LabelTable, is_table, read_screen
-from rewards import LABELS, InputError, Label
+from rewards import InputError, Label
 
-COLUMNS: Final = ("pert", "gene", "label", "split")
 SAMPLE: Final = "sample"  # stands for the rows that ship with the package, where a folder may be named
-
-OFFICIAL_URL: Final = "https://raw.githubusercontent.com/genentech/PerturbQA/main/perturbqa/datasets"
 
 SHA256: Final = {
     "hepg2-de.csv": "f94045fb44dcca4af9c69bee5c87de624590061a1123d55d9ee42a9c1ca97932",
@@ -37,7 +30,6 @@ SHA256: Final = {
 DATA_HELP: Final = "labels: a folder, a table, a YAML file that describes one, or `sample`; none for the default"
 # Screens that ship as a description of a table, which the user fetches.
 DESCRIBED: Final = {bioreasoning.NAME: bioreasoning.SHIPPED}
-Codes = np.ndarray[tuple[int], np.dtype[np.int8]]
 
 
 def data_dir() -> Path:
@@ -54,14 +46,16 @@ def data_source(source: str | Path | None = None) -> str:
     """Return where labels come from: a folder, a label table, a file that describes one, or `sample`.
 
     Args:
-        source: one of these; `perturbqa` for `data_dir()`; a name in `DESCRIBED`; None for what `SYNTHPERT_DATA` names,
-            else for `data_dir()`.
+        source: one of these; `perturbqa` for `data_dir()`; `k562_set` for the labels of gene sets there; a name in
+            `DESCRIBED`; None for what `SYNTHPERT_DATA` names, else for `data_dir()`.
     """
     if source is None:
         return SAMPLE if os.environ.get("SYNTHPERT_DATA") == SAMPLE else str(data_dir())
     if not Path(source).exists():  # a folder may have such a name
         if str(source) == "perturbqa":
             return str(data_dir())
+        if str(source) == k562_set.NAME:
+            return str(data_dir() / k562_set.NAME)
         source = DESCRIBED.get(str(source), source)
     return str(source)
 
@@ -98,7 +92,15 @@ def load_screen(source: str | Path | LabelTable | None = None) -> tuple[Screen, 
     if isinstance(source, LabelTable):
         return read_screen(source)
     source = data_source(source)
+    if _is_k562_set(source):
+        return k562_set.load_k562_set(Path(source).parent)
     return read_screen(source) if is_table(source) else (PERTURBQA, load_labels(source))
+
+
+def _is_k562_set(source: str) -> bool:
+    """Tell whether a source is PerturbQA's labels of gene sets: their files in the folder above, by their name."""
+    path = Path(source)
+    return path.name == k562_set.NAME and not path.exists()
 
 
 def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.DataFrame:
@@ -106,8 +108,8 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
 
     Args:
         source: a folder with PerturbQA's eight files, a label table or a file that describes one (see
-            `benchmarks.screens.table`), or `"sample"` for the rows that ship with the package; None as in
-            `data_source`.
+            `benchmarks.screens.table`), `"k562_set"` for PerturbQA's labels of gene sets, or `"sample"` for the rows
+            that ship with the package; None as in `data_source`.
         verify: check each file's SHA-256. The rows are checked first, so that an error names the row where it can.
 
     Returns:
@@ -125,146 +127,22 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
         from benchmarks.screens.sample import load_sample
 
         return load_sample()[["item_id", "cell_line", "pert", "gene", "label", "split"]]
+    if _is_k562_set(source):
+        return k562_set.load_k562_set(Path(source).parent, verify=verify)[1]
     if is_table(source):
         return read_screen(source)[1]
     folder = Path(source)
     if not folder.is_dir():
-        near = difflib.get_close_matches(source, (SAMPLE, "perturbqa", *DESCRIBED), n=1)
+        near = difflib.get_close_matches(source, (SAMPLE, "perturbqa", k562_set.NAME, *DESCRIBED), n=1)
         remedy = (
             f"did you mean `{near[0]}`?"
             if near
             else "run `synthpert data fetch`, set SYNTHPERT_DATA, or take the sample by giving data as `sample`"
         )
         raise InputError(f"{folder}: no such folder; {remedy}")
-    return pd.concat([_load_line(folder, line, verify=verify) for line in CELL_LINES], ignore_index=True)
-
-
-def _load_line(folder: Path, line: str, *, verify: bool) -> pd.DataFrame:
-    paths = folder / f"{line}-de.csv", folder / f"{line}-dir.csv"
-    (de, de_bytes), (direction, dir_bytes) = (_read_csv(path) for path in paths)
-    split = _split(paths[0], de)
-    label = _join_labels(paths, de, direction, split)
-    if verify:
-        for path, content in zip(paths, (de_bytes, dir_bytes), strict=True):
-            _published().check(str(path), path.name, content)
-    item_id = pc.binary_join_element_wise(pa.scalar(line), de["pert"], de["gene"], "|")
-    return pd.DataFrame(
-        {
-            "item_id": item_id.to_pandas(),
-            "cell_line": pd.Categorical.from_codes(np.full(len(label), CELL_LINES.index(line)), dtype=LINE_DTYPE),
-            "pert": de["pert"].to_pandas(),
-            "gene": de["gene"].to_pandas(),
-            "label": pd.Categorical.from_codes(label, dtype=LABEL_DTYPE),
-            "split": pd.Categorical.from_codes(split, dtype=SPLIT_DTYPE),
-        }
-    )
-
-
-def _join_labels(paths: tuple[Path, Path], de: pa.Table, direction: pa.Table, split: Codes) -> Codes:
-    """Join a line's two files: (N,) label code of each row of `de`; `split` holds the split codes of these rows."""
-    de_path, dir_path = paths
-    de_key, dir_key = _pair_keys(de_path, de), _pair_keys(dir_path, direction)
-    de_label, dir_label = _binary(de_path, de), _binary(dir_path, direction)
-    position = pc.index_in(dir_key, value_set=de_key)
-    missing = np.flatnonzero(pc.is_null(position).to_numpy(zero_copy_only=False))
-    if missing.size:
-        raise _row_error(
-            dir_path, direction, int(missing[0]), f"is not in {de_path.name}", "every direction row needs its DE row"
-        )
-    at = position.to_numpy()
-    for wrong, problem in (
-        (~de_label[at], f"has label 0 in {de_path.name}: a direction without differential expression"),
-        (split[at] != _split(dir_path, direction), f"is in another split than in {de_path.name}"),
-    ):
-        if wrong.any():
-            raise _row_error(dir_path, direction, int(np.flatnonzero(wrong)[0]), problem, "fetch the files again")
-    label = np.full(len(de_label), LABELS.index(Label.NONE), dtype=np.int8)
-    label[at] = np.where(dir_label, LABELS.index(Label.UP), LABELS.index(Label.DOWN))
-    undirected = np.flatnonzero(de_label & (label == LABELS.index(Label.NONE)))
-    if undirected.size:
-        raise _row_error(
-            de_path, de, int(undirected[0]), f"has label 1 but no direction in {dir_path.name}", "fetch the files again"
-        )
-    return label
-
-
-def _row_error(path: Path, table: pa.Table, index: int, problem: str, remedy: str) -> InputError:
-    pair = f"{table['pert'][index].as_py()},{table['gene'][index].as_py()}"
-    return InputError(f"{path}, row {index + 2}: {pair} {problem}; {remedy}")
-
-
-def _read_csv(path: Path) -> tuple[pa.Table, bytes]:
-    """Read one label file as text columns, and its bytes for the hash."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; all eight PerturbQA files are needed, run `synthpert data fetch`")
-    content = path.read_bytes()
-    if not content.strip():
-        raise InputError(f"{path}: the file is empty; run `synthpert data fetch`")
-    header = content.split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf").strip().decode("utf-8", "replace")
-    if header != ",".join(COLUMNS):
-        raise InputError(
-            f"{path}, row 1: the header is {header[:80]!r}, not {','.join(COLUMNS)!r}; run `synthpert data fetch`"
-        )
-    broken: list[str] = []
-
-    def note(row: pyarrow.csv.InvalidRow) -> str:
-        broken.append(f"row {row.number}: {row.actual_columns} columns, not {row.expected_columns}: {row.text[:80]!r}")
-        return "skip"  # goes on to collect all broken rows; any of them raises below
-
-    try:
-        table = pyarrow.csv.read_csv(
-            pa.py_buffer(content),
-            read_options=pyarrow.csv.ReadOptions(use_threads=False),  # with threads, row numbers are missing
-            parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=note, ignore_empty_lines=False),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(COLUMNS, pa.string()), strings_can_be_null=False, check_utf8=True
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a CSV file of text ({str(error)[:120]}); run `synthpert data fetch`") from error
-    if broken:
-        raise InputError(f"{path}, {broken[0]}; the file is damaged, run `synthpert data fetch`")
-    if table.num_rows == 0:
-        raise InputError(f"{path}: no rows below the header; run `synthpert data fetch`")
-    table = table.combine_chunks()
-    for column in ("pert", "gene"):
-        bad = np.flatnonzero(pc.match_substring_regex(table[column], r"^\s*$|[|\s]").to_numpy(zero_copy_only=False))
-        if bad.size:
-            raise _row_error(
-                path, table, int(bad[0]), f"has an empty or broken {column} symbol", "fetch the files again"
-            )
-    return table, content
-
-
-def _pair_keys(path: Path, table: pa.Table) -> pa.Array:
-    """Return `pert|gene` of each row; raise where a pair occurs twice."""
-    keys = pc.binary_join_element_wise(table["pert"], table["gene"], "|").combine_chunks()
-    codes = keys.dictionary_encode().indices.to_numpy()
-    if codes.max() + 1 < len(codes):  # a new key gets the next code, so the first row that does not is a repeat
-        repeat = int(np.flatnonzero(codes != np.arange(len(codes)))[0])
-        first = int(np.flatnonzero(codes == codes[repeat])[0])
-        raise _row_error(path, table, repeat, f"occurs twice (first in row {first + 2})", "remove one of the rows")
-    return keys
-
-
-def _binary(path: Path, table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    ones: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.equal(_codes(path, table, "label", ("0", "1")), 1)
-    return ones
-
-
-def _split(path: Path, table: pa.Table) -> Codes:
-    return _codes(path, table, "split", SPLITS)
-
-
-def _codes(path: Path, table: pa.Table, column: str, allowed: Sequence[str]) -> Codes:
-    found = pc.index_in(table[column], value_set=pa.array(list(allowed)))
-    unknown = np.flatnonzero(pc.is_null(found).to_numpy(zero_copy_only=False))
-    if unknown.size:
-        index = int(unknown[0])
-        value = table[column][index].as_py()
-        raise _row_error(path, table, index, f"has {column} {value!r}", f"allowed are {' and '.join(allowed)}")
-    codes: Codes = found.to_numpy().astype(np.int8)
-    return codes
+    files = _published()
+    parts = [read_items(folder, line, files, line=line, verify=verify) for line in CELL_LINES]
+    return pd.concat(parts, ignore_index=True)
 
 
 def stats(labels: pd.DataFrame) -> pd.DataFrame:

@@ -1,8 +1,10 @@
 """A screen: what is known of a set of labels besides its rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+
+GENES_SHOWN: Final = 8  # genes of a set that a question names
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Screen:
         notes: sentences about the file that a reader of its labels should know, such as what was left out.
         has_split: whether the labels have a split of their own, which is `official`. Its test rows may lack labels.
         unread: a sentence on the columns of the file that were not read; empty where all were.
+        sets: where readouts are sets of genes: the genes of each set, by its name, which stands where others have a
+            gene. Empty where readouts are genes.
     """
 
     name: str
@@ -24,10 +28,19 @@ class Screen:
     notes: tuple[str, ...] = ()
     has_split: bool = True
     unread: str = ""
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def words(self, line: str) -> str:
         """Return what prompts call a cell line."""
         return self.lines.get(line, line)
+
+    def readout(self, gene: str) -> str:
+        """Return what a question calls a readout: a gene by its symbol; a set by its name and its first genes."""
+        genes = self.sets.get(gene)
+        if genes is None:
+            return gene
+        more = f" and {len(genes) - GENES_SHOWN} more" if len(genes) > GENES_SHOWN else ""
+        return f"the gene set {gene} ({', '.join(genes[:GENES_SHOWN])}{more})"
 
 
 PERTURBQA: Final = Screen(

@@ -35,6 +35,7 @@ class QuotationFinder:
 
     def __init__(self, corpus: Corpus) -> None:
         self._known = {*corpus.labels["pert"].unique(), *corpus.labels["gene"].unique()}
+        self._of_words = [name for name in self._known if " " in name]  # sets of genes have such names
         self._tests: dict[str, dict[str, dict[str, str]]] = {line: {} for line in corpus.labels["cell_line"].unique()}
         columns = (corpus.test[name].astype("str") for name in ("cell_line", "pert", "gene", "label"))
         for line, pert, gene, label in zip(*columns, strict=True):
@@ -73,7 +74,7 @@ class QuotationFinder:
 
     def _symbols(self, piece: str) -> set[str]:
         """Return the words of a piece. NEDD8-MDP1, a symbol, is one word; AARS-KD, which is none, is two."""
-        words = {*_WORD.findall(piece)}
+        words = {*_WORD.findall(piece), *(name for name in self._of_words if name in piece)}
         return words.union(*(_PART.findall(word) for word in words if not (word.isalnum() or word in self._known)))
 
 
