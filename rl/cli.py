@@ -409,9 +409,12 @@ def _show_scores(page: Path) -> None:
         ("de", "de_auroc"),
         ("de", "de_per_gene_auroc"),
         ("dir", "dir_per_gene_auroc"),
+        ("three_class", "challenge_score"),
     )
     for name, system in systems.items():
         for task, metric in shown:
+            if metric not in system["metrics"][task]["all"]:  # only one screen has it
+                continue
             cells = [f"{line} {_number(values[metric]['value'])}" for line, values in system["metrics"][task].items()]
             typer.echo(f"{name:34} {task:11} {metric:20} {'  '.join(cells)}")
 

@@ -22,6 +22,7 @@ from benchmarks.report.summary import (
     Summary,
     SystemSummary,
     Tokens,
+    screen_of,
 )
 from benchmarks.statistics.alignment import align_all
 from benchmarks.statistics.arrays import Bools, PredictionArrays, prediction_arrays
@@ -90,6 +91,7 @@ def summarize(
     in_line = {str(line): np.asarray(items.line == line) for line in items.line.categories}
     models = [system.name for system in systems if system.kind == "model"]
     pairs = _pairs(systems)
+    screen = screen_of(data)
     last_two = [(name, runs[name]) for name in models if "three_class" in runs[name].tasks][-2:]
     return Summary(
         title=title,
@@ -100,11 +102,11 @@ def summarize(
             *data.get("warnings", ()),
         ],
         primary=PRIMARY,
-        systems={one.name: _system(one, runs[one.name], items, in_line, in_stratum) for one in systems},
-        comparisons=[_compared(a, b, result) for a, b, result in compare_pairs(runs, pairs, compared_metrics())],
+        systems={one.name: _system(one, runs[one.name], items, in_line, in_stratum, screen) for one in systems},
+        comparisons=[_compared(a, b, result) for a, b, result in compare_pairs(runs, pairs, compared_metrics(screen))],
         wanted_difference=WANTED,
         exploratory=_by_line(items, runs, pairs),
-        aa_checks=_aa_checks(systems),
+        aa_checks=_aa_checks(systems, screen),
         protocol=plain_json(protocol),
         data=plain_json(data),
         evaluated=_evaluated(items, in_line),
@@ -128,6 +130,7 @@ def _system(
     items: PredictionArrays,
     in_line: Mapping[str, Bools],
     in_stratum: Mapping[str, Bools],
+    screen: str,
 ) -> SystemSummary:
     """What is told of one system."""
     everywhere: dict[str, Bools | None] = {"all": None}
@@ -143,8 +146,8 @@ def _system(
         tokens=_tokens(system),
         n_unscorable=int((~runs.scorable).sum()),
         seeds=runs.seeds,
-        metrics=_scores(runs, _own({**everywhere, **in_line}, items, runs)),
-        strata=_scores(runs, _own(in_stratum, items, runs)),
+        metrics=_scores(runs, _own({**everywhere, **in_line}, items, runs), screen),
+        strata=_scores(runs, _own(in_stratum, items, runs), screen),
         reliability=reliability(runs),
         roc={task: roc_points(runs, task) for task in ("de", "dir")},
         facts=plain_json(system.facts),
@@ -293,10 +296,13 @@ def _stratum(name: str, mask: "pd.Series[bool]", items: PredictionArrays) -> Boo
     return np.asarray(mask.to_numpy(dtype=np.bool_)[at])
 
 
-def _scores(runs: PredictionArrays, masks: Mapping[str, Bools | None]) -> Scores:
-    """By task, by name of a mask, by metric."""
+def _scores(runs: PredictionArrays, masks: Mapping[str, Bools | None], screen: str) -> Scores:
+    """By task, by name of a mask, by metric that reports on the screen show."""
     return {
-        task: {where: {one.name: _score(runs, one, use) for one in metrics_of(task)} for where, use in masks.items()}
+        task: {
+            where: {one.name: _score(runs, one, use) for one in metrics_of(task, screen)}
+            for where, use in masks.items()
+        }
         for task in TASKS
     }
 
@@ -325,13 +331,13 @@ def _compared(a: str, b: str, result: Comparison, cell_line: str = "all") -> Com
     return Compared(a, b, result, needed, cell_line)
 
 
-def _aa_checks(systems: Sequence[System]) -> list[SelfCheck]:
+def _aa_checks(systems: Sequence[System], screen: str) -> list[SelfCheck]:
     """Each model against itself, half of its samples against the other half; none with one sample an item."""
     return [
         SelfCheck(system.name, result)
         for system in systems
         if system.kind == "model"
-        for result in aa_checks(system.predictions, compared_metrics())
+        for result in aa_checks(system.predictions, compared_metrics(screen))
     ]
 
 

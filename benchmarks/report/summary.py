@@ -132,6 +132,11 @@ class Evaluated:
     labels: Mapping[str, int]
 
 
+def screen_of(data: Mapping[str, Any]) -> str:
+    """Return the name of the screen from what a report was given about its data; "" where that does not tell."""
+    return str(data.get("source", ""))
+
+
 @dataclass(frozen=True)
 class Summary:
     """Everything a report says.
@@ -165,6 +170,11 @@ class Summary:
     stages: Sequence[Mapping[str, Any]]
     random_items: Sequence[Item]
     most_different: MostDifferent | None
+
+    @property
+    def screen(self) -> str:
+        """Name of the screen evaluated, as reports call it."""
+        return screen_of(self.data)
 
     @property
     def total(self) -> Evaluated:

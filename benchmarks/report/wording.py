@@ -69,11 +69,14 @@ STATUS_NAMES: Final = {
 }
 
 
-def metric_groups(task: str) -> list[dict[str, Any]]:
-    """Return the tables that a task's metrics fill: `title`, `metrics`, and `definitions` (name and meaning)."""
+def metric_groups(task: str, screen: str = "") -> list[dict[str, Any]]:
+    """Return the tables that a task's metrics fill: `title`, `metrics`, and `definitions` (name and meaning).
+
+    `screen` is the name of the screen, which may have a metric of its own.
+    """
     groups = []
     for title, by_label in (("", False), ("By label", True)):
-        metrics = [metric for metric in metrics_of(task) if metric.by_label == by_label]
+        metrics = [metric for metric in metrics_of(task, screen) if metric.by_label == by_label]
         # Metrics that differ only in the label they look at share their definition.
         names = [metric.label.partition(", ")[0] if by_label else metric.label for metric in metrics]
         defined = dict(zip(names, (metric.definition for metric in metrics), strict=True))

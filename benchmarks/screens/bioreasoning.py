@@ -11,6 +11,7 @@ from benchmarks.files import write_text
 from benchmarks.screens.published import PublishedFiles
 
 NAME: Final = "bioreasoning"
+SCREEN: Final = "BioReasoning Challenge"  # the screen's name in its description
 DESCRIPTION: Final = f"{NAME}.yaml"
 SHIPPED: Final = Path(__file__).parent / "data" / DESCRIPTION
 FOLDER: Final = f"~/.cache/synthpert/{NAME}/"  # where the description that ships looks for the files

@@ -252,6 +252,17 @@ def auroc(task: str, unit: Literal["gene", "pert"] | None = None) -> Estimator:
     return estimated
 
 
+def mean_of_aurocs(runs: PredictionArrays, rows: Ints) -> Estimate:
+    """Mean of the pooled AUROCs of `de` and `dir`, the latter over the items that changed."""
+    changed = np.flatnonzero(runs.label[rows] != NONE)
+    de, direction = auroc("de")(runs, rows), auroc("dir")(runs, rows[changed])
+    if reason := de.reason or direction.reason:
+        return no_value(rows, reason)
+    psi = de.psi / 2
+    psi[changed] += direction.psi / 2
+    return Estimate((de.values + direction.values) / 2, rows, psi)
+
+
 def _units(runs: PredictionArrays, rows: Ints, positive: Bools, unit: Literal["gene", "pert"]) -> tuple[Ints, Bools]:
     """Unit of each item, and whether each unit has both classes.
 

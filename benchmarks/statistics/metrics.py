@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.evaluation.predictions import TASKS
+from benchmarks.screens import bioreasoning
 from benchmarks.statistics.arrays import DOWN, NONE, UP, Bools, PredictionArrays
 from benchmarks.statistics.estimates import (
     Estimate,
@@ -23,6 +24,7 @@ from benchmarks.statistics.estimates import (
     changed_or_not,
     macro_f1,
     mcc,
+    mean_of_aurocs,
     no_value,
     of_confusion,
     precision,
@@ -50,6 +52,7 @@ class Metric:
         no_interval: why it has a value but no interval; "" where the influences give one.
         chance: a function from the shares of the three labels to the score of a system without knowledge, and the
             name of such a system; None where no such score is shown.
+        screen: name of the one screen whose reports show it; "" for all.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Metric:
     by_label: bool = False
     no_interval: str = ""
     chance: "tuple[Callable[[Mapping[str, float]], float], str] | None" = None
+    screen: str = ""
 
     @property
     def long_label(self) -> str:
@@ -169,6 +173,18 @@ METRICS: Final[tuple[Metric, ...]] = (
         no_interval="no interval: ECE is biased upwards in small samples",
     ),
     Metric(
+        "challenge_score",
+        "three_class",
+        "Challenge score",
+        "What the BioReasoning Challenge ranks by: the mean of two pooled AUROCs. One is of changed items against "
+        "unchanged ones, by p(up) + p(down). The other is of upregulated items against downregulated ones, by p(up) / "
+        "(p(up) + p(down)). Ties, and pairs in which an item has no score, count half; 0.5 is chance.",
+        mean_of_aurocs,
+        compared=True,
+        chance=_CHANCE,
+        screen=bioreasoning.SCREEN,
+    ),
+    Metric(
         "accuracy",
         "de",
         "Accuracy",
@@ -218,9 +234,9 @@ METRICS: Final[tuple[Metric, ...]] = (
 )
 
 
-def metrics_of(task: str) -> list[Metric]:
-    """Return a task's metrics, in the order of the report."""
-    return [metric for metric in METRICS if metric.task == task]
+def metrics_of(task: str, screen: str = "") -> list[Metric]:
+    """Return a task's metrics that reports on a screen show, in their order; without a name, those of every screen."""
+    return [metric for metric in METRICS if metric.task == task and metric.screen in ("", screen)]
 
 
 def metric_names() -> list[str]:
@@ -228,9 +244,9 @@ def metric_names() -> list[str]:
     return list(dict.fromkeys(metric.name for metric in METRICS))
 
 
-def compared_metrics() -> list[str]:
-    """Return the names of the metrics on which reports compare systems, PerturbQA's own first."""
-    compared = [metric for metric in METRICS if metric.compared]
+def compared_metrics(screen: str = "") -> list[str]:
+    """Return the names of the metrics on which reports on a screen compare systems, PerturbQA's own first."""
+    compared = [metric for metric in METRICS if metric.compared and metric.screen in ("", screen)]
     return [metric.name for metric in sorted(compared, key=lambda metric: not metric.official)]
 
 

@@ -35,6 +35,7 @@ from benchmarks.report.wording import (
     reason_in_words,
     strongest_shortcuts,
 )
+from benchmarks.screens import bioreasoning
 from benchmarks.statistics import metrics
 from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.estimates import of_confusion
@@ -628,7 +629,7 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
 class TestCsv:
     def test_scores_equal_the_json(self, written: Path, summary: dict[str, Any]) -> None:
         rows = read_csv(written.with_name("report.csv"))
-        n_metrics = len(METRICS)
+        n_metrics = sum(len(metrics_of(task)) for task in TASKS)
         assert len(rows) == len(systems()) * n_metrics * (1 + len(LINES) + len(strata()))
         assert len({tuple(row[key] for key in ("system", "task", "scope", "where", "metric")) for row in rows}) == len(
             rows
@@ -748,6 +749,21 @@ class TestAnotherMetric:
         assert "Share called changed lower is better" in page.words
         assert re.search(r"\| System \(5 rows\) \| Items \|.*\| Share called changed \|", markdown)
         assert "| SFT | 192 |" in markdown and format_number(expected[0]) in markdown
+
+
+class TestChallengeScore:
+    def test_it_stands_in_reports_on_the_challenge_alone(self, tmp_path: Path) -> None:
+        elsewhere = report(tmp_path / "a", published=[]).with_name("report.json").read_text(encoding="utf-8")
+        assert "challenge_score" not in elsewhere
+        path = report(tmp_path / "b", data={"source": bioreasoning.SCREEN})
+        found = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+        cell = found["systems"]["SFT"]["metrics"]["three_class"]["all"]["challenge_score"]
+        parts = [found["systems"]["SFT"]["metrics"][task]["all"][f"{task}_auroc"]["value"] for task in ("de", "dir")]
+        assert cell["value"] == pytest.approx(sum(parts) / 2)
+        assert cell["low"] < cell["value"] < cell["high"] and cell["n"] == len(items())
+        assert len([one for one in found["comparisons"] if one["metric"] == "challenge_score"]) == 9
+        for text in (Page(path).words, path.with_name("report.md").read_text(encoding="utf-8")):
+            assert "What the BioReasoning Challenge ranks by: the mean of two pooled AUROCs." in text
 
 
 PROTOCOL = {"template": "three_class", "max_tokens": 96, "items": 0, "item_seed": 0}

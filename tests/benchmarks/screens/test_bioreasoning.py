@@ -48,7 +48,7 @@ def test_another_folder_has_a_description_of_its_own(source: Path, tmp_path: Pat
     folder = bioreasoning.fetch(source, tmp_path / "other")
     assert sorted(path.name for path in folder.iterdir()) == ["bioreasoning.yaml", "test.csv", "train.csv"]
     screen, labels = load_screen(folder / "bioreasoning.yaml")
-    assert (screen.name, len(labels)) == ("BioReasoning Challenge", 2)
+    assert (screen.name, len(labels)) == (bioreasoning.SCREEN, 2)
     with pytest.raises(InputError, match=r"home/\.cache/synthpert/bioreasoning/train\.csv: no such file"):
         load_labels("bioreasoning")
 

@@ -622,6 +622,19 @@ class TestBadFrames:
         with pytest.raises(InputError, match="no rows"):
             prediction_arrays(answers([(0, 0)]).iloc[:0])
 
+    def test_challenge_score_is_the_mean_of_two_aurocs(self) -> None:
+        """As the README of Genentech/BioReasoningChallenge defines it, with scikit-learn's AUROC."""
+        frame = predictions(seed=4, n=300, missing=0, error=0)
+        p_up, p_down = (frame[name].to_numpy() for name in ("p_up", "p_down"))
+        changed = (frame["label"] != NAMES[2]).to_numpy()
+        share = np.divide(p_up, p_up + p_down, out=np.full(len(frame), 0.5), where=p_up + p_down > 0)
+        de = sk.roc_auc_score(changed, (p_up + p_down).round(12))
+        direction = sk.roc_auc_score((frame["label"] == NAMES[0])[changed], share[changed].round(12))
+        found = estimate(prediction_arrays(frame), "three_class", "challenge_score")
+        assert found.value == pytest.approx((de + direction) / 2, abs=1e-12)
+        unchanged = estimate(prediction_arrays(frame[~changed]), "three_class", "challenge_score")
+        assert unchanged.reason == "needs differentially expressed items and others"
+
     def test_unknown_metric(self) -> None:
         with pytest.raises(InputError, match="'auroc' is unknown"):
             find_metric("auroc")
