@@ -15,6 +15,7 @@ from benchmarks.report.strata import strata
 from benchmarks.report.summarize import ITEM_KEYS, System
 from benchmarks.report.systems import EvaluationRun, group_by_name, merge_seeds, read_runs, same_items
 from benchmarks.runs import MANIFEST, read_manifest
+from benchmarks.screens.k562_set import TITLE as K562_SETS
 from benchmarks.screens.labels import SAMPLE, data_dir, data_source
 from benchmarks.screens.splits import HOLDOUT_FORMS
 from benchmarks.screens.table import is_table
@@ -268,6 +269,8 @@ def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Pat
 
 def published_for(corpus: Corpus) -> list[dict[str, Any]]:
     """Return what others published for the corpus's split; nothing for the sample and for other screens."""
+    if corpus.screen.name == K562_SETS:
+        return published_figures(corpus.split, sets=True)
     return published_figures(corpus.split) if corpus.is_perturbqa else []
 
 

@@ -15,6 +15,7 @@ from benchmarks.screens.screen import PERTURBQA, Screen
 from rewards import InputError
 
 NAME: Final = "k562_set"
+TITLE: Final = "PerturbQA, gene sets in K562"  # what reports call the labels
 LINE: Final = "k562"
 MAPPING: Final = f"{NAME}-mapping.json"
 FILES: Final = PublishedFiles(
@@ -52,7 +53,7 @@ def load_k562_set(folder: Path, *, verify: bool = True) -> tuple[Screen, pd.Data
     if verify:
         FILES.check(str(path), path.name, content)
     screen = Screen(
-        "PerturbQA, gene sets in K562",
+        TITLE,
         {LINE: PERTURBQA.words(LINE)},
         PERTURBQA.notice,
         notes=(

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from benchmarks.report.published import HELD_OUT, WITHIN_LINE, published_figures
+from benchmarks.report.published import HELD_OUT, WITHIN_K562, WITHIN_LINE, published_figures
 from benchmarks.screens.schema import CELL_LINES
 from benchmarks.statistics.metrics import find_metric
 
@@ -36,6 +36,16 @@ def test_values_are_the_papers(system: str, task: str, values: list[float]) -> N
     assert {row["metric"] for row in rows} == {f"{task}_per_gene_auroc"}
 
 
+def test_gene_sets_have_every_system_for_both_tasks() -> None:
+    rows = pd.DataFrame(published_figures("official", sets=True))
+    assert list(rows.columns) == COLUMNS
+    of_genes = pd.DataFrame(published_figures("official"))
+    assert rows.groupby("task")["system"].agg(list).map(set).eq({*of_genes["system"]}).all()
+    assert len(rows) == 9 * 2
+    assert set(rows["note"]) == {WITHIN_K562}
+    assert published_figures("holdout:perturbations", sets=True) == []
+
+
 def test_rpe1_held_out_stands_beside_the_majority_class() -> None:
     rows = published_figures("holdout:rpe1")
     assert [(row["system"], row["value"]) for row in rows] == [("SynthPert", 0.87), ("majority class", 0.858)]
@@ -48,5 +58,6 @@ def test_nothing_is_shown_where_nothing_was_published() -> None:
 
 
 def test_metrics_are_those_of_the_report() -> None:
-    for row in published_figures("official") + published_figures("holdout:rpe1"):
+    rows = published_figures("official") + published_figures("official", sets=True) + published_figures("holdout:rpe1")
+    for row in rows:
         assert find_metric(row["metric"], row["task"])

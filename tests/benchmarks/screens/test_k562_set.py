@@ -204,12 +204,16 @@ def test_baselines_forecast_sets_and_are_scored_per_set(folder: Path) -> None:
     assert reach.loc["label copied from other lines", "test_items"] == 0
 
 
-def test_a_report_says_that_readouts_are_sets_and_shows_no_published_figure(folder: Path) -> None:
+def test_a_report_says_that_readouts_are_sets_and_shows_what_was_published_of_them(folder: Path) -> None:
     corpus = open_corpus("k562_set")
     told = describe(corpus, corpus.test, "command")
     assert told["source"] == "PerturbQA, gene sets in K562"
     assert any("Per-gene AUROC is AUROC per set." in note for note in told["notes"])
-    assert published_for(corpus) == []
+    published = {(row["system"], row["task"]): row["value"] for row in published_for(corpus)}
+    assert published["Retrieval only", "de"] == published["Retrieval only", "dir"] == 0.66
+    assert published["GEARS", "dir"] == 0.7
+    assert {row["cell_line"] for row in published_for(corpus)} == {"k562"}
+    assert published_for(open_corpus("k562_set", "holdout:perturbations")) == []
 
 
 def reference_of(labels: pd.DataFrame) -> Reference:
