@@ -77,6 +77,15 @@ _REWARDS_HELP = (
 RewardsDataOption = Annotated[str | None, typer.Option("--data", help=_REWARDS_HELP)]
 _EMBEDDINGS_HELP = "Parquet or CSV file of gene embeddings. Adds a regression on them as a baseline."
 EmbeddingsOption = Annotated[Path | None, typer.Option("--embeddings", help=_EMBEDDINGS_HELP)]
+_EVIDENCE_FROM_HELP = (
+    "Labels of another screen, in the words of --data. Baselines for unseen genes and perturbations use all of them."
+)
+_ORTHOLOGS_HELP = (
+    "What our symbols are called in that screen: a table with the columns from and to, or `upper`: ours in upper case. "
+    "Default: the same."
+)
+EvidenceFromOption = Annotated[str | None, typer.Option("--evidence_from", help=_EVIDENCE_FROM_HELP)]
+OrthologsOption = Annotated[str | None, typer.Option("--orthologs", help=_ORTHOLOGS_HELP)]
 _PROMPTS_HELP = (
     "theirs: keep the prompts of the file. ours: build them with our template; keys of a prompt, such as "
     "--evidence 3, can follow."
@@ -139,13 +148,17 @@ def data_stats(
     split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "official",
     columns: Annotated[list[str] | None, typer.Option("--map", help=_MAP_HELP)] = None,
     labels: Annotated[list[str] | None, typer.Option("--label", help=_LABEL_HELP)] = None,
+    evidence_from: EvidenceFromOption = None,
+    orthologs: OrthologsOption = None,
 ) -> None:
     """Count items and labels per cell line, and the test items that shortcuts can answer."""
     from benchmarks.evidence.corpus import open_corpus
     from benchmarks.evidence.reach import shortcut_reach
+    from benchmarks.evidence.reference import open_reference
     from benchmarks.screens.labels import stats
 
-    corpus = open_corpus(_described(data, _pairs(columns, "--map"), _pairs(labels, "--label")), split)
+    described = _described(data, _pairs(columns, "--map"), _pairs(labels, "--label"))
+    corpus = open_corpus(described, split, open_reference(evidence_from, orthologs))
     _show_notes(corpus.screen)
     typer.echo(stats(corpus.labels).to_string())
     if corpus.left_out:
@@ -384,17 +397,20 @@ def baselines_command(
     data: DataOption = None,
     split: Annotated[str, typer.Option(help=_SPLIT_HELP)] = "official",
     embeddings: EmbeddingsOption = None,
+    evidence_from: EvidenceFromOption = None,
+    orthologs: OrthologsOption = None,
 ) -> None:
     """Score the baselines on every test item. They use training labels and no language model."""
-    from benchmarks.evaluation.baselines import left_out
+    from benchmarks.evaluation.baselines import lacking_words
     from benchmarks.evidence.corpus import open_corpus
+    from benchmarks.evidence.reference import open_reference
     from benchmarks.report.collect import report_baselines
 
-    corpus = open_corpus(data, split)
+    corpus = open_corpus(data, split, open_reference(evidence_from, orthologs))
     page = report_baselines(corpus, out, command=_command(), embeddings=embeddings)
     _show_scores(page)
-    if names := left_out(corpus):
-        typer.echo(f"left out, since they need the full labels (synthpert data fetch): {', '.join(names)}")
+    for line in lacking_words(corpus):
+        typer.echo(line)
     typer.echo(f"report: {page}")
 
 
@@ -439,6 +455,8 @@ def report_command(
         ),
     ] = False,
     embeddings: EmbeddingsOption = None,
+    evidence_from: EvidenceFromOption = None,
+    orthologs: OrthologsOption = None,
     notes: Annotated[
         list[str] | None, typer.Option("--note", help="Sentence to show on the page. Can be repeated.")
     ] = None,
@@ -454,6 +472,8 @@ def report_command(
         common=common,
         pairwise=pairwise,
         embeddings=embeddings,
+        evidence_from=evidence_from,
+        orthologs=orthologs,
         notes=notes or (),
     )
     typer.echo(f"report: {page}")

@@ -17,7 +17,9 @@ import pandas as pd
 
 from benchmarks.evaluation.embeddings import embedding_regression, in_label_order, read_embeddings
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES
+from benchmarks.evaluation.unseen import choose_two_sided, low_rank, transfer, two_sided_neighbours
 from benchmarks.evidence.corpus import Corpus
+from benchmarks.screens.splits import read_split
 from rewards import LABELS, InputError, Status
 
 Floats = npt.NDArray[np.float64]
@@ -108,6 +110,17 @@ def combination(parts: Sequence[Forecaster], corpus: Corpus, items: pd.DataFrame
     return _forecast(items, in_label_order(model.predict_proba(_log_odds(parts, corpus, items)), model.classes_))
 
 
+def kin_combination(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
+    """Combine all shortcuts with those for unseen perturbations and genes, as `combination` does.
+
+    The settings of the two-sided neighbours are chosen once, on the rows that also teach the weights.
+    """
+    parts: list[Forecaster] = [*_FOUR, partial(two_sided_neighbours, settings=choose_two_sided(corpus)), low_rank]
+    if corpus.reference is not None:
+        parts.append(transfer)
+    return combination(parts, corpus, items)
+
+
 @dataclass(frozen=True)
 class Baseline:
     """A baseline that reports show beside every model.
@@ -116,11 +129,13 @@ class Baseline:
         name: what reports call it.
         forecast: from a corpus and N items to `item_id, p_up, p_down, p_none`, one row per item in the order given.
         needs_full_labels: whether it needs more than the sample carries.
+        needs_reference: whether it needs a reference screen.
     """
 
     name: str
     forecast: Forecaster
     needs_full_labels: bool = False
+    needs_reference: bool = False
 
 
 _TWO: Final = (cross_line_neighbours, gene_rate)
@@ -135,6 +150,13 @@ BASELINES: Final = (
     Baseline("neighbours + gene rate", partial(combination, _TWO), needs_full_labels=True),
     Baseline("all shortcuts combined", partial(combination, _FOUR), needs_full_labels=True),
 )
+# For perturbations and genes without training rows; see `shown`.
+UNSEEN: Final = (
+    Baseline("two-sided neighbours", two_sided_neighbours),
+    Baseline("low-rank reconstruction", low_rank),
+    Baseline("transfer from the reference", transfer, needs_reference=True),
+    Baseline("shortcuts and kin combined", kin_combination),
+)
 EMBEDDINGS: Final = "logistic regression on embeddings"
 
 
@@ -144,18 +166,19 @@ def predict_baselines(
     """Return a predictions frame per baseline, fitted on the corpus's training labels.
 
     Args:
-        corpus: labels under a split. The sample suffices for four of the baselines; `left_out` names the others.
+        corpus: labels under a split. The sample suffices for four of the baselines; `left_out` names those that a
+            corpus lacks something for.
         items: the items to forecast, with `item_id`, `cell_line`, `pert`, `gene`, `label`.
         embeddings: a file of gene embeddings (`benchmarks.evaluation.embeddings`); adds a regression on them.
 
     Returns:
-        Frames by name, in the order of `BASELINES`, the regression on embeddings last.
+        Frames by name, in the order of `shown`, the regression on embeddings last.
 
     Raises:
         InputError: the embeddings cannot be read or lack a symbol, or are given with the sample.
     """
     left = left_out(corpus)
-    forecasters = {one.name: one.forecast for one in BASELINES if one.name not in left}
+    forecasters = {one.name: one.forecast for one in shown(corpus) if one.name not in left}
     if embeddings is not None:
         if corpus.is_sample:
             raise InputError(f"{embeddings}: embeddings need the full training labels, not the sample; use --data")
@@ -163,9 +186,36 @@ def predict_baselines(
     return {name: as_predictions(items, forecast(corpus, items)) for name, forecast in forecasters.items()}
 
 
-def left_out(corpus: Corpus) -> list[str]:
-    """Return the names of baselines that cannot be computed from a corpus; only the sample lacks any."""
-    return [one.name for one in BASELINES if one.needs_full_labels and corpus.is_sample]
+def shown(corpus: Corpus) -> tuple[Baseline, ...]:
+    """Return the baselines that concern a corpus.
+
+    Those of `UNSEEN` do if the split holds out perturbations or genes, or if there is a reference screen.
+    """
+    unseen = bool(read_split(corpus.split).columns) or corpus.reference is not None
+    return (*BASELINES, *UNSEEN) if unseen else BASELINES
+
+
+def left_out(corpus: Corpus) -> dict[str, str]:
+    """Return the baselines that concern a corpus but cannot be computed from it: by name, what it lacks."""
+    lacking = {}
+    kin = corpus.reference is not None or len(corpus.train["cell_line"].unique()) > 1
+    for one in shown(corpus):
+        if one.needs_full_labels and corpus.is_sample:
+            lacking[one.name] = "the full labels (synthpert data fetch)"
+        elif one.needs_reference and corpus.reference is None:
+            lacking[one.name] = "a reference screen (--evidence_from)"
+        elif one in UNSEEN and not kin:
+            lacking[one.name] = "another cell line or a reference screen (--evidence_from)"
+    return lacking
+
+
+def lacking_words(corpus: Corpus) -> list[str]:
+    """Return a text for each thing that baselines lack: `left out, since they need …: their names`."""
+    lacking = left_out(corpus)
+    return [
+        f"left out, since they need {need}: {', '.join(name for name, other in lacking.items() if other == need)}"
+        for need in dict.fromkeys(lacking.values())
+    ]
 
 
 def as_predictions(items: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from benchmarks.screens.labels import SAMPLE, data_source, load_screen
 from benchmarks.screens.sample import EVIDENCE_PER_ITEM, load_sample
 from benchmarks.screens.schema import SPLIT_DTYPE, digest, lines_of
 from benchmarks.screens.screen import PERTURBQA, Screen
-from benchmarks.screens.splits import HOLDOUT_FORMS, OFFICIAL, apply_split, read_split
+from benchmarks.screens.splits import HOLDOUT_FORMS, OFFICIAL, Split, apply_split, read_split
 from benchmarks.screens.table import LabelTable, is_table, read_unlabelled, table_sha256, tests_unlabelled
 from rewards import LABELS, InputError, Label
 from rewards.functions import OFFICIAL_TRAIN_COUNTS
@@ -106,6 +107,29 @@ class Corpus:
         """
         return {"name": self.name, "notice": self.screen.notice, "sha256": self.digest}
 
+    def with_reference(self, reference: Reference | None) -> "Corpus":
+        """Return the corpus with a reference screen; itself for None.
+
+        Raises:
+            InputError: the reference holds an item of the corpus, or the corpus is the sample.
+        """
+        if reference is None:
+            return self
+        if self.is_sample:
+            raise InputError("evidence_from: the sample lacks most training rows; load the full labels with data")
+        screen = self.screen
+        if screen.sets or reference.screen.sets:
+            # What a knockdown did to the genes of a set, in the same cells, is nearly the answer; and the other way.
+            there = len(reference.labels)
+            reference = reference.without_lines(self.lines)
+            if left := there - len(reference.labels):
+                lines = ", ".join(self.lines)
+                told = f"{left:,} rows of {reference.source} are not used as evidence: they are of {lines}, too."
+                screen = replace(screen, notes=(*screen.notes, told))
+        for items in (self.labels, self.unlabelled):
+            reference.refuse_items(items)
+        return replace(self, screen=screen, reference=reference)
+
     @cached_property
     def lines(self) -> list[str]:
         """The cell lines, in the order of reports."""
@@ -166,12 +190,15 @@ class Corpus:
         - `official`: one rehearsal, which withholds every fifth training perturbation of each line in a random order.
         - `holdout:LINE`: one rehearsal per training line, which withholds all of that line. With a single training
           line, it is as for `official`.
-        - perturbations, genes or both held out: one rehearsal, which withholds as many again in the same way.
+        - perturbations or genes held out: one rehearsal, which withholds as many again in the same way.
+        - both held out: five rehearsals by fold, since one withholds but a twenty-fifth of the rows.
         """
         train, split = self.train, read_split(self.split)
         if split.columns:
-            again = apply_split(train, replace(split, file=None))
-            return (replace(self, labels=again, left_out=len(train) - len(again)),)
+            again = (
+                _by_folds(train, split) if len(split.columns) > 1 else [apply_split(train, replace(split, file=None))]
+            )
+            return tuple(replace(self, labels=labels, left_out=len(train) - len(labels)) for labels in again)
         lines = lines_of(train)
         if split.line is None or len(lines) < 2:
             masks = [_every_fifth_perturbation(train)]
@@ -290,6 +317,18 @@ def _every_fifth_perturbation(train: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return np.asarray((rank_in_line % WITHHELD == 1)[pair_N])
 
 
+def _by_folds(train: pd.DataFrame, split: Split) -> list[pd.DataFrame]:
+    """Return training rows under each fold of a split that leaves training and test rows."""
+    folds = min(WITHHELD, *(train[column].nunique() for column in split.columns))
+    found = []
+    for fold in range(1, folds + 1):
+        with suppress(InputError):  # a fold of a small table may leave no row
+            found.append(apply_split(train, replace(split, fold=(fold, folds))))
+    if not found:
+        raise InputError(f"split: {split.name!r}: the training rows are too few to hold out such rows again; add rows")
+    return found
+
+
 def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, float, str]]:
     if k < 1:
         raise InputError(f"k: {k} similar knockdowns; use at least 1")
@@ -322,25 +361,14 @@ def open_corpus(
     if named == SAMPLE:
         if split != OFFICIAL:
             raise InputError(f"split: {split!r} needs the full labels; the sample carries the official split only")
-        if reference is not None:
-            raise InputError("evidence_from: the sample lacks most training rows; load the full labels with data")
-        return Corpus(SAMPLE, split, load_sample())
+        return Corpus(SAMPLE, split, load_sample()).with_reference(reference)
     screen, labels = load_screen(source)
     if split == OFFICIAL and not screen.has_split:
         raise InputError(
             f"split: {named} has no column split, which {OFFICIAL!r} means; map one, or use {HOLDOUT_FORMS}"
         )
     kept = apply_split(labels, split)
-    if reference is not None and (screen.sets or reference.screen.sets):
-        # What a knockdown did to the genes of a set, in the same cells, is nearly the answer; and the other way round.
-        there, lines = len(reference.labels), lines_of(kept)
-        reference = reference.without_lines(lines)
-        if left := there - len(reference.labels):
-            told = f"{left:,} rows of {reference.source} are not used as evidence: they are of {', '.join(lines)}, too."
-            screen = replace(screen, notes=(*screen.notes, told))
-    if reference is not None:
-        reference.refuse_items(kept)
-    return Corpus(named, split, kept, screen, left_out=len(labels) - len(kept), reference=reference)
+    return Corpus(named, split, kept, screen, left_out=len(labels) - len(kept)).with_reference(reference)
 
 
 def label_inputs(

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
+from benchmarks.evidence.reference import Reference
 from rewards import LABELS
 
 Bools = npt.NDArray[np.bool_]
@@ -14,7 +15,7 @@ _ITEM: Final = ["cell_line", "pert", "gene"]
 
 
 def shortcut_reach(corpus: Corpus) -> pd.DataFrame:
-    """Count the test items about which the training rows tell a baseline something.
+    """Count the test items about which the training rows, or the reference's rows, tell a baseline something.
 
     Args:
         corpus: labels under a split; not the sample, whose rows are not all that its evidence was computed from.
@@ -34,8 +35,25 @@ def shortcut_reach(corpus: Corpus) -> pd.DataFrame:
         "label copied from other lines": _known_elsewhere(train, test, ["pert", "gene"]),
         "cross-line neighbours": gene_here & pert_there,
     }
+    if corpus.reference is not None:
+        reach |= _of_reference(corpus.reference, test)
     rows = [(name, int(mask.sum()), round(100 * float(mask.mean()), 1)) for name, mask in reach.items()]
     return pd.DataFrame(rows, columns=["shortcut", "test_items", "percent"]).set_index("shortcut")
+
+
+def _of_reference(reference: Reference, test: pd.DataFrame) -> dict[str, Bools]:
+    """Which test rows the reference knows: their perturbation, their gene, both of them, or the very pair."""
+    named = pd.DataFrame(
+        {
+            column: test[column].map({symbol: reference.name_of(symbol) or "" for symbol in test[column].unique()})
+            for column in ("pert", "gene")
+        }
+    )
+    there = reference.labels[["pert", "gene"]].astype(str)
+    pert, gene = (_known(there, named, [column]) for column in ("pert", "gene"))
+    names = ("perturbation known", "gene known", "both known", "pair known")
+    known = (pert, gene, pert & gene, _known(there, named, ["pert", "gene"]))
+    return {f"transfer from the reference: {name}": mask for name, mask in zip(names, known, strict=True)}
 
 
 def _keys(rows: pd.DataFrame, columns: list[str]) -> pd.Series:

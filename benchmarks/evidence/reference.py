@@ -128,7 +128,7 @@ def open_reference(evidence_from: str | Path | None, orthologs: str | Path | Non
     """
     if evidence_from is None:
         if orthologs is not None:
-            raise InputError("orthologs: is set without evidence_from; name the screen there whose symbols these are")
+            raise InputError("orthologs: is set, but no screen whose symbols these are; name it with --evidence_from")
         return None
     screen, labels = load_screen(evidence_from)
     return Reference(data_source(evidence_from), screen, labels, _read_orthologs(orthologs))

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from benchmarks.evaluation.baselines import left_out, predict_baselines
+from benchmarks.evaluation.baselines import lacking_words, left_out, predict_baselines
 from benchmarks.evidence.corpus import Corpus, open_corpus
+from benchmarks.evidence.reference import open_reference
 from benchmarks.files import check_folder
 from benchmarks.report.page import write_report
 from benchmarks.report.published import published_figures
@@ -31,6 +32,8 @@ def report_runs(
     common: bool = False,
     pairwise: bool = False,
     embeddings: Path | None = None,
+    evidence_from: str | None = None,
+    orthologs: str | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
     """Write the report over evaluation runs, with every baseline beside them.
@@ -46,6 +49,8 @@ def report_runs(
             forecast all of them.
         embeddings: file of gene embeddings (`benchmarks.evaluation.embeddings`); adds a regression on them to the
             baselines.
+        evidence_from, orthologs: reference screen of the baselines (`benchmarks.evidence.reference`); by default that
+            of the first evaluation that has one.
         notes: sentences on the runs that the report shows first among its notes on the data.
 
     Returns:
@@ -61,8 +66,9 @@ def report_runs(
     if (out / MANIFEST).is_file():
         raise InputError(f"{out}: holds a run, whose files a report would join; choose another folder with --out")
     systems, told = collect_runs(
-        paths, command=command, common=common, pairwise=pairwise, embeddings=embeddings, notes=notes
-    )
+        paths, command=command, common=common, pairwise=pairwise, embeddings=embeddings, evidence_from=evidence_from,
+        orthologs=orthologs, notes=notes,
+    )  # fmt: skip
     return write_report(systems, out, title=title, pairwise=pairwise, **told)
 
 
@@ -73,12 +79,14 @@ def collect_runs(
     common: bool = False,
     pairwise: bool = False,
     embeddings: Path | None = None,
+    evidence_from: str | None = None,
+    orthologs: str | None = None,
     notes: Sequence[str] = (),
 ) -> tuple[list[System], dict[str, Any]]:
     """Return what a report over evaluation runs tells, before it is summarised or written.
 
     Args:
-        paths, command, common, pairwise, embeddings, notes: as in `report_runs`.
+        paths, command, common, pairwise, embeddings, evidence_from, orthologs, notes: as in `report_runs`.
 
     Returns:
         The systems, baselines last, and the further arguments of `write_report` and `summarize` by name: `protocol`,
@@ -93,14 +101,14 @@ def collect_runs(
     _refuse_unless_one_source(evaluations)
     systems = [merge_seeds(name, runs) for name, runs in group_by_name(evaluations).items()]
     systems, warnings = (systems, []) if pairwise else same_items(systems, common=common)
-    corpus = _find_corpus(evaluations[0])
+    corpus, absent = _with_reference(_find_corpus(evaluations[0]), evaluations, evidence_from, orthologs)
     items = items_of([system.predictions for system in systems], corpus)
     systems += _baselines(corpus, items, embeddings)
     balanced = any(run.facts.get("protocol", {}).get("balance") for run in evaluations)
     data = describe(corpus, items, command, balanced=balanced)
     unseen, unknown = describe_training(evaluations)
     data["notes"] = [*notes, *data["notes"], *unseen]
-    data["warnings"] = [*warnings, *unknown]
+    data["warnings"] = [*warnings, *unknown, *absent]
     data["funnel"] = data_funnel(corpus, len(items), stages)
     return systems, {
         "protocol": shown_protocol(evaluations, corpus, pairwise=pairwise),
@@ -152,6 +160,21 @@ def _called(run: EvaluationRun) -> str:
     """What the labels of a run are called, where its manifest says so."""
     name = (read_manifest(run.path).get("screen") or {}).get("name")
     return f" (on {name})" if name else ""
+
+
+def _with_reference(
+    corpus: Corpus, runs: Sequence[EvaluationRun], evidence_from: str | None, orthologs: str | None
+) -> tuple[Corpus, list[str]]:
+    """Return a corpus with its reference screen, and a warning where that of a run is no longer there."""
+    if evidence_from is not None or orthologs is not None:
+        return corpus.with_reference(open_reference(evidence_from, orthologs)), []
+    for run in runs:
+        if (named := run.config.get("evidence_from")) is not None:
+            try:
+                return corpus.with_reference(open_reference(named, run.config.get("orthologs"))), []
+            except InputError as error:
+                return corpus, [f"Baselines that use the reference screen of {run.name} are left out: {error}."]
+    return corpus, []
 
 
 def _baselines(corpus: Corpus, items: pd.DataFrame, embeddings: Path | None) -> list[System]:
@@ -328,6 +351,10 @@ def _notes_on_labels(corpus: Corpus, *, balanced: bool) -> list[str]:
     if corpus.is_sample:
         return _notes_on_sample(corpus)
     notes = [] if corpus.is_perturbqa else [*filter(None, [corpus.screen.notice]), *corpus.screen.notes]
+    if (reference := corpus.reference) is not None:
+        told = f"{reference.screen.name}, {len(reference.labels):,} labelled rows. {reference.screen.notice}".strip()
+        notes.append(f"Baselines for unseen genes and perturbations use a reference screen: {told}")
+    notes += [f"Baselines {words}." for words in lacking_words(corpus)]
     if corpus.left_out:
         notes.append(
             f"{corpus.left_out:,} rows are left out: one of their perturbation and gene is held out, the other is not."

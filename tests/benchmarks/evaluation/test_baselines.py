@@ -220,7 +220,7 @@ def test_the_sample_has_what_it_carries_and_says_what_is_left_out() -> None:
     corpus = open_corpus("sample")
     frames = predict_baselines(corpus, corpus.test)
     assert list(frames) == [name for name in NAMES if name not in left_out(corpus)]
-    assert left_out(corpus) == [
+    assert list(left_out(corpus)) == [
         "perturbation rate in other lines", "label copied from other lines", "neighbours + gene rate",
         "all shortcuts combined",
     ]  # fmt: skip

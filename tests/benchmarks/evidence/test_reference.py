@@ -43,7 +43,7 @@ def test_a_table_of_symbols_says_what_ours_are_called_there(tmp_path: Path) -> N
 
 def test_no_reference_is_none_and_orthologs_alone_are_refused() -> None:
     assert open_reference(None) is None
-    with pytest.raises(InputError, match="orthologs: is set without evidence_from"):
+    with pytest.raises(InputError, match="orthologs: is set, but no screen .* --evidence_from"):
         open_reference(None, "upper")
 
 
