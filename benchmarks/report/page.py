@@ -16,9 +16,9 @@ import pandas as pd
 
 from benchmarks.evaluation.predictions import TASKS
 from benchmarks.files import write_text
-from benchmarks.report import figures as report_figures
 from benchmarks.report import wording
-from benchmarks.report.drawing import draw
+from benchmarks.report.charts import figures as report_figures
+from benchmarks.report.charts.drawing import draw
 from benchmarks.report.examples import SEED, DifferingItem, Item, first_completions
 from benchmarks.report.export import COMPARISONS, SCORES, as_json, comparison_rows, csv_text, score_rows
 from benchmarks.report.summarize import System, summarize
@@ -151,7 +151,7 @@ def write_report(
             step, with the rows it took and of how many), `warnings` (sentences shown above all numbers) and `command`
             have a meaning; a list of mappings becomes a table; all others are shown as they are.
         stages: a mapping each of what a training stage did, `stage` naming it; shown as a table. `run` (the folder) and
-            `log` (see `benchmarks.report.training.read_log`) are drawn over its steps.
+            `log` (see `benchmarks.report.charts.training.read_log`) are drawn over its steps.
         strata: by name, whether each item belongs, indexed by item id; see `benchmarks.report.strata`.
         published: a row per published figure, as `benchmarks.report.published.published_figures` returns them; shown as
             they are beside the systems, never tested.

@@ -10,8 +10,8 @@ import pandas as pd
 
 from benchmarks.evaluation.predictions import changed_keys, read_answers, read_completions, read_facts
 from benchmarks.evaluation.run import PREDICT, PREDICTIONS
+from benchmarks.report.charts.training import read_log, same_but_for_seed
 from benchmarks.report.summarize import System
-from benchmarks.report.training import read_log, same_but_for_seed
 from benchmarks.runs import CONFIG, read_manifest, read_stored, refuse_unfinished
 from benchmarks.screens.labels import SAMPLE, data_source
 from rewards import InputError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from sklearn.metrics import roc_auc_score
+from lazily import Lazy
 
 from benchmarks import per_gene_auroc
 from benchmarks.models.generation import EMPTY_THOUGHT
@@ -17,6 +17,7 @@ from synthpert_env.lm_eval import perturbqa
 
 FOLDER = Path(perturbqa.__file__).parent
 UP, DOWN, NONE = map(str, LABELS)
+metrics = Lazy("sklearn.metrics")
 
 
 class Loader(yaml.SafeLoader):
@@ -85,9 +86,9 @@ def test_areas_are_those_of_our_report() -> None:
         scored.append(list(perturbqa.score_labels(doc, [(one, False) for one in logits])["de_auroc"]))
     up, down, none = np.array([one[2:] for one in scored]).T
     changed, direction = label != NONE, up / (up + down)
-    assert perturbqa.de_auroc(scored) == pytest.approx(roc_auc_score(changed, 1 - none), abs=1e-12)
+    assert perturbqa.de_auroc(scored) == pytest.approx(metrics.roc_auc_score(changed, 1 - none), abs=1e-12)
     assert perturbqa.dir_auroc(scored) == pytest.approx(
-        roc_auc_score(label[changed] == UP, direction[changed]), abs=1e-12
+        metrics.roc_auc_score(label[changed] == UP, direction[changed]), abs=1e-12
     )
     assert perturbqa.de_per_gene_auroc(scored) == pytest.approx(per_gene_auroc(changed, 1 - none, gene), abs=1e-12)
     assert perturbqa.dir_per_gene_auroc(scored) == pytest.approx(

@@ -4,13 +4,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-import statsmodels.api as sm  # type: ignore[import-untyped]
-from scipy import stats
-from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
+from lazily import Lazy
 
 from benchmarks import compare, compare_score_systems, compare_scores
 from rewards import LABELS, InputError
 
+sm, multitest, stats = Lazy("statsmodels.api"), Lazy("statsmodels.stats.multitest"), Lazy("scipy.stats")
 KEYS = ("difference", "low", "high", "p_value", "se", "df")
 
 
@@ -137,7 +136,7 @@ def test_pairs_are_adjusted_together_by_holm() -> None:
     p = [one.p_value for one in found]
     # b minus c is the same for all items, so it cannot be tested.
     assert np.isnan(p[2]) and "no variation" in found[2].test
-    assert [one.p_holm for one in found[:2]] == pytest.approx(multipletests(p[:2], method="holm")[1])
+    assert [one.p_holm for one in found[:2]] == pytest.approx(multitest.multipletests(p[:2], method="holm")[1])
     against = compare_score_systems({"a": a, "b": b, "c": c}, ["pert"], against="b")
     assert [(one.a, one.b) for one in against] == [("a", "b"), ("c", "b")]
 

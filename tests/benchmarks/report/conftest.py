@@ -5,7 +5,7 @@ from html import escape
 import pytest
 
 from benchmarks.report import page
-from benchmarks.report.panels import Panel
+from benchmarks.report.charts.panels import Panel
 
 
 @pytest.fixture

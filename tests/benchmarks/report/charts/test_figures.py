@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.report import figures
-from benchmarks.report.drawing import COLOURS, draw
+from benchmarks.report.charts import figures
+from benchmarks.report.charts.drawing import COLOURS, draw
+from benchmarks.report.charts.panels import Bars, Curve, Curves, Intervals, Panel, Row
+from benchmarks.report.charts.training import DRAWN, read_log
 from benchmarks.report.page import TEMPLATES
-from benchmarks.report.panels import Bars, Curve, Curves, Intervals, Panel, Row
 from benchmarks.report.summarize import System, summarize
 from benchmarks.report.summary import Summary
-from benchmarks.report.training import DRAWN, read_log
 from benchmarks.report.wording import cautions, headline, n_tested, untested
 from rewards import LABELS, InputError
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from warnings import catch_warnings, simplefilter
 from xml.etree import ElementTree
 
-from benchmarks.report.panels import Bars, Curves, Intervals, Panel, Row, bounds
+from benchmarks.report.charts.panels import Bars, Curves, Intervals, Panel, Row, bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

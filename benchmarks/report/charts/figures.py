@@ -6,10 +6,10 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.report.drawing import COLOURS, DASHES
-from benchmarks.report.panels import Bars, Curve, Curves, Intervals, Panel, Row, bounds
+from benchmarks.report.charts.drawing import COLOURS, DASHES
+from benchmarks.report.charts.panels import Bars, Curve, Curves, Intervals, Panel, Row, bounds
+from benchmarks.report.charts.training import DRAWN, Drawn
 from benchmarks.report.summary import Compared, Score, Summary
-from benchmarks.report.training import DRAWN, Drawn
 from benchmarks.report.wording import (
     HEADLINE,
     count_of,

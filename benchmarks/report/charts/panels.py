@@ -1,4 +1,4 @@
-"""What a figure's panels show: values with intervals, curves, or shares. `benchmarks.report.drawing` draws them."""
+"""What a figure's panels show: values with intervals, curves, or shares. The module `drawing` draws them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Row:
     Attributes:
         label: stands at the left, or above where that leaves no room.
         against: the rest of the label; on a second line where both need one.
-        colour: a name of `benchmarks.report.drawing.COLOURS`.
+        colour: a name of `COLOURS` of the module `drawing`.
         diamond, solid: shape of the marker, and whether it is filled.
         text: the tooltip.
         points: small marks above it, one per training run.
@@ -66,7 +66,7 @@ class Curve:
 
     Attributes:
         label: in the legend; empty for none.
-        colour: a name of `benchmarks.report.drawing.COLOURS`.
+        colour: a name of `COLOURS` of the module `drawing`.
         text: the tooltip.
         dash: which of the dash patterns.
         sizes: radii in pixels of the points' marks; empty for no marks.
