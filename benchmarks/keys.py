@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import GenericAlias, NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -67,11 +68,17 @@ def flat_class(cls: type) -> type:
     fields = []
     for name, (hint, entry) in key_fields(cls).items():
         own = dataclasses.field(default=entry.default, default_factory=entry.default_factory, metadata=entry.metadata)  # type: ignore[call-overload]
-        if get_origin(hint) is list:  # words of the command line are text, even if a file may hold other types
-            kind = get_args(hint)[0]
+        if takes(hint, list):  # words of the command line are text, even if a file may hold other types
+            kind = next(get_args(one)[0] for one in _options(hint) if get_origin(one) is list)
             hint = GenericAlias(list, (kind if isinstance(kind, type) else str,))
+            if entry.default is not dataclasses.MISSING:  # the parser takes a list's default from a factory only
+                own = dataclasses.field(default_factory=partial(_same, entry.default), metadata=entry.metadata)
         fields.append((name, hint, own))
     return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def from_keys(cls: type, values: Mapping[str, Any], where: str) -> Any:

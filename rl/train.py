@@ -13,8 +13,16 @@ import pandas as pd
 from benchmarks.chat import Message, encode_prompt, prefilled_think, refuse_control_tokens, render_prompt
 from benchmarks.config import ConfigSource, IgnoredKeys, parse_stage, resolved
 from benchmarks.endpoint.settings import check_base_url
-from benchmarks.evidence.corpus import Corpus, draw_items, label_inputs, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, prompt_config_of
+from benchmarks.evidence.corpus import Corpus, draw_items
+from benchmarks.evidence.prompts import (
+    PromptConfig,
+    build_prompts,
+    items_for_prompt,
+    open_prompt_corpus,
+    prompt_config_of,
+    prompt_inputs,
+)
+from benchmarks.evidence.quote import evidence_digest
 from benchmarks.files import check_folder, file_sha256
 from benchmarks.keys import to_keys
 from benchmarks.models.folders import (
@@ -243,7 +251,7 @@ class Stage:
             **self.base.inputs("model_name_or_path"),
             **{key: file_sha256(Path(name)) for key, name in files.items() if name is not None},
             **reward_inputs(self.ours, self.folder),
-            **label_inputs(self.ours.data, self.ours.split),
+            **prompt_inputs(self.ours.data, self.ours.split, self.ours.prompt),
         }
 
 
@@ -315,6 +323,21 @@ def check_prompt(ours: GRPOArguments, before: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{key}: {value!r}, but the traces of {ours.sft_run} were made with {made.get(key)!r}; use the same"
             )
+
+
+def check_evidence(ours: GRPOArguments, corpus: Corpus, before: Mapping[str, Any]) -> None:
+    """Refuse files of evidence, or a reference, that have changed since the traces of stage one were made.
+
+    Args:
+        ours: the configuration.
+        corpus: its labels, with the reference.
+        before: what stage one's manifest says of the prompts of its traces.
+    """
+    if before.get("evidence_data", "") != evidence_digest(ours.prompt.kinds, corpus.reference):
+        raise InputError(
+            f"evidence: a file of {ours.prompt.evidence}, or the screen in evidence_from, has changed since the traces "
+            f"of {ours.sft_run} were made; bring it back"
+        )
 
 
 def choose_engine(rollouts: str) -> str:
@@ -401,7 +424,7 @@ class Prompts:
 
 def draw_prompts(ours: GRPOArguments, seed: int) -> Prompts:
     """Draw the items and write their prompts; see `select_items` and `read_unlabelled`."""
-    corpus = open_corpus(ours.data, ours.split)
+    corpus = open_prompt_corpus(ours.data, ours.split, ours.prompt)
     items, held_out = select_items(corpus, ours, Path(ours.sft_run), seed=seed)
     if ours.unlabelled is not None:
         items = pd.concat([items.astype({"label": str}), read_unlabelled(Path(ours.unlabelled), corpus)])
@@ -427,6 +450,7 @@ def make_ready(stage: Stage) -> Ready:
     args.use_vllm = choose_engine(ours.rollouts) == "vllm"
     check_correction(args)
     prompts = draw_prompts(ours, args.seed)
+    check_evidence(ours, prompts.corpus, stage.sft["prompt"])
     check_batches(args, len(prompts.items))
     tokenizer = load_tokenizer(stage.base.path)
     check_texts(prompts, tokenizer)

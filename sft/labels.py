@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from benchmarks.evidence.corpus import open_corpus
-from benchmarks.evidence.prompts import build_prompts, prompt_config_of
+from benchmarks.evidence.prompts import build_prompts, open_prompt_corpus, prompt_config_of
 from benchmarks.models.folders import TRAINED_ITEMS, adapter_sha256
 from benchmarks.runs import CONFIG, read_stored, require_done
 from rewards import InputError
@@ -30,7 +29,7 @@ def write_label_traces(run: Path) -> Path:
     prompt = prompt_config_of(config)
     if prompt is None:
         raise InputError(f"{run}: its prompts are of another version of this package; train it again")
-    corpus = open_corpus(config["data"], config["split"])
+    corpus = open_prompt_corpus(config["data"], config["split"], prompt)
     if corpus.digest != manifest["prompts"]["data"]:
         raise InputError(
             f"{run}: was trained on other labels than those of {corpus.source}; set SYNTHPERT_DATA to them"

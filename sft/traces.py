@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from benchmarks.chat import Message
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig, items_for_prompt
+from benchmarks.evidence.quote import evidence_digest
 from benchmarks.files import whole_file
 from benchmarks.keys import to_keys
 from rewards import LABELS, Answer, InputError, as_label, parse_answer
@@ -51,9 +52,14 @@ class Trace:
 
 
 def prompt_protocol(prompt: PromptConfig, corpus: Corpus) -> dict[str, Any]:
-    """Return the protocol of traces with our prompts: its settings, labels, split and training items."""
+    """Return the protocol of traces with our prompts: its settings, labels, evidence files, split and training items.
+
+    Settings that are null are left out, as in traces from before these settings.
+    """
     n = len(items_for_prompt(corpus.train, prompt))
-    return {**to_keys(prompt), "split": corpus.split, "data": corpus.digest, "train_items": n}
+    settings = {key: value for key, value in to_keys(prompt).items() if value is not None}
+    files = {"evidence_data": digest} if (digest := evidence_digest(prompt.kinds, corpus.reference)) else {}
+    return {**settings, "split": corpus.split, "data": corpus.digest, **files, "train_items": n}
 
 
 _NAMES: Final = {field.name: None for field in fields(Trace)}.keys()  # a set that keeps the order

@@ -140,9 +140,12 @@ def perturbqa(
     item_seed: int = 0,
     balance: bool = False,
     template: Literal["three_class", "direction"] = "three_class",
-    evidence: int = 0,
+    evidence: int | list[str] = 0,
     lemmas: bool = False,
     template_version: Literal[1, 2] = 2,
+    evidence_tokens: int | None = None,
+    evidence_from: str | None = None,
+    orthologs: str | None = None,
     parser: Literal["strict", "lenient"] = "strict",
 ) -> Task:
     """Which effect has the knockdown of one gene on another? Prompts and scores are those of `synthpert eval`.
@@ -151,14 +154,15 @@ def perturbqa(
     as `--max-tokens` and `--temperature`, change that.
 
     Args:
-        data, split, cell_line, items, item_seed, balance, template, evidence, lemmas, template_version: see
-            `synthpert_env.items.task_items`.
+        data, split, cell_line, items, item_seed, balance, template, evidence, lemmas, template_version,
+            evidence_tokens, evidence_from, orthologs: see `synthpert_env.items.task_items`.
         parser: see `right_label`.
     """
     try:
         found = task_items(
             data=data, split=split, cell_line=cell_line, items=items, item_seed=item_seed, balance=balance,
             template=template, evidence=evidence, lemmas=lemmas, template_version=template_version,
+            evidence_tokens=evidence_tokens, evidence_from=evidence_from, orthologs=orthologs,
         )  # fmt: skip
         protocol = Protocol(parser=parser)
     except InputError as error:

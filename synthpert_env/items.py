@@ -7,8 +7,7 @@ from typing import Literal, TypedDict
 from benchmarks.evaluation.evaluate import read_generation
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evaluation.run import select_test_items
-from benchmarks.evidence.corpus import open_corpus
-from benchmarks.evidence.prompts import build_prompts
+from benchmarks.evidence.prompts import build_prompts, open_prompt_corpus
 from benchmarks.keys import from_keys
 from benchmarks.models.generation import Generation
 from rewards import InputError, Status, as_label
@@ -58,9 +57,12 @@ def task_items(
     item_seed: int = 0,
     balance: bool = False,
     template: Literal["three_class", "direction"] = "three_class",
-    evidence: int = 0,
+    evidence: int | list[str] = 0,
     lemmas: bool = False,
     template_version: Literal[1, 2] = 2,
+    evidence_tokens: int | None = None,
+    evidence_from: str | None = None,
+    orthologs: str | None = None,
 ) -> list[Item]:
     """Return test items with their prompts. With the same values, `synthpert eval` asks the same, to the letter.
 
@@ -72,9 +74,13 @@ def task_items(
         item_seed: seed of the draw of these items, 0 to 2^31 - 1.
         balance: whether each label is drawn equally often.
         template: `three_class`, or `direction` for differentially expressed items only.
-        evidence: number of similar knockdowns quoted in a prompt, at least 0.
+        evidence: number of similar knockdowns quoted in a prompt, at least 0; or a list of kinds of evidence, such as
+            `["contrast,k=3"]`.
         lemmas: whether a prompt lists the eleven angles to consider.
         template_version: version of the wording, 1 or 2.
+        evidence_tokens: most tokens of all evidence in a prompt; None for any number.
+        evidence_from: another screen, whose labels evidence may use, in the words of `data`.
+        orthologs: how symbols become those of that screen: `upper`, or a table.
 
     Returns:
         The items, in the order of `synthpert eval`.
@@ -85,9 +91,10 @@ def task_items(
     keys = {
         "split": split, "items": items, "item_seed": item_seed, "balance": balance, "template": template,
         "evidence": evidence, "lemmas": lemmas, "template_version": template_version,
+        "evidence_tokens": evidence_tokens, "evidence_from": evidence_from, "orthologs": orthologs,
     }  # fmt: skip
     protocol: Protocol = from_keys(Protocol, keys, "task")
-    corpus = open_corpus(data, protocol.split)
+    corpus = open_prompt_corpus(data, protocol.split, protocol.prompt)
     if cell_line is not None and cell_line not in corpus.lines:
         raise InputError(f"task: cell_line is {cell_line!r}; use one of {', '.join(corpus.lines)}")
     chosen = select_test_items(corpus, protocol)

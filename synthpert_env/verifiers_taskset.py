@@ -23,9 +23,12 @@ class PerturbQAConfig(vf.TasksetConfig):  # type: ignore[misc]
     item_seed: int = 0
     balance: bool = False
     template: Literal["three_class", "direction"] = "three_class"
-    evidence: int = 0
+    evidence: int | list[str] = 0
     lemmas: bool = False
     template_version: Literal[1, 2] = 2
+    evidence_tokens: int | None = None
+    evidence_from: str | None = None
+    orthologs: str | None = None
 
 
 class PerturbQAData(vf.TaskData):  # type: ignore[misc]

@@ -21,8 +21,8 @@ from benchmarks.evaluation.run import (
     with_run_dtype,
 )
 from benchmarks.evaluation.scores import Calibration, Floats, fit_calibration, mean_over_samples, write_calibration
-from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.evidence.prompts import items_for_prompt
+from benchmarks.evidence.corpus import Corpus
+from benchmarks.evidence.prompts import items_for_prompt, open_prompt_corpus
 from benchmarks.keys import to_keys
 from benchmarks.models.folders import read_trained_items
 from benchmarks.progress import Progress
@@ -52,7 +52,7 @@ def run_calibration(args: EvalArguments) -> tuple[Path, Calibration]:
     with Progress(f"calibration of {args.name or Path(args.output_dir).name}") as progress:
         progress.phase("loading labels and model")
         adapter = Path(args.adapter)
-        corpus = open_corpus(args.data, args.protocol.split)
+        corpus = open_prompt_corpus(args.data, args.protocol.split, args.protocol.prompt)
         protocol = replace(args.protocol, data=corpus.digest, calibration=None)
         args = with_run_dtype(replace(args, protocol=protocol))
         trained = check_unseen(adapter, corpus)

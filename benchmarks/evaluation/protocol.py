@@ -12,6 +12,8 @@ from benchmarks.screens.splits import SPLIT_HELP, read_split
 from rewards import InputError
 
 _MAX_SEED: Final = 2**31 - 1
+# Keys that are left out where they have no effect, as in protocols from before these keys.
+_LEFT_OUT: Final = ("balance", "calibration", "evidence_tokens", "evidence_data", "evidence_from", "orthologs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Protocol:
         calibration: `temperature` applies the adapter's temperatures to the scores; see `synthpert calibrate`.
         parser: `strict` or `lenient`, see `rewards.parse_answer`.
         data: digest of the labels used. No configuration key: it is set when the labels are read.
+        evidence_data: digest of what the evidence quotes besides these labels; empty for nothing. No configuration key.
 
     Raises:
         InputError: a value is of the wrong type or out of range, or two contradict each other; the message names the
@@ -64,6 +67,7 @@ class Protocol:
         default="strict", metadata={"help": "how answers are read: strict or lenient"}
     )
     data: str = field(default="", metadata={"key": False})
+    evidence_data: str = field(default="", metadata={"key": False})
 
     def __post_init__(self) -> None:
         check_values(Protocol, vars(self), "protocol")
@@ -115,8 +119,8 @@ class Protocol:
         """
         if not self.data:
             raise ValueError("the protocol does not say which labels it uses; set `data`")
-        values = to_keys(self) | {"data": self.data}
-        for key in ("balance", "calibration"):  # as in protocols from before these keys
+        values = to_keys(self) | {"data": self.data, "evidence_data": self.evidence_data}
+        for key in _LEFT_OUT:
             if not values[key]:
                 del values[key]
         return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)

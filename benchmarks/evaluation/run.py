@@ -15,8 +15,9 @@ from benchmarks.evaluation.evaluate import evaluate
 from benchmarks.evaluation.predictions import changed_keys, read_facts, read_predictions
 from benchmarks.evaluation.protocol import Protocol
 from benchmarks.evaluation.scores import CALIBRATION, Calibration, read_calibration
-from benchmarks.evidence.corpus import Corpus, draw_items, label_inputs, open_corpus
-from benchmarks.evidence.prompts import build_prompts, items_for_prompt
+from benchmarks.evidence.corpus import Corpus, draw_items
+from benchmarks.evidence.prompts import build_prompts, items_for_prompt, open_prompt_corpus, prompt_inputs
+from benchmarks.evidence.quote import evidence_digest
 from benchmarks.files import check_folder
 from benchmarks.keys import to_keys
 from benchmarks.models.engines import check_engine, engine_names, open_engine, takes
@@ -109,8 +110,9 @@ def check_paths(args: EvalArguments) -> None:
 
 
 def _evaluate(args: EvalArguments, progress: Progress) -> Path:
-    corpus = open_corpus(args.data, args.protocol.split)
-    protocol = replace(args.protocol, data=corpus.digest)
+    corpus = open_prompt_corpus(args.data, args.protocol.split, args.protocol.prompt)
+    quoted = evidence_digest(args.protocol.prompt.kinds, corpus.reference)
+    protocol = replace(args.protocol, data=corpus.digest, evidence_data=quoted)
     if args.base_url is not None:
         check_base_url(args.base_url)  # before it is written anywhere
         check_no_key(args.api_key_env, to_keys(args))
@@ -145,8 +147,8 @@ def _evaluate(args: EvalArguments, progress: Progress) -> Path:
 
 
 def digests(args: EvalArguments) -> dict[str, str]:
-    """Return the digests of an evaluation's adapter, model folder and label table, for `open_run`."""
-    inputs = label_inputs(args.data, args.protocol.split)
+    """Return the digests of an evaluation's adapter, model, label table and evidence files, for `open_run`."""
+    inputs = prompt_inputs(args.data, args.protocol.split, args.protocol.prompt)
     if args.adapter is not None:
         inputs["adapter"] = adapter_sha256(Path(args.adapter))
     if args.engine != "openai" and Path(args.model).is_dir():

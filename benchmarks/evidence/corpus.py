@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks.evidence.alike import LineLabels, line_labels, nearest_knockdowns, similar_pairs
 from benchmarks.evidence.kin import Kin, fit_kin
 from benchmarks.evidence.neighbours import EVIDENCE_COLUMNS, NeighbourModel, NeighbourSettings, fit_neighbours
 from benchmarks.evidence.reference import Reference, reference_inputs
@@ -274,25 +276,61 @@ class Corpus:
     def _kin_by_line(self) -> dict[str, Kin]:
         return {}
 
-    def evidence(self, items: pd.DataFrame, k: int) -> pd.DataFrame:
+    def evidence(self, items: pd.DataFrame, k: int, labels: Sequence[Label] = LABELS) -> pd.DataFrame:
         """Return `item_id, rank, pert, similarity, label`: what the k most similar knockdowns did to the gene.
+
+        Similar are knockdowns that do alike in the other lines and, where there is one, in the reference.
 
         Args:
             items: rows with `item_id`, `cell_line`, `pert`, `gene`.
             k: knockdowns per item, at least 1.
+            labels: only knockdowns that did one of these to the gene. Of the sample, which carries the most similar
+                ones of all labels, those of them.
 
         Raises:
             InputError: the corpus is the sample, which carries fewer than `k` knockdowns or does not hold an item.
         """
+        if self.reference is not None:
+            return self._in_lines(items, lambda rows, group: nearest_knockdowns(rows, group, k, labels))
         if not self.is_sample:
-            return self._neighbours.evidence(items, k)
+            return self._neighbours.evidence(items, k, labels)
         rows = self._sample_rows(items)
         found = [
             (item_id, rank, *entry)
             for item_id, entries in zip(rows["item_id"], rows["evidence"], strict=True)
-            for rank, entry in enumerate(_first(entries, k), start=1)
+            for rank, entry in enumerate(_first([one for one in entries if one[2] in labels], k), start=1)
         ]
         return pd.DataFrame(found, columns=EVIDENCE_COLUMNS)
+
+    def similar_pairs(self, items: pd.DataFrame, k: int) -> pd.DataFrame:
+        """Return `item_id, rank, pert, gene, similarity, label`: what kin of the knockdown did to kin of the gene.
+
+        Args:
+            items: rows with `item_id`, `cell_line`, `pert`, `gene`.
+            k: pairs of training rows per item, at least 1; see `benchmarks.evidence.alike`.
+
+        Raises:
+            InputError: the corpus is the sample, which lacks most training rows.
+        """
+        return self._in_lines(items, lambda rows, group: similar_pairs(rows, group, k))
+
+    def _in_lines(self, items: pd.DataFrame, find: Callable[[LineLabels, pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+        """Return what is found for the items of each line, in the order of the items."""
+        lines = items["cell_line"].astype(str)
+        parts = []
+        for line in lines.unique():
+            if line not in self._labels_by_line:
+                self._labels_by_line[line] = line_labels(self.train, line, self.kin(line))
+            parts.append(find(self._labels_by_line[line], items[lines == line]))
+        found: pd.DataFrame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        order = pd.Series(np.arange(len(items)), index=items["item_id"].astype(str))
+        at = order.reindex(found["item_id"].astype(str)).to_numpy()
+        found = found.iloc[np.lexsort((found["rank"].to_numpy(dtype=np.int64), at))]
+        return found.reset_index(drop=True)
+
+    @cached_property
+    def _labels_by_line(self) -> dict[str, LineLabels]:
+        return {}
 
     def _sample_rows(self, items: pd.DataFrame) -> pd.DataFrame:
         at = pd.Index(self.labels["item_id"]).get_indexer(items["item_id"])

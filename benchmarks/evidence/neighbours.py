@@ -199,12 +199,13 @@ class NeighbourModel:
             }
         )
 
-    def evidence(self, items: pd.DataFrame, k: int) -> pd.DataFrame:
+    def evidence(self, items: pd.DataFrame, k: int, labels: Sequence[Label] = LABELS) -> pd.DataFrame:
         """Return the k most similar knockdowns that were measured on the same gene in the same line.
 
         Args:
             items: rows with `item_id`, `cell_line`, `pert`, `gene`.
             k: knockdowns per item, at least 1; an item has fewer rows where fewer are known.
+            labels: only knockdowns that did one of these to the gene.
 
         Returns:
             `item_id, rank` (from 1), `pert` (the similar knockdown), `similarity` (cosine over the other lines),
@@ -220,7 +221,7 @@ class NeighbourModel:
         for line, _, group in _by_line(items):
             fitted = self._lines.get(line)
             if fitted is not None:
-                parts.append(_nearest(fitted, group, k))
+                parts.append(_nearest(fitted, group, k, labels))
         if not parts:
             return pd.DataFrame(columns=EVIDENCE_COLUMNS)
         found = pd.concat(parts, ignore_index=True)
@@ -401,10 +402,11 @@ def _usable(fitted: _Line, group: pd.DataFrame) -> tuple[Ints, Ints, Ints]:
     return usable[others_N > 0], pert_N, gene_N
 
 
-def _nearest(fitted: _Line, group: pd.DataFrame, k: int) -> pd.DataFrame:
+def _nearest(fitted: _Line, group: pd.DataFrame, k: int, among: Sequence[Label]) -> pd.DataFrame:
     usable, pert_N, gene_N = _usable(fitted, group)
     item_id = group["item_id"].to_numpy()
     labels = fitted.label_PG.toarray().astype(np.int8)
+    asked = np.array([False, *(label in among for label in LABELS)])  # by code; 0 is no training row
     names = fitted.perts.to_numpy()
     rows: list[pd.DataFrame] = []
     for pert in np.unique(pert_N[usable]):
@@ -412,7 +414,7 @@ def _nearest(fitted: _Line, group: pd.DataFrame, k: int) -> pd.DataFrame:
         order = np.argsort(-fitted.similarity_PP[pert], kind="stable")
         order = order[(order != pert) & fitted.known_P[order]]
         label_QM = labels[np.ix_(order, gene_N[mine])]
-        seen_QM = label_QM > 0
+        seen_QM = asked[label_QM]
         rank_QM = np.cumsum(seen_QM, axis=0)
         q, m = np.nonzero(seen_QM & (rank_QM <= k))
         rows.append(

@@ -1,13 +1,18 @@
 """The prompts about an item. A change of the wording is a new version; the wording of earlier versions stays."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import pandas as pd
 
 from benchmarks.chat import Message
-from benchmarks.evidence.corpus import Corpus
+from benchmarks.evidence.corpus import Corpus, label_inputs, open_corpus
+from benchmarks.evidence.kinds.kind import EvidenceKind, read_evidence
+from benchmarks.evidence.quote import evidence_inputs, evidence_parts
+from benchmarks.evidence.reference import EVIDENCE_FROM_HELP, ORTHOLOGS_HELP, open_reference
 from benchmarks.keys import check_values, from_keys
 from rewards import InputError, Label
 
@@ -49,6 +54,7 @@ LEMMAS: Final = (
     "secondary effects: stress, growth arrest or compensation",
     "conflicting evidence: what speaks against the likely answer",
 )
+_WHOLE: Final = re.compile(r"-?\d+")
 _ANY_ITEM: Final = {"pert": "the knocked-down gene", "gene": "the other gene", "cell": "the cell line"}
 # Where the readout is a set of genes, these angles replace those about two genes.
 _FOR_SETS: Final = {
@@ -65,24 +71,59 @@ class PromptConfig:
 
     Attributes:
         template: `three_class`, or `direction` (for differentially expressed items only).
-        evidence: number of similar knockdowns quoted, at least 0.
+        evidence: number of similar knockdowns quoted, at least 0; or a list of kinds of evidence, as texts of
+            `benchmarks.evidence.kinds.kind`. N and `[neighbours,k=N]` give the same prompt.
         lemmas: whether the prompt lists eleven angles to consider (`LEMMAS`).
         template_version: version of the wording. 2 puts what all prompts share before the item; 1 puts it after.
+        evidence_tokens: most tokens of all evidence together, estimated from above (`benchmarks.evidence.quote`), at
+            least 1; None for any number.
+        evidence_from: another screen, whose labels evidence may use, in the words of `data`; None for none.
+        orthologs: how our symbols become those of that screen; see `benchmarks.evidence.reference`.
     """
 
     template: Literal["three_class", "direction"] = field(
         default="three_class", metadata={"help": "three_class or direction"}
     )
-    evidence: int = field(default=0, metadata={"help": "similar knockdowns quoted in a prompt"})
+    evidence: int | list[str] = field(
+        default=0, metadata={"help": "similar knockdowns quoted in a prompt, or a list of kinds; see docs/evidence.md"}
+    )
     lemmas: bool = field(default=False, metadata={"help": "list the eleven angles to consider"})
     template_version: Literal[1, 2] = field(
         default=2, metadata={"help": "wording of the prompt: 2, or 1 as in earlier releases"}
     )
+    evidence_tokens: int | None = field(
+        default=None, metadata={"help": "most tokens of all evidence in a prompt; null for any number"}
+    )
+    evidence_from: str | None = field(default=None, metadata={"help": EVIDENCE_FROM_HELP})
+    orthologs: str | None = field(default=None, metadata={"help": ORTHOLOGS_HELP})
 
     def __post_init__(self) -> None:
         check_values(PromptConfig, vars(self), "prompt")
-        if self.evidence < 0:
+        if isinstance(self.evidence, list) and len(self.evidence) == 1 and _WHOLE.fullmatch(self.evidence[0]):
+            object.__setattr__(self, "evidence", int(self.evidence[0]))  # words of the command line come as a list
+        if isinstance(self.evidence, int) and self.evidence < 0:
             raise InputError(f"prompt: evidence is {self.evidence}; it must be at least 0")
+        if self.evidence == []:
+            raise InputError("prompt: evidence is an empty list; write 0 for none")
+        if len({(kind.name, kind.file) for kind in self.kinds}) < len(self.kinds):
+            raise InputError(f"prompt: evidence is {self.evidence}, which lists a kind twice; list each once")
+        if self.evidence_tokens is not None and self.evidence_tokens < 1:
+            raise InputError(f"prompt: evidence_tokens is {self.evidence_tokens}; it must be at least 1, or null")
+
+        if self.evidence_from is not None and not self.kinds:
+            raise InputError("prompt: evidence_from is set, but evidence is 0, which quotes nothing; list kinds there")
+        if self.orthologs is not None and self.evidence_from is None:
+            raise InputError("prompt: orthologs is set without evidence_from; name the screen there")
+
+    def __hash__(self) -> int:  # a list, which `evidence` may be, has none
+        return hash(repr(self))
+
+    @property
+    def kinds(self) -> tuple[EvidenceKind, ...]:
+        """The kinds of evidence that a prompt quotes, in its order; none for `evidence: 0`."""
+        if isinstance(self.evidence, int):
+            return (EvidenceKind("neighbours", self.evidence),) if self.evidence else ()
+        return tuple(read_evidence(text) for text in self.evidence)
 
 
 def prompt_config_of(facts: Mapping[str, Any]) -> PromptConfig | None:
@@ -95,6 +136,20 @@ def prompt_config_of(facts: Mapping[str, Any]) -> PromptConfig | None:
     except InputError:
         return None
     return found
+
+
+def open_prompt_corpus(source: str | Path | None, split: str, config: PromptConfig) -> Corpus:
+    """Load labels under a split, with the reference screen that prompts may quote; see `open_corpus`."""
+    return open_corpus(source, split, open_reference(config.evidence_from, config.orthologs))
+
+
+def prompt_inputs(source: str | Path | None, split: str, config: PromptConfig) -> dict[str, str]:
+    """Return the digests of all files that prompts are made from, for `open_run`: labels, reference and evidence.
+
+    Raises:
+        InputError: a file of the evidence is missing.
+    """
+    return label_inputs(source, split, config.evidence_from, config.orthologs) | evidence_inputs(config.kinds)
 
 
 def items_for_prompt(items: pd.DataFrame, config: PromptConfig) -> pd.DataFrame:
@@ -113,30 +168,31 @@ def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> 
     Returns:
         One list of `system` and `user` messages per item, in the order given.
     """
-    quoted: dict[str, list[str]] = {}
-    rates: dict[str, str] = {}
-    if config.evidence:
-        for row in corpus.evidence(items, config.evidence).itertuples():
-            quoted.setdefault(str(row.item_id), []).append(f"{row.pert} ({row.similarity:.1f}): {row.label}")
-        rated = items[corpus.has_rate(items)]
-        for row in corpus.rates(rated).itertuples():
-            rates[str(row.item_id)] = rate_words(1.0 - float(str(row.p_none)))
+    parts: dict[str, str] = {}
+    if config.kinds:
+        parts = evidence_parts(corpus, items, config.kinds, _openings(items, corpus), config.evidence_tokens)
     sets = bool(corpus.screen.sets)
     prompts: list[list[Message]] = []
     for row in items[["item_id", "cell_line", "pert", "gene"]].itertuples():
         names = {"pert": row.pert, "gene": row.gene, "cell": corpus.screen.words(str(row.cell_line))}
         names["asked"] = corpus.screen.readout(str(row.gene))
-        evidence = ""
-        if config.evidence:
-            found = "\n".join(quoted.get(str(row.item_id), ["none known"]))
-            rate = rates.get(str(row.item_id))
-            known = f"Nothing is known of {row.gene} in other knockdowns."
-            if rate is not None:
-                known = f"{row.gene} changes in {rate} other knockdowns in this line."
-            evidence = f"{known} Similar knockdowns (similarity) and {row.gene}:\n{found}"
+        evidence = parts.get(str(row.item_id), "")
         text = "\n".join(part for part in _parts(config, names, evidence, sets=sets) if part)
         prompts.append([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": text}])
     return prompts
+
+
+def _openings(items: pd.DataFrame, corpus: Corpus) -> dict[str, str]:
+    """Return the sentence that evidence begins with, by item id: how often the gene changes in other knockdowns."""
+    openings = {
+        str(item_id): f"Nothing is known of {gene} in other knockdowns."
+        for item_id, gene in zip(items["item_id"], items["gene"], strict=True)
+    }
+    rated = items[corpus.has_rate(items)]
+    for gene, row in zip(rated["gene"], corpus.rates(rated).itertuples(), strict=True):
+        rate = rate_words(1.0 - float(str(row.p_none)))
+        openings[str(row.item_id)] = f"{gene} changes in {rate} other knockdowns in this line."
+    return openings
 
 
 def _parts(config: PromptConfig, names: Mapping[str, Any], evidence: str, *, sets: bool) -> list[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks.config import read_yaml
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, items_for_prompt
+from benchmarks.evidence.prompts import PromptConfig, items_for_prompt, open_prompt_corpus
 from benchmarks.keys import check_keys, from_keys, key_fields
 from benchmarks.runs import CONFIG, MANIFEST, read_manifest, read_stored
 from benchmarks.screens.labels import data_dir
@@ -146,7 +146,7 @@ def check_config(config: RewardConfig, data: str | None = None, rows: int = CHEC
         InputError: bad configuration or data.
         CheckError: a reward raised an error.
     """
-    corpus = open_corpus(data or config.data or default_data(), config.split)
+    corpus = open_prompt_corpus(data or config.data or default_data(), config.split, config.prompt)
     train = items_for_prompt(corpus.train, config.prompt)
     counts = dict.fromkeys(map(str, LABELS), 1) if config.balance else None  # stage two draws each label equally often
     drawn, weight = draw_checked(train, rows, balance=config.balance)

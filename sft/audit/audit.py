@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts, prompt_config_of
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, open_prompt_corpus, prompt_config_of
+from benchmarks.evidence.quote import evidence_digest
 from benchmarks.screens.splits import WORDS, read_split
 from rewards import CheckError, InputError, parse_answer
 from sft.audit.quotations import QuotationFinder
@@ -110,12 +111,15 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
     Args:
         traces: the traces, which are read one by one.
         corpus: the labels under the split.
+
+    Raises:
+        InputError: a file that the evidence of our prompts quotes is missing, or is not the one they were made with.
     """
     columns = (corpus.labels[name].astype("str") for name in ("item_id", "label", "split"))
     known = {item_id: (label, split == "test") for item_id, label, split in zip(*columns, strict=True)}
     findings = _claims(corpus.split)
     finder = QuotationFinder(corpus)
-    prompts: dict[PromptConfig, dict[str, bytes]] = {}
+    prompts: dict[tuple[PromptConfig, str], dict[str, bytes]] = {}
     n = 0
     for trace in traces:
         n += 1
@@ -126,10 +130,15 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
         _check_given(trace, item_id, findings["given"])
         config = _our_prompt(trace.protocol, corpus)
         if config is not None and item_id in known:
-            prompts.setdefault(config, {})[item_id] = _digest(trace.prompt)
+            files = str(trace.protocol.get("evidence_data", ""))
+            prompts.setdefault((config, files), {})[item_id] = _digest(trace.prompt)
         else:
             _check_other_prompt(trace, item_id, finder, findings)
-    for config, digests in prompts.items():
+    for (config, files), digests in prompts.items():
+        if files != evidence_digest(config.kinds, corpus.reference):
+            raise InputError(
+                f"traces: were made with other files than {config.evidence} or evidence_from name now; bring those back"
+            )
         for item_id, wrong in _differing(digests, corpus, config):
             findings["prompt"].note(wrong, item_id)
     return Audit(corpus.split, corpus.digest, n, findings)
@@ -236,4 +245,4 @@ def corpus_of(protocol: dict[str, Any], data: str | None, split: str | None) -> 
         sample = open_corpus("sample")
         if sample.digest == protocol.get("data"):
             return sample
-    return open_corpus(data, split)
+    return open_prompt_corpus(data, split, prompt_config_of(protocol) or PromptConfig())

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.evidence.corpus import draw_items, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt
+from benchmarks.evidence.corpus import draw_items
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, open_prompt_corpus
 from benchmarks.files import disk_errors, write_text
 from benchmarks.keys import to_keys
 from benchmarks.runs import read_stored
@@ -60,7 +60,7 @@ def generate_traces(
     remote = endpoint if endpoint is not None and endpoint.base_url is not None else None
     path = Path(args.output)
     _check(args, path, offline=remote is None)
-    corpus = open_corpus(args.data, args.split)
+    corpus = open_prompt_corpus(args.data, args.split, args.prompt)
     items = draw_items(items_for_prompt(corpus.train, args.prompt), args.rows, seed=args.seed, balance=args.balance)
     if remote is not None:
         prompts, protocol = build_prompts(items, corpus, args.prompt), prompt_protocol(args.prompt, corpus)

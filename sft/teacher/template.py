@@ -14,7 +14,9 @@ from typing import Final
 import pandas as pd
 
 from benchmarks.evidence.corpus import Corpus
+from benchmarks.evidence.kinds.kind import EvidenceKind
 from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, rate_words
+from benchmarks.evidence.quote import quote_evidence
 from rewards import InputError, Label
 from sft.teacher.questions import check_items
 from sft.traces import Trace, prompt_protocol
@@ -37,6 +39,18 @@ _NO_EVIDENCE: Final = (
     "Nothing like {pert} was measured elsewhere.",
     "{pert} has no known neighbours.",
 )
+# What is said of kinds of evidence other than similar knockdowns: of N quotations, and where there are none.
+_OTHER_KINDS: Final = {
+    "other_lines": (
+        ("Of {n} other lines, {votes} {gene}.", "{n} other lines have this pair: {votes} {gene}."),
+        ("No other line has this pair.", "{pert} and {gene} were not measured together elsewhere."),
+    ),
+    "similar_genes": (
+        ("Of {n} pairs like {pert} and {gene}, {votes}.", "{n} pairs are alike: {votes}."),
+        ("No pair like {pert} and {gene} is known.", "Nothing like this pair was measured."),
+    ),
+}
+_LABELLED: Final = ("neighbours", "contrast", *_OTHER_KINDS)  # kinds of evidence that quote labels
 _RATE: Final = (
     "{gene} changes in {rate} knockdowns in {line}.",
     "In {line}, {rate} knockdowns change {gene}.",
@@ -56,24 +70,23 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
     Args:
         items: training rows with their `label`.
         corpus: the labels; the evidence comes from those of the training split.
-        prompt: settings of the student's prompts; `evidence` must be at least 1.
+        prompt: settings of the student's prompts. Their evidence must quote labels.
         seed: seed of the choice among phrasings. The same seed gives the same text.
 
     Raises:
-        InputError: the prompt quotes no evidence, or an item is not a training item.
+        InputError: the prompt quotes no labels, or an item is not a training item.
     """
     check_items(items)
     _check_prompt(items, prompt)
     protocol, prompts = prompt_protocol(prompt, corpus), build_prompts(items, corpus, prompt)
-    found = {str(item_id): rows for item_id, rows in corpus.evidence(items, prompt.evidence).groupby("item_id")}
+    quoted = [(kind.name, _labels_by_item(corpus, items, kind)) for kind in prompt.kinds if kind.name in _LABELLED]
     rates = 1.0 - corpus.rates(items)["p_none"].to_numpy()
     created = datetime.now(UTC).isoformat(timespec="seconds")
     traces = []
     for row, messages, rate in zip(items.itertuples(), prompts, rates, strict=True):
         pert, gene, line, label = str(row.pert), str(row.gene), str(row.cell_line), Label(str(row.label))
-        evidence = found.get(str(row.item_id))
-        pairs = [] if evidence is None else list(zip(evidence["pert"], evidence["label"], strict=True))
-        think = _think(pert, gene, line, label, pairs, float(rate), random.Random(f"{seed}|{row.item_id}"))
+        found = [(kind, by_item.get(str(row.item_id), [])) for kind, by_item in quoted]
+        think = _think(pert, gene, line, label, found, float(rate), random.Random(f"{seed}|{row.item_id}"))
         traces.append(
             Trace(
                 item_id=str(row.item_id),
@@ -95,9 +108,12 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
 
 
 def _check_prompt(items: pd.DataFrame, prompt: PromptConfig) -> None:
-    """Refuse prompts without evidence, and prompts that do not offer an item's label."""
-    if prompt.evidence < 1:
-        raise InputError("evidence: the evidence-template teacher needs at least 1 similar knockdown in the prompt")
+    """Refuse prompts that quote no labels, and prompts that do not offer an item's label."""
+    if not any(kind.name in _LABELLED for kind in prompt.kinds):
+        raise InputError(
+            "evidence: the evidence-template teacher needs at least 1 similar knockdown in the prompt, or another kind "
+            f"that quotes labels ({', '.join(_LABELLED)})"
+        )
     unasked = items[~items["item_id"].isin(items_for_prompt(items, prompt)["item_id"])]
     if len(unasked):
         raise InputError(
@@ -106,21 +122,44 @@ def _check_prompt(items: pd.DataFrame, prompt: PromptConfig) -> None:
         )
 
 
+def _labels_by_item(corpus: Corpus, items: pd.DataFrame, kind: EvidenceKind) -> dict[str, list[tuple[str, str]]]:
+    """Return what a kind of evidence names and its labels, by item, the most similar first."""
+    rows = quote_evidence(corpus, items, kind).sort_values(["item_id", "value"], ascending=[True, False], kind="stable")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for item_id, name, label in zip(rows["item_id"], rows["name"], rows["label"], strict=True):
+        found.setdefault(str(item_id), []).append((str(name), str(label)))
+    return found
+
+
 def _think(
-    pert: str, gene: str, line: str, label: Label, pairs: Sequence[tuple[str, str]], rate: float, pick: random.Random
+    pert: str,
+    gene: str,
+    line: str,
+    label: Label,
+    found: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+    rate: float,
+    pick: random.Random,
 ) -> str:
-    votes = Counter(Label(text) for _, text in pairs)
+    """Write the reasoning; `found` has, for each kind of evidence, what it names and its labels."""
+    votes = Counter(Label(text) for _, pairs in found for _, text in pairs)
     leading = votes.most_common(1)[0][0] if votes else Label.NONE
-    sentences = [pick.choice(_COUNT), pick.choice(_CLOSEST)] if pairs else [pick.choice(_NO_EVIDENCE)]
-    sentences += [pick.choice(_RATE), pick.choice(_AGREE if leading is label else _DISAGREE)]
-    return " ".join(sentences).format(
-        pert=pert,
-        gene=gene,
-        line=line.upper(),
-        label=label,
-        rate=rate_words(rate),
-        n=len(pairs),
-        votes=", ".join(f"{count} {_VERB[vote]}{'s' * (count == 1)}" for vote, count in votes.items()),
-        closest=pairs[0][0] if pairs else "",
-        verb=_VERB[Label(pairs[0][1])] + "s" if pairs else "",
-    )
+    sentences = []
+    for kind, pairs in found:
+        if kind in _OTHER_KINDS:
+            chosen = [pick.choice(_OTHER_KINDS[kind][not pairs])]
+        else:
+            chosen = [pick.choice(_COUNT), pick.choice(_CLOSEST)] if pairs else [pick.choice(_NO_EVIDENCE)]
+        counts = Counter(Label(text) for _, text in pairs)
+        sentences.append(
+            " ".join(chosen).format(
+                pert=pert,
+                gene=gene,
+                n=len(pairs),
+                votes=", ".join(f"{count} {_VERB[vote]}{'s' * (count == 1)}" for vote, count in counts.items()),
+                closest=pairs[0][0] if pairs else "",
+                verb=_VERB[Label(pairs[0][1])] + "s" if pairs else "",
+            )
+        )
+    last = [pick.choice(_RATE), pick.choice(_AGREE if leading is label else _DISAGREE)]
+    last_words = " ".join(last).format(pert=pert, gene=gene, line=line.upper(), label=label, rate=rate_words(rate))
+    return " ".join([*sentences, last_words])

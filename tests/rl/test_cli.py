@@ -103,7 +103,7 @@ def run_import(tmp_path: Path, *words: str) -> BaseException | None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (("--prompts", "ours", "--evidence", "many"), "invalid int value: 'many'"),
+        (("--prompts", "ours", "--evidence", "many"), "evidence: 'many' is no kind; use neighbours"),
         (("--prompts", "ours", "--evidenc", "3"), "'evidenc' is no key; did you mean 'evidence'"),
         (("--prompts", "ours", "--template", "up"), "template"),
         (("--prompts", "mine"), "use ours or theirs"),

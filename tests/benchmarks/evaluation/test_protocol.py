@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.evaluation.protocol import Protocol
+from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import from_keys, to_keys
 from rewards import InputError
 
@@ -20,7 +21,8 @@ def protocol_of(**keys: Any) -> Protocol:
 
 def test_canonical_json_holds_every_key_and_reads_back() -> None:
     sampled: dict[str, Any] = {**BASE, "temperature": 0.7, "top_p": 0.9, "samples": 4, "split": "holdout:rpe1"}
-    protocol = Protocol(**sampled, scores="both", calibration="temperature", balance=True)
+    prompt = PromptConfig(evidence=["contrast,k=3"], evidence_tokens=300)
+    protocol = Protocol(**sampled, scores="both", calibration="temperature", balance=True, prompt=prompt)
     values = json.loads(protocol.canonical_json())
     assert list(values) == sorted(values)
     kept = {key: values[key] for key in to_keys(protocol)}
@@ -61,6 +63,8 @@ def test_a_whole_number_and_its_float_are_one_protocol() -> None:
         ("lemmas", True),
         ("template_version", 1),
         ("evidence", 3),
+        ("evidence", ["neighbours,k=3"]),
+        ("evidence_tokens", 300),
         ("temperature", 0.5),
         ("split", "holdout:k562"),
         ("items", 100),
@@ -78,8 +82,9 @@ def test_every_key_moves_the_fingerprint(key: str, value: object) -> None:
     assert protocol_of(**{"max_tokens": 256, key: value}).fingerprint != Protocol(**BASE).fingerprint
 
 
-def test_labels_move_the_fingerprint() -> None:
+def test_labels_and_files_of_evidence_move_the_fingerprint() -> None:
     assert Protocol(**{**BASE, "data": "e" * 64}).fingerprint != Protocol(**BASE).fingerprint
+    assert Protocol(**BASE, evidence_data="e" * 64).fingerprint != Protocol(**BASE).fingerprint
 
 
 @pytest.mark.parametrize(

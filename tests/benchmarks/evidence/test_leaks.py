@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.evaluation.baselines import BASELINES
 from benchmarks.evidence.corpus import Corpus
+from benchmarks.evidence.kinds.kind import NAMES
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.evidence.reach import shortcut_reach
 from benchmarks.screens.splits import apply_split
@@ -49,6 +50,45 @@ def test_no_prompt_moves(pair: tuple[Corpus, Corpus], template_version: int) -> 
     corpus, changed = pair
     for items in (corpus.train, corpus.test):
         assert build_prompts(items, corpus, config) == build_prompts(items, changed, config)
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The kinds of evidence by name, as a configuration writes them."""
+    folder = tmp_path_factory.mktemp("evidence")
+    pairs = [(f"P{p}", f"G{g}") for p in range(16) for g in range(0, 12, 2)]
+    (folder / "sets.gmt").write_text("".join(f"{pert} {gene}\t\t{pert}\t{gene}\n" for pert, gene in pairs))
+    (folder / "edges.csv").write_text("gene1,gene2,score\n" + "".join(f"{pert},{gene},1\n" for pert, gene in pairs))
+    options = {"gene_sets": f",file={folder / 'sets.gmt'}", "graph": f",file={folder / 'edges.csv'}"}
+    return {name: name + options.get(name, "") for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_evidence_of_any_kind_moves(pair: tuple[Corpus, Corpus], kinds: dict[str, str], name: str) -> None:
+    corpus, changed = pair
+    config = PromptConfig(evidence=[kinds[name]])
+    said = [prompt[-1]["content"] for prompt in build_prompts(corpus.train, corpus, config)]
+    assert any("none known" not in text for text in said)  # or the test could not fail
+    assert said == [prompt[-1]["content"] for prompt in build_prompts(corpus.train, changed, config)]
+    assert build_prompts(corpus.test, corpus, config) == build_prompts(corpus.test, changed, config)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_no_evidence_of_any_kind_moves_with_an_own_label(
+    make_labels: MakeLabels, kinds: dict[str, str], split: str
+) -> None:
+    labels = make_labels(0)
+    corpus = corpus_of(labels, split)
+    config = PromptConfig(evidence=[*kinds.values()])
+    moved = 0
+    for item in corpus.train["item_id"].iloc[[7, 90, 150]]:
+        rows = corpus.train[corpus.train["gene"] == item.rpartition("|")[2]]
+        changed = corpus_of(relabelled(labels, labels["item_id"] == item), split)
+        before, after = (build_prompts(rows, one, config) for one in (corpus, changed))
+        differ = [own for own, old, new in zip(rows["item_id"], before, after, strict=True) if old != new]
+        assert item not in differ
+        moved += len(differ)
+    assert moved  # evidence about other knockdowns quotes these labels
 
 
 @pytest.mark.parametrize("baseline", BASELINES, ids=lambda one: one.name)

@@ -126,9 +126,26 @@ def test_test_items_are_refused(sample: Corpus) -> None:
     assert sample.test["item_id"].iloc[0] in str(error.value)
 
 
-def test_a_prompt_without_evidence_is_refused(sample: Corpus) -> None:
-    with pytest.raises(InputError, match="at least 1 similar knockdown"):
-        generate(sample.train.head(1), sample, replace(PROMPT, evidence=0), seed=0)
+def test_a_prompt_that_quotes_no_labels_is_refused(sample: Corpus) -> None:
+    for evidence in (0, ["graph,file=edges.csv"]):
+        with pytest.raises(InputError, match="at least 1 similar knockdown"):
+            generate(sample.train.head(1), sample, replace(PROMPT, evidence=evidence), seed=0)
+
+
+def test_the_reasoning_counts_what_other_kinds_of_evidence_quote(make_labels: Callable[[int], pd.DataFrame]) -> None:
+    corpus = Corpus("small", "official", make_labels(0))
+    config = PromptConfig(evidence=["contrast,k=2", "other_lines"])
+    counted = 0
+    for trace in generate(corpus.train.iloc[::7], corpus, config, seed=0):
+        contrast, elsewhere = trace.prompt[-1]["content"].split("The same knockdown and ")
+        n = [len(re.findall(r" \(-?\d\.\d\)", contrast)), len(re.findall(": (up|down|not)", elsewhere))]
+        think = str(parse_answer(trace.completion).think)
+        if all(n):
+            counted += 1
+            sentences = re.split(r"(?<=\.) ", think)
+            votes = [sum(map(int, re.findall(r"(\d+) (?:raise|lower|spare)s?", one))) for one in sentences]
+            assert [one for one in votes if one] == n, think
+    assert counted > 20
 
 
 def test_a_direction_prompt_is_not_answered_with_a_label_it_does_not_offer(sample: Corpus) -> None:
