@@ -16,6 +16,7 @@ from benchmarks.keys import to_keys
 from rewards import LABELS, InputError
 
 UP, DOWN, NONE = map(str, LABELS)
+PAGE = Path(__file__).parents[3] / "docs" / "evidence.md"
 MakeLabels = Callable[[int], pd.DataFrame]
 
 
@@ -249,3 +250,13 @@ def test_a_kind_without_room_is_said_to_be_left_out(corpus: Corpus) -> None:
     heading = full.split("\n")[0]
     (part,) = parts_of(corpus, item, "neighbours,k=3", tokens=round((len(heading) + 14) * TOKENS_PER_CHARACTER))
     assert part == f"{heading}\n(3 left out)"
+
+
+@pytest.mark.slow
+def test_the_page_s_example_is_what_the_prompt_says(full_labels: Path) -> None:
+    corpus = open_corpus(full_labels)
+    item = corpus.labels[corpus.labels["item_id"] == "jurkat|NVL|RPL12"]
+    config = PromptConfig(evidence=["contrast,k=3", "similar_genes,k=2"])
+    (prompt,) = build_prompts(item, corpus, config)
+    (shown,) = re.findall(r"```text\n(.*?)\n```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert prompt[-1]["content"].endswith("\n" + shown)
