@@ -1,9 +1,9 @@
 """What is each kind of evidence worth without a language model? Fills the table of docs/evidence.md.
 
 python -m tools.evidence_kinds [--gene-sets F.gmt] [--graph F.csv]    forecasts PerturbQA's official test split,
-                                                                       writes docs/evidence.json and the table
+                                                                       writes the table and a JSON file beside it
 python -m tools.evidence_kinds --line rpe1                             prints the table of one line, writes nothing
-python -m tools.evidence_kinds --pages                                 writes the table from docs/evidence.json again
+python -m tools.evidence_kinds --pages                                 writes the table from that JSON file again
 
 It needs the full labels (`synthpert data fetch`).
 """
@@ -38,7 +38,7 @@ _TASKS: Final = {"de_per_gene_auroc": "de", "dir_per_gene_auroc": "dir"}
 
 
 def measure(corpus: Corpus, items: pd.DataFrame, files: Mapping[str, Path]) -> dict[str, Any]:
-    """Return what docs/evidence.json holds: a row for each kind, for all together and for the neighbours.
+    """Return what the JSON file holds: a row for each kind, for all together and for the neighbours.
 
     Args:
         corpus: the labels.
@@ -106,7 +106,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--line", help="one cell line only; prints its table")
     parser.add_argument("--gene-sets", type=Path, help="GMT file of gene sets")
     parser.add_argument("--graph", type=Path, help="CSV of edges")
-    parser.add_argument("--pages", action="store_true", help="write the page from docs/evidence.json again")
+    parser.add_argument("--pages", action="store_true", help="write the table from the JSON file again")
     args = parser.parse_args(words)
     if not args.pages:
         corpus = open_corpus(args.data)
