@@ -225,12 +225,14 @@ def traces_import(
     dataset_split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set. Default: train.")] = None,
 ) -> None:
     """Import traces from SynthPert's CSV, from JSONL or Parquet with messages, or from a data set."""
-    from benchmarks.evidence.corpus import open_corpus
+    from benchmarks.evidence.prompts import PromptConfig, open_prompt_corpus
     from sft.import_traces import import_traces
 
+    ours = _own_prompts(prompts, context.args)
+    corpus = open_prompt_corpus(data, split, ours or PromptConfig())
     done = import_traces(
-        source, out, open_corpus(data, split), columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"),
-        prompts=_own_prompts(prompts, context.args), teacher=teacher, mode=mode, dataset_split=dataset_split,
+        source, out, corpus, columns=_pairs(columns, "--map"), labels=_pairs(labels, "--label"),
+        prompts=ours, teacher=teacher, mode=mode, dataset_split=dataset_split,
     )  # fmt: skip
     typer.echo(f"{done.path}: imported {done.kept} of {done.rows} rows")
     if done.reasons:

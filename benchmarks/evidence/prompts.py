@@ -167,7 +167,13 @@ def build_prompts(items: pd.DataFrame, corpus: Corpus, config: PromptConfig) -> 
 
     Returns:
         One list of `system` and `user` messages per item, in the order given.
+
+    Raises:
+        ValueError: the prompts name a reference that the corpus was not opened with.
+        InputError: evidence cannot be quoted; see `benchmarks.evidence.quote.evidence_parts`.
     """
+    if config.evidence_from is not None and corpus.reference is None:
+        raise ValueError("the corpus has no reference; open it with open_prompt_corpus")
     parts: dict[str, str] = {}
     if config.kinds:
         parts = evidence_parts(corpus, items, config.kinds, _openings(items, corpus), config.evidence_tokens)
