@@ -50,6 +50,7 @@ REVIEWED: Final = {
     "what stands for any key": ("--key",),
     "an option of pip": ("--no-deps",),
     "labels that are known by name": ("k562_set",),
+    "a kind of evidence": ("other_lines", "similar_genes"),
     "a key of a tokenizer's file": ("eos_token", "chat_template"),
     "a variable of chat templates": ("add_generation_prompt",),
     "a key of a reward's entry": ("timeout", "kind"),

@@ -10,6 +10,7 @@ from benchmarks.evaluation.baselines import lacking_words, left_out, predict_bas
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.evidence.reference import open_reference
 from benchmarks.files import check_folder
+from benchmarks.report.evidence_alone import evidence_alone
 from benchmarks.report.page import write_report
 from benchmarks.report.published import published_figures
 from benchmarks.report.strata import strata
@@ -104,10 +105,12 @@ def collect_runs(
     corpus, absent = _with_reference(_find_corpus(evaluations[0]), evaluations, evidence_from, orthologs)
     items = items_of([system.predictions for system in systems], corpus)
     systems += _baselines(corpus, items, embeddings)
+    quoted, unquoted = evidence_alone([run.facts.get("protocol") or {} for run in evaluations], corpus, items)
+    systems += quoted
     balanced = any(run.facts.get("protocol", {}).get("balance") for run in evaluations)
     data = describe(corpus, items, command, balanced=balanced)
     unseen, unknown = describe_training(evaluations)
-    data["notes"] = [*notes, *data["notes"], *unseen]
+    data["notes"] = [*notes, *data["notes"], *unseen, *unquoted]
     data["warnings"] = [*warnings, *unknown, *absent]
     data["funnel"] = data_funnel(corpus, len(items), stages)
     return systems, {
