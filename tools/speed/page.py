@@ -155,12 +155,21 @@ def other_table() -> str:
 def scaling_table() -> str:
     """Return time and memory of a token by tokens of a step."""
     rows = [
-        [row["name"], f"{row['tokens']:,}", f"{row['computed']:,}", f"{row['ours_s']:.2f}",
+        [row["name"].removesuffix(" prompts"), f"{row['tokens']:,}", f"{row['computed']:,}", f"{row['ours_s']:.2f}",
          f"{row['ours_ms_per_token']:.2f}", f"{row['ours_mib_per_token']:.2f}", f"{row['ratio']:.2f}", machine]
         for machine, found in read("scaling")
         for row in found["rows"]
     ]  # fmt: skip
-    head = ("step", "tokens", "computed", "s", "ms a computed token", "MiB a computed token", "TRL / ours", "machine")
+    head = (
+        "prompts",
+        "tokens",
+        "computed",
+        "s",
+        "ms a computed token",
+        "MiB a computed token",
+        "TRL / ours",
+        "machine",
+    )
     return table(head, rows) if rows else NONE
 
 
