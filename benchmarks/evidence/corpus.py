@@ -126,7 +126,7 @@ class Corpus:
             reference = reference.without_lines(self.lines)
             if left := there - len(reference.labels):
                 lines = ", ".join(self.lines)
-                told = f"{left:,} rows of {reference.source} are not used as evidence: they are of {lines}, too."
+                told = f"{left:,} rows of {reference.screen.name} are not used as evidence: they are of {lines}, too."
                 screen = replace(screen, notes=(*screen.notes, told))
         for items in (self.labels, self.unlabelled):
             reference.refuse_items(items)

@@ -234,12 +234,16 @@ def test_a_reference_is_used_without_its_rows_of_the_same_cells(folder: Path, ge
     corpus = open_corpus("k562_set", reference=reference_of(gene_level))
     assert corpus.reference is not None
     assert set(corpus.reference.labels["cell_line"]) == {"rpe1"}
-    assert corpus.screen.notes[-1] == "120 rows of perturbqa are not used as evidence: they are of k562, too."
+    assert corpus.screen.notes[-1] == "120 rows of PerturbQA are not used as evidence: they are of k562, too."
     here = gene_level["cell_line"] == "k562"
     other = gene_level.assign(label=gene_level["label"].where(~here, UP))
     changed = open_corpus("k562_set", reference=reference_of(other))
     np.testing.assert_array_equal(corpus.kin("k562").vector_PK, changed.kin("k562").vector_PK)
     assert corpus.kin("k562").known_P.all()
+    forecast, again = (predict_baselines(one, one.test)["two-sided neighbours"] for one in (corpus, changed))
+    pd.testing.assert_frame_equal(forecast, again)
+    forecasts = forecast.groupby("gene")["p_none"].nunique()
+    assert (forecasts > 1).all()  # unlike a set's rate, it tells one knockdown from another
     with pytest.raises(InputError, match="has only rows of k562. Genes and sets of genes in the same cells"):
         open_corpus("k562_set", reference=reference_of(gene_level[here]))
 
