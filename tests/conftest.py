@@ -26,9 +26,9 @@ LOADS_TORCH = (
     "tests/benchmarks/evaluation/test_calibrate", "tests/benchmarks/evaluation/test_run", "tests/benchmarks/models/",
     "tests/benchmarks/test_chat", "tests/benchmarks/test_config", "tests/benchmarks/test_keys",
     "tests/benchmarks/test_machine", "tests/rl/lab/test_commands", "tests/rl/preflight/", "tests/rl/test_alarms",
-    "tests/rl/test_correction", "tests/rl/test_recording", "tests/rl/test_study", "tests/rl/test_tr",
-    "tests/sft/audit/", "tests/sft/filters/", "tests/sft/test_", "tests/test_configs", "tests/test_docs",
-    "tests/test_remedies", "tests/test_traces_page",
+    "tests/rl/test_correction", "tests/rl/test_levers", "tests/rl/test_recording", "tests/rl/test_study",
+    "tests/rl/test_tr", "tests/sft/audit/", "tests/sft/filters/", "tests/sft/test_", "tests/test_configs",
+    "tests/test_docs", "tests/test_remedies", "tests/test_traces_page",
 )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def _constant(systems: Mapping[str, ScoreArrays]) -> list[str]:
         if scores.size == 1:
             names.setdefault(float(scores[0]), []).append(name)
     return [
-        f"every score of {' and of '.join(group)} is {format_number(score)}; look at some completions and at how they "
+        f"Every score of {' and of '.join(group)} is {format_number(score)}; look at some completions and at how they "
         "are scored"
         for score, group in names.items()
         if len(group) > 1
@@ -72,5 +72,5 @@ def _few(comparisons: Sequence[ScoreComparison]) -> list[str]:
     if not counts:
         return []
     return [
-        f"only {' and '.join(counts)}: with fewer than {FEW_CLUSTERS}, intervals and p values are themselves uncertain"
+        f"Only {' and '.join(counts)}: with fewer than {FEW_CLUSTERS}, intervals and p values are themselves uncertain"
     ]

@@ -222,5 +222,6 @@ def _describe(counts: Mapping[str, int], n_items: int, runs: tuple[int, int]) ->
     else:
         parts.append(f"{high} training runs, their variance included")
     if min(counts.values(), default=n_items) < FEW_CLUSTERS:
-        parts.append(f"fewer than {FEW_CLUSTERS} {' or '.join(counts) or 'items'}: the interval is itself uncertain")
+        few = [f"values of {key}" for key, count in counts.items() if count < FEW_CLUSTERS]
+        parts.append(f"fewer than {FEW_CLUSTERS} {' and '.join(few) or 'items'}: the interval is itself uncertain")
     return "; ".join(parts)

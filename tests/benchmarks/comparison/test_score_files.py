@@ -253,7 +253,7 @@ def test_scores_that_are_all_one_number_are_pointed_out(tmp_path: Path) -> None:
         pd.DataFrame({"item_id": range(30), "score": score, "of": name}).to_csv(path, index=False)
         words.append(str(path))
     notes = run_comparison(words, Keys()).notes
-    assert notes == ["every score of a and of b is 0.000; look at some completions and at how they are scored"]
+    assert notes == ["Every score of a and of b is 0.000; look at some completions and at how they are scored"]
 
 
 def test_few_clusters_are_said_above_the_result(tmp_path: Path) -> None:
@@ -265,7 +265,9 @@ def test_few_clusters_are_said_above_the_result(tmp_path: Path) -> None:
             paths[name], index=False
         )
     (note,) = run_comparison(few, Keys(clusters=BOTH)).notes
-    assert note.startswith("only 12 values of pert: with fewer than 20, ")
+    assert note.startswith("Only 12 values of pert: with fewer than 20, ")
+    told = run_comparison(few, Keys(clusters=BOTH)).comparisons[0].test
+    assert told.endswith("; fewer than 20 values of pert: the interval is itself uncertain")  # of gene there are enough
     assert run_comparison(few, Keys(clusters=("gene",))).notes == []
 
 
