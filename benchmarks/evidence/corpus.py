@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from benchmarks.evidence.alike import LineLabels, line_labels, nearest_knockdowns, similar_pairs
+from benchmarks.evidence.alike import PAIR_COLUMNS, LineLabels, line_labels, nearest_knockdowns, similar_pairs
 from benchmarks.evidence.kin import Kin, fit_kin
 from benchmarks.evidence.neighbours import EVIDENCE_COLUMNS, NeighbourModel, NeighbourSettings, fit_neighbours
 from benchmarks.evidence.reference import Reference, reference_inputs
@@ -291,7 +291,9 @@ class Corpus:
             InputError: the corpus is the sample, which carries fewer than `k` knockdowns or does not hold an item.
         """
         if self.reference is not None:
-            return self._in_lines(items, lambda rows, group: nearest_knockdowns(rows, group, k, labels))
+            return self._in_lines(
+                items, EVIDENCE_COLUMNS, lambda rows, group: nearest_knockdowns(rows, group, k, labels)
+            )
         if not self.is_sample:
             return self._neighbours.evidence(items, k, labels)
         rows = self._sample_rows(items)
@@ -312,9 +314,11 @@ class Corpus:
         Raises:
             InputError: the corpus is the sample, which lacks most training rows.
         """
-        return self._in_lines(items, lambda rows, group: similar_pairs(rows, group, k))
+        return self._in_lines(items, PAIR_COLUMNS, lambda rows, group: similar_pairs(rows, group, k))
 
-    def _in_lines(self, items: pd.DataFrame, find: Callable[[LineLabels, pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    def _in_lines(
+        self, items: pd.DataFrame, columns: list[str], find: Callable[[LineLabels, pd.DataFrame], pd.DataFrame]
+    ) -> pd.DataFrame:
         """Return what is found for the items of each line, in the order of the items."""
         lines = items["cell_line"].astype(str)
         parts = []
@@ -322,7 +326,8 @@ class Corpus:
             if line not in self._labels_by_line:
                 self._labels_by_line[line] = line_labels(self.train, line, self.kin(line))
             parts.append(find(self._labels_by_line[line], items[lines == line]))
-        found: pd.DataFrame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        filled = [part for part in parts if len(part)]
+        found: pd.DataFrame = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
         order = pd.Series(np.arange(len(items)), index=items["item_id"].astype(str))
         at = order.reindex(found["item_id"].astype(str)).to_numpy()
         found = found.iloc[np.lexsort((found["rank"].to_numpy(dtype=np.int64), at))]

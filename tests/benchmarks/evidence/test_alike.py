@@ -137,6 +137,13 @@ def test_with_a_reference_no_prompt_moves_with_a_test_label_or_its_own(make_labe
         assert texts_of(corpus, corpus.train, *KINDS) != texts_of(changed, corpus.train, *KINDS)
 
 
+def test_no_items_have_no_prompts(make_labels: MakeLabels) -> None:
+    own, reference = screens_of(make_labels(0))
+    for one in (None, reference):
+        corpus = corpus_of(own, one, "holdout:both")
+        assert texts_of(corpus, corpus.test.head(0), *KINDS) == []
+
+
 def test_another_reference_gives_another_digest_of_the_evidence(make_labels: MakeLabels) -> None:
     _, reference = screens_of(make_labels(0))
     other = replace(reference, labels=reference.labels.iloc[1:])
