@@ -248,6 +248,21 @@ def test_a_reference_is_used_without_its_rows_of_the_same_cells(folder: Path, ge
         open_corpus("k562_set", reference=reference_of(gene_level[here]))
 
 
+def test_kinds_of_evidence_quote_what_similar_knockdowns_did_to_the_set(folder: Path, gene_level: pd.DataFrame) -> None:
+    corpus = open_corpus("k562_set", reference=reference_of(gene_level))
+    config = PromptConfig(evidence=["neighbours,k=2", "contrast,k=1"])
+    known = asked(corpus.test, corpus, config)
+    quoted = known[0].split("Similar knockdowns (similarity) and 7-translation:\n")[1].splitlines()[:2]
+    label = corpus.train.set_index("item_id")["label"]
+    for line in quoted:
+        pert, _, said = line.partition(" (")
+        assert said.partition(": ")[2] == label[f"k562|{pert}|7-translation"]
+    labels = corpus.labels.copy()
+    tested = labels["split"] == "test"
+    labels.loc[tested, "label"] = labels.loc[tested, "label"].map({UP: DOWN, DOWN: NONE, NONE: UP})
+    assert asked(corpus.test, replace(corpus, labels=labels), config) == known
+
+
 def test_sets_are_no_reference_for_genes_of_the_same_cells(
     folder: Path, gene_level: pd.DataFrame, tmp_path: Path
 ) -> None:
