@@ -128,7 +128,7 @@ def training_table() -> str:
             f"{apart['adapter']:.1e}."
         )
         for row in found["rows"]:
-            case = Case(**{name: row[name] for name in Case.__dataclass_fields__})
+            case = Case(**{name: row[name] for name in Case.__dataclass_fields__ if name in row})
             sides = row["sides"]
             ratios = [sides[side]["by_tree"] if side in sides else None for side in ("trl", "head", "group", "alive")]
             cells = ["–" if ratio is None else f"{ratio:.2f}" for ratio in (*ratios, row.get("trl_by_auto"))]
@@ -160,16 +160,8 @@ def scaling_table() -> str:
         for machine, found in read("scaling")
         for row in found["rows"]
     ]  # fmt: skip
-    head = (
-        "prompts",
-        "tokens",
-        "computed",
-        "s",
-        "ms a computed token",
-        "MiB a computed token",
-        "TRL / ours",
-        "machine",
-    )
+    head = ("prompts", "tokens", "computed", "s", "ms a computed token", "MiB a computed token", "TRL / ours",
+            "machine")  # fmt: skip
     return table(head, rows) if rows else NONE
 
 

@@ -51,6 +51,7 @@ class Case:
         layers: of the model's 30.
         dead: prompts whose completions all have the advantage 0. They are the first ones.
         measured: sides.
+        memory: GiB that a side may take; None for those of `--memory`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Case:
     layers: int = LAYERS
     dead: int = 0
     measured: Sequence[str] = ("trl", "head", "tree", "auto")
+    memory: float | None = None
 
     @property
     def rows(self) -> int:
@@ -75,6 +77,7 @@ CASES: Final = (
     Case("a long prompt", 800, 100, 16, 1, layers=6),
     Case("instructions", 400, 60, 8, 8, alike=250, layers=6),
     Case("instructions, a tree for each group", 400, 60, 8, 8, alike=250, measured=("group", "tree")),
+    Case("the same, in 16 GiB", 400, 60, 8, 8, alike=250, measured=("group", "tree"), memory=16.0),
     Case("a short prompt", 50, 400, 8, 1),
 )
 TINY: Final = Case("tiny", 48, 12, 4, 2, alike=16, layers=1)
@@ -346,7 +349,7 @@ def main() -> None:
     agreed = agreement(TINY if options.tiny else replace(CASES[0], layers=6))
     rows = {row["name"]: row for row in kept_rows(options.json)}
     for case in cases:
-        rows[case.name] = measure_case(case, options.rounds, options.memory)
+        rows[case.name] = measure_case(case, options.rounds, case.memory or options.memory)
         write_results(options.json, list(rows.values()), agreement=agreed)  # a run that is stopped leaves some
 
 
