@@ -63,7 +63,7 @@ class Context:
 
     Attributes:
         train_counts: rows per label among the prompts.
-        tables: functions by name (`neighbours`, `gene_rate`), each of which makes a frame
+        tables: functions by name (`neighbours`, `gene_rate` and others), each of which makes a frame
             `item_id, p_up, p_down, p_none`.
         folder: the configuration's folder. Files that it names are looked for there, then in the current directory.
         prompt_rates: makes such a frame of each gene's rates among the prompts, the item's own label included. It is

@@ -1,15 +1,25 @@
 """What rewards need to know of the data: class counts, named forecasts and gene rates."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.evaluation.unseen import low_rank, transfer, two_sided_neighbours
 from benchmarks.evidence.corpus import Corpus
 from rewards import LABELS
 from rewards.compose import Context
 from rewards.verifiers import PROBABILITIES
+
+# Tables for perturbations and genes without training rows.
+UNSEEN: Final[dict[str, Callable[[Corpus, pd.DataFrame], pd.DataFrame]]] = {
+    "two_sided": two_sided_neighbours,
+    "low_rank": low_rank,
+    "transfer": transfer,
+}
 
 
 def reward_context(
@@ -26,8 +36,9 @@ def reward_context(
 
     Args:
         items: the rows that will be scored, with `item_id`, `cell_line`, `pert`, `gene`, `label`. An item may recur.
-        corpus: its training labels give the tables `neighbours` and `gene_rate`. A table is made when a reward asks for
-            it.
+        corpus: its training labels, and its reference screen, give the tables `neighbours` and `gene_rate`, and those
+            for unseen perturbations and genes: `two_sided`, `low_rank` and `transfer`
+            (`benchmarks.evaluation.unseen`). A table is made when a reward asks for it.
         folder: the configuration's folder, which relative paths in the configuration start from.
         counts: rows per label among the prompts; by default those of `items`.
     """
@@ -40,6 +51,7 @@ def reward_context(
         tables={
             "neighbours": lambda: corpus.neighbour_forecast(once),
             "gene_rate": lambda: shift_rates(corpus.rates(once), drawn, label_counts(corpus.train)),
+            **{name: partial(forecast, corpus, once) for name, forecast in UNSEEN.items()},
         },
         folder=folder,
         prompt_rates=lambda: prompt_rates(once, corpus, drawn),
@@ -55,7 +67,7 @@ def stand_in_context(folder: Path) -> Context:
     table = pd.DataFrame({"item_id": ["rpe1|AARS|CALR"], **dict.fromkeys(PROBABILITIES, 1 / len(LABELS))})
     return Context(
         train_counts={str(label): 1 for label in LABELS},
-        tables={"neighbours": lambda: table, "gene_rate": lambda: table},
+        tables={name: lambda: table for name in ("neighbours", "gene_rate", *UNSEEN)},
         folder=folder,
         prompt_rates=lambda: table,
     )

@@ -17,7 +17,7 @@ import pandas as pd
 
 from benchmarks.evaluation.embeddings import embedding_regression, in_label_order, read_embeddings
 from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES
-from benchmarks.evaluation.unseen import choose_two_sided, low_rank, transfer, two_sided_neighbours
+from benchmarks.evaluation.unseen import choose_two_sided, has_kin, low_rank, transfer, two_sided_neighbours
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.screens.splits import read_split
 from rewards import LABELS, InputError, Status
@@ -198,13 +198,12 @@ def shown(corpus: Corpus) -> tuple[Baseline, ...]:
 def left_out(corpus: Corpus) -> dict[str, str]:
     """Return the baselines that concern a corpus but cannot be computed from it: by name, what it lacks."""
     lacking = {}
-    kin = corpus.reference is not None or len(corpus.train["cell_line"].unique()) > 1
     for one in shown(corpus):
         if one.needs_full_labels and corpus.is_sample:
             lacking[one.name] = "the full labels (synthpert data fetch)"
         elif one.needs_reference and corpus.reference is None:
             lacking[one.name] = "a reference screen (--evidence_from)"
-        elif one in UNSEEN and not kin:
+        elif one in UNSEEN and not has_kin(corpus):
             lacking[one.name] = "another cell line or a reference screen (--evidence_from)"
     return lacking
 

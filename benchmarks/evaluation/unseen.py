@@ -72,7 +72,11 @@ def two_sided_neighbours(corpus: Corpus, items: pd.DataFrame, settings: TwoSided
 
     Returns:
         `item_id, p_up, p_down, p_none`, one row per item in the order given.
+
+    Raises:
+        InputError: there is neither another cell line nor a reference.
     """
+    _need_kin(corpus)
     chosen = choose_two_sided(corpus) if settings is None else settings
     share_NL, count_NL = _shares_of_training(corpus, items), np.zeros((len(items), len(LABELS)))
     for at, grid in _grids(corpus, items):
@@ -111,8 +115,9 @@ def low_rank(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
     probabilities: change or none, and up or down given a change (scikit-learn, L2 with C = 1, features scaled to
     unit variance). They are fitted on the training items of all lines.
 
-    Args, returns: as for `two_sided_neighbours`.
+    Args, returns, raises: as for `two_sided_neighbours`.
     """
+    _need_kin(corpus)
     train = corpus.train
     return _frame(items, _regress(_reconstruction(corpus, train), train, _reconstruction(corpus, items)))
 
@@ -141,6 +146,18 @@ def transfer(corpus: Corpus, items: pd.DataFrame) -> pd.DataFrame:
         np.column_stack([_told(corpus.reference, rows), _reconstruction(corpus, rows)[:, 0]]) for rows in (train, items)
     )
     return _frame(items, _regress(features_TF, train, features_NF))
+
+
+def has_kin(corpus: Corpus) -> bool:
+    """Tell whether kin can know anything: by another cell line of the corpus, or by a reference."""
+    return corpus.reference is not None or corpus.labels["cell_line"].nunique() > 1
+
+
+def _need_kin(corpus: Corpus) -> None:
+    if not has_kin(corpus):
+        raise InputError(
+            "kin: the labels have one cell line, and there is no reference screen; name one with --evidence_from"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The gene's rates that `margin` subtracts hold among the prompts, however their labels were drawn."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from full_corpus import full_corpus
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from rewards import LABELS, compose
+from benchmarks.screens.splits import apply_split
+from rewards import LABELS, InputError, compose
 from rewards.verifiers import PROBABILITIES
-from rl.reward_context import label_counts, prompt_rates, reward_context, shift_rates
+from rl.reward_context import UNSEEN, label_counts, prompt_rates, reward_context, shift_rates, stand_in_context
 
 NAMES = [str(label) for label in LABELS]
 UP, DOWN, NONE = NAMES
@@ -109,3 +111,19 @@ def test_balanced_prompts_of_a_corpus_shift_its_rates() -> None:
     labels = corpus.train["label"].astype(str)
     wanted = (labels == NONE).sum() / (labels == UP).sum()
     assert ratio[plain["p_up"].gt(0) & plain["p_none"].gt(0)].to_numpy() == pytest.approx(wanted)
+
+
+def test_forecasts_for_the_unseen_are_tables_of_soft_verifiers(make_labels: Callable[[int], pd.DataFrame]) -> None:
+    corpus = Corpus("here", "holdout:genes", apply_split(make_labels(0), "holdout:genes"))
+    context = reward_context(corpus.test, corpus, folder=Path())
+    for name, forecast in UNSEEN.items():
+        entry = {"name": "accuracy", "parameters": {"verifier": {"kind": "soft", "table": name}}}
+        compose([entry], stand_in_context(Path()))
+        if name == "transfer":
+            with pytest.raises(InputError, match="no reference screen"):
+                compose([entry], context)
+            continue
+        reward = compose([entry], context).components[0].reward
+        told = forecast(corpus, corpus.test).iloc[0]
+        (score,) = reward(["<think>x</think><answer>upregulated</answer>"], item_id=[told["item_id"]])
+        assert score == pytest.approx(told["p_up"])

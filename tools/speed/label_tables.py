@@ -1,7 +1,8 @@
-"""How long a table of labels takes to load, and how much memory: python -m tools.speed.label_tables [ROWS] [--json F]
+"""How long a table of labels takes to load and to forecast: python -m tools.speed.label_tables [ROWS] [--json F]
 
 The table is made up: two cell lines, unquoted CSV, the columns pert, gene, label, cell_line. What is timed is
-`open_corpus`, with a split that holds out perturbations and genes, in a process of its own.
+`open_corpus`, with a split that holds out perturbations and genes. Then the two-sided neighbours forecast every row of
+the table, under a split that holds out perturbations. Each is timed in a process of its own, with the memory it takes.
 """
 
 import json
@@ -11,13 +12,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 GENES: Final = 2000
 SPLIT: Final = "holdout:both"
+FORECAST_SPLIT: Final = "holdout:perturbations"  # it keeps every row
 LABELS: Final = {"up": "upregulated", "down": "downregulated", "none": "not differentially expressed"}
 
 
@@ -59,6 +61,26 @@ def measure(path: Path) -> dict[str, float]:
     }
 
 
+def forecast(path: Path) -> dict[str, float]:
+    """Forecast all rows of a table; return seconds, those that chose the settings, and this process's memory in GB."""
+    from benchmarks.evaluation.unseen import choose_two_sided, two_sided_neighbours
+    from benchmarks.evidence.corpus import open_corpus
+    from benchmarks.screens.table import LabelTable
+
+    corpus = open_corpus(LabelTable(str(path), labels=LABELS), FORECAST_SPLIT)
+    start, worked = time.perf_counter(), time.process_time()
+    settings = choose_two_sided(corpus)
+    chosen = time.perf_counter() - start
+    rows = len(two_sided_neighbours(corpus, corpus.labels, settings))
+    return {
+        "forecast_rows": rows,
+        "choose_s": chosen,
+        "forecast_s": time.perf_counter() - start,  # with the choice of the settings
+        "forecast_cpu_s": time.process_time() - worked,
+        "forecast_peak_gb": _memory(),
+    }
+
+
 def _memory() -> float:
     """Return the most memory that this process has had, in GB, as Linux counts it since the process began."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -68,23 +90,28 @@ def _memory() -> float:
 def main() -> None:
     """Make the table, measure in a new process, and print what was found."""
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
-    if "--measure" in sys.argv:
-        sys.stdout.write(json.dumps(measure(Path(words[0]))) + "\n")
-        return
+    for option, timed in (("--measure", measure), ("--forecast", forecast)):
+        if option in sys.argv:
+            sys.stdout.write(json.dumps(timed(Path(words[0]))) + "\n")
+            return
     rows = int(words[0]) if words and words[0].isdigit() else 2_000_000
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.csv"
         write_table(path, rows)
         size = path.stat().st_size / 1e6
-        command = [sys.executable, "-m", "tools.speed.label_tables", str(path), "--measure"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = {"name": "label table", "file_mb": round(size, 1), **json.loads(done.stdout)}
+        found: dict[str, Any] = {"name": "label table", "file_mb": round(size, 1)}
+        for option in ("--measure", "--forecast"):
+            command = [sys.executable, "-m", "tools.speed.label_tables", str(path), option]
+            found |= json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     if "--json" in sys.argv:
         Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps([found], indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(
         f"{found['rows']:,} rows, {found['file_mb']} MB: loaded in {found['load_s']:.1f} s "
         f"({found['load_cpu_s']:.1f} s of CPU), digest in {found['digest_s']:.1f} s; "
         f"at most {found['peak_gb']:.2f} GB, {found['imports_gb']:.2f} of it imports\n"
+        f"{found['forecast_rows']:,} rows forecast by the two-sided neighbours in {found['forecast_s']:.1f} s "
+        f"({found['forecast_cpu_s']:.1f} s of CPU), of which {found['choose_s']:.1f} s chose the settings; "
+        f"at most {found['forecast_peak_gb']:.2f} GB\n"
     )
 
 
