@@ -158,7 +158,7 @@ def stats(labels: pd.DataFrame) -> pd.DataFrame:
         - `positives` (differentially expressed), `positive_percent`, `upregulated`, `downregulated`;
         - `test_perturbations`: different perturbations of test rows;
         - `genes`: different genes;
-        - `held_out_genes`: those of test rows that have no training row in any line.
+        - `unseen_genes`: those of test rows that have no training row in any line.
     """
     trained = frozenset(labels.loc[labels["split"] == "train", "gene"].astype(str))
     positive = labels["label"] != str(Label.NONE)
@@ -179,7 +179,7 @@ def stats(labels: pd.DataFrame) -> pd.DataFrame:
                 "downregulated": int((group["label"] == str(Label.DOWN)).sum()),
                 "test_perturbations": test["pert"].nunique(),
                 "genes": group["gene"].nunique(),
-                "held_out_genes": len(set(test["gene"].astype(str)) - trained),
+                "unseen_genes": len(set(test["gene"].astype(str)) - trained),
             }
         )
     return pd.DataFrame(rows).set_index("cell_line")

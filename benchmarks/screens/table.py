@@ -37,9 +37,10 @@ _LABELS: Final = [str(label) for label in LABELS]
 _MISSING: Final = frozenset(("", "na", "nan", "null", "none", "<na>", "n/a"))
 _SHOWN: Final = 5  # symbols or words named in a note
 _ONE_LINE: Final = (
-    "all rows count as one line; if a column tells it, map that one (--map cell_line=THEIRS, in YAML columns: "
-    "{cell_line: THEIRS})"
+    "No column is read as the cell line, so all rows count as one line. If a column tells it, map that one: --map "
+    "cell_line=THEIRS (in YAML columns: {cell_line: THEIRS})"
 )
+_CELLS: Final = "cells"  # the line of a table that names none
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class LabelTable:
     file: str = field(metadata={"help": "CSV, TSV or Parquet file with pert, gene and label"})
     name: str = field(default="", metadata={"help": "what reports call the screen"})
     notice: str = field(default="", metadata={"help": "licence and attribution"})
-    cell_line: str = field(default="cells", metadata={"help": "name of the only cell line"})
+    cell_line: str = field(default=_CELLS, metadata={"help": "name of the only cell line"})
     columns: dict[str, Any] = field(default_factory=dict, metadata={"help": "OURS: THEIRS"})
     labels: dict[str, Any] = field(default_factory=dict, metadata={"help": "THEIRS: OURS"})
     lines: dict[str, Any] = field(default_factory=dict, metadata={"help": "LINE: what prompts call it"})
@@ -266,11 +267,11 @@ def _screen_of(described: LabelTable, columns: _Columns) -> tuple[Screen, pd.Dat
     )
     name = described.name or Path(described.file).name.partition(".")[0]
     has_split = has_split or described.unlabelled is not None
-    screen = Screen(name, dict(described.lines), described.notice, tuple(notes), has_split, _unread(columns))
+    screen = Screen(name, dict(described.lines), described.notice, tuple(notes), has_split, _unread(described, columns))
     return screen, frame
 
 
-def _unread(columns: _Columns) -> str:
+def _unread(described: LabelTable, columns: _Columns) -> str:
     """Name the columns that no key of ours reads; one of them may be the cell line under another name."""
     labelled = columns.theirs("label") is not None
     statistics = ("log_fold_change", "fdr", "p_adj")
@@ -279,9 +280,8 @@ def _unread(columns: _Columns) -> str:
     if not unread:
         return ""
     told = f"Columns that are not read: {', '.join(unread)}."
-    if columns.theirs("cell_line") is not None:
-        return told
-    return f"{told} The cell line is none of those that are read: {_ONE_LINE}."
+    named = columns.theirs("cell_line") is not None or described.cell_line != _CELLS
+    return told if named else f"{told} {_ONE_LINE}."
 
 
 def tests_unlabelled(source: str | Path) -> bool:
@@ -406,7 +406,7 @@ def _what_words_mean(unknown: Sequence[str]) -> str:
     return (
         f"no label of ours; say what the words mean with {options}{more} (in YAML labels: "
         f"{{{', '.join(f'{value}: LABEL' for value in shown)}}}), LABEL being one of {', '.join(_LABELS)}. Quote "
-        f'what has a space: --label "{shown[-1]}={Label.NONE}"'
+        f'what has a space: --label "WORD={Label.NONE}"'
     )
 
 
@@ -483,7 +483,7 @@ def _once(
     conflicting = split_N[order] != split_N[first_M]
     wrong = ~starts if described.duplicates == "error" else conflicting
     if wrong.any():
-        raise _repeat_error(columns, order[wrong], first_M[wrong], names, label_N, split_N)
+        raise _repeat_error(described, columns, order[wrong], first_M[wrong], names, label_N, split_N)
     counts_GL = np.zeros((int(group_M[-1]) + 1, len(LABELS)), dtype=np.int64)
     np.add.at(counts_GL, (group_M, label_N[order]), 1)
     most_G = counts_GL.max(axis=1)
@@ -502,6 +502,7 @@ def _once(
 
 
 def _repeat_error(
+    described: LabelTable,
     columns: _Columns,
     repeats: Ints,
     firsts: Ints,
@@ -514,8 +515,8 @@ def _repeat_error(
     row, first = int(repeats[at]), int(firsts[at])
     line, pert, gene = (one.values[one.codes[row]] for one in names)
     problem, remedy = "", "remove one of the rows, or set duplicates: majority or drop"
-    if columns.theirs("cell_line") is None and _unread(columns):
-        remedy += f". No column is read as the cell line: {_ONE_LINE}"
+    if _ONE_LINE in _unread(described, columns):
+        remedy += f". {_ONE_LINE}"
     if label_N[row] != label_N[first]:
         problem = f" with another label ({_LABELS[label_N[row]]}, there {_LABELS[label_N[first]]})"
     if split_N[row] != split_N[first]:

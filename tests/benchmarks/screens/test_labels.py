@@ -320,20 +320,20 @@ def test_stats_count_a_small_table(folder: Path) -> None:
     table = stats(load_labels(folder, verify=False))
     assert table.loc["all"].to_dict() == {
         "rows": 16, "train": 8, "test": 8, "positives": 8, "positive_percent": 50.0,
-        "upregulated": 4, "downregulated": 4, "test_perturbations": 2, "genes": 2, "held_out_genes": 0,
+        "upregulated": 4, "downregulated": 4, "test_perturbations": 2, "genes": 2, "unseen_genes": 0,
     }  # fmt: skip
     assert (table.loc[list(CELL_LINES), "test_perturbations"] == 2).all()  # the same two in each line
 
 
-def test_held_out_genes_have_no_training_row_in_any_line(make_labels: Callable[[int], pd.DataFrame]) -> None:
+def test_unseen_genes_have_no_training_row_in_any_line(make_labels: Callable[[int], pd.DataFrame]) -> None:
     labels = make_labels(0)
     rpe1 = labels["cell_line"] == "rpe1"
     of_rpe1_alone = set(labels.loc[rpe1, "gene"]) - set(labels.loc[~rpe1, "gene"])
     assert 0 < len(of_rpe1_alone) < labels.loc[rpe1, "gene"].nunique()  # the other lines train on the others
-    assert stats(apply_split(labels, "holdout:rpe1")).loc["rpe1", "held_out_genes"] == len(of_rpe1_alone)
+    assert stats(apply_split(labels, "holdout:rpe1")).loc["rpe1", "unseen_genes"] == len(of_rpe1_alone)
     held = apply_split(labels, "holdout:genes,share=0.25")
     genes = held.loc[held["split"] == "test", "gene"]
-    assert stats(held).loc["all", "held_out_genes"] == genes.nunique() == round(0.25 * labels["gene"].nunique())
+    assert stats(held).loc["all", "unseen_genes"] == genes.nunique() == round(0.25 * labels["gene"].nunique())
 
 
 def test_the_holdout_split_takes_all_of_one_line_out_of_training(folder: Path) -> None:

@@ -261,9 +261,14 @@ def test_a_majority_of_many_is_what_counting_gives(tmp_path: Path) -> None:
 def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
     text = "pert,gene,label,line,log_fold_change,split\nA,G,up,x,1,train\nB,G,down,y,-1,test\n"
     screen, _ = read_screen(write(tmp_path / "t.csv", text, labels=WORDS))
-    assert screen.unread.startswith("Columns that are not read: line, log_fold_change. The cell line is none")
+    assert screen.unread.startswith("Columns that are not read: line, log_fold_change. No column is read as")
     assert "all rows count as one line" in screen.unread and "--map cell_line=THEIRS" in screen.unread
     mapped = {"cell_line": "line"}
+    for named in ({"columns": mapped}, {"cell_line": "bmdm", "columns": {"split": "line"}}):
+        screen, _ = read_screen(
+            write(tmp_path / "u.csv", text.replace(",x,", ",train,").replace(",y,", ",test,"), labels=WORDS, **named)
+        )
+        assert "No column" not in screen.unread
     screen, _ = read_screen(write(tmp_path / "t.csv", text, labels=WORDS, columns=mapped))
     assert screen.unread == "Columns that are not read: log_fold_change."
     assert screen.notes == ()  # a report does not repeat it
@@ -273,7 +278,9 @@ def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
 
 def test_a_repeat_across_lines_that_were_not_read_tells_how_to_read_them(tmp_path: Path) -> None:
     text = "pert,gene,label,line\nA,G,up,x\nA,G,down,y\n"
-    with pytest.raises(InputError, match=r"No column is read as the cell line: .*--map cell_line=THEIRS"):
+    with pytest.raises(
+        InputError, match=r"remove one of the rows, .*\. No column is read as the cell line.*--map cell_line=THEIRS"
+    ):
         read(write(tmp_path / "t.csv", text, labels=WORDS))
 
 
@@ -284,7 +291,7 @@ def test_all_unknown_words_are_named_at_once_as_they_are_typed(tmp_path: Path) -
     said = str(error.value)
     assert "row 3: label is 'Up here'" in said
     assert "with --label 'Up here=LABEL' --label 0=LABEL (in YAML labels: {Up here: LABEL, 0: LABEL})" in said
-    assert said.endswith('--label "0=not differentially expressed"')
+    assert said.endswith('--label "WORD=not differentially expressed"')
     many = "pert,gene,label\n" + "\n".join(f"A,G{at},w{at}" for at in range(9))
     with pytest.raises(InputError, match=r"--label w4=LABEL and 4 more words \(in YAML"):
         read(write(tmp_path / "t.csv", many))
