@@ -540,7 +540,7 @@ def submit_command(
     run: Annotated[Path, typer.Argument(help="Run folder of an evaluation under the challenge's split `official`.")],
     out: Annotated[Path, typer.Option(help="Zip file to write.")],
 ) -> None:
-    """Write the predictions of the BioReasoning Challenge's test pairs as a submission to track C."""
+    """Write the predictions of the BioReasoning Challenge's test pairs as a submission. See docs/bioreasoning.md."""
     from benchmarks.evaluation.submission import write_submission
 
     done = write_submission(run, out)

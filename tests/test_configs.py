@@ -32,7 +32,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 AFTER_THE_PAPER = ["rpe1-held-out", "table-de", "table-direction", "two-percent"]
 TEACHER = CONFIGS / "traces" / "teacher.yaml"
-MODELS = sorted({path.parent.name for stage in ("sft", "grpo") for path in CONFIGS.glob(f"*/{stage}.yaml")})
+MODELS = sorted(
+    {str(path.parent.relative_to(CONFIGS)) for stage in ("sft", "grpo") for path in CONFIGS.glob(f"**/{stage}.yaml")}
+)
 RATES = pd.DataFrame({"item_id": ["i"], "p_up": [0.2], "p_down": [0.2], "p_none": [0.6]})
 CONTEXT = Context(dict.fromkeys(LABELS, 1), {"gene_rate": lambda: RATES, "neighbours": lambda: RATES})
 # TRL refuses bf16 on a machine without a GPU unless the CPU is asked for; every other check stays as it is.
@@ -113,6 +115,20 @@ def test_a_model_is_added_by_its_configurations_alone(tiny_model: Path, tmp_path
     assert sft.traces == "runs/new/traces.jsonl"
 
 
+@pytest.mark.parametrize("model", ["qwen3-4b", "smollm2-135m"])
+def test_the_challenge_s_stages_ask_alike_on_the_same_fold(model: str) -> None:
+    """SFT takes split and prompts from its traces; GRPO and evaluation must name the same."""
+    folder = CONFIGS / "bioreasoning"
+    traces, _ = parse_config(folder / "traces.yaml", (), (TraceArguments, EndpointArguments))
+    grpo, *_ = parse_grpo(folder / model / "grpo.yaml")
+    sft, *_ = parse_sft(folder / model / "sft.yaml")
+    (evaluation,) = parse_config(folder / model / "eval.yaml", (), (EvalArguments,))
+    assert sft.traces == traces.output
+    assert {one.data for one in (traces, grpo, sft, evaluation)} == {"bioreasoning"}
+    assert {one.split for one in (traces, grpo, evaluation.protocol)} == {"holdout:both,fold=1/5"}
+    assert to_keys(traces.prompt) == to_keys(grpo.prompt) == to_keys(evaluation.protocol.prompt)
+
+
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_a_mistyped_key_is_refused_with_the_nearest(stage: str, tmp_path: Path) -> None:
     text = (CONFIGS / "qwen3-4b" / f"{stage}.yaml").read_text(encoding="utf-8")
@@ -160,7 +176,7 @@ def test_a_study_after_the_paper_learns_from_a_teacher_that_is_not_given_the_lab
 
 
 def test_what_trains_on_the_offline_teacher_s_traces_does_not_claim_the_paper_s_experiment() -> None:
-    offline = {path: read_yaml(path)["output"] for path in CONFIGS.glob("*/traces.yaml")}
+    offline = {path: read_yaml(path)["output"] for path in CONFIGS.glob("**/traces.yaml")}
     for path, output in offline.items():
         assert read_yaml(path)["teacher"] == offline_teacher.NAME
         assert "given the label" in path.read_text(encoding="utf-8"), path
@@ -233,7 +249,7 @@ def test_two_percent_of_the_teacher_s_traces_are_enough_steps_to_log_and_warm_up
 
 
 @pytest.mark.parametrize(
-    "path", sorted(CONFIGS.glob("*/filter*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+    "path", sorted(CONFIGS.glob("**/filter*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
 )
 def test_filter_configs_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sft.filters.steps.tokens_within", lambda model, longest: lambda trace, answer: None)  # no hub
@@ -244,7 +260,7 @@ def test_filter_configs_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_model_s_filter_leaves_what_its_stage_one_takes() -> None:
-    for path in CONFIGS.glob("*/filter.yaml"):
+    for path in CONFIGS.glob("**/filter.yaml"):
         if (path.parent / "sft.yaml").is_file():
             filters, sft = read_yaml(path), read_yaml(path.parent / "sft.yaml")
             tokens = next(step["tokens"] for step in filters["steps"] if isinstance(step, dict) and "tokens" in step)

@@ -266,7 +266,7 @@ def test_what_defines_a_run_is_kept(tmp_path: Path) -> None:
         assert {name for name in {*base, *changed} if base.get(name) != changed.get(name)} == {key}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/sft.yaml")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/sft.yaml")), ids=lambda path: path.parent.name)
 def test_shipped_stage_one_configurations_parse(path: Path) -> None:
     ours, args, model = parse(path, *ON_CPU)
     assert model.use_peft
@@ -274,7 +274,7 @@ def test_shipped_stage_one_configurations_parse(path: Path) -> None:
     assert ours.traces
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/grpo.yaml")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/grpo.yaml")), ids=lambda path: path.parent.name)
 def test_shipped_stage_two_configurations_parse_and_start_from_their_stage_one(path: Path) -> None:
     from trl import GRPOConfig, ModelConfig
 

@@ -8,7 +8,7 @@ import pytest
 from rl.levers import lever_notes
 from rl.train import read_arguments
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/grpo.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/grpo.yaml"))
 
 
 def notes(rewards: int = 2, *, vllm: bool = True, **keys: Any) -> list[str]:

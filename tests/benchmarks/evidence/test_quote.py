@@ -219,6 +219,12 @@ def test_a_file_s_content_is_part_of_what_runs_compare(tmp_path: Path) -> None:
     assert evidence_digest(kinds[:1]) == ""
 
 
+@pytest.mark.parametrize("evidence", [3, ["contrast"], ["similar_genes"], ["other_lines"]])
+def test_no_item_has_no_prompt(corpus: Corpus, evidence: int | list[str]) -> None:
+    """GRPO that keeps no prompts apart asks for none."""
+    assert build_prompts(corpus.test.head(0), corpus, PromptConfig(evidence=evidence)) == []
+
+
 def test_a_budget_holds_for_all_kinds_together_and_tells_what_is_left_out(corpus: Corpus) -> None:
     kinds = ("neighbours,k=4", "contrast,k=3")
     items = corpus.test

@@ -16,6 +16,8 @@ from benchmarks.screens import bioreasoning
 from benchmarks.screens.labels import load_labels, load_screen
 from rewards import LABELS, InputError
 from rl.cli import app
+from rl.study import Stage, check_stages
+from rl.unlabelled import read_unlabelled
 
 UP, DOWN, NONE = map(str, LABELS)
 
@@ -123,6 +125,24 @@ def test_commands_say_that_nothing_can_be_scored(source: Path, tmp_path: Path) -
         CliRunner().invoke(
             app, ["baselines", "--data", data, "--out", str(tmp_path / "report")], catch_exceptions=False
         )
+
+
+def test_a_study_that_could_score_nothing_is_refused_before_it_begins(source: Path, tmp_path: Path) -> None:
+    data = str(bioreasoning.fetch(source, tmp_path / "other") / "bioreasoning.yaml")
+    (tmp_path / "eval.yaml").write_text(f"output_dir: run\nmodel: m\ndata: {data}\n")
+    stage = Stage("eval", tmp_path / "run", tmp_path / "eval.yaml", {}, "study")
+    with pytest.raises(InputError, match="split: official has no test item with a label, so the report could not"):
+        check_stages([stage], dry_run=True)
+
+
+def test_grpo_takes_no_test_pair_as_an_unlabelled_prompt(source: Path, tmp_path: Path) -> None:
+    corpus = open_corpus(bioreasoning.fetch(source, tmp_path / "other") / "bioreasoning.yaml")
+    file = tmp_path / "pairs.csv"
+    file.write_text("cell_line,pert,gene\nbmdm,Jun,Il6\n")
+    assert read_unlabelled(file, corpus)["item_id"].tolist() == ["bmdm|Jun|Il6"]
+    file.write_text("cell_line,pert,gene\nbmdm,Jun,Il6\nbmdm,Stat1,Irf1\n")
+    with pytest.raises(InputError, match="row 3: .* is a test item of BioReasoning Challenge; remove the row"):
+        read_unlabelled(file, corpus)
 
 
 def test_only_known_labels_are_fetched() -> None:
