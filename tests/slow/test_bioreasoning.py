@@ -34,6 +34,7 @@ TINY: dict[str, list[Any]] = {
     "eval": [
         "--model", "tiny", "--engine", "transformers", "--samples", 2, "--max_tokens", 8, "--chunk", 20, *REFERENCE,
     ],
+    "baselines": REFERENCE,
     "report": [],
     "submit": [],
 }  # fmt: skip
@@ -53,7 +54,7 @@ def test_both_stages_a_report_and_a_submission(tmp_path: Path, tiny_model: Path)
     (tmp_path / "configs").symlink_to(REPO / "configs")
     told = commands()
     assert [line[0] for line in told] == [
-        "traces", "sft", "grpo", "eval", "eval", "report", "traces", "sft", "grpo", "eval", "submit",
+        "baselines", "traces", "sft", "grpo", "eval", "eval", "report", "traces", "sft", "grpo", "eval", "submit",
     ]  # fmt: skip
     for line in told:
         done = subprocess.run(
