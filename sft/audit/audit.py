@@ -137,7 +137,8 @@ def audit_traces(traces: Iterable[Trace], corpus: Corpus) -> Audit:
     for (config, files), digests in prompts.items():
         if files != evidence_digest(config.kinds, corpus.reference):
             raise InputError(
-                f"traces: were made with other files than {config.evidence} or evidence_from name now; bring those back"
+                f"traces: a file of {config.evidence}, or the screen in evidence_from, has changed since they were "
+                "made; bring it back"
             )
         for item_id, wrong in _differing(digests, corpus, config):
             findings["prompt"].note(wrong, item_id)

@@ -13,6 +13,7 @@ from typing import Final
 
 import pandas as pd
 
+from benchmarks.chat import Message
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.kinds.kind import EvidenceKind
 from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, rate_words
@@ -85,7 +86,7 @@ def generate(items: pd.DataFrame, corpus: Corpus, prompt: PromptConfig, *, seed:
     traces = []
     for row, messages, rate in zip(items.itertuples(), prompts, rates, strict=True):
         pert, gene, line, label = str(row.pert), str(row.gene), str(row.cell_line), Label(str(row.label))
-        found = [(kind, by_item.get(str(row.item_id), [])) for kind, by_item in quoted]
+        found = [(kind, _shown(by_item.get(str(row.item_id), []), messages)) for kind, by_item in quoted]
         think = _think(pert, gene, line, label, found, float(rate), random.Random(f"{seed}|{row.item_id}"))
         traces.append(
             Trace(
@@ -129,6 +130,12 @@ def _labels_by_item(corpus: Corpus, items: pd.DataFrame, kind: EvidenceKind) -> 
     for item_id, name, label in zip(rows["item_id"], rows["name"], rows["label"], strict=True):
         found.setdefault(str(item_id), []).append((str(name), str(label)))
     return found
+
+
+def _shown(pairs: Sequence[tuple[str, str]], messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """Return those of what is quoted that the prompt shows; a budget may have cut the others."""
+    text = messages[-1]["content"]
+    return [(name, label) for name, label in pairs if f"{name} (" in text or f"{name}: " in text]
 
 
 def _think(

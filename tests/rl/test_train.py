@@ -22,6 +22,8 @@ from rl.train import (
     GRPOArguments,
     asked_items,
     check_batches,
+    check_evidence,
+    check_prompt,
     choose_engine,
     load_policy,
     load_rewards,
@@ -31,6 +33,7 @@ from rl.train import (
     select_items,
     train,
 )
+from sft.traces import prompt_protocol
 
 MODULE = sys.modules["rl.train"]  # the package's `train` is the function
 UP, DOWN, NONE = map(str, LABELS)
@@ -307,6 +310,20 @@ def test_prompts_chosen_for_another_sft_adapter_are_refused_before_the_labels_ar
     before = read_stage(config).inputs()["train_on"]
     write_ids(tmp_path / "chosen.csv", ["k562|P|B"])
     assert read_stage(config).inputs()["train_on"] != before  # a run does not go on with other prompts
+
+
+def test_evidence_must_be_what_the_traces_quoted(corpus: Corpus, tmp_path: Path) -> None:
+    sets = tmp_path / "sets.gmt"
+    sets.write_text("a\t\tP\tG\n")
+    prompt = PromptConfig(evidence=["neighbours,k=3", f"gene_sets,file={sets}"])
+    ours, before = replace(OURS, prompt=prompt), prompt_protocol(prompt, corpus)
+    check_prompt(ours, before)
+    check_evidence(ours, corpus, before)
+    with pytest.raises(InputError, match=r"evidence: \['neighbours,k=2'\], but the traces of .* were made with"):
+        check_prompt(replace(ours, prompt=PromptConfig(evidence=["neighbours,k=2"])), before)
+    sets.write_text("a\t\tP\tG\tH\n")
+    with pytest.raises(InputError, match="has changed since the traces of .* were made; bring it back"):
+        check_evidence(ours, corpus, before)
 
 
 def test_an_alarm_that_does_something_else_is_refused() -> None:

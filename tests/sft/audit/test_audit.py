@@ -367,3 +367,24 @@ def test_a_leak_stops_training_before_the_model_is_touched(
     with pytest.raises(CheckError, match="leak: train: 1 of 9"):
         train(config)
     assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_prompts_with_a_list_of_kinds_are_built_again_from_the_same_files(corpus: Corpus, tmp_path: Path) -> None:
+    sets = tmp_path / "sets.gmt"
+    row = corpus.train.iloc[0]
+    sets.write_text(f"both\t\t{row['pert']}\t{row['gene']}\n")
+    config = PromptConfig(evidence=["contrast,k=2", f"gene_sets,file={sets}"], evidence_tokens=150)
+    made = generate(corpus.train.head(3), corpus, config, seed=0)
+    assert "both (2 genes)" in made[0].prompt[-1]["content"]
+    found = audit_traces(made, corpus)
+    assert found.clean
+    assert found.findings["prompt"].checked == 3
+    said = made[0].prompt[-1]["content"].replace("both (2 genes)", "both (3 genes)")
+    other = replace(made[0], prompt=[made[0].prompt[0], {"role": "user", "content": said}])
+    assert audit_traces([other], corpus).findings["prompt"].failed == 1
+    sets.write_text(f"both\t\t{row['pert']}\t{row['gene']}\tHSPA5\n")
+    with pytest.raises(InputError, match="has changed since they were made; bring it back"):
+        audit_traces(made, corpus)
+    sets.unlink()
+    with pytest.raises(InputError, match=r"sets\.gmt: no such file"):
+        audit_traces(made, corpus)

@@ -132,6 +132,17 @@ def test_a_prompt_that_quotes_no_labels_is_refused(sample: Corpus) -> None:
             generate(sample.train.head(1), sample, replace(PROMPT, evidence=evidence), seed=0)
 
 
+def test_the_reasoning_leaves_out_what_a_budget_cut(make_labels: Callable[[int], pd.DataFrame]) -> None:
+    corpus = Corpus("small", "official", make_labels(0))
+    config, cut = PromptConfig(evidence=5, evidence_tokens=90), 0
+    for trace in generate(corpus.train.iloc[::9], corpus, config, seed=0):
+        shown = len(re.findall(r" \(-?\d\.\d\): ", trace.prompt[-1]["content"]))
+        votes = map(int, re.findall(r"(\d+) (?:raise|lower|spare)s?", str(parse_answer(trace.completion).think)))
+        assert sum(votes) == shown
+        cut += "left out)" in trace.prompt[-1]["content"]
+    assert cut > 10
+
+
 def test_the_reasoning_counts_what_other_kinds_of_evidence_quote(make_labels: Callable[[int], pd.DataFrame]) -> None:
     corpus = Corpus("small", "official", make_labels(0))
     config = PromptConfig(evidence=["contrast,k=2", "other_lines"])
