@@ -14,6 +14,7 @@ from challenge import NEW_GENES, NEW_PERTS, write_challenge
 from command import synthpert
 from endpoint_server import RIGHT, Server, chat, http
 
+from benchmarks.config import read_yaml
 from benchmarks.evidence.corpus import open_corpus
 from benchmarks.screens import bioreasoning
 
@@ -87,3 +88,7 @@ def test_the_page_s_counts_are_those_of_the_files(bioreasoning_files: Path, tmp_
         f"{n_tests:,}",
     ):
         assert words in PAGE
+    rarest, folder = int(first.train["label"].value_counts().min()), REPO / "configs" / "bioreasoning"
+    n_traces = read_yaml(folder / "traces.yaml")["rows"]
+    for model in ("qwen3-4b", "smollm2-135m"):  # both stages draw as many of each label, and no row twice
+        assert n_traces + read_yaml(folder / model / "grpo.yaml")["train_items"] <= 3 * rarest
