@@ -1,6 +1,7 @@
 """Forecasts for unseen perturbations and genes: formulas against a slow loop, leaks, and when they apply."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -79,6 +80,17 @@ def test_a_test_label_never_matters(make_labels: MakeLabels, split: str) -> None
     for forecast in (two_sided_neighbours, low_rank):
         before, after = (forecast(Corpus("small", split, one), items) for one in (corpus.labels, turned))
         pd.testing.assert_frame_equal(before, after)
+
+
+def test_a_test_label_never_matters_with_a_reference() -> None:
+    corpus = corpus_of("holdout:genes")
+    items = corpus.test.drop(columns="label")
+    turned = replace(corpus, labels=corpus.labels.assign(
+        label=corpus.labels["label"].where(corpus.labels["split"] == "train", UP)
+    ))  # fmt: skip
+    before, after = (forecasts_of(one, items) for one in (corpus, turned))
+    for name, forecast in before.items():
+        pd.testing.assert_frame_equal(forecast, after[name])
 
 
 def test_own_labels_of_a_perturbation_in_its_line_never_matter(make_labels: MakeLabels) -> None:
@@ -180,7 +192,7 @@ def test_they_are_shown_where_something_is_held_out_or_a_reference_is_given(make
     labels = make_labels(0)
     assert shown(Corpus("small", "official", labels)) == BASELINES
     assert shown(Corpus("small", "holdout:rpe1", apply_split(labels, "holdout:rpe1"))) == BASELINES
-    corpus = corpus_of("holdout:both")
+    corpus = corpus_of("holdout:genes")
     assert shown(corpus) == (*BASELINES, *UNSEEN)
     assert not left_out(corpus)
     frames = predict_baselines(corpus, corpus.test)
