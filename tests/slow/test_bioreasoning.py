@@ -72,4 +72,4 @@ def test_both_stages_a_report_and_a_submission(tmp_path: Path, tiny_model: Path)
     with zipfile.ZipFile(tmp_path / "submission.zip") as archive, archive.open("submission.csv") as file:
         rows = pd.read_csv(file)
     assert len(rows) == 6
-    assert set(rows["model_name"]) == {"tiny-lora"}
+    assert set(rows["model_name"]) == {f"{tiny_model.name}-lora"}  # where the link points
