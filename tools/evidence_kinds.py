@@ -1,7 +1,8 @@
 """What is each kind of evidence worth without a language model? Fills the table of docs/evidence.md.
 
 python -m tools.evidence_kinds [--gene-sets F.gmt] [--graph F.csv]    forecasts PerturbQA's official test split,
-                                                                       writes the table and a JSON file beside it
+                                                                       writes the table and a JSON file beside it;
+                                                                       run again, it goes on after a stop
 python -m tools.evidence_kinds --line rpe1                             prints the table of one line, writes nothing
 python -m tools.evidence_kinds --pages                                 writes the table from that JSON file again
 
@@ -11,7 +12,8 @@ It needs the full labels (`synthpert data fetch`).
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +23,7 @@ import pandas as pd
 from benchmarks.evaluation.baselines import as_predictions, cross_line_neighbours
 from benchmarks.evaluation.evidence_forecast import evidence_forecast
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.evidence.kinds.kind import read_evidence
+from benchmarks.evidence.kinds.kind import EvidenceKind, read_evidence
 from benchmarks.evidence.quote import quote_evidence
 from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.metrics import estimate
@@ -37,28 +39,41 @@ NEIGHBOURS: Final = "all neighbours, as the baseline weighs them"
 _TASKS: Final = {"de_per_gene_auroc": "de", "dir_per_gene_auroc": "dir"}
 
 
-def measure(corpus: Corpus, items: pd.DataFrame, files: Mapping[str, Path]) -> dict[str, Any]:
-    """Return what the JSON file holds: a row for each kind, for all together and for the neighbours.
+def measure(
+    corpus: Corpus, items: pd.DataFrame, files: Mapping[str, Path], before: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield what the JSON file holds, each time with a further row: of each kind, of all together, of the neighbours.
 
     Args:
         corpus: the labels.
         items: test items to forecast.
         files: of the kinds that need one, by kind.
+        before: what an earlier run has stored; its rows are kept if it forecast the same items from the same labels.
     """
     kinds = [*KINDS, *(f"{name},k=5,file={file}" for name, file in files.items())]
     shown = {kind: kind.partition(",file=")[0] for kind in kinds}
     settings = {"the gene's rate alone": [], **{shown[kind]: [kind] for kind in kinds}, "all of these": kinds}
+    facts = {"items": len(items), "split": corpus.split, "data": corpus.digest, "files": sorted(files)}
+    same = before is not None and {key: before.get(key) for key in facts} == facts
+    done = {row["evidence"]: row for row in before["rows"]} if same and before is not None else {}
     rows = []
-    for name, texts in settings.items():
-        found = [read_evidence(text) for text in texts]
-        known = {item for kind in found for item in quote_evidence(corpus, items, kind)["item_id"]}
-        row = {"evidence": name, "known": len(known) / len(items) if texts else None}
-        rows.append(row | _scores(as_predictions(items, evidence_forecast(corpus, items, found))))
-        sys.stderr.write(table({"rows": rows[-1:]}).splitlines()[-1] + "\n")
-    rows.append({"evidence": NEIGHBOURS, "known": None} | _scores(
-        as_predictions(items, cross_line_neighbours(corpus, items))
-    ))  # fmt: skip
-    return {"items": len(items), "split": corpus.split, "data": corpus.digest, "rows": rows}
+    for name, texts in {**settings, NEIGHBOURS: None}.items():
+        if name not in done:
+            known, forecast = None, cross_line_neighbours
+            if texts is not None:
+                found = [read_evidence(text) for text in texts]
+                forecast = partial(_of_kinds, kinds=found)
+                with_any = {item for kind in found for item in quote_evidence(corpus, items, kind)["item_id"]}
+                known = len(with_any) / len(items) if texts else None
+            scores = _scores(as_predictions(items, forecast(corpus, items)))
+            done[name] = {"evidence": name, "known": known, **scores}
+            sys.stderr.write(_row(done[name]) + "\n")
+        rows.append(done[name])
+        yield {**facts, "rows": rows}
+
+
+def _of_kinds(corpus: Corpus, items: pd.DataFrame, kinds: Sequence[EvidenceKind]) -> pd.DataFrame:
+    return evidence_forecast(corpus, items, kinds)
 
 
 def _scores(predictions: pd.DataFrame) -> dict[str, Any]:
@@ -82,17 +97,22 @@ def _finite(value: float) -> float | None:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Return the table in Markdown."""
+    """Return the table in Markdown, and above it which items were forecast."""
+    lines_of_items = ", ".join(result["rows"][0]["de_per_gene_auroc"]["lines"])
+    caption = f"Test items: {result['items']:,}, of {lines_of_items}. The columns `by line` have this order."
     head = "| evidence | test items with any | per-gene AUROC `de`, 95 % interval | by line | `dir` | by line |"
-    lines = [head, "|---|---:|---:|---|---:|---|"]
-    for row in result["rows"]:
-        cells = [row["evidence"], "" if row["known"] is None else f"{row['known']:.0%}"]
-        for metric in _TASKS:
-            one = row[metric]
-            cells.append(f"{_number(one['value'])} ({_number(one['low'])} to {_number(one['high'])})")
-            cells.append(" ".join(_number(value) for value in one["lines"].values()))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([caption, "", head, "|---|---:|---:|---|---:|---|", *map(_row, result["rows"])])
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    cells = [row["evidence"], "" if row["known"] is None else f"{row['known']:.0%}"]
+    for metric in _TASKS:
+        one = row[metric]
+        known = one["low"] is not None and one["high"] is not None
+        interval = f" ({_number(one['low'])} to {_number(one['high'])})" if known else ""
+        cells.append(_number(one["value"]) + interval)
+        cells.append(" ".join(_number(value) for value in one["lines"].values()))
+    return f"| {' | '.join(cells)} |"
 
 
 def _number(value: float | None) -> str:
@@ -114,11 +134,14 @@ def main(words: list[str] | None = None) -> None:
         if items.empty:
             raise InputError(f"--line {args.line}: no test items; use one of {', '.join(corpus.lines)}")
         files = {"gene_sets": args.gene_sets, "graph": args.graph}
-        result = measure(corpus, items, {name: file for name, file in files.items() if file is not None})
+        given = {name: file for name, file in files.items() if file is not None}
+        before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() and args.line is None else None
+        for result in measure(corpus, items, given, before):
+            if args.line is None:
+                RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         if args.line is not None:
             sys.stdout.write(table(result) + "\n")
             return
-        RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     page = DOCS / "evidence.md"
     text = between(page.read_text(encoding="utf-8"), MARK, table(json.loads(RESULT.read_text(encoding="utf-8"))))
     page.write_text(text, encoding="utf-8")
