@@ -34,9 +34,12 @@ def relabelled(labels: pd.DataFrame, rows: "pd.Series[bool]") -> pd.DataFrame:
     return labels.assign(label=new.astype(labels["label"].dtype))
 
 
-@pytest.fixture(params=SPLITS)
+@pytest.fixture(params=SPLITS, scope="module")
 def pair(request: pytest.FixtureRequest, make_labels: MakeLabels) -> tuple[Corpus, Corpus]:
-    """A corpus, and the same one with all labels changed that are not of training rows."""
+    """A corpus, and the same one with all labels changed that are not of training rows; not to be changed.
+
+    Each keeps what was fitted on it, so that the tests of a split fit it once.
+    """
     labels = make_labels(0)
     corpus = corpus_of(labels, request.param)
     changed = corpus_of(relabelled(labels, ~labels["item_id"].isin(corpus.train["item_id"])), request.param)
