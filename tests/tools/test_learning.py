@@ -77,20 +77,27 @@ def test_what_the_page_says_of_the_tables_holds() -> None:
     assert all(one["low"] > 0 for one in (*sampled["per_seed"], sampled["items"], sampled["items_and_seeds"]))
     lost = [[g - s for g, s in zip(greedy[when], sampled[when], strict=True)] for when in ("before", "after")]
     assert all(0 < after < before for before, after in zip(*lost, strict=True))
-    assert greedy["items"]["low"] > 0 > greedy["items_and_seeds"]["low"]
+    assert greedy["items"]["low"] > 0 and greedy["items_and_seeds"]["low"] > 0
+    assert sum(one["low"] > 0 for one in greedy["per_seed"]) == 1
 
     def interval(rival: str, metric: str) -> tuple[float, float]:
         found = result["test"][rival][metric]["items_and_seeds"]
         return found["low"], found["high"]
 
     for rival in ("SFT", "SFT+labels", "cross-line neighbours"):
-        low, high = interval(rival, "accuracy")
-        assert low < 0 < high, rival
-    first, second = result["test"]["SFT"]["dir_auroc"]["per_seed"]
-    assert round(first["value"], 3) == -0.074 and first["high"] < 0 < second["value"]
+        for metric in ("accuracy", "de_auroc", "dir_auroc"):
+            low, high = interval(rival, metric)
+            better = (rival, metric) == ("cross-line neighbours", "de_auroc")
+            assert high < 0 if better else low < 0 < high, (rival, metric)
+    assert np.round(interval("SFT", "accuracy"), 3).tolist() == [-0.003, 0.031]
+    ranks = {metric: result["test"]["SFT"][metric]["per_seed"] for metric in ("dir_auroc", "de_auroc")}
+    assert round(ranks["dir_auroc"][0]["value"], 3) == -0.074 and ranks["dir_auroc"][0]["high"] < 0
+    assert round(ranks["de_auroc"][2]["value"], 3) == 0.059 and ranks["de_auroc"][2]["low"] > 0
+    clear = [one for found in ranks.values() for one in found if one["low"] > 0 or one["high"] < 0]
+    assert len(clear) == 2
     dead = result["curves"]["zero_variance_groups"]["runs"]
     early, late = ([float(np.mean(run[at])) for run in dead] for at in (slice(4), slice(-10, None)))
-    assert [round(share, 1) for share in (*early, *late)] == [0.2, 0.4, 0.8, 0.7]
+    assert [round(share, 1) for share in (*early, *late)] == [0.2, 0.4, 0.4, 0.8, 0.7, 0.7]
 
 
 def test_frames_hold_answers_alone(sample: Corpus, tmp_path: Path) -> None:
