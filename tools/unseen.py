@@ -146,9 +146,9 @@ def cross_validated_table(result: Mapping[str, Any]) -> str:
 def perturbqa_table(result: Mapping[str, Any]) -> str:
     """Return the table of PerturbQA's splits in Markdown, with what introduces it."""
     lines = [
-        "**PerturbQA without a reference.** Pooled and per-gene AUROC over all four lines, with 95 % intervals. With\n"
-        "genes held out, no row tells anything of a test gene. What is left is the knockdown. The gene rate is then the\n"
-        "labels' shares without those of the item's own perturbation, and so leans away from it.\n",
+        "**PerturbQA without a reference.** Pooled and per-gene AUROC over all four lines, with 95 % intervals.\n"
+        "With genes held out, no row tells anything of a test gene. What is left is the knockdown. The gene rate\n"
+        "is then the labels' shares without those of the item's own perturbation, and so leans away from it.\n",
         "| split | baseline | pooled AUROC `de` | `dir` | per-gene AUROC `de` | `dir` |",
         "|---|---|---:|---:|---:|---:|",
     ]
