@@ -21,7 +21,9 @@ def protocol_of(**keys: Any) -> Protocol:
 
 def test_canonical_json_holds_every_key_and_reads_back() -> None:
     sampled: dict[str, Any] = {**BASE, "temperature": 0.7, "top_p": 0.9, "samples": 4, "split": "holdout:rpe1"}
-    prompt = PromptConfig(evidence=["contrast,k=3"], evidence_tokens=300)
+    prompt = PromptConfig(
+        evidence=["contrast,k=3"], evidence_tokens=300, evidence_from="perturbqa", orthologs="upper"
+    )  # fmt: skip
     protocol = Protocol(**sampled, scores="both", calibration="temperature", balance=True, prompt=prompt)
     values = json.loads(protocol.canonical_json())
     assert list(values) == sorted(values)
