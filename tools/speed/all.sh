@@ -8,6 +8,7 @@ out=tools/speed/results/${1:?give the machine a name}
 export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}"
 mkdir -p "$out"
 $python -m tools.speed.number_types --json "$out/number_types.json"
+$python -m tools.speed.label_tables --json "$out/label_tables.json"
 $python -m tools.speed.rollouts --tokens 48 --json "$out/rollouts.json"
 $python -m tools.speed.stage_one --json "$out/stage_one.json"
 demo=$(mktemp -d)

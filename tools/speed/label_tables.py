@@ -1,10 +1,11 @@
-"""How long a table of labels takes to load and to forecast: python -m tools.speed.label_tables [ROWS] [--json F]
+"""How long a table of labels takes to load and to forecast: python -m tools.speed.label_tables [--rows N] [--json F]
 
 The table is made up: two cell lines, unquoted CSV, the columns pert, gene, label, cell_line. What is timed is
 `open_corpus`, with a split that holds out perturbations and genes. Then the two-sided neighbours forecast every row of
 the table, under a split that holds out perturbations. Each is timed in a process of its own, with the memory it takes.
 """
 
+import argparse
 import json
 import re
 import subprocess
@@ -39,7 +40,7 @@ def write_table(path: Path, rows: int) -> None:
     frame.to_csv(path, index=False)
 
 
-def measure(path: Path) -> dict[str, float]:
+def load(path: Path) -> dict[str, float]:
     """Load a table; return seconds, and the largest memory of this process in GB, before and after."""
     from benchmarks.evidence.corpus import open_corpus
     from benchmarks.screens.table import LabelTable
@@ -87,24 +88,35 @@ def _memory() -> float:
     return int(re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[0]) * 1024 / 1e9
 
 
+PARTS: Final = {"load": load, "forecast": forecast}
+
+
+def in_new_process(part: str, path: Path) -> dict[str, float]:
+    """Measure one part in a process of its own, so that its memory is that part's."""
+    command = [sys.executable, "-m", "tools.speed.label_tables", "--part", part, "--table", str(path)]
+    found: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return found
+
+
 def main() -> None:
-    """Make the table, measure in a new process, and print what was found."""
-    words = [word for word in sys.argv[1:] if not word.startswith("--")]
-    for option, timed in (("--measure", measure), ("--forecast", forecast)):
-        if option in sys.argv:
-            sys.stdout.write(json.dumps(timed(Path(words[0]))) + "\n")
-            return
-    rows = int(words[0]) if words and words[0].isdigit() else 2_000_000
+    """Make the table, measure each part in a new process, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the table")
+    parser.add_argument("--json", type=Path, help="where to keep the figures")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.part:
+        sys.stdout.write(json.dumps(PARTS[asked.part](asked.table)) + "\n")
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.csv"
-        write_table(path, rows)
-        size = path.stat().st_size / 1e6
-        found: dict[str, Any] = {"name": "label table", "file_mb": round(size, 1)}
-        for option in ("--measure", "--forecast"):
-            command = [sys.executable, "-m", "tools.speed.label_tables", str(path), option]
-            found |= json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    if "--json" in sys.argv:
-        Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps([found], indent=2) + "\n", encoding="utf-8")
+        write_table(path, asked.rows)
+        found: dict[str, Any] = {"file_mb": round(path.stat().st_size / 1e6, 1)}
+        for part in PARTS:
+            found |= in_new_process(part, path)
+    if asked.json:
+        asked.json.write_text(json.dumps({"rows": [found]}, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(
         f"{found['rows']:,} rows, {found['file_mb']} MB: loaded in {found['load_s']:.1f} s "
         f"({found['load_cpu_s']:.1f} s of CPU), digest in {found['digest_s']:.1f} s; "

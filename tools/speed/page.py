@@ -165,6 +165,18 @@ def scaling_table() -> str:
     return table(head, rows) if rows else NONE
 
 
+def labels_table() -> str:
+    """Return how long a table of labels takes to load and to forecast."""
+    rows = [
+        [f"{row['rows']:,}", f"{row['load_s']:.1f}", f"{row['peak_gb']:.1f}", f"{row['forecast_s']:.1f}",
+         f"{row['forecast_peak_gb']:.1f}", machine]
+        for machine, found in read("label_tables")
+        for row in found["rows"]
+    ]  # fmt: skip
+    head = ("rows", "loaded, s", "GB", "forecast by the two-sided neighbours, s", "GB", "machine")
+    return table(head, rows) if rows else NONE
+
+
 def limits_table() -> str:
     """Return the least time that an H200 needs for the parts of a step with an 8B model."""
     sizes, case = LLAMA_8B, STEP
@@ -191,7 +203,7 @@ def limits_table() -> str:
 
 TABLES: Final = {
     "expected": expected_table, "training": training_table, "other": other_table, "scaling": scaling_table,
-    "limits": limits_table,
+    "labels": labels_table, "limits": limits_table,
 }  # fmt: skip
 
 
