@@ -26,7 +26,9 @@ ATTENTION: Final = "prefix_tree"  # its name among transformers' attention imple
 CHECKED_ROWS: Final = 4  # of the first tree
 # By how much their log-probabilities may differ from those of padded rows, on average over the tokens.
 TOLERANCE: Final = {torch.float64: 1e-6, torch.float32: 1e-4}
-HALF_TOLERANCE: Final = 0.05  # in bfloat16 and float16
+# In bfloat16 and float16. Rounding alone parts them by .044 to .051 (SmolLM2-135M in bfloat16, traces that it has not
+# learnt), as far as each lies from float32. A tree whose structure attention does not heed lies .94 away.
+HALF_TOLERANCE: Final = 0.15
 # What attention is told by models that this one does not know: it computes none of it.
 _UNKNOWN: Final = {"s_aux": "attention sinks", "position_bias": "position biases"}
 
