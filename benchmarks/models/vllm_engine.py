@@ -124,6 +124,7 @@ class VLLMEngine:
         self._merged: tempfile.TemporaryDirectory[str] | None = None
         self._lora: Any = None
         self._llm: Any = None
+        self._answered: set[tuple[int, ...]] = set()  # the prompts of the last batch, where it was of direct answers
         dtype = resolve_dtype(dtype)
         set_vllm_environment()
         # This must come before vLLM starts. On a CPU, vLLM disables `torch.set_num_threads`. It also compiles its
@@ -197,7 +198,9 @@ class VLLMEngine:
             )
             for request in requests
         ]
-        outputs = self._run([encode_prompt(self._model.tokenizer, r.messages) for r in requests], params, written)
+        prompts = [encode_prompt(self._model.tokenizer, request.messages) for request in requests]
+        read = self._answered == {tuple(prompt) for prompt in prompts}
+        outputs = self._run(prompts, params, written, keep_prefixes=read)
         return [self._generation(request, output.outputs[0]) for request, output in zip(requests, outputs, strict=True)]
 
     def answer_directly(self, prompts: Sequence[Sequence[Message]]) -> list[Generation]:
@@ -214,16 +217,29 @@ class VLLMEngine:
             SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=labels, detokenize=False)
             for _, labels in encoded
         ]
-        outputs = self._run([ids for ids, _ in encoded], params, None)
+        outputs = self._run([ids for ids, _ in encoded], params)
+        self._answered = {tuple(encode_prompt(self._model.tokenizer, messages)) for messages in prompts}
         return [
             self._model.direct_generation(len(ids), [output.outputs[0].logprobs[0][token].logprob for token in labels])
             for (ids, labels), output in zip(encoded, outputs, strict=True)
         ]
 
-    def _run(self, prompts: Sequence[list[int]], params: Sequence[Any], written: Written | None) -> list[Any]:
-        """Run the engine until all prompts are finished; return the outputs in the order of the prompts."""
-        # Results must not depend on cached prefixes: a resumed run has cached other prompts than an unbroken one.
-        self._llm.reset_prefix_cache()
+    def _run(
+        self,
+        prompts: Sequence[list[int]],
+        params: Sequence[Any],
+        written: Written | None = None,
+        *,
+        keep_prefixes: bool = False,
+    ) -> list[Any]:
+        """Run the engine until all prompts are finished; return the outputs in the order of the prompts.
+
+        Results must not depend on what happens to be cached: a resumed run has cached other prompts than an unbroken
+        one. So each batch begins without cached prefixes, but for the prompts that were answered directly just before.
+        """
+        if not keep_prefixes:
+            self._llm.reset_prefix_cache()
+        self._answered = set()
         tokens = [{"prompt_token_ids": ids} for ids in prompts]
         self._llm.enqueue(tokens, list(params), use_tqdm=False, lora_request=self._lora)
         engine = self._llm.llm_engine

@@ -241,6 +241,38 @@ def test_vllm_with_the_adapter_beside_the_model(smollm2: Path, adapter: Path, mo
 
 
 @pytest.mark.needs_vllm
+def test_vllm_reads_a_prompt_once_for_its_direct_answer_and_its_completion(smollm2: Path) -> None:
+    """As `scores: both` asks. Whatever was asked before, the same two batches give the same."""
+    opened: Any = VLLMEngine(smollm2, dtype="float32", max_model_len=1024)
+
+    def prompts_found_read() -> int:
+        hits = [metric.value for metric in opened._llm.get_metrics() if metric.name == "vllm:prefix_cache_hits"]
+        return sum(map(int, hits))
+
+    def ask(requests: list[Request]) -> tuple[Any, int]:
+        direct = opened.answer_directly([request.messages for request in requests])
+        before = prompts_found_read()
+        generations = opened.generate(requests, GREEDY)
+        return (direct, generations), prompts_found_read() - before
+
+    try:
+        first, others = make_requests()[:4], make_requests()[4:8]
+        tokens = sum(opened.prompt_tokens(request.messages) for request in first)
+        answers, found = ask(first)
+        assert found > 0.85 * tokens  # whole blocks of 32 tokens
+        ask(others)
+        assert ask(first) == (answers, found)
+        alone = opened.generate(first, GREEDY)
+        assert [generation.text for generation in alone] == [generation.text for generation in answers[1]]
+        opened.answer_directly([request.messages for request in first])
+        before = prompts_found_read()
+        opened.generate(others, GREEDY)
+        assert prompts_found_read() - before < 0.85 * tokens  # other prompts, of which a beginning is alike
+    finally:
+        opened.close()
+
+
+@pytest.mark.needs_vllm
 def test_vllm_that_does_not_start_names_a_remedy(smollm2: Path) -> None:
     with pytest.raises(
         CheckError, match="vllm: does not start .*; set a smaller max_model_len, or engine: transf"
