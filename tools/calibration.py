@@ -3,6 +3,9 @@
 Perturbations, genes, cell lines and labels are those of PerturbQA's test split. Each simulation makes two systems.
 Their errors are correlated within perturbations and within genes, as strongly as a scenario says. The two are equally
 good, or differ by a known amount. `benchmarks.statistics.significance.compare_runs` compares them, as in every report.
+
+python -m tools.calibration docs/calibration.json
+python -m tools.calibration docs/calibration-fold.json --data bioreasoning --split holdout:both,fold=1/5
 """
 
 from collections.abc import Sequence
@@ -229,25 +232,43 @@ def scenarios() -> list[Scenario]:
     ]
 
 
+def fold_scenarios(labels: pd.DataFrame) -> list[Scenario]:
+    """Return the rows for the test items of another screen: equally good systems, no to strong correlation."""
+    lines = tuple(dict.fromkeys(labels["cell_line"].astype(str)))
+    return [Scenario(lines, *level) for level in LEVELS]
+
+
 def main() -> None:
-    """Run every scenario that OUT.json lacks: `python -m tools.calibration OUT.json [SIMULATIONS]`."""
+    """Run every scenario that a file of results lacks."""
+    import argparse
     import json
     import sys
     import time
 
+    from benchmarks.evidence.corpus import open_corpus
     from benchmarks.screens.labels import data_dir, load_labels
+    from benchmarks.statistics.metrics import compared_metrics
 
-    out = Path(sys.argv[1])
-    n_simulations = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
-    labels = load_labels(data_dir())
-    done = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
-    for scenario in scenarios():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the file of results")
+    parser.add_argument("simulations", type=int, nargs="?", default=2000, help="pairs of systems in each scenario")
+    parser.add_argument("--data", help="the test items of this screen instead of PerturbQA's, and its compared metrics")
+    parser.add_argument("--split", default="official")
+    asked = parser.parse_args()
+    if asked.data is None:
+        labels, rows, metrics = load_labels(data_dir()), scenarios(), TESTED
+    else:
+        corpus = open_corpus(asked.data, asked.split)
+        labels = corpus.test.assign(split="test")
+        rows, metrics = fold_scenarios(labels), tuple(compared_metrics(corpus.screen.name))
+    done = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else []
+    for scenario in rows:
         key = json.loads(json.dumps(asdict(scenario)))
         if any(all(row[name] == value for name, value in key.items()) for row in done):
             continue
         start = time.monotonic()
-        done.append(calibrate(labels, scenario, n_simulations, processes=2))
-        out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        done.append(calibrate(labels, scenario, asked.simulations, metrics=metrics, processes=2))
+        asked.out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
         rates = [row["rejected"] for row in done[-1]["metrics"].values()]
         sys.stdout.write(f"{key}: {min(rates):.3f} to {max(rates):.3f}, {time.monotonic() - start:.0f} s\n")
         sys.stdout.flush()

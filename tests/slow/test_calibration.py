@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tools.calibration import TESTED, Scenario, calibrate, scenarios
+from tools.calibration import LEVELS, TESTED, Scenario, calibrate, scenarios
 from tools.draw_calibration import MARK, draw, table
 
 pytestmark = pytest.mark.slow
-TABLE = Path(__file__).parents[2] / "docs" / "calibration.json"
+DOCS = Path(__file__).parents[2] / "docs"
+TABLE = DOCS / "calibration.json"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,20 @@ def test_the_table_in_the_docs_is_complete_and_within_bounds() -> None:
 
 def test_figure_and_table_are_those_of_the_counts() -> None:
     rows = json.loads(TABLE.read_text(encoding="utf-8"))
-    assert f"{MARK}\n{table(rows)}\n{MARK}" in (TABLE.parent / "statistics.md").read_text(encoding="utf-8")
+    assert f"{MARK}\n{table(rows)}\n{MARK}" in (DOCS / "statistics.md").read_text(encoding="utf-8")
     drawn = draw([row for row in rows if not row["gap"]])
-    assert (TABLE.parent / "calibration.svg").read_text(encoding="utf-8") == drawn
+    assert (DOCS / "calibration.svg").read_text(encoding="utf-8") == drawn
+
+
+def test_the_challenge_score_holds_on_a_fold_as_its_page_says() -> None:
+    rows = json.loads((DOCS / "calibration-fold.json").read_text(encoding="utf-8"))
+    assert [(row["icc_pert"], row["icc_gene"]) for row in rows] == list(LEVELS)
+    assert {(row["n_simulations"], row["gap"], *row["lines"]) for row in rows} == {(4000, 0.0, "bmdm")}
+    found = [row["metrics"]["challenge_score"] for row in rows]
+    assert {round(100 * one["rejected"]) for one in found} == {4, 5}
+    assert {round(100 * one["covered"]) for one in found} == {95, 96}
+    for row in rows:
+        for metric, one in row["metrics"].items():
+            assert one["rejected"] <= 0.065 and one["covered"] >= 0.93, (row, metric)
+    page = " ".join((DOCS / "bioreasoning.md").read_text(encoding="utf-8").split())
+    assert "it called 4 to 5 of 100 pairs different, where 5 are allowed, and 95 to 96 of 100 intervals held" in page
