@@ -65,3 +65,11 @@ def test_the_best_shortcut_knows_macrophages_from_human_lines(bioreasoning_files
     result = cross_validate(bioreasoning_files / "train.csv", reference, range(1), quick)
     for metric, least in (("de_auroc", 0.57), ("dir_auroc", 0.61)):
         assert max(row["known"]["first"][metric]["value"] for row in result["rows"]) > least
+
+
+def test_what_the_page_says_of_the_official_split_holds() -> None:
+    rows = json.loads(RESULT.read_text(encoding="utf-8"))["perturbqa"]["official"]
+    scores = {row["baseline"]: f"{row['de_per_gene_auroc']['value']:.3f}"[1:] for row in rows}
+    words = " ".join(PAGE.read_text(encoding="utf-8").split())
+    kin, shortcuts = scores["shortcuts and kin combined"], scores["all shortcuts combined"]
+    assert f"have a per-gene AUROC of {kin} in `de`, the shortcuts alone {shortcuts}." in words
