@@ -113,7 +113,8 @@ class Corpus:
         """Return the corpus with a reference screen; itself for None.
 
         Raises:
-            InputError: the reference holds an item of the corpus, or the corpus is the sample.
+            InputError: the reference holds an item of the corpus, is a copy of it or has none of its symbols, or the
+                corpus is the sample.
         """
         if reference is None:
             return self
@@ -130,6 +131,8 @@ class Corpus:
                 screen = replace(screen, notes=(*screen.notes, told))
         for items in (self.labels, self.unlabelled):
             reference.refuse_items(items)
+        reference.refuse_copy(self.labels)
+        reference.refuse_strangers(self.labels)
         return replace(self, screen=screen, reference=reference)
 
     @cached_property

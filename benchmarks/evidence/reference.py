@@ -23,9 +23,10 @@ from benchmarks.screens.labels import data_source, load_screen
 from benchmarks.screens.schema import digest, lines_of
 from benchmarks.screens.screen import Screen
 from benchmarks.screens.table import is_table, read_symbols, table_sha256
-from rewards import InputError
+from rewards import InputError, Label
 
 UPPER: Final = "upper"
+_COPIED: Final = 20  # so many changes that two lines have alike, and no label unlike, are of one measurement
 EVIDENCE_FROM_HELP: Final = "labels of another screen that evidence may use, in the words of `data`"
 ORTHOLOGS_HELP: Final = "table of symbols, from ours to that screen's; or `upper`: ours in upper case"
 
@@ -103,6 +104,65 @@ class Reference:
                 "without these rows"
             )
 
+    def refuse_copy(self, labels: pd.DataFrame) -> None:
+        """Refuse to be the reference of labels that are the reference's own under another name of the cell line.
+
+        Args:
+            labels: N items with `cell_line`, `pert`, `gene`, `label`.
+
+        Raises:
+            InputError: a cell line of the labels and one of the reference have at least 20 changes in common, and no
+                pair whose labels differ.
+        """
+        ours, theirs = _pairs(labels, self.name_of), _pairs(self.labels, lambda symbol: symbol)
+        both = ours.merge(theirs, on=["pert", "gene"], suffixes=("", "_there"))
+        for _, rows in both.groupby(["cell_line", "cell_line_there"]):
+            if (rows["label"] != rows["label_there"]).any() or (rows["label"] != str(Label.NONE)).sum() < _COPIED:
+                continue
+            line, there = rows["cell_line"].iloc[0], rows["cell_line_there"].iloc[0]
+            raise InputError(
+                f"evidence_from: {self.source}: {there} has the labels of {line} in all {len(rows):,} pairs that both "
+                "hold, so it is the same screen under another name, whose answers it would give; use another screen"
+            )
+
+    def known(self, labels: pd.DataFrame) -> dict[str, tuple[int, int]]:
+        """Count the perturbations (`pert`) and genes (`gene`) of labels: those that the reference has, and all.
+
+        Args:
+            labels: N items with `pert`, `gene`.
+        """
+        counts = {}
+        for column in ("pert", "gene"):
+            ours, theirs = (frozenset(map(str, rows[column].unique())) for rows in (labels, self.labels))
+            counts[column] = sum(self.name_of(symbol) in theirs for symbol in ours), len(ours)
+        return counts
+
+    def refuse_strangers(self, labels: pd.DataFrame) -> None:
+        """Refuse to be the reference of labels of whose symbols it has none, since it would tell nothing of them.
+
+        Args:
+            labels: N items with `pert`, `gene`.
+
+        Raises:
+            InputError: the reference has no perturbation and no gene of the labels.
+        """
+        if not any(known for known, _ in self.known(labels).values()):
+            ours, theirs = (min(map(str, rows["gene"].unique())) for rows in (labels, self.labels))
+            raise InputError(
+                f"evidence_from: {self.source} has no perturbation and no gene of the labels (whose genes are like "
+                f"{ours}, and its own like {theirs}); say with orthologs what they are called there, or use another "
+                "screen"
+            )
+
+
+def _pairs(rows: pd.DataFrame, name_of: Callable[[str], str | None]) -> pd.DataFrame:
+    """Return `cell_line, pert, gene, label` of rows, names in lower case, without rows of a symbol without name."""
+    columns = rows[["cell_line", "pert", "gene", "label"]].astype(str)
+    for column in ("pert", "gene"):
+        names = {symbol: name_of(symbol) for symbol in columns[column].unique()}
+        columns[column] = columns[column].map({ours: name and name.casefold() for ours, name in names.items()})
+    return columns.dropna()
+
 
 def _keys(rows: pd.DataFrame, name_of: Callable[[str], str | None]) -> pd.Series:
     """Return (N,) keys that are equal for two rows of the same item; no item has the key of a symbol without name."""
@@ -137,7 +197,14 @@ def open_reference(evidence_from: str | Path | None, orthologs: str | Path | Non
 def _read_orthologs(orthologs: str | Path | None) -> Mapping[str, str] | Literal["upper"] | None:
     if orthologs is None:
         return None
-    return UPPER if str(orthologs) == UPPER else read_symbols(Path(orthologs).expanduser())
+    return UPPER if str(orthologs) == UPPER else read_symbols(_ortholog_file(orthologs))
+
+
+def _ortholog_file(orthologs: str | Path) -> Path:
+    path = Path(orthologs).expanduser()
+    if not path.is_file():
+        raise InputError(f"orthologs: {path}: no such file; give a table with the columns from and to, or `upper`")
+    return path
 
 
 def reference_inputs(evidence_from: str | Path | None, orthologs: str | Path | None = None) -> dict[str, str]:
@@ -150,8 +217,5 @@ def reference_inputs(evidence_from: str | Path | None, orthologs: str | Path | N
     named = data_source(evidence_from)
     inputs = {"evidence_from": table_sha256(named)} if is_table(named) else {}
     if orthologs is not None and str(orthologs) != UPPER:
-        path = Path(orthologs).expanduser()
-        if not path.is_file():
-            raise InputError(f"orthologs: {path}: no such file; give a table with the columns from and to, or `upper`")
-        inputs["orthologs"] = file_sha256(path)
+        inputs["orthologs"] = file_sha256(_ortholog_file(orthologs))
     return inputs

@@ -63,9 +63,7 @@ def report_runs(
             `common` or `pairwise`; with `common`, there are no common ones), both of these are asked for, or `out`
             holds a run.
     """
-    check_folder(out)
-    if (out / MANIFEST).is_file():
-        raise InputError(f"{out}: holds a run, whose files a report would join; choose another folder with --out")
+    _check_target(out)
     systems, told = collect_runs(
         paths, command=command, common=common, pairwise=pairwise, embeddings=embeddings, evidence_from=evidence_from,
         orthologs=orthologs, notes=notes,
@@ -277,8 +275,11 @@ def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Pat
     """Write the baselines' own report on all test items of a corpus; return the path of the HTML page.
 
     `embeddings` is a file of gene embeddings (`benchmarks.evaluation.embeddings`); it adds a regression on them.
+
+    Raises:
+        InputError: no test item has a label, or `out` is a file or holds a run.
     """
-    check_folder(out)
+    _check_target(out)
     items = corpus.test
     if items.empty:
         raise InputError(f"split: {corpus.split!r} has no test row with a label to score; use {HOLDOUT_FORMS}")
@@ -291,6 +292,12 @@ def report_baselines(corpus: Corpus, out: Path, *, command: str, embeddings: Pat
         strata=strata(corpus, items),
         published=published_for(corpus),
     )
+
+
+def _check_target(out: Path) -> None:
+    check_folder(out)
+    if (out / MANIFEST).is_file():
+        raise InputError(f"{out}: holds a run, whose files a report would join; choose another folder with --out")
 
 
 def published_for(corpus: Corpus) -> list[dict[str, Any]]:
@@ -355,8 +362,12 @@ def _notes_on_labels(corpus: Corpus, *, balanced: bool) -> list[str]:
         return _notes_on_sample(corpus)
     notes = [] if corpus.is_perturbqa else [*filter(None, [corpus.screen.notice]), *corpus.screen.notes]
     if (reference := corpus.reference) is not None:
-        told = f"{reference.screen.name}, {len(reference.labels):,} labelled rows. {reference.screen.notice}".strip()
-        notes.append(f"Baselines for unseen genes and perturbations use a reference screen: {told}")
+        (perts, all_perts), (genes, all_genes) = reference.known(corpus.labels).values()
+        told = (
+            f"{reference.screen.name}, {len(reference.labels):,} labelled rows. It knows {perts:,} of {all_perts:,} "
+            f"perturbations and {genes:,} of {all_genes:,} genes of the labels. {reference.screen.notice}"
+        )
+        notes.append(f"Baselines for unseen genes and perturbations use a reference screen: {told.strip()}")
     notes += [f"Baselines {words}." for words in lacking_words(corpus)]
     if corpus.left_out:
         notes.append(

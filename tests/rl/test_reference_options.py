@@ -22,7 +22,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     labels = ("upregulated", "downregulated", "not differentially expressed")
     rows = [(f"P{p}x", f"G{g}x", labels[(p + g) % 3]) for p in range(10) for g in range(10)]
     ours = "\n".join(["pert,gene,label", *(",".join(row) for row in rows)])
-    theirs = "\n".join(["pert,gene,label", *(f"{p.upper()},{g.upper()},{y}" for p, g, y in rows if g < "G5")])
+    other = dict(zip(labels, labels[1:] + labels[:1], strict=True))  # a copy of ours would be refused
+    known = [(p.upper(), g.upper(), other[y] if p == "P0x" else y) for p, g, y in rows if g < "G5"]
+    theirs = "\n".join(["pert,gene,label", *(",".join(row) for row in known)])
     (tmp_path / "ours.csv").write_text(ours, encoding="utf-8")
     # A line of that name would make these items of ours.
     (tmp_path / "theirs.csv").write_text(
@@ -81,7 +83,10 @@ def test_the_report_says_which_reference_its_baselines_use(folder: Path) -> None
     )
     given, _ = _with_reference(corpus, [], "theirs.csv", "upper")
     notes = describe(given, given.test, "c")["notes"]
-    assert "Baselines for unseen genes and perturbations use a reference screen: theirs, 50 labelled rows." in notes
+    assert (
+        "Baselines for unseen genes and perturbations use a reference screen: theirs, 50 labelled rows. "
+        "It knows 10 of 10 perturbations and 5 of 10 genes of the labels."
+    ) in notes
 
 
 def test_a_report_takes_the_reference_of_a_run_unless_one_is_given(folder: Path) -> None:
@@ -95,7 +100,7 @@ def test_a_report_takes_the_reference_of_a_run_unless_one_is_given(folder: Path)
     found, (warning,) = _with_reference(corpus, [gone, run], None, None)
     assert found.reference is None
     assert warning.startswith("Baselines that use the reference screen of b are left out: gone.csv")
-    given, _ = _with_reference(corpus, [gone], "theirs.csv", None)
+    given, _ = _with_reference(corpus, [gone], "theirs.csv", "upper")
     assert given.reference is not None
     with pytest.raises(InputError, match=r"gone\.csv"):
         _with_reference(corpus, [run], "gone.csv", None)

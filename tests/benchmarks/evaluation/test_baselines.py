@@ -81,6 +81,12 @@ def test_a_new_baseline_is_one_entry_and_stands_in_the_report(
     assert "always up" in page.read_text(encoding="utf-8")
 
 
+def test_the_report_of_baselines_never_joins_a_run(make_labels: MakeLabels, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a run, whose files a report would join; choose another folder"):
+        report_baselines(Corpus("small", "official", make_labels(0)), tmp_path, command="synthpert")
+
+
 def test_changing_the_test_labels_changes_no_forecast(corpus: Corpus) -> None:
     """In the split `holdout:rpe1` these are all labels of the line."""
     labels = corpus.labels.copy()

@@ -78,6 +78,35 @@ def test_rows_of_the_same_line_that_are_no_items_are_allowed(tmp_path: Path) -> 
     assert open_corpus(own_of(tmp_path), "holdout:genes", reference).reference is reference
 
 
+@pytest.mark.parametrize(("changed", "copied"), [(20, True), (19, False)])
+def test_a_copy_under_another_name_of_the_line_is_refused(tmp_path: Path, changed: int, copied: bool) -> None:
+    """As where a description names the only line, and the reference is the table without its description."""
+    rows = [f"P{at},G,{'upregulated' if at < changed else 'not differentially expressed'}\n" for at in range(40)]
+    own = own_of(tmp_path, "cell_line,pert,gene,label\n" + "".join(f"bmdm,{row}" for row in rows))
+    table = "pert,gene,label\n" + "".join(rows).lower()
+    reference = reference_of(tmp_path, table)
+    if copied:
+        with pytest.raises(InputError, match=r"theirs\.csv: cells has the labels of bmdm in all 40 pairs that both"):
+            open_corpus(own, "holdout:perturbations", reference)
+    else:  # so few may agree by chance
+        assert open_corpus(own, "holdout:perturbations", reference_of(tmp_path, table + "P1,H,upregulated\n"))
+    other = reference_of(tmp_path, table.replace("p39,g,not differentially expressed", "P39,G,upregulated"))
+    assert open_corpus(own, "holdout:perturbations", other).reference is other
+
+
+def test_a_reference_that_knows_no_symbol_of_the_labels_is_refused(tmp_path: Path) -> None:
+    own = own_of(tmp_path)
+    with pytest.raises(
+        InputError,
+        match=r"has no perturbation and no gene of the labels \(whose genes are like Calr, .* like CALR\); say with",
+    ):
+        open_corpus(own, "holdout:genes", reference_of(tmp_path))
+    assert open_corpus(own, "holdout:genes", reference_of(tmp_path, orthologs="upper")).reference is not None
+    for word in ("Upper", str(tmp_path)):
+        with pytest.raises(InputError, match="orthologs: .*: no such file; give a table with .* or `upper`"):
+            reference_of(tmp_path, orthologs=word)
+
+
 def test_the_sample_has_no_reference(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="evidence_from: the sample"):
         open_corpus("sample", reference=reference_of(tmp_path))
