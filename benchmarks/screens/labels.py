@@ -12,7 +12,7 @@ from benchmarks.screens.perturbqa import OFFICIAL_URL, read_items
 from benchmarks.screens.published import PublishedFiles
 from benchmarks.screens.schema import CELL_LINES, lines_of
 from benchmarks.screens.screen import PERTURBQA, Screen
-from benchmarks.screens.table import LabelTable, is_table, read_screen
+from benchmarks.screens.table import LabelTable, is_table, read_screen, table_file
 from rewards import InputError, Label
 
 SAMPLE: Final = "sample"  # stands for the rows that ship with the package, where a folder may be named
@@ -47,17 +47,27 @@ def data_source(source: str | Path | None = None) -> str:
 
     Args:
         source: one of these; `perturbqa` for `data_dir()`; `k562_set` for the labels of gene sets there; a name in
-            `DESCRIBED`; None for what `SYNTHPERT_DATA` names, else for `data_dir()`.
+            `DESCRIBED`; None for what `SYNTHPERT_DATA` names, else for `data_dir()`. A folder of such a name comes
+            first if it holds these labels. A folder that `data fetch` filled stands for the description in it.
+
+    Raises:
+        InputError: labels in `DESCRIBED` were not fetched.
     """
     if source is None:
         return SAMPLE if os.environ.get("SYNTHPERT_DATA") == SAMPLE else str(data_dir())
-    if not Path(source).exists():  # a folder may have such a name
-        if str(source) == "perturbqa":
-            return str(data_dir())
-        if str(source) == k562_set.NAME:
-            return str(data_dir() / k562_set.NAME)
-        source = DESCRIBED.get(str(source), source)
-    return str(source)
+    named, path = str(source), Path(source)
+    for name, shipped in DESCRIBED.items():
+        if (path / shipped.name).is_file():
+            return str(path / shipped.name)
+        if named == name and not path.is_file():
+            if not (file := table_file(shipped)).is_file():
+                raise InputError(f"{file}: no such file; run `synthpert data fetch {name}`")
+            return str(shipped)
+    if named == "perturbqa" and not (path / f"{CELL_LINES[0]}-de.csv").is_file():
+        return str(data_dir())
+    if named == k562_set.NAME:
+        return str((path if (path / k562_set.MAPPING).is_file() else data_dir()) / named)
+    return named
 
 
 def fetch(source: str | Path | None = None, out: Path | None = None, *, timeout: float = 60.0) -> Path:

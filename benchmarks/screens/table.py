@@ -134,6 +134,11 @@ def _below(path: Path, name: str) -> str:
     return str(path.parent / Path(name).expanduser())
 
 
+def table_file(source: str | Path) -> Path:
+    """Return the file of a label table, or of the one that a file describes."""
+    return Path(_described(Path(source)).file)
+
+
 def table_sha256(source: str | Path) -> str:
     """Return a SHA-256 over a label table, the file that describes it, and its table of symbols.
 

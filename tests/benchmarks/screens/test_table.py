@@ -429,7 +429,7 @@ def test_names_stand_for_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("SYNTHPERT_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     assert data_source("perturbqa") == str(tmp_path / ".cache" / "synthpert" / "perturbqa")
-    with pytest.raises(InputError, match=r"\.cache/synthpert/bioreasoning/train\.csv: no such file"):
+    with pytest.raises(InputError, match=r"bioreasoning/train\.csv: no such file; run `synthpert data fetch bioreas"):
         load_screen("bioreasoning")
     folder = tmp_path / ".cache" / "synthpert" / "bioreasoning"
     folder.mkdir(parents=True)
@@ -438,8 +438,16 @@ def test_names_stand_for_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert screen.words("bmdm") == "mouse bone-marrow-derived macrophages"
     assert frame["item_id"].tolist() == ["bmdm|Psmd4|Actb", "bmdm|Myc|Il6"]
     assert frame["label"].tolist() == [UP, NONE]
-    (tmp_path / "perturbqa").mkdir()  # a folder of one's own comes first
-    assert data_source("perturbqa") == "perturbqa"
+    named = {name: data_source(name) for name in ("perturbqa", "bioreasoning", "k562_set")}
+    for name in named:
+        (tmp_path / name).mkdir()
+        assert data_source(name) == named[name]  # a folder of this name that holds no labels does not count
+    for name, file in (("perturbqa", "k562-de.csv"), ("k562_set", "k562_set-mapping.json")):
+        (tmp_path / name / file).touch()
+    assert [data_source(name) for name in ("perturbqa", "k562_set")] == ["perturbqa", "k562_set/k562_set"]
+    (tmp_path / "bioreasoning" / "bioreasoning.yaml").write_text("file: train.csv\n")
+    for source in ("bioreasoning", "bioreasoning/", tmp_path / "bioreasoning"):
+        assert Path(data_source(source)) == Path(source) / "bioreasoning.yaml"
     assert load_screen("sample")[0] == PERTURBQA
 
 
