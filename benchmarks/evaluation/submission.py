@@ -61,8 +61,8 @@ def write_submission(run: Path, out: Path) -> Submission:
         What was written. The bytes depend on the run alone.
 
     Raises:
-        InputError: the folder holds no such evaluation, it is not finished, it lacks a test pair, or all requests for a
-            pair have failed; or `out` is no name of a zip file.
+        InputError: the folder holds no such evaluation, it is not finished, it lacks a test pair or has a strange one,
+            or all requests for a pair have failed; or `out` is no name of a zip file.
         CheckError: what would be written is no valid submission, or the disk is full.
     """
     if out.suffix.lower() != ".zip" or out.is_dir():
@@ -140,7 +140,13 @@ def _rows(run: Path, predictions: pd.DataFrame, items: pd.DataFrame, model: str)
     if len(lacking):
         raise InputError(
             f"{run}: lacks {len(lacking):,} of {len(items):,} test pairs (first: {lacking['item_id'].iloc[0]}); "
-            "evaluate with items: 0"
+            "evaluate with items: 0 and another --out"
+        )
+    foreign = np.setdiff1d(asked.astype(str), items["item_id"].astype(str))
+    if len(foreign):
+        raise InputError(
+            f"{run}: predicts {len(foreign):,} pairs that are no test pairs now (first: {foreign[0]}); bring back the "
+            "file of test pairs that it was evaluated on"
         )
     samples = predictions.groupby("item_id", sort=False)
     failed = samples["status"].agg(lambda status: bool((status == Status.ERROR.value).all()))

@@ -99,9 +99,19 @@ def test_what_pandas_reads_as_missing_is_none(predict: Predict, tmp_path: Path) 
 
 def test_pairs_that_lack_a_prediction_are_named(predict: Predict, tmp_path: Path) -> None:
     run = predict(answers, items=2)
-    with pytest.raises(InputError, match=r"lacks 2 of 4 test pairs \(first: bmdm\|.*\); evaluate with items: 0"):
+    with pytest.raises(InputError, match=r"lacks 2 of 4 test pairs \(first: bmdm\|.*\); evaluate with items: 0 and an"):
         write_submission(run, tmp_path / "submission.zip")
     assert not (tmp_path / "submission.zip").exists()
+
+
+def test_a_file_of_test_pairs_that_lost_rows_is_noticed(predict: Predict, tmp_path: Path) -> None:
+    run = predict(answers)
+    text = (tmp_path / "test.csv").read_text()
+    (tmp_path / "test.csv").write_text(text.replace("Stat1_NA,Stat1,NA\n", ""))
+    with pytest.raises(
+        InputError, match=r"predicts 1 pairs that are no test pairs now \(first: bmdm\|Stat1\|NA\); bring"
+    ):
+        write_submission(run, tmp_path / "submission.zip")
 
 
 def test_a_failed_request_never_becomes_a_prediction(predict: Predict, tmp_path: Path) -> None:
