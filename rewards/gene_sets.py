@@ -35,7 +35,7 @@ def read_gene_sets(path: Path) -> dict[str, frozenset[str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text; give a GMT file of gene sets") from None
+        raise InputError(f"{path}: not UTF-8 text; give a GMT file of gene sets, not compressed") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -85,6 +85,8 @@ def read_changes(
         is_long = all(columns.get(ours, ours) in names for ours in ("gene", CHANGE))
         read = _read_long if is_long else _read_wide
         rows, read_genes, value_RG = read(line, path, corpus, columns, names, genes)
+    if rows.empty:
+        raise InputError(f"{path}: has no rows; give a table of predicted changes")
     changes = Changes(path, rows, read_genes, value_RG)
     if control is not None:
         return _subtract(changes, control)
@@ -116,7 +118,12 @@ def _read_wide(
     wanted = [name for name in names if name in genes and name not in (pert, cell_line)]
     table = read_table(path, {pert, cell_line, *wanted})
     key = _row_keys(line, table, corpus, pert, cell_line)
-    table.refuse(key.duplicated(), "an earlier row has this perturbation and cell line; leave one out", pert)
+    table.refuse(
+        key.duplicated(),
+        "an earlier row has this perturbation and cell line; leave one out, or, if each row is a pair, map gene and "
+        f"{CHANGE}",
+        pert,
+    )
     value_RG = np.empty((len(key), len(wanted)))
     for at, name in enumerate(wanted):
         value_RG[:, at] = _values(table, name)

@@ -23,11 +23,17 @@ _HUGE: Final = 10**30  # larger than any count, yet fast to print
 
 
 def named_files(files: Sequence[str], corpus: Corpus) -> list[tuple[str | None, Path]]:
-    """Cell line (None where the argument has none) and path of each file."""
+    """Cell line (None where the argument has none) and path of each file.
+
+    Raises:
+        InputError: an argument gives a file to a cell line that the labels do not have.
+    """
     found: list[tuple[str | None, Path]] = []
     for word in files:
         line, equals, path = str(word).partition("=")
         known = corpus.line_names.get(line.casefold()) if equals else None
+        if equals and known is None and not Path(word).exists() and Path(path).is_file():
+            raise InputError(f"{word}: {line!r} is none of the cell lines {', '.join(corpus.lines)}; correct it")
         found.append((None, Path(word)) if known is None else (known, Path(path)))
     return found
 

@@ -14,7 +14,7 @@ that the share of pairs that count as changed is the share of the training items
 is used, and the probabilities are not calibrated beyond that share.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +98,7 @@ def score_changes(
         reason_N[here_N & ~new_N] = NO_VALUE
     known_N = file_N >= 0
     if not known_N.any():
-        raise _nothing_found(found, items)
+        raise _nothing_found(found, items, set(reason_N))
     lines = line_N[known_N].to_numpy()
     p_de, p_dir, smallest = _probabilities(change_N[known_N], lines, _share_changed(corpus))
     table = items[known_N][list(KEYS)].astype(str).reset_index(drop=True)
@@ -134,10 +134,20 @@ def _probabilities(change_N: Floats, line_N: npt.NDArray[Any], share: float) -> 
     return p_de, (1 + np.sign(change_N) * p_de) / 2, smallest
 
 
-def _nothing_found(found: Sequence[Changes], items: pd.DataFrame) -> InputError:
+def _nothing_found(found: Sequence[Changes], items: pd.DataFrame, reasons: Collection[str]) -> InputError:
+    no_change = f"{found[0].file}: no test item has a change here"
+    if NO_VALUE in reasons:
+        return InputError(f"{no_change}; the cells of its test items are empty, fill them in")
+    if NO_GENE in reasons:
+        genes = ", ".join(map(repr, items["gene"].astype(str).unique()[:_SHOWN]))
+        return InputError(
+            f"{no_change}; it has test perturbations, but none of the test items' genes ({genes}, …), whose letter "
+            "case counts, so check its genes' names"
+        )
     theirs = [row for changes in found for row in changes.rows[:_SHOWN]]
     ours = (items["cell_line"].astype(str) + "|" + items["pert"].astype(str)).unique()[:_SHOWN]
     return InputError(
-        f"{found[0].file}: no test item has a change here; the files have {', '.join(map(repr, theirs))}, … and the "
-        f"test items {', '.join(map(repr, ours))}, … (cell line|perturbation), so check names, --map and the split"
+        f"{no_change}; the rows of the files are {', '.join(map(repr, theirs))}, … and the test items "
+        f"{', '.join(map(repr, ours))}, … (cell line|perturbation), so check that perturbations are rows and genes "
+        "columns, names, --map and the split"
     )

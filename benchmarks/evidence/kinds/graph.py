@@ -38,12 +38,13 @@ def read_graph(path: Path) -> dict[str, dict[str, float]]:
     table = read_table(path, _COLUMNS)
     for column in _COLUMNS:
         if column not in table.frame:
-            raise InputError(f"{path}: no column {column!r}; an edge list has gene1, gene2 and score")
+            raise InputError(f"{path}: no column {column!r}; name the columns gene1, gene2 and score")
     if table.frame.empty:
         raise InputError(f"{path}: has no edge; give an edge list")
     for column in _COLUMNS[:2]:
         table.refuse(table.frame[column].isna(), f"no {column}; remove the row")
     score_E = pd.to_numeric(table.frame["score"], errors="coerce").to_numpy(dtype=float)
+    table.refuse(table.frame["score"].isna(), "no score; write a number above 0, or remove the row")
     table.refuse(~(np.isfinite(score_E) & (score_E > 0)), "write a number above 0", "score")
     partners: dict[str, dict[str, float]] = defaultdict(dict)
     for one, other, score in zip(table.frame["gene1"], table.frame["gene2"], score_E.tolist(), strict=True):

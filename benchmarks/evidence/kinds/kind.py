@@ -61,6 +61,8 @@ def read_evidence(text: str) -> EvidenceKind:
         hint = ""
         if "=" in name:  # [neighbours,k=5] is a list of two texts
             hint = "; in a list with brackets, put each kind in quotes"
+        elif text.startswith("["):
+            hint = "; on a command line, write the kinds one behind the other, without brackets"
         raise InputError(f"evidence: {text!r} is no kind; use {', '.join(NAMES)}{hint}")
     allowed = [*(["k"] if _DEFAULT_K[name] else []), *(["file"] if name in _WITH_FILE else [])]
     found: dict[str, str] = {}

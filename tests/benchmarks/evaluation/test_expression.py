@@ -250,7 +250,11 @@ def test_a_large_file_without_a_negative_value_is_refused(tmp_path: Path) -> Non
         ("pert,gene,lfc\nAARS,CALR,1\n", {"gene": "gene"}, "has 'gene' (for gene), but not both gene and change"),
         ("pert,CALR\nAARS,1\n", {"pert": "condition"}, "no column 'condition' (for pert); it has pert, CALR"),
         ("pert,CALR\nAARS,1\n", {"label": "x"}, "'label' is unknown; map one of cell_line, pert, gene, ch"),
-        ("pert,CALR\nENSG00000001,1\n", {}, "no test item has a change here; the files have 'rpe1|ENSG00000001', … "),
+        ("pert,CALR\nENSG00000001,1\n", {}, "has a change here; the rows of the files are 'rpe1|ENSG00000001', … "),
+        ("pert,ENSG00000001\nAARS,1\n", {}, "here; it has test perturbations, but none of the test items' genes ("),
+        ("pert,CALR\nAARS,\n", {}, "here; the cells of its test items are empty"),
+        ("pert,CALR\n", {}, "f.csv: has no rows"),
+        ("pert,gene,lfc\nAARS,CALR,1\nAARS,NA,1\n", {}, "one out, or, if each row is a pair, map gene and change"),
         ("cell_line,pert,CALR\nrpe1,AARS,1\n", {}, "has a column of cell lines; give the file without rpe1="),
     ],
 )  # fmt: skip
@@ -261,6 +265,7 @@ def test_what_cannot_be_is_named(tmp_path: Path, content: str, columns: dict[str
 
 def test_files_that_cannot_be_read(tmp_path: Path, file: str) -> None:
     path = file.partition("=")[2]
+    assert f"k56={path}: 'k56' is none of the cell lines " in refusal(f"k56={path}")
     assert f"no cell line; give LINE={path}, or map it" in refusal(path)
     assert "changes.csv: rpe1|AARS|CALR is also in" in refusal(file, file)
     wide().rename_axis(None).to_parquet(tmp_path / "f.parquet")

@@ -57,6 +57,7 @@ def test_a_kind_is_read_from_its_text(text: str, kind: EvidenceKind) -> None:
     [
         ("neighbors,k=5", "is no kind; use neighbours, contrast, other_lines"),
         ("k=5", "in a list with brackets, put each kind in quotes"),
+        ("[neighbours]", "on a command line, write the kinds one behind the other, without brackets"),
         ("neighbours,k=0", "k is '0'; write a whole number of at least 1"),
         ("neighbours,k=-1", "k is '-1'"),
         ("neighbours,k=5,k=6", "'k=6' is no option; neighbours takes k=NUMBER, each once"),
@@ -191,7 +192,8 @@ def test_a_graph_tells_the_edge_and_the_partners_of_both(corpus: Corpus, tmp_pat
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("gene1,gene2\nA,B\n", "no column 'score'; an edge list has gene1, gene2 and score"),
+        ("gene1,gene2\nA,B\n", "no column 'score'; name the columns gene1, gene2 and score"),
+        ("gene1,gene2,score\nA,B,1\nA,C,\n", "row 3: no score; write a number above 0, or remove the row"),
         ("gene1,gene2,score\n", "has no edge"),
         ("gene1,gene2,score\nA,B,1\nA,,2\n", "row 3: no gene2; remove the row"),
         ("gene1,gene2,score\nA,B,high\n", "row 2: score is 'high': write a number above 0"),
