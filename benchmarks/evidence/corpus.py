@@ -119,7 +119,9 @@ class Corpus:
         if reference is None:
             return self
         if self.is_sample:
-            raise InputError("evidence_from: the sample lacks most training rows; load the full labels with data")
+            raise InputError(
+                "evidence_from: the sample lacks most training rows; use the full labels (synthpert data fetch)"
+            )
         screen = self.screen
         if screen.sets or reference.screen.sets:
             # What a knockdown did to the genes of a set, in the same cells, is nearly the answer; and the other way.
@@ -379,7 +381,10 @@ def _first(entries: list[tuple[str, float, str]], k: int) -> list[tuple[str, flo
     if k < 1:
         raise InputError(f"k: {k} similar knockdowns; use at least 1")
     if k > EVIDENCE_PER_ITEM:
-        raise InputError(f"evidence: {k} is more than the sample carries ({EVIDENCE_PER_ITEM}); use the full labels")
+        raise InputError(
+            f"evidence: {k} is more than the sample carries ({EVIDENCE_PER_ITEM}); use the full labels "
+            "(synthpert data fetch)"
+        )
     return entries[:k]
 
 
