@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.evidence.corpus import Corpus, open_corpus
-from benchmarks.evidence.prompts import PromptConfig, build_prompts, open_prompt_corpus, prompt_config_of
+from benchmarks.evidence.prompts import PromptConfig, build_prompts, prompt_config_of
 from benchmarks.evidence.quote import evidence_digest
+from benchmarks.evidence.reference import open_reference
 from benchmarks.screens.splits import WORDS, read_split
 from rewards import CheckError, InputError, parse_answer
 from sft.audit.quotations import QuotationFinder
@@ -237,7 +238,8 @@ def corpus_of(protocol: dict[str, Any], data: str | None, split: str | None) -> 
         split: the split to audit against. None takes the split that the traces were drawn or imported under.
 
     Raises:
-        InputError: the labels are not there, or neither `split` nor the traces name a split.
+        InputError: the labels are not there; without `data`, they are others than the traces'; or neither `split` nor
+            the traces name a split.
     """
     split = split or protocol.get("split") or protocol.get("imported_under")
     if not isinstance(split, str):
@@ -246,4 +248,7 @@ def corpus_of(protocol: dict[str, Any], data: str | None, split: str | None) -> 
         sample = open_corpus("sample")
         if sample.digest == protocol.get("data"):
             return sample
-    return open_prompt_corpus(data, split, prompt_config_of(protocol) or PromptConfig())
+    corpus, prompt = open_corpus(data, split), prompt_config_of(protocol) or PromptConfig()
+    if data is None and split == protocol.get("split") and protocol.get("data", corpus.digest) != corpus.digest:
+        raise InputError(f"traces: were made from other labels than those of {corpus.source}; name theirs with data")
+    return corpus.with_reference(open_reference(prompt.evidence_from, prompt.orthologs))

@@ -388,3 +388,22 @@ def test_prompts_with_a_list_of_kinds_are_built_again_from_the_same_files(corpus
     sets.unlink()
     with pytest.raises(InputError, match=r"sets\.gmt: no such file"):
         audit_traces(made, corpus)
+
+
+def test_labels_that_the_traces_were_not_made_from_are_not_taken_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where they quote the default labels as their reference, which would then seem to hold its own items."""
+    rows = "".join(f"P{at},G{at},upregulated\n" for at in range(5))
+    for name, line in (("theirs.csv", "a"), ("default.csv", "b")):
+        (tmp_path / name).write_text(f"pert,gene,label,cell_line\n{rows}".replace("ed\n", f"ed,{line}\n"))
+    theirs, split = str(tmp_path / "theirs.csv"), "holdout:perturbations"
+    monkeypatch.setenv("SYNTHPERT_DATA", str(tmp_path / "default.csv"))
+    corpus = open_corpus(theirs, split)
+    protocol = {"template": "three_class", "evidence": 1, "evidence_from": str(tmp_path / "default.csv")}
+    protocol |= {"split": split, "data": corpus.digest}
+    with pytest.raises(InputError, match=r"were made from other labels than those of .*default\.csv; name theirs with"):
+        corpus_of(protocol, None, None)
+    audited = corpus_of(protocol, theirs, None)
+    assert audited.digest == corpus.digest
+    assert audited.reference is not None
