@@ -163,8 +163,10 @@ def data_stats(
     typer.echo(stats(corpus.labels).to_string())
     if corpus.left_out:
         typer.echo(f"rows left out, since only one of perturbation and gene is held out: {corpus.left_out:,}")
-    if corpus.test.empty:
+    if corpus.test.empty and len(corpus.unlabelled):
         typer.echo(f"test items without labels, which can be predicted but not scored: {len(corpus.unlabelled):,}")
+    elif corpus.test.empty:
+        typer.echo("no test items, since the column split calls no row test; --split can hold some out")
     elif not corpus.is_sample:
         typer.echo(
             f"\nTest items that a shortcut knows something about (majority class: is right about):\n\n"

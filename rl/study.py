@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from benchmarks.config import parse_config, read_yaml, resolved
 from benchmarks.evaluation.run import EvalArguments, with_run_dtype
+from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import check_keys, from_keys, key_fields, to_keys
 from benchmarks.runs import MANIFEST, open_run, read_manifest
@@ -24,6 +25,7 @@ from benchmarks.screens.table import is_table, tests_unlabelled
 from rewards import CheckError, InputError
 from sft.teacher.arguments import EndpointArguments
 from sft.teacher.generate import TraceArguments, config_of, made_with
+from sft.traces import iter_traces
 from sft.training import ADAPTER
 
 STAGES: Final = ("sft", "grpo", "eval")  # the stages of a condition, in the order in which they run
@@ -289,8 +291,8 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
         dry_run: parse the training stages for the CPU, which every machine has. Their folders are not compared then.
 
     Raises:
-        InputError: a stage's configuration is wrong, a reward cannot be made, or the run in the stage's folder has
-            another configuration.
+        InputError: a stage's configuration is wrong, a reward cannot be made, or what is in the stage's place has
+            another configuration, or is of other labels than its table holds now.
     """
     from rl.reward_context import stand_in_context
     from rl.train import compose_rewards, reward_inputs
@@ -298,6 +300,7 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
     from sft.train import read_arguments as read_sft
 
     composed: set[str] = set()  # cells may share their rewards, and loading a user's file takes seconds
+    digests: dict[tuple[str, str], str] = {}  # of label tables under a split
     for stage in stages:
         inputs: dict[str, str] = {}
         arguments = [*stage.options, *(_ON_CPU if dry_run and stage.kind in ("sft", "preflight", "grpo") else ())]
@@ -330,6 +333,31 @@ def check_stages(stages: Sequence[Stage], dry_run: bool) -> None:
             and not (dry_run and stage.kind != "eval")
         ):
             open_run(stage.path, stage.kind, config, inputs)
+        _check_labels(stage, config, digests)
+
+
+def _check_labels(stage: Stage, config: Mapping[str, Any], digests: dict[tuple[str, str], str]) -> None:
+    """Refuse what is done on other labels than its table holds now, before further stages run on these.
+
+    Args:
+        stage: the stage.
+        config: its configuration.
+        digests: gains the SHA-256 of a table's labels by table and split.
+    """
+    if stage.kind not in ("traces", "grpo", "eval") or not stage.done or not is_table(data_source(config["data"])):
+        return
+    here = (str(config["data"]), str(config["split"]))
+    if here not in digests:
+        digests[here] = open_corpus(*here).digest
+    if stage.kind == "traces":
+        before = next((trace.protocol.get("data") for trace, _, _ in iter_traces(stage.path)), None)
+    else:
+        before = (read_manifest(stage.path).get("screen") or {}).get("sha256")
+    if before not in (None, digests[here]):
+        raise InputError(
+            f"{stage.path}: was made from other labels than {here[0]} has now; bring them back, or choose another "
+            "folder with --out"
+        )
 
 
 def _check_scorable(args: EvalArguments) -> None:

@@ -518,13 +518,13 @@ def select_items(corpus: Corpus, ours: GRPOArguments, sft_run: Path, *, seed: in
         raise InputError("train_items: no training row is left after the SFT rows; use fewer traces in stage one")
     held_out = left.head(0)
     if ours.held_out_items > 0:
-        held_out = draw_items(left, ours.held_out_items, seed=seed, balance=ours.balance)
+        held_out = draw_items(left, ours.held_out_items, seed=seed, balance=ours.balance, key="held_out_items")
     rest = left[~left["item_id"].isin(held_out["item_id"])]
     if rest.empty:
         raise InputError(f"held_out_items: {ours.held_out_items} leaves no row to train on; keep fewer apart")
     if ours.train_on is not None:
         rest = choose(rest, Path(ours.train_on), corpus, used)
-    return draw_items(rest, ours.train_items, seed=seed, balance=ours.balance), held_out
+    return draw_items(rest, ours.train_items, seed=seed, balance=ours.balance, key="train_items"), held_out
 
 
 def choose(items: pd.DataFrame, path: Path, corpus: Corpus, used: Collection[str]) -> pd.DataFrame:

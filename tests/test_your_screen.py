@@ -10,6 +10,8 @@ import yaml
 from typer.testing import CliRunner
 from your_screen import DESCRIPTION, PAGE, write_screen
 
+from benchmarks.evaluation.protocol import Protocol
+from benchmarks.evaluation.run import select_test_items
 from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig, build_prompts
 from benchmarks.keys import key_fields
@@ -76,6 +78,22 @@ def test_the_command_for_a_first_look_needs_no_description(folder: Path, monkeyp
         open_corpus("screen.csv", "holdout:both")
     with pytest.raises(InputError, match="--map and --label explain a table"):
         run("data", "stats", "--data", "sample", "--label", "up=upregulated")
+
+
+def test_a_column_split_without_a_test_row_is_said_to_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("screen.csv").write_text("pert,gene,label,split\nA,G,upregulated,train\nB,G,downregulated,train\n")
+    assert "no test items, since the column split calls no row test" in run("data", "stats", "--data", "screen.csv")
+    with pytest.raises(InputError, match=r"split: 'official' has no test row; use holdout:LINE, holdout:pert"):
+        select_test_items(open_corpus("screen.csv"), Protocol())
+
+
+def test_a_spreadsheet_s_own_format_is_refused_with_those_that_are_read(tmp_path: Path) -> None:
+    (tmp_path / "screen.xlsx").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"screen\.xlsx: \.xlsx is not read; save it as \.csv"):
+        open_corpus(tmp_path / "screen.xlsx", "holdout:genes")
 
 
 def test_the_study_s_stages_read_the_screen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

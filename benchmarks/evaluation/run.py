@@ -32,6 +32,7 @@ from benchmarks.progress import Progress
 from benchmarks.runs import MANIFEST, Run, open_run, run_dtype
 from benchmarks.screens.labels import DATA_HELP
 from benchmarks.screens.schema import lines_of
+from benchmarks.screens.splits import HOLDOUT_FORMS
 from rewards import InputError
 
 PREDICTIONS = "predictions.parquet"
@@ -281,8 +282,13 @@ def draw_per_line(items: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     """
     if not protocol.items and not protocol.balance:
         return items
-    lines = [items[items["cell_line"] == line] for line in lines_of(items)]
-    drawn = [draw_items(rows, protocol.items, seed=protocol.item_seed, balance=protocol.balance) for rows in lines]
+    drawn = [
+        draw_items(
+            items[items["cell_line"] == line], protocol.items, seed=protocol.item_seed, balance=protocol.balance,
+            key=f"items (in each line, here {line})",
+        )
+        for line in lines_of(items)
+    ]  # fmt: skip
     return pd.concat(drawn).sort_index()
 
 
@@ -300,6 +306,8 @@ def select_test_items(corpus: Corpus, protocol: Protocol) -> pd.DataFrame:
                     f"split {corpus.split}; leave {key} out, or use another split"
                 )
         return draw_per_line(corpus.unlabelled, protocol)
+    if corpus.test.empty:
+        raise InputError(f"split: {protocol.split!r} has no test row; use {HOLDOUT_FORMS}")
     test = draw_per_line(items_for_prompt(corpus.test, protocol.prompt), protocol)
     if test.empty:
         raise InputError(

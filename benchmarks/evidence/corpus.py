@@ -439,7 +439,7 @@ def label_inputs(
     return inputs | reference_inputs(evidence_from, orthologs)
 
 
-def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.DataFrame:
+def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool, key: str = "items") -> pd.DataFrame:
     """Draw items at random; the same seed gives the same items.
 
     Args:
@@ -447,6 +447,7 @@ def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.D
         n: number of items; 0 for all of them, in a random order.
         seed: seed of the draw, 0 to 2^32 - 1.
         balance: True draws equal numbers of each label (the first labels get a remainder), in a mixed order.
+        key: what error messages call `n`: the key of a configuration that it stands in.
 
     Returns:
         The rows drawn.
@@ -455,13 +456,13 @@ def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.D
         InputError: there are too few items, or too few of one label to balance them; or the seed is out of range.
     """
     if n < 0:
-        raise InputError(f"items: {n}; use 0 for all, or more")
+        raise InputError(f"{key}: {n}; use 0 for all, or more")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed: {seed}; use a whole number from 0 to 2^32 - 1")
     shuffled = items.sample(frac=1.0, random_state=seed)
     if not balance:
         if n > len(items):
-            raise InputError(f"items: {n}, but there are only {len(items)}; ask for fewer")
+            raise InputError(f"{key}: {n}, but there are only {len(items)}; ask for {len(items)} at most")
         return shuffled if n == 0 else shuffled.head(n)
     labels = [str(label) for label in LABELS if (items["label"] == str(label)).any()]
     available = {label: int((items["label"] == label).sum()) for label in labels}
@@ -470,7 +471,8 @@ def draw_items(items: pd.DataFrame, n: int, *, seed: int, balance: bool) -> pd.D
     for label in labels:
         if quota[label] > available[label]:
             raise InputError(
-                f"items: {n} balanced items need {quota[label]} {label}, there are {available[label]}; ask for fewer"
+                f"{key}: {n} with each label equally often need {quota[label]} {label}, but there are "
+                f"{available[label]}; ask for {len(labels) * min(available.values())} at most, or set balance: false"
             )
     drawn = pd.concat([shuffled[shuffled["label"] == label].head(quota[label]) for label in labels])
     return drawn.sample(frac=1.0, random_state=seed)

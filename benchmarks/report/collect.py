@@ -123,16 +123,22 @@ def collect_runs(
 def _refuse_unless_one_source(evaluations: Sequence[EvaluationRun]) -> None:
     if not evaluations:
         raise InputError("report: no evaluation among the runs; give at least one folder that `synthpert eval` wrote")
-    sources = {run.digest or run.source: run.source for run in evaluations}  # the same data may lie in two folders
-    if len(sources) > 1:
-        found = "; ".join(" under ".join(source) for source in sorted(sources.values()))
-        raise InputError(f"report: the runs were evaluated on different data ({found}); report them apart")
+    first: dict[Any, EvaluationRun] = {}  # by labels: the same may lie in two folders, and a table may change
+    for run in evaluations:
+        first.setdefault(run.digest or run.source, run)
+    if len(first) > 1:
+        runs = sorted(first.values(), key=lambda run: run.source)
+        found = "; ".join(f"{run.path} on {' under '.join(run.source)}" for run in runs)
+        changed = len({run.source for run in runs}) < len(runs)
+        remedy = "the labels have changed in between, so evaluate all on the same" if changed else "report them apart"
+        raise InputError(f"report: the runs were evaluated on different data ({found}); {remedy}")
 
 
 def _find_corpus(run: EvaluationRun) -> Corpus:
     """Open the labels that a run was evaluated on, wherever the report runs and whereto the run was moved.
 
     They lie where its configuration says, seen from here or from a folder above the run, or where labels do by default.
+    A table that the configuration names by a whole path may also lie in these folders by its name.
 
     Raises:
         InputError: they are in none of these places, or what is there does not read or is something else.
@@ -146,11 +152,23 @@ def _find_corpus(run: EvaluationRun) -> Corpus:
             f"{run.path}: was evaluated on other labels than those of {corpus.source}{_called(run)}; set "
             "SYNTHPERT_DATA to where they are"
         )
-    places = [Path(data), *(above / data for above in run.path.resolve().parents)]
+    names = [data, Path(data).name] if is_table(data) and Path(data).is_absolute() else [data]
+    places = [folder / name for name in names for folder in (Path(), *run.path.resolve().parents)]
     places += [] if is_table(data) else [data_dir()]
-    for place in places:
-        if place.exists() and run.digest in (None, (corpus := open_corpus(place, split)).digest):
+    found = [place for place in places if place.exists()]
+    for place in found:
+        if run.digest in (None, (corpus := open_corpus(place, split)).digest):
             return corpus
+    if found and is_table(data):
+        raise InputError(
+            f"{run.path}: was evaluated on other labels than {found[0]} has now{_called(run)}; bring them back, or "
+            "evaluate again with another --out"
+        )
+    if is_table(data):
+        raise InputError(
+            f"{run.path}: the labels that it was evaluated on, {data}, are neither in the working directory nor in a "
+            "folder above the run; put the file there, with the table that it may name"
+        )
     raise InputError(
         f"{run.path}: the labels that it was evaluated on, {data}, are neither in the working directory, nor in "
         f"a folder above the run, nor in {data_dir()}; set SYNTHPERT_DATA to their folder"

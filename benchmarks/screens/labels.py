@@ -13,6 +13,7 @@ from benchmarks.screens.published import PublishedFiles
 from benchmarks.screens.schema import CELL_LINES, lines_of
 from benchmarks.screens.screen import PERTURBQA, Screen
 from benchmarks.screens.table import LabelTable, is_table, read_screen, table_file
+from benchmarks.tables import check_kind
 from rewards import InputError, Label
 
 SAMPLE: Final = "sample"  # stands for the rows that ship with the package, where a folder may be named
@@ -142,6 +143,8 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
     if is_table(source):
         return read_screen(source)[1]
     folder = Path(source)
+    if folder.is_file():
+        check_kind(folder)  # raises, since tables are read above
     if not folder.is_dir():
         near = difflib.get_close_matches(source, (SAMPLE, "perturbqa", k562_set.NAME, *DESCRIBED), n=1)
         remedy = (

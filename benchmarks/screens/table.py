@@ -115,6 +115,8 @@ def read_screen(source: str | Path | LabelTable) -> tuple[Screen, pd.DataFrame]:
     """
     described = source if isinstance(source, LabelTable) else _described(Path(source))
     path = Path(described.file).expanduser()
+    if not path.is_file() and not isinstance(source, LabelTable) and path != Path(source):
+        raise InputError(f"{path}: no such file, but {source} names it; put it there, or correct the key file")
     table = read_table(path, {described.columns.get(name, name) for name in COLUMNS})
     if not len(table.rows):
         raise InputError(f"{path}: has no rows; give a table of labels")
@@ -124,6 +126,8 @@ def read_screen(source: str | Path | LabelTable) -> tuple[Screen, pd.DataFrame]:
 def _described(path: Path) -> LabelTable:
     if path.suffix.lower() not in DESCRIPTIONS:
         return LabelTable(str(path))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a table of labels, or a YAML file that describes one")
     found: LabelTable = from_keys(LabelTable, read_yaml(path), str(path))
     symbols, unlabelled = (name and _below(path, name) for name in (found.symbols, found.unlabelled))
     return replace(found, file=_below(path, found.file), symbols=symbols, unlabelled=unlabelled)
@@ -391,7 +395,11 @@ def _label_codes(described: LabelTable, columns: _Columns, notes: list[str]) -> 
     """Return the label code of each row, and whether the row has a label: a gene that was not tested has none."""
     if columns.theirs("label") is None:
         if columns.theirs("log_fold_change") is None:
-            columns.need("label")  # raises, since the file has neither
+            raise InputError(
+                f"{columns.table.path}: no column 'label', nor statistics in its place; map it with columns: {{label: "
+                "THEIRS} (--map label=THEIRS), or map log_fold_change and fdr or p_adj, it has "
+                f"{', '.join(columns.table.names)}"
+            )
         return _by_threshold(described, columns, notes)
     column = columns.text("label")
     meaning = label_words(described.labels)

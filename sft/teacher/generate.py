@@ -61,7 +61,8 @@ def generate_traces(
     path = Path(args.output)
     _check(args, path, offline=remote is None)
     corpus = open_prompt_corpus(args.data, args.split, args.prompt)
-    items = draw_items(items_for_prompt(corpus.train, args.prompt), args.rows, seed=args.seed, balance=args.balance)
+    there = items_for_prompt(corpus.train, args.prompt)
+    items = draw_items(there, args.rows, seed=args.seed, balance=args.balance, key="rows")
     if remote is not None:
         prompts, protocol = build_prompts(items, corpus, args.prompt), prompt_protocol(args.prompt, corpus)
         work = Work(items, prompts, protocol, made_with(args, remote))

@@ -18,6 +18,7 @@ from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.kinds.kind import EvidenceKind
 from benchmarks.evidence.prompts import PromptConfig, build_prompts, items_for_prompt, rate_words
 from benchmarks.evidence.quote import quote_evidence
+from benchmarks.screens.schema import CELL_LINES
 from rewards import InputError, Label
 from sft.teacher.questions import check_items
 from sft.traces import Trace, prompt_protocol
@@ -168,5 +169,6 @@ def _think(
             )
         )
     last = [pick.choice(_RATE), pick.choice(_AGREE if leading is label else _DISAGREE)]
-    last_words = " ".join(last).format(pert=pert, gene=gene, line=line.upper(), label=label, rate=rate_words(rate))
+    name = line.upper() if line in CELL_LINES else line  # the case of a name of one's own is as its owner wrote it
+    last_words = " ".join(last).format(pert=pert, gene=gene, line=name, label=label, rate=rate_words(rate))
     return " ".join([*sentences, last_words])

@@ -382,6 +382,28 @@ def test_traces_of_unknown_origin_are_not_used(write_study: Callable[..., Path],
     assert ran == []
 
 
+def test_what_is_done_on_other_labels_of_a_table_is_refused(
+    write_study: Callable[..., Path], ran: list[list[str]]
+) -> None:
+    """The name of the screen may change: then only the report is made again."""
+    rows = [f"P{p},G{g},{('upregulated', 'downregulated')[(p + g) % 2]}" for p in range(10) for g in range(4)]
+    table, described = Path("screen.csv"), Path("screen.yaml")
+    table.write_text("\n".join(["pert,gene,label", *rows]))
+    described.write_text("file: screen.csv\n")
+    path = write_study(
+        data="screen.yaml", split="holdout:perturbations", conditions={"base": {}, "SFT": {"sft": {}}}, seeds=[0]
+    )
+    run_study(path, lambda text: None)
+    before = len(ran)
+    described.write_text("file: screen.csv\nname: Mine\n")
+    run_study(path, lambda text: None)
+    assert [words[0] for words in ran[before:]] == ["report"]
+    table.write_text("\n".join(["pert,gene,label", *rows[1:]]))
+    with pytest.raises(InputError, match=r"out/traces\.jsonl: was made from other labels than screen\.yaml has now"):
+        run_study(path, lambda text: None)
+    assert len(ran) == before + 1
+
+
 def test_a_failing_cell_stops_the_study_and_the_same_command_goes_on(
     write_study: Callable[..., Path], ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

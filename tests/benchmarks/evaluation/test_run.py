@@ -12,7 +12,8 @@ from endpoint_server import RIGHT, Server, chat, error, http
 
 from benchmarks.config import parse_config
 from benchmarks.evaluation.predictions import read_predictions
-from benchmarks.evaluation.run import PREDICTIONS, EvalArguments, check_unseen, run_evaluation
+from benchmarks.evaluation.protocol import Protocol
+from benchmarks.evaluation.run import PREDICTIONS, EvalArguments, check_unseen, run_evaluation, select_test_items
 from benchmarks.evidence.corpus import Corpus, open_corpus
 from benchmarks.models.folders import write_trained_items
 from benchmarks.runs import read_manifest
@@ -32,6 +33,15 @@ def test_a_server_s_url_with_a_secret_is_refused_and_written_nowhere(tmp_path: P
         run_evaluation(EvalArguments(str(run), "m", engine="openai", base_url=url, data="sample"))
     assert "planted" not in str(caught.value)
     assert not run.exists()
+
+
+def test_a_line_with_too_few_test_items_is_named(sample: Corpus) -> None:
+    counts = sample.test["cell_line"].value_counts()
+    line, n = str(counts.idxmin()), int(counts.min())
+    protocol = Protocol(items=n + 1, data=sample.digest)
+    with pytest.raises(InputError, match=rf"^items \(in each line, here {line}\): {n + 1}, .*; ask for {n} at most$"):
+        select_test_items(sample, protocol)
+    assert len(select_test_items(sample, replace(protocol, items=n))) == n * len(counts)
 
 
 def test_an_adapter_that_learnt_a_test_item_is_refused(sample: Corpus, tmp_path: Path) -> None:

@@ -185,10 +185,12 @@ def test_a_balanced_draw_of_two_labels_has_these_two(small: Corpus) -> None:
 
 
 def test_more_items_than_there_are_is_refused(small: Corpus) -> None:
-    with pytest.raises(InputError, match="there are"):
-        draw_items(small.train, len(small.train) + 1, seed=0, balance=False)
-    with pytest.raises(InputError, match="ask for fewer"):
-        draw_items(small.train, 3 * min(small.train_counts.values()) + 3, seed=0, balance=True)
+    n, balanced = len(small.train), 3 * min(small.train_counts.values())
+    with pytest.raises(InputError, match=f"^rows: {n + 1}, but there are only {n}; ask for {n} at most$"):
+        draw_items(small.train, n + 1, seed=0, balance=False, key="rows")
+    with pytest.raises(InputError, match=f"; ask for {balanced} at most, or set balance: false$"):
+        draw_items(small.train, balanced + 3, seed=0, balance=True)
+    assert len(draw_items(small.train, balanced, seed=0, balance=True)) == balanced
 
 
 @pytest.mark.parametrize("balance", [False, True])

@@ -364,6 +364,42 @@ def test_labels_that_a_run_does_not_name_must_be_those_that_it_was_evaluated_on(
         collect._find_corpus(evaluation)
 
 
+def test_a_table_that_moved_or_changed_since_the_evaluation_is_told_apart(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked for by its name in the working directory and above the run, also where its whole path was given."""
+    rows = ["pert,gene,label,split", "A,G,up,train", "B,G,down,test"]
+    table, described = tmp_path / "screen.csv", tmp_path / "screen.yaml"
+    table.write_text("\n".join(rows))
+    described.write_text("file: screen.csv\nlabels: {up: upregulated, down: downregulated}\n")
+    digest = open_corpus(described).digest
+    away = tmp_path / "away"  # neither where the report runs nor above the run
+    away.mkdir()
+    for data in ("screen.yaml", str(described)):
+        run = make_run("a", folder=f"runs/{len(data)}", data=data)
+        ((evaluation,), _) = read_runs([run])
+        evaluation = replace(evaluation, facts={**evaluation.facts, "protocol": {"data": digest}})
+        assert collect._find_corpus(evaluation).digest == digest
+        for file in (table, described):
+            file.rename(away / file.name)
+        with pytest.raises(InputError, match=r"screen\.yaml, are neither in the working directory nor in a folder ab"):
+            collect._find_corpus(evaluation)
+        with monkeypatch.context() as there:
+            there.chdir(away)
+            assert collect._find_corpus(evaluation).digest == digest
+        for file in (table, described):
+            (away / file.name).rename(file)
+    table.rename(tmp_path / "other.csv")
+    with pytest.raises(InputError, match=r"screen\.csv: no such file, but .*screen\.yaml names it"):
+        collect._find_corpus(evaluation)
+    table.write_text("\n".join(rows).replace("B,G,down", "B,G,up"))
+    with pytest.raises(InputError, match=r"was evaluated on other labels than .*screen\.yaml has now; bring them back"):
+        collect._find_corpus(evaluation)
+    later = replace(evaluation, facts={**evaluation.facts, "protocol": {"data": "changed"}})
+    with pytest.raises(InputError, match="the labels have changed in between, so evaluate all on the same"):
+        collect._refuse_unless_one_source([evaluation, later])
+
+
 def test_the_same_data_in_two_folders_is_one_source(make_run: MakeRun) -> None:
     runs = [make_run("a", data="x/labels"), make_run("b", data="y/labels")]
     evaluations, _ = read_runs(runs)

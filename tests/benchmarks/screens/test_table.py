@@ -305,7 +305,10 @@ def test_all_unknown_words_are_named_at_once_as_they_are_typed(tmp_path: Path) -
     [
         ("pert,gene,label\n", "has no rows"),
         ("a,b\n1,2\n", "no column 'pert'; map it with columns: {pert: THEIRS} .* it has a, b"),
-        ("pert,gene\nA,B\n", "no column 'label'"),
+        (
+            "pert,gene\nA,B\n",
+            r"no column 'label', .*\(--map label=THEIRS\), or map log_fold_change and fdr or p_adj, it ",
+        ),
         (
             "pert,gene,label\nA,B,up\nA,C,strong\n",
             r"row 3: label is 'strong': no label of ours; .* with --label strong=LABEL \(in YAML",
@@ -415,6 +418,19 @@ def test_an_unknown_key_of_a_description_suggests_another(tmp_path: Path) -> Non
     path.write_text("file: t.csv\nduplicates: majoriti\n")
     with pytest.raises(InputError, match="duplicates is 'majoriti'; write one of error, majority, drop"):
         read_screen(path)
+
+
+def test_a_description_whose_table_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "screen.yaml"
+    with pytest.raises(InputError, match=r"screen\.yaml: no such file; give a table of labels, or a YAML file that"):
+        read_screen(path)
+    path.write_text("file: t.csv\n")
+    with pytest.raises(
+        InputError, match=r"t\.csv: no such file, but .*screen\.yaml names it; put it there, or correct"
+    ):
+        read_screen(path)
+    with pytest.raises(InputError, match=r"t\.csv: no such file; give a table"):
+        read_screen(tmp_path / "t.csv")
 
 
 def test_tables_are_told_from_folders_by_their_names() -> None:

@@ -81,6 +81,17 @@ def test_the_cell_line_or_the_genes_rate_is_weighed(traces: list[Trace]) -> None
     assert all(re.search(f"({words}) knockdowns", str(parse_answer(trace.completion).think)) for trace in traces)
 
 
+def test_a_cell_line_of_one_s_own_keeps_its_letter_case(make_labels: Callable[[int], pd.DataFrame]) -> None:
+    labels = make_labels(0)
+    line = labels["cell_line"].iloc[0]
+    mine = labels[labels["cell_line"] == line].assign(cell_line="h1-ESC")
+    mine["item_id"] = "h1-ESC|" + mine["pert"] + "|" + mine["gene"]
+    train = mine[mine["split"] == "train"].head(20)
+    texts = [trace.completion for trace in generate(train, Corpus("small", "official", mine), PROMPT, seed=0)]
+    assert any(" in h1-ESC" in text or "In h1-ESC," in text for text in texts)
+    assert not any("H1-ESC" in text for text in texts)
+
+
 def test_phrasing_varies(traces: list[Trace]) -> None:
     shapes = {
         re.sub(r"\d+", "N", re.sub("|".join(map(re.escape, {trace.pert, trace.gene})), "X", trace.completion))
