@@ -168,6 +168,18 @@ def balanced_accuracy(confusion: npt.NDArray[Any]) -> Any:
     return _ratio(np.diagonal(confusion), confusion.sum(axis=1)).mean()
 
 
+def balanced_direction(runs: PredictionArrays, rows: Ints) -> Estimate:
+    """Mean of the recalls of up and of down; no value where no item has one of them."""
+    positive, classes = positives(runs.label[rows], "dir")
+    if positive.all() or not positive.any():
+        return no_value(rows, f"needs {classes}")
+    return of_confusion(_mean_of_two_recalls)(runs, rows)
+
+
+def _mean_of_two_recalls(confusion: npt.NDArray[Any]) -> Any:
+    return (confusion[UP, UP] / confusion[UP].sum() + confusion[DOWN, DOWN] / confusion[DOWN].sum()) / 2
+
+
 def macro_f1(confusion: npt.NDArray[Any]) -> Any:
     """Mean F1 over the labels, from a confusion matrix as in `accuracy`."""
     margins = confusion.sum(axis=1) + confusion.sum(axis=0)[: len(LABELS)]

@@ -19,6 +19,7 @@ from benchmarks.statistics.estimates import (
     auprc,
     auroc,
     balanced_accuracy,
+    balanced_direction,
     brier,
     calibration_error,
     changed_or_not,
@@ -53,6 +54,7 @@ class Metric:
         chance: a function from the shares of the three labels to the score of a system without knowledge, and the
             name of such a system; None where no such score is shown.
         screen: name of the one screen whose reports show it; "" for all.
+        alone: whether only reports on its task alone show it: it takes answers that choose between the task's labels.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Metric:
     no_interval: str = ""
     chance: "tuple[Callable[[Mapping[str, float]], float], str] | None" = None
     screen: str = ""
+    alone: bool = False
 
     @property
     def long_label(self) -> str:
@@ -77,7 +80,7 @@ class Metric:
 
 _POOLED: Final = (
     "The chance that {one} gets a higher score ({score}) than {other}, over all pairs of items. {common} Pooled over "
-    "genes, it rewards knowing which genes respond to anything."
+    "genes, it rewards knowing {usual}."
 )
 _AUPRC: Final = (
     "Area under the precision-recall curve for finding {one} (average precision), over all items. A score without "
@@ -90,12 +93,12 @@ _PER_GENE: Final = (
 )
 _PER_PERTURBATION: Final = (
     "The same within a perturbation in a cell line, averaged over the perturbations that have both: does the system "
-    "know which genes a knockdown {verb}? Like the pooled AUROC, it rewards knowing which genes respond to anything."
+    "know which genes a knockdown {verb}? Like the pooled AUROC, it rewards knowing {usual}."
 )
 _COMMON: Final = "Ties, and pairs in which an item has no score, count half; 0.5 is chance."
 _DE: Final = {
     "one": "a changed item", "other": "an unchanged one", "score": "1 - p(not DE)", "common": _COMMON,
-    "share": "about one in seven on the full benchmark",
+    "share": "about one in seven on the full benchmark", "usual": "which genes respond to anything",
 }  # fmt: skip
 _DIR: Final = {
     "one": "an upregulated item",
@@ -103,10 +106,18 @@ _DIR: Final = {
     "score": "p(up) / (p(up) + p(down))",
     "common": _COMMON,
     "share": "upregulated items among the changed ones",
+    "usual": "which way a gene usually goes",
 }
 _CHANCE: Final = (lambda shares: 0.5, "chance")
 _RECALL: Final = "Of the items with this label, the share answered with it. No answer is a miss."
 _PRECISION: Final = "Of the items answered with this label, the share that has it. No value where it is never answered."
+
+
+def _commoner_direction(shares: Mapping[str, float]) -> float:
+    """What answering the commoner of up and down scores, among the items that changed; 1/2 where there are none."""
+    up, down = (shares[str(LABELS[at])] for at in (UP, DOWN))
+    return max(up, down) / (up + down) if up + down else 0.5
+
 
 METRICS: Final[tuple[Metric, ...]] = (
     Metric(
@@ -207,9 +218,31 @@ METRICS: Final[tuple[Metric, ...]] = (
         "de_per_perturbation_auroc",
         "de",
         "Per-perturbation AUROC",
-        _PER_PERTURBATION.format(verb="changes"),
+        _PER_PERTURBATION.format(**_DE, verb="changes"),
         auroc("de", "pert"),
         chance=_CHANCE,
+    ),
+    Metric(
+        "dir_accuracy",
+        "dir",
+        "Accuracy",
+        "Share of the items that changed for which “up or down” is right. Any other answer, and no answer, is wrong. "
+        "It rewards knowing which way a gene usually goes.",
+        of_confusion(accuracy),
+        compared=True,
+        chance=(_commoner_direction, "majority class"),
+        alone=True,
+    ),
+    Metric(
+        "dir_balanced_accuracy",
+        "dir",
+        "Balanced accuracy",
+        "Share answered right, taken within the upregulated and within the downregulated items and averaged over the "
+        "two. A constant answer scores 1/2.",
+        balanced_direction,
+        compared=True,
+        chance=(lambda shares: 0.5, "constant answer"),
+        alone=True,
     ),
     Metric("dir_auroc", "dir", "Pooled AUROC", _POOLED.format(**_DIR), auroc("dir"), compared=True, chance=_CHANCE),
     Metric("dir_auprc", "dir", "Pooled AUPRC", _AUPRC.format(**_DIR), auprc("dir")),
@@ -227,16 +260,37 @@ METRICS: Final[tuple[Metric, ...]] = (
         "dir_per_perturbation_auroc",
         "dir",
         "Per-perturbation AUROC",
-        _PER_PERTURBATION.format(verb="raises and which it lowers"),
+        _PER_PERTURBATION.format(**_DIR, verb="raises and which it lowers"),
         auroc("dir", "pert"),
         chance=_CHANCE,
     ),
 )
 
 
-def metrics_of(task: str, screen: str = "") -> list[Metric]:
-    """Return a task's metrics that reports on a screen show, in their order; without a name, those of every screen."""
-    return [metric for metric in METRICS if metric.task == task and metric.screen in ("", screen)]
+def tasks_of(asked: str) -> tuple[str, ...]:
+    """Return the tasks that a report shows whose models were `asked` one of `TASKS`; of three classes, all."""
+    return TASKS if asked == "three_class" else (asked,)
+
+
+def metrics_of(task: str, screen: str = "", asked: str = "three_class") -> list[Metric]:
+    """Return a task's metrics that reports show, in their order.
+
+    Args:
+        task: one of `TASKS`.
+        screen: the screen that the reports are on; "" for those of every screen.
+        asked: what their models were asked, one of `TASKS`.
+    """
+    return [metric for metric in _shown(screen, asked) if metric.task == task]
+
+
+def _shown(screen: str, asked: str) -> list[Metric]:
+    return [
+        metric
+        for metric in METRICS
+        if metric.task in tasks_of(asked)
+        and metric.screen in ("", screen)
+        and (asked == metric.task or not metric.alone)
+    ]
 
 
 def metric_names() -> list[str]:
@@ -244,9 +298,9 @@ def metric_names() -> list[str]:
     return list(dict.fromkeys(metric.name for metric in METRICS))
 
 
-def compared_metrics(screen: str = "") -> list[str]:
-    """Return the names of the metrics on which reports on a screen compare systems, PerturbQA's own first."""
-    compared = [metric for metric in METRICS if metric.compared and metric.screen in ("", screen)]
+def compared_metrics(screen: str = "", asked: str = "three_class") -> list[str]:
+    """Return the names of the metrics on which reports compare systems, PerturbQA's own first; see `metrics_of`."""
+    compared = [metric for metric in _shown(screen, asked) if metric.compared]
     return [metric.name for metric in sorted(compared, key=lambda metric: not metric.official)]
 
 

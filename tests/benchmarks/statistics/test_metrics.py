@@ -14,7 +14,7 @@ from without_clock import UNHURRIED, count_steps
 from benchmarks.statistics.areas import average_precision, per_gene_auroc, placements
 from benchmarks.statistics.arrays import NO_ANSWER, NONE, PROBABILITIES, prediction_arrays
 from benchmarks.statistics.curves import MAX_ROC_POINTS, reliability, roc_points
-from benchmarks.statistics.metrics import METRICS, estimate, find_metric, metric_names
+from benchmarks.statistics.metrics import METRICS, compared_metrics, estimate, find_metric, metric_names, metrics_of
 from benchmarks.statistics.reliability import expected_calibration_error, reliability_bins
 from rewards import LABELS, InputError
 
@@ -271,6 +271,51 @@ class TestMissing:
         frame.loc[1:, ["p_up", "p_down"]] = [[0.2, 0.8], [0.9, 0.1]]
         # Up: none and .9; down .2: pairs 1/2 and 1.
         assert estimate(prediction_arrays(frame), "dir", "dir_auroc").value == pytest.approx(0.75, abs=1e-12)
+
+
+class TestDirection:
+    def test_worked_case(self) -> None:
+        """Up: one of three right; down: two of two. An unchanged item does not count, whatever the answer."""
+        arrays = prediction_arrays(answers([(0, 0), (0, 2), (0, None), (1, 1), (1, 1), (2, 0), (2, 2)]))
+        accuracy, balanced = (estimate(arrays, "dir", name) for name in ("dir_accuracy", "dir_balanced_accuracy"))
+        assert accuracy.value == pytest.approx(3 / 5, abs=1e-12)
+        assert balanced.value == pytest.approx((1 / 3 + 1) / 2, abs=1e-12)
+        assert len(accuracy.rows) == len(balanced.rows) == 5
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_balanced_accuracy_is_the_mean_of_two_recalls(self, seed: int) -> None:
+        frame = predictions(seed=seed)
+        arrays = prediction_arrays(frame)
+        recalls = [estimate(arrays, "three_class", name) for name in ("recall_up", "recall_down")]
+        found = estimate(arrays, "dir", "dir_balanced_accuracy")
+        assert found.value == pytest.approx(np.mean([one.value for one in recalls]), abs=1e-12)
+        psi = np.zeros(len(arrays.label))
+        for one in recalls:
+            psi[one.rows] += one.psi / 2
+        assert psi[found.rows] == pytest.approx(found.psi, abs=1e-12)
+
+    def test_needs_both_labels_to_balance(self) -> None:
+        arrays = prediction_arrays(answers([(0, 0), (0, 1), (2, 2)]))
+        assert estimate(arrays, "dir", "dir_balanced_accuracy").reason == "needs items up and down"
+        assert estimate(arrays, "dir", "dir_accuracy").value == 0.5
+
+    @pytest.mark.parametrize("constant", [0, 1])
+    def test_no_constant_answer_beats_the_chance_lines(self, constant: int) -> None:
+        labels = [0, 0, 0, 1, 2, 2, 2, 2]
+        arrays = prediction_arrays(answers([(label, constant) for label in labels]))
+        shares = {str(label): labels.count(at) / len(labels) for at, label in enumerate(LABELS)}
+        for name, expected in (("dir_accuracy", 0.75), ("dir_balanced_accuracy", 0.5)):
+            chance = find_metric(name).chance
+            assert chance is not None
+            assert chance[0](shares) == expected
+            assert estimate(arrays, "dir", name).value <= expected
+
+    def test_its_accuracy_stands_only_where_the_direction_alone_was_asked(self) -> None:
+        names = [one.name for one in metrics_of("dir")]
+        assert names == [one.name for one in metrics_of("dir", asked="three_class")]
+        assert [one.name for one in metrics_of("dir", asked="dir")] == ["dir_accuracy", "dir_balanced_accuracy", *names]
+        assert not metrics_of("de", asked="dir") and not metrics_of("three_class", asked="dir")
+        assert {find_metric(name).task for name in compared_metrics(asked="dir")} == {"dir"}
 
 
 class TestRecallAndPrecision:
