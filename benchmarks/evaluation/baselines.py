@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from benchmarks.evaluation.predictions import COLUMNS, PROBABILITIES
 from benchmarks.evaluation.unseen import choose_two_sided, has_kin, low_rank, transfer, two_sided_neighbours
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.screens.splits import read_split
-from rewards import LABELS, InputError, Status
+from rewards import LABELS, InputError, Label, Status
 
 Floats = npt.NDArray[np.float64]
 Forecaster = Callable[[Corpus, pd.DataFrame], pd.DataFrame]
@@ -161,7 +161,7 @@ EMBEDDINGS: Final = "logistic regression on embeddings"
 
 
 def predict_baselines(
-    corpus: Corpus, items: pd.DataFrame, embeddings: str | Path | None = None
+    corpus: Corpus, items: pd.DataFrame, embeddings: str | Path | None = None, *, task: str = "three_class"
 ) -> dict[str, pd.DataFrame]:
     """Return a predictions frame per baseline, fitted on the corpus's training labels.
 
@@ -170,6 +170,7 @@ def predict_baselines(
             corpus lacks something for.
         items: the items to forecast, with `item_id`, `cell_line`, `pert`, `gene`, `label`.
         embeddings: a file of gene embeddings (`benchmarks.evaluation.embeddings`); adds a regression on them.
+        task: what is asked; see `as_predictions`.
 
     Returns:
         Frames by name, in the order of `shown`, the regression on embeddings last.
@@ -183,7 +184,10 @@ def predict_baselines(
         if corpus.is_sample:
             raise InputError(f"{embeddings}: embeddings need the full training labels, not the sample; use --data")
         forecasters[EMBEDDINGS] = partial(embedding_regression, read_embeddings(Path(embeddings)))
-    return {name: as_predictions(items, forecast(corpus, items)) for name, forecast in forecasters.items()}
+    commoner = commoner_direction(corpus)
+    return {
+        name: as_predictions(items, forecast(corpus, items), task, commoner) for name, forecast in forecasters.items()
+    }
 
 
 def shown(corpus: Corpus) -> tuple[Baseline, ...]:
@@ -217,15 +221,27 @@ def lacking_words(corpus: Corpus) -> list[str]:
     ]
 
 
-def as_predictions(items: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
-    """Turn label probabilities into a predictions frame; the answer is the likeliest label, the first of equals.
+def commoner_direction(corpus: Corpus) -> Label:
+    """Return the commoner of up and down among a corpus's training labels, up if they are equally common."""
+    return max((Label.UP, Label.DOWN), key=lambda label: corpus.train_counts[label])
+
+
+def as_predictions(
+    items: pd.DataFrame, forecast: pd.DataFrame, task: str = "three_class", commoner: Label = Label.UP
+) -> pd.DataFrame:
+    """Turn label probabilities into a predictions frame, which answers what the models beside it were asked.
 
     Args:
         items: N items with `item_id`, `cell_line`, `pert`, `gene`, `label`.
         forecast: N rows `item_id`, `p_up`, `p_down`, `p_none` in the same order.
+        task: one of `benchmarks.evaluation.predictions.TASKS`.
+            - `three_class`: the answer is the likeliest label, the first of equals.
+            - `dir`: the answer is the likelier of up and down, given that expression changed.
+            - `de`: the answer is the likelier of up and down where p_up + p_down is at least p_none, else none.
+        commoner: with `dir` and `de`, the answer where up and down are equally likely.
 
     Returns:
-        N rows with the columns of `benchmarks.evaluation.predictions.SCHEMA`.
+        N rows with the columns of `benchmarks.evaluation.predictions.SCHEMA`. The probabilities are the forecast's.
 
     Raises:
         ValueError: a probability is not finite.
@@ -233,19 +249,31 @@ def as_predictions(items: pd.DataFrame, forecast: pd.DataFrame) -> pd.DataFrame:
     probability_NL = forecast[list(PROBABILITIES)].to_numpy(dtype=float)
     if not np.isfinite(probability_NL).all():
         raise ValueError(f"{forecast['item_id'][~np.isfinite(probability_NL).all(axis=1)].iloc[0]}: no finite forecast")
-    answers = np.array([str(label) for label in LABELS], dtype=object)[probability_NL.argmax(axis=1)]
     frame = items[["item_id", "cell_line", "pert", "gene", "label"]].astype(str).reset_index(drop=True)
     return frame.assign(
         sample=0,
         seed=0,
         completion=None,
-        answer=answers,
+        answer=_answers(probability_NL, task, commoner),
         status=str(Status.ANSWERED),
         completion_tokens=0,
         prompt_tokens=0,
         finish_reason="stop",
         **dict(zip(PROBABILITIES, probability_NL.T, strict=True)),
     )[list(COLUMNS)]
+
+
+def _answers(probability_NL: Floats, task: str, commoner: Label) -> npt.NDArray[Any]:
+    """(N,) the labels that forecasts answer; see `as_predictions`."""
+    if task == "three_class":
+        labels_L = np.array([str(label) for label in LABELS], dtype=object)
+        return np.asarray(labels_L[probability_NL.argmax(axis=1)])
+    up_N, down_N, none_N = probability_NL.T
+    either_N = np.where(up_N > down_N, str(Label.UP), str(Label.DOWN)).astype(object)
+    either_N[up_N == down_N] = str(commoner)
+    if task == "de":
+        either_N[up_N + down_N < none_N] = str(Label.NONE)
+    return either_N
 
 
 def _forecast(items: pd.DataFrame, probability_NL: Floats) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from benchmarks.report.evidence_alone import evidence_alone
 from benchmarks.report.page import write_report
 from benchmarks.report.published import published_figures
 from benchmarks.report.strata import strata
-from benchmarks.report.summarize import ITEM_KEYS, System
+from benchmarks.report.summarize import ITEM_KEYS, System, asked_task
 from benchmarks.report.systems import EvaluationRun, group_by_name, merge_seeds, read_runs, same_items
 from benchmarks.runs import MANIFEST, read_manifest
 from benchmarks.screens.k562_set import TITLE as K562_SETS
@@ -102,11 +102,13 @@ def collect_runs(
     systems, warnings = (systems, []) if pairwise else same_items(systems, common=common)
     corpus, absent = _with_reference(_find_corpus(evaluations[0]), evaluations, evidence_from, orthologs)
     items = items_of([system.predictions for system in systems], corpus)
-    systems += _baselines(corpus, items, embeddings)
-    quoted, unquoted = evidence_alone([run.facts.get("protocol") or {} for run in evaluations], corpus, items)
+    task = asked_task(systems)
+    systems += _baselines(corpus, items, embeddings, task)
+    protocols = [run.facts.get("protocol") or {} for run in evaluations]
+    quoted, unquoted = evidence_alone(protocols, corpus, items, task=task)
     systems += quoted
     balanced = any(run.facts.get("protocol", {}).get("balance") for run in evaluations)
-    data = describe(corpus, items, command, balanced=balanced)
+    data = describe(corpus, items, command, balanced=balanced, task=task)
     unseen, unknown = describe_training(evaluations)
     data["notes"] = [*notes, *data["notes"], *unseen, *unquoted]
     data["warnings"] = [*warnings, *unknown, *absent]
@@ -196,10 +198,10 @@ def _with_reference(
     return corpus, []
 
 
-def _baselines(corpus: Corpus, items: pd.DataFrame, embeddings: Path | None) -> list[System]:
+def _baselines(corpus: Corpus, items: pd.DataFrame, embeddings: Path | None, task: str = "three_class") -> list[System]:
     return [
         System(name, "baseline", frame, {"fitted on": "training labels only"})
-        for name, frame in predict_baselines(corpus, items, embeddings).items()
+        for name, frame in predict_baselines(corpus, items, embeddings, task=task).items()
     ]
 
 
@@ -336,15 +338,25 @@ def items_of(predictions: Sequence[pd.DataFrame], corpus: Corpus) -> pd.DataFram
     return rows
 
 
-def describe(corpus: Corpus, items: pd.DataFrame, command: str, *, balanced: bool = False) -> dict[str, Any]:
-    """Return what was evaluated, for the report: denominators per line, and what a reader must know of the data."""
+def describe(
+    corpus: Corpus, items: pd.DataFrame, command: str, *, balanced: bool = False, task: str = "three_class"
+) -> dict[str, Any]:
+    """Return what was evaluated, for the report: denominators per line, and what a reader must know of the data.
+
+    Args:
+        corpus: the labels.
+        items: those evaluated.
+        command: how the report was made.
+        balanced: whether the items were drawn by label.
+        task: what the report is about, one of `benchmarks.evaluation.predictions.TASKS`.
+    """
     return {
         "source": corpus.name,
         "split": corpus.split,
         "sha256": corpus.digest,
         "is_sample": corpus.is_sample,
         "rows": _rows_by_line(corpus, items),
-        "notes": _notes_on_labels(corpus, balanced=balanced),
+        "notes": [*_notes_on_labels(corpus, task, balanced=balanced), *_ANSWERS_OF_BASELINES.get(task, ())],
         "command": command,
     }
 
@@ -374,10 +386,27 @@ _OTHER_SHARES: Final = (
 )
 
 
-def _notes_on_labels(corpus: Corpus, *, balanced: bool) -> list[str]:
+_OTHER_SHARES_OF_DIRECTION: Final = (
+    "The items do not have the shares of up and down of all test rows that change. The baselines forecast with the "
+    "shares of the training labels. So a difference between a model and a baseline in accuracy says little about all "
+    "test rows that change."
+)
+_ANSWERS_OF_BASELINES: Final = {
+    "dir": [
+        "The models answer up or down, and so do the shortcuts: each answers the label to which it gives the higher "
+        "probability, or, if both are equal, the commoner one of the training labels."
+    ],
+    "de": [
+        "The models answer whether expression changes, and so do the shortcuts: each answers that it does if it gives "
+        "up and down together at least the probability of no change."
+    ],
+}
+
+
+def _notes_on_labels(corpus: Corpus, task: str, *, balanced: bool) -> list[str]:
     """What a reader must know of the labels: licence, rows left out, shares that differ."""
     if corpus.is_sample:
-        return _notes_on_sample(corpus)
+        return _notes_on_sample(corpus, task)
     notes = [] if corpus.is_perturbqa else [*filter(None, [corpus.screen.notice]), *corpus.screen.notes]
     if (reference := corpus.reference) is not None:
         (perts, all_perts), (genes, all_genes) = reference.known(corpus.labels).values()
@@ -391,7 +420,13 @@ def _notes_on_labels(corpus: Corpus, *, balanced: bool) -> list[str]:
         notes.append(
             f"{corpus.left_out:,} rows are left out: one of their perturbation and gene is held out, the other is not."
         )
-    return [*notes, *[_OTHER_SHARES if corpus.is_perturbqa else _OTHER_SHARES_OF_TABLE] * balanced]
+    if balanced:
+        notes.append(_other_shares(task, _OTHER_SHARES if corpus.is_perturbqa else _OTHER_SHARES_OF_TABLE))
+    return notes
+
+
+def _other_shares(task: str, of_three: str) -> str:
+    return _OTHER_SHARES_OF_DIRECTION if task == "dir" else of_three
 
 
 _OTHER_SHARES_OF_TABLE: Final = (
@@ -401,12 +436,12 @@ _OTHER_SHARES_OF_TABLE: Final = (
 )
 
 
-def _notes_on_sample(corpus: Corpus) -> list[str]:
+def _notes_on_sample(corpus: Corpus, task: str) -> list[str]:
     return [
         "The items are of the sample that ships with the package. It was chosen so that each gene has every label. So "
         "label shares, and the scores of the gene rate, differ from the full benchmark. The sample carries the gene "
         "rates and neighbours of its items, which were computed from the full training labels.",
-        _OTHER_SHARES,
+        _other_shares(task, _OTHER_SHARES),
         "The sample does not carry what these baselines need of the full labels, so they are left out: "
         f"{', '.join(left_out(corpus))}.",
     ]

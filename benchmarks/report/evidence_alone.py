@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.evaluation.baselines import as_predictions
+from benchmarks.evaluation.baselines import as_predictions, commoner_direction
 from benchmarks.evaluation.evidence_forecast import evidence_forecast
 from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import prompt_config_of
@@ -17,7 +17,7 @@ from rewards import InputError
 
 
 def evidence_alone(
-    protocols: Sequence[Mapping[str, Any]], corpus: Corpus, items: pd.DataFrame
+    protocols: Sequence[Mapping[str, Any]], corpus: Corpus, items: pd.DataFrame, *, task: str = "three_class"
 ) -> tuple[list[System], list[str]]:
     """Return a baseline for each list of kinds of evidence that prompts quoted.
 
@@ -27,6 +27,7 @@ def evidence_alone(
         protocols: of the evaluations.
         corpus: the labels.
         items: the items of the report, with their labels.
+        task: what the report is about; see `as_predictions`.
 
     Returns:
         The baselines, and a sentence for each list that cannot be quoted here, for instance since a file is gone.
@@ -44,7 +45,8 @@ def evidence_alone(
         except InputError as error:
             notes.append(f"The baseline “{name}” is left out: {error}.")
             continue
-        systems[name] = System(name, "baseline", as_predictions(items, forecast), {"fitted on": "training labels only"})
+        answers = as_predictions(items, forecast, task, commoner_direction(corpus))
+        systems[name] = System(name, "baseline", answers, {"fitted on": "training labels only"})
     return list(systems.values()), notes
 
 

@@ -35,12 +35,14 @@ def as_json(summary: Summary) -> dict[str, Any]:
     `{"systems": {NAME: {"kind", "status", "tokens", "metrics": {TASK: {LINE or "all": {METRIC: {"value", "low", "high",
     "n", …}}}}, "strata": {TASK: {STRATUM: {METRIC: {…}}}}, "reliability", "roc", …}}, "comparisons": […],
     "exploratory": […], "protocol": {…}, "evaluated": […], "warnings": […], …}`. What cannot be told is null, with a
-    `reason` beside a score. A system that was not asked all items has their number as `n_items`.
+    `reason` beside a score. `task` says what the models were asked. If it is `three_class`, TASK is each of the three
+    tasks; else it is the only TASK. A system that was not asked all items has their number as `n_items`.
     """
     most = summary.most_different
     shown: dict[str, Any] = {
         "title": summary.title,
         "warnings": summary.warnings,
+        "task": summary.task,
         "primary": summary.primary,
         "systems": {name: _system_json(one) for name, one in summary.systems.items()},
         "comparisons": [comparison_json(one) for one in summary.comparisons],

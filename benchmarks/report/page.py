@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from benchmarks.evaluation.predictions import TASKS
 from benchmarks.files import write_text
 from benchmarks.report import wording
 from benchmarks.report.charts import figures as report_figures
@@ -23,7 +22,7 @@ from benchmarks.report.examples import SEED, DifferingItem, Item, first_completi
 from benchmarks.report.export import COMPARISONS, SCORES, as_json, comparison_rows, csv_text, score_rows
 from benchmarks.report.summarize import System, summarize
 from benchmarks.report.summary import Summary
-from benchmarks.report.wording import HEADLINE, count_of, format_interval, format_number, known, verdict
+from benchmarks.report.wording import count_of, format_interval, format_number, known, verdict
 from benchmarks.statistics.metrics import compared_metrics, find_metric
 from rewards import LABELS
 
@@ -213,10 +212,10 @@ def _view(summary: Summary, systems: Sequence[System]) -> dict[str, Any]:
         "report": summary,
         "wording": wording,
         "metric_of": find_metric,
-        "compared": compared_metrics(summary.screen),
-        "task_tables": {task: wording.metric_groups(task, summary.screen) for task in TASKS},
+        "compared": compared_metrics(summary.screen, summary.task),
+        "task_tables": {task: wording.metric_groups(task, summary.screen, summary.task) for task in summary.tasks},
         "styles": {name: report_figures.style(summary, name) for name in summary.systems},
-        "strata": list(next(iter(summary.systems.values())).strata["three_class"]),
+        "strata": list(next(iter(summary.systems.values())).strata[summary.task]),
         "labels": [str(label) for label in LABELS],
         "statuses": {str(status): meaning for status, meaning in wording.STATUS_NAMES.items()},
         "published": _published(summary),
@@ -262,7 +261,7 @@ def _pairs(summary: Summary) -> dict[str, Any]:
     return {
         "n_models": len(models),
         "several_runs": any(len(one.seeds) > 1 for one in summary.systems.values()),
-        "verdicts": [[summary.find(a, b, name) for name in HEADLINE] for a, b in wording.main_pairs(summary)],
+        "verdicts": [[summary.find(a, b, name) for name in summary.headline] for a, b in wording.main_pairs(summary)],
         "n_model_pairs": sum(b in models for _, b in summary.pairs),
         "tests": list(dict.fromkeys(one.test for one in results if known(one.p_value))),
         "n_untested": sum(not known(one.p_value) for one in results),

@@ -12,7 +12,7 @@ from benchmarks.evaluation.predictions import TASKS, changed_keys
 from benchmarks.report.examples import most_different, random_items
 from benchmarks.report.export import plain_json
 from benchmarks.report.summary import (
-    PRIMARY,
+    HEADLINE,
     WANTED,
     Compared,
     Evaluated,
@@ -25,9 +25,9 @@ from benchmarks.report.summary import (
     screen_of,
 )
 from benchmarks.statistics.alignment import align_all
-from benchmarks.statistics.arrays import Bools, PredictionArrays, prediction_arrays
+from benchmarks.statistics.arrays import NONE, Bools, PredictionArrays, prediction_arrays
 from benchmarks.statistics.curves import reliability, roc_points
-from benchmarks.statistics.metrics import Metric, compared_metrics, estimate, metrics_of
+from benchmarks.statistics.metrics import Metric, compared_metrics, estimate, metrics_of, tasks_of
 from benchmarks.statistics.power import perturbations_needed
 from benchmarks.statistics.significance import (
     Comparison,
@@ -36,7 +36,7 @@ from benchmarks.statistics.significance import (
     compare_pairs,
     confidence_interval,
 )
-from rewards import LABELS, InputError, Status
+from rewards import LABELS, InputError, Label, Status
 
 # Of a protocol: which items were asked, not how. Systems that differ in these alone compare on their common items.
 ITEM_KEYS: Final = ("items", "item_seed", "balance")
@@ -52,7 +52,8 @@ class System:
         kind: `model`, or `baseline` for a shortcut without a language model.
         predictions: a predictions frame (see `prediction_arrays` for its columns); `completion` is shown.
         facts: run facts. `protocol_fingerprint` (or `fingerprint`) is compared between models, `command` goes under
-            "how to reproduce"; all others are shown as they are. No secrets.
+            "how to reproduce", `tasks` and the protocol's `template` say which tasks it answers; all others are shown
+            as they are. No secrets.
         completions: returns the rows `item_id, seed, sample, completion, status, answer` of the given items; None
             where `predictions` holds the completions itself.
     """
@@ -62,6 +63,25 @@ class System:
     predictions: pd.DataFrame
     facts: Mapping[str, Any]
     completions: Callable[[Sequence[str]], pd.DataFrame] | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Which of `TASKS` it answers: those that its facts name, `dir` alone if its prompts offered two labels."""
+        if "tasks" in self.facts:
+            return tuple(self.facts["tasks"])
+        protocol = self.facts.get("protocol")
+        asked_direction = isinstance(protocol, Mapping) and protocol.get("template") == "direction"
+        return ("dir",) if asked_direction else TASKS
+
+
+def asked_task(systems: Sequence[System]) -> str:
+    """Return the task that a report on systems is about, one of `TASKS`.
+
+    It is `de` or `dir` where the models answer that task alone. It is `three_class`, which stands for all tasks, where
+    they answer more than one between them, and where there is no model.
+    """
+    answered = {task for system in systems if system.kind == "model" for task in system.tasks}
+    return answered.pop() if len(answered) == 1 else "three_class"
 
 
 def summarize(
@@ -77,40 +97,48 @@ def summarize(
 ) -> Summary:
     """Compute everything a report says; see `write_report` for the arguments.
 
+    Where all models answer one task alone (`asked_task`), nothing is told of the other tasks. Of models that answer the
+    direction alone, items whose expression did not change are left out and counted.
+
     Where systems were asked other items (`pairwise`), what is told of one system is on its own items, what is told of
     two (comparisons, also by line, and where they differ most) on those that both have, and what is told of the data
     (`evaluated`, lines and strata) on all items, those that one system or more has. Examples are drawn at random among
     the items that every model has.
 
     Raises:
-        InputError: names repeat, a predictions frame is bad, the systems were not asked the same items (without
-            `pairwise`), or a stratum does not say of each item whether it belongs.
+        InputError: names repeat, a predictions frame is bad, there is no item to score, the systems were not asked the
+            same items (without `pairwise`), or a stratum does not say of each item whether it belongs.
     """
-    items, runs = _read_systems(systems, pairwise=pairwise)
+    task = asked_task(systems)
+    items, runs = _read_systems(systems, task, pairwise=pairwise)
+    systems, left_out = _without_unchanged(systems) if task == "dir" else (systems, [])
     in_stratum = {name: _stratum(name, mask, items) for name, mask in (strata or {}).items()}
     in_line = {str(line): np.asarray(items.line == line) for line in items.line.categories}
     models = [system.name for system in systems if system.kind == "model"]
     pairs = _pairs(systems)
     screen = screen_of(data)
-    last_two = [(name, runs[name]) for name in models if "three_class" in runs[name].tasks][-2:]
+    directed = [(name, runs[name]) for name in models if task != "de" and task in runs[name].tasks]
+    last_two = directed[-2:]
+    compared = compared_metrics(screen, task)
     return Summary(
         title=title,
         warnings=[
+            *left_out,
             *_fewer_items(items, runs),
             *_warnings(systems, pairwise=pairwise),
             *_certain_scores({name: runs[name] for name in models}),
             *data.get("warnings", ()),
         ],
-        primary=PRIMARY,
-        systems={one.name: _system(one, runs[one.name], items, in_line, in_stratum, screen) for one in systems},
-        comparisons=[_compared(a, b, result) for a, b, result in compare_pairs(runs, pairs, compared_metrics(screen))],
+        task=task,
+        systems={one.name: _system(one, runs[one.name], items, in_line, in_stratum, screen, task) for one in systems},
+        comparisons=[_compared(a, b, result) for a, b, result in compare_pairs(runs, pairs, compared)],
         wanted_difference=WANTED,
-        exploratory=_by_line(items, runs, pairs),
-        aa_checks=_aa_checks(systems, screen),
+        exploratory=_by_line(items, runs, pairs, HEADLINE[task][0]),
+        aa_checks=_aa_checks(systems, compared),
         protocol=plain_json(protocol),
         data=plain_json(data),
         evaluated=_evaluated(items, in_line),
-        published=plain_json(list(published)),
+        published=plain_json([row for row in published if row["task"] in tasks_of(task)]),
         stages=plain_json(list(stages)),
         random_items=random_items([runs[name] for name in models]),
         most_different=most_different(*last_two) if len(last_two) == 2 else None,
@@ -131,6 +159,7 @@ def _system(
     in_line: Mapping[str, Bools],
     in_stratum: Mapping[str, Bools],
     screen: str,
+    task: str,
 ) -> SystemSummary:
     """What is told of one system."""
     everywhere: dict[str, Bools | None] = {"all": None}
@@ -146,16 +175,31 @@ def _system(
         tokens=_tokens(system),
         n_unscorable=int((~runs.scorable).sum()),
         seeds=runs.seeds,
-        metrics=_scores(runs, _own({**everywhere, **in_line}, items, runs), screen),
-        strata=_scores(runs, _own(in_stratum, items, runs), screen),
+        metrics=_scores(runs, _own({**everywhere, **in_line}, items, runs), screen, task),
+        strata=_scores(runs, _own(in_stratum, items, runs), screen, task),
         reliability=reliability(runs),
-        roc={task: roc_points(runs, task) for task in ("de", "dir")},
+        roc={shown: roc_points(runs, shown) for shown in tasks_of(task) if shown != "three_class"},
         facts=plain_json(system.facts),
     )
 
 
-def _read_systems(systems: Sequence[System], *, pairwise: bool) -> tuple[PredictionArrays, dict[str, PredictionArrays]]:
-    """All items, and each system on its own; see `align_all`."""
+def _without_unchanged(systems: Sequence[System]) -> tuple[list[System], list[str]]:
+    """The systems on items labelled up or down, and a sentence on how many others are left out, if any are."""
+    unchanged = [one.predictions["label"] == str(Label.NONE) for one in systems]
+    left_out = {item for one, none in zip(systems, unchanged, strict=True) for item in one.predictions["item_id"][none]}
+    if not left_out:
+        return list(systems), []
+    kept = [replace(one, predictions=one.predictions[~none]) for one, none in zip(systems, unchanged, strict=True)]
+    return kept, [
+        "The models answer the direction alone, so items whose expression did not change are left out "
+        f"({len(left_out):,})."
+    ]
+
+
+def _read_systems(
+    systems: Sequence[System], task: str, *, pairwise: bool
+) -> tuple[PredictionArrays, dict[str, PredictionArrays]]:
+    """All items of the report's task, and each system on its own, with the tasks to be told; see `align_all`."""
     if not systems:
         raise InputError("report: no systems; pass at least one run")
     runs: dict[str, PredictionArrays] = {}
@@ -165,7 +209,14 @@ def _read_systems(systems: Sequence[System], *, pairwise: bool) -> tuple[Predict
         if system.kind not in ("model", "baseline"):
             raise InputError(f"report: {system.name!r} is of kind {system.kind!r}; use 'model' or 'baseline'")
         read = prediction_arrays(system.predictions, system.name)
-        runs[system.name] = replace(read, tasks=tuple(system.facts.get("tasks", TASKS)))
+        if task == "dir":
+            read = read.take(np.flatnonzero(read.label != NONE))
+            if not len(read.item_id):
+                raise InputError(
+                    f"report: the models answer the direction alone, and no item of {system.name!r} changed; evaluate "
+                    "items that are labelled up or down"
+                )
+        runs[system.name] = replace(read, tasks=tuple(one for one in system.tasks if one in tasks_of(task)))
     return align_all(runs, "drop" if pairwise else "error")
 
 
@@ -296,14 +347,14 @@ def _stratum(name: str, mask: "pd.Series[bool]", items: PredictionArrays) -> Boo
     return np.asarray(mask.to_numpy(dtype=np.bool_)[at])
 
 
-def _scores(runs: PredictionArrays, masks: Mapping[str, Bools | None], screen: str) -> Scores:
-    """By task, by name of a mask, by metric that reports on the screen show."""
+def _scores(runs: PredictionArrays, masks: Mapping[str, Bools | None], screen: str, asked: str) -> Scores:
+    """By task, by name of a mask, by metric that reports on the screen show whose models were `asked` a task."""
     return {
         task: {
-            where: {one.name: _score(runs, one, use) for one in metrics_of(task, screen)}
+            where: {one.name: _score(runs, one, use) for one in metrics_of(task, screen, asked)}
             for where, use in masks.items()
         }
-        for task in TASKS
+        for task in tasks_of(asked)
     }
 
 
@@ -331,18 +382,18 @@ def _compared(a: str, b: str, result: Comparison, cell_line: str = "all") -> Com
     return Compared(a, b, result, needed, cell_line)
 
 
-def _aa_checks(systems: Sequence[System], screen: str) -> list[SelfCheck]:
+def _aa_checks(systems: Sequence[System], compared: Sequence[str]) -> list[SelfCheck]:
     """Each model against itself, half of its samples against the other half; none with one sample an item."""
     return [
         SelfCheck(system.name, result)
         for system in systems
         if system.kind == "model"
-        for result in aa_checks(system.predictions, compared_metrics(screen))
+        for result in aa_checks(system.predictions, compared)
     ]
 
 
 def _by_line(
-    items: PredictionArrays, runs: Mapping[str, PredictionArrays], pairs: Sequence[tuple[str, str]]
+    items: PredictionArrays, runs: Mapping[str, PredictionArrays], pairs: Sequence[tuple[str, str]], primary: str
 ) -> list[Compared]:
     """Every comparison on the primary metric again within each line, adjusted together (Benjamini & Hochberg)."""
     if len(items.line.categories) < 2 or not pairs:
@@ -350,7 +401,7 @@ def _by_line(
     rows = []
     for line in items.line.categories:
         here = {name: one.take(np.flatnonzero(np.asarray(one.line == line))) for name, one in runs.items()}
-        rows += [_compared(a, b, result, str(line)) for a, b, result in compare_pairs(here, pairs, (PRIMARY,))]
+        rows += [_compared(a, b, result, str(line)) for a, b, result in compare_pairs(here, pairs, (primary,))]
     adjusted = adjust([row.result.p_value for row in rows], method="fdr_bh")
     return [replace(row, p_fdr=p) for row, p in zip(rows, adjusted, strict=True)]
 

@@ -6,12 +6,17 @@ from math import isnan
 from typing import Any, Final, Literal, TypeAlias
 
 from benchmarks.report.examples import Item, MostDifferent
-from benchmarks.statistics.metrics import find_metric
+from benchmarks.statistics.metrics import find_metric, tasks_of
 from benchmarks.statistics.reliability import Bin
 from benchmarks.statistics.significance import Comparison
 
-# The metric declared before any number is seen: a claim rests on it, the others put it in context.
-PRIMARY: Final = "de_per_gene_auroc"
+# What summary and figures show, by what the models were asked; every metric is in the tables. The first is the primary
+# one, declared before any number is seen: a claim rests on it, the others put it in context.
+HEADLINE: Final[Mapping[str, tuple[str, ...]]] = {
+    "three_class": ("de_per_gene_auroc", "accuracy", "balanced_accuracy"),
+    "de": ("de_per_gene_auroc", "de_auroc"),
+    "dir": ("dir_per_gene_auroc", "dir_accuracy", "dir_balanced_accuracy"),
+}
 # For how many perturbations would show it, "a difference that matters": the same for all metrics, on their 0 to 1.
 WANTED: Final = 0.02
 
@@ -73,7 +78,7 @@ class SystemSummary:
         status, status_counts: share and number of its rows by `rewards.Status`; `n_rows`, all of them.
         n_unscorable: items with nothing but errors.
         seeds: its training runs.
-        metrics, strata: scores over all items and by line, and by stratum.
+        metrics, strata: scores over all items and by line, and by stratum, of the tasks that the report shows.
         reliability: see `benchmarks.statistics.curves`, and `roc`, by task.
     """
 
@@ -144,7 +149,7 @@ class Summary:
     Attributes:
         title: of the page; `protocol`, `data`, `stages` and `published` as they were given, as plain JSON values.
         warnings: what stands above all numbers.
-        primary: the metric declared in advance.
+        task: what the models were asked, one of `TASKS`: `de` or `dir` where all of them answer that task alone.
         systems: by name, in the order given.
         comparisons: metric by metric, all lines together.
         wanted_difference: for which perturbations needed are told.
@@ -157,7 +162,7 @@ class Summary:
 
     title: str
     warnings: Sequence[str]
-    primary: str
+    task: str
     systems: Mapping[str, SystemSummary]
     comparisons: Sequence[Compared]
     wanted_difference: float
@@ -170,6 +175,21 @@ class Summary:
     stages: Sequence[Mapping[str, Any]]
     random_items: Sequence[Item]
     most_different: MostDifferent | None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks whose scores are told."""
+        return tasks_of(self.task)
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics that summary and figures show, the primary one first."""
+        return HEADLINE[self.task]
+
+    @property
+    def primary(self) -> str:
+        """The metric declared in advance."""
+        return self.headline[0]
 
     @property
     def screen(self) -> str:

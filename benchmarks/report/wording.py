@@ -5,13 +5,11 @@ from itertools import pairwise
 from math import isfinite, isnan
 from typing import Any, Final, TypeGuard
 
-from benchmarks.report.summary import PRIMARY, Summary
+from benchmarks.report.summary import Summary
 from benchmarks.statistics.metrics import find_metric, metrics_of
 from benchmarks.statistics.significance import FEW_CLUSTERS, Comparison
-from rewards import LABELS, Status
+from rewards import Label, Status
 
-# What the summary and the figures show; every metric is in the tables.
-HEADLINE: Final = (PRIMARY, "accuracy", "balanced_accuracy")
 ALPHA: Final = 0.05
 MANY_PAIRS: Final = 6
 MANY_MODELS: Final = 4
@@ -24,6 +22,24 @@ TASK_NAMES: Final = {
     "three_class": "Three classes: up, down or not differentially expressed",
     "de": "Differential expression: changed or not",
     "dir": "Direction: up or down, where expression changed",
+}
+# By what the models were asked.
+_QUESTIONS: Final = {
+    "three_class": "does knocking down one gene (CRISPRi) raise, lower or not change the expression of another?",
+    "de": "does knocking down one gene (CRISPRi) change the expression of another?",
+    "dir": "knocking down one gene (CRISPRi) changes the expression of another. Does the knockdown raise or lower it?",
+}
+POSITIVES: Final = {"three_class": "changed (or went up)", "de": "changed", "dir": "went up"}
+HEADLINE_TERMS: Final = {
+    "three_class": "Accuracy is the share of right answers over all items; balanced accuracy is the mean of that share "
+    "over the three labels. Per-gene AUROC (DE) measures, within a gene, whether items whose expression changed get "
+    "higher scores than the others (0.5 is chance). It was declared as the primary metric.",
+    "de": "Pooled AUROC (DE) measures whether items whose expression changed get higher scores than the others (0.5 is "
+    "chance). Per-gene AUROC (DE) measures the same within a gene. It was declared as the primary metric.",
+    "dir": "Accuracy (direction) is the share of right answers over all items; balanced accuracy (direction) is the "
+    "mean of that share over the two labels. Per-gene AUROC (direction) measures, within a gene, whether items whose "
+    "expression went up get higher scores than those whose expression went down (0.5 is chance). It was declared as "
+    "the primary metric.",
 }
 TEST_TERMS: Final = (
     ("Difference", "The first system’s score minus the second’s on the same items, with a 95 % interval."),
@@ -69,14 +85,14 @@ STATUS_NAMES: Final = {
 }
 
 
-def metric_groups(task: str, screen: str = "") -> list[dict[str, Any]]:
+def metric_groups(task: str, screen: str = "", asked: str = "three_class") -> list[dict[str, Any]]:
     """Return the tables that a task's metrics fill: `title`, `metrics`, and `definitions` (name and meaning).
 
-    `screen` is the name of the screen, which may have a metric of its own.
+    `screen` is the name of the screen, and `asked` what the models were asked; either may have metrics of its own.
     """
     groups = []
     for title, by_label in (("", False), ("By label", True)):
-        metrics = [metric for metric in metrics_of(task, screen) if metric.by_label == by_label]
+        metrics = [metric for metric in metrics_of(task, screen, asked) if metric.by_label == by_label]
         # Metrics that differ only in the label they look at share their definition.
         names = [metric.label.partition(", ")[0] if by_label else metric.label for metric in metrics]
         defined = dict(zip(names, (metric.definition for metric in metrics), strict=True))
@@ -156,18 +172,24 @@ def what_was_compared(summary: Summary) -> list[str]:
             f"{count_of(len(baselines), 'shortcut')}, computed from training labels without a language model: "
             f"{_listed(baselines)}."
         )
-    changed = 1 - total.labels[str(LABELS[-1])] / total.items
     asked = "Together they were asked" if summary.fewer_items else "All were asked the same"
     sentences.append(
-        f"{asked} {count_of(total.items, 'item')}: does knocking down one gene (CRISPRi) raise, "
-        f"lower or not change the expression of another? They cover {count_of(len(summary.lines), 'cell line')} "
+        f"{asked} {count_of(total.items, 'item')}: {_QUESTIONS[summary.task]} "
+        f"They cover {count_of(len(summary.lines), 'cell line')} "
         f"({_listed(summary.lines)}), {count_of(total.perturbations, 'perturbation')} and "
-        f"{count_of(total.genes, 'gene')} read out; expression changed (is “DE”) in "
-        f"{format_share(changed)} of the items."
+        f"{count_of(total.genes, 'gene')} read out; {_share_of_labels(summary)} of the items."
     )
     if summary.data.get("is_sample"):
         sentences.append("The items are a sample of the test split: scores are not comparable with published ones.")
     return sentences
+
+
+def _share_of_labels(summary: Summary) -> str:
+    """In how many items expression changed; of models that answer the direction alone, in how many it went up."""
+    total = summary.total
+    if summary.task == "dir":
+        return f"expression went up in {format_share(total.labels[str(Label.UP)] / total.items)}"
+    return f"expression changed (is “DE”) in {format_share(1 - total.labels[str(Label.NONE)] / total.items)}"
 
 
 def main_pairs(summary: Summary) -> list[tuple[str, str]]:
@@ -214,7 +236,7 @@ def _few_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> list[str]:
     others: dict[str, list[str]] = {}
     for a, b in pairs:
         said: dict[str, list[str]] = {}
-        for metric in HEADLINE:
+        for metric in summary.headline:
             said.setdefault(verdict(summary.find(a, b, metric).result), []).append(_spoken(metric))
         ways = [f"{way} than {b} on {_listed(said[way])}" for way in ("higher", "lower") if way in said]
         if ways:
@@ -245,7 +267,7 @@ def _many_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
 def untested(summary: Summary) -> list[str]:
     """Why differences of the first figure have no test, a sentence per metric."""
     sentences = []
-    for metric in HEADLINE if summary.pairs else ():
+    for metric in summary.headline if summary.pairs else ():
         shown = [summary.find(a, b, metric) for a, b in first_pairs(summary, metric)]
         reasons = [reason_in_words(one.result.test, one.a, one.b) for one in shown if not known(one.result.p_value)]
         if reasons:
@@ -257,7 +279,7 @@ def n_tested(summary: Summary) -> str:
     """How many comparisons of a headline metric have a p value, which is the number that Holm's method adjusts for."""
     counts = [
         sum(one.result.metric == metric and known(one.result.p_value) for one in summary.comparisons)
-        for metric in HEADLINE
+        for metric in summary.headline
     ]
     low, high = min(counts), max(counts)
     return count_of(high, "tested comparison") if low == high else f"{low} to {high} tested comparisons"
@@ -268,7 +290,7 @@ def findings(summary: Summary) -> list[str]:
     sentences = []
     for a, b in main_pairs(summary):
         said: dict[str, list[str]] = {}
-        for metric in HEADLINE:
+        for metric in summary.headline:
             said.setdefault(verdict(summary.find(a, b, metric).result), []).append(_spoken(metric))
         parts = [f"{way} on {_listed(said[way])}" for way in ("higher", "lower") if way in said]
         if "not shown" in said:
@@ -285,7 +307,7 @@ def strongest_shortcuts(summary: Summary) -> list[str]:
     sentences = []
     fewer = summary.fewer_items
     all_asked = " that was asked all items" if set(summary.named("model")) & set(fewer) else ""
-    for metric in HEADLINE:
+    for metric in summary.headline:
         best_baseline, best_model = (summary.best(metric, kind) for kind in ("baseline", "model"))
         if best_baseline is None:
             continue

@@ -11,7 +11,6 @@ from benchmarks.report.charts.panels import Bars, Curve, Curves, Intervals, Pane
 from benchmarks.report.charts.training import DRAWN, Drawn
 from benchmarks.report.summary import Compared, Score, Summary
 from benchmarks.report.wording import (
-    HEADLINE,
     count_of,
     first_pairs,
     format_interval,
@@ -56,7 +55,7 @@ def score_figure(summary: Summary) -> Figure:
     """Headline metrics of every system over all lines."""
     panels = [
         _scores(summary, "scores", metric.long_label, metric, _of_all(summary, metric, summary.systems))
-        for metric in map(find_metric, HEADLINE)
+        for metric in map(find_metric, summary.headline)
     ]
     return Figure("Scores of each system with 95 % intervals, all cell lines", panels)
 
@@ -67,7 +66,7 @@ def part_figures(summary: Summary) -> list[Figure]:
     for block, noun in (("metrics", "cell line"), ("strata", "stratum")):
         scores = {name: one.metrics if block == "metrics" else one.strata for name, one in summary.systems.items()}
         parts = [part for part in next(iter(next(iter(scores.values())).values())) if part != "all"]
-        for metric in [one for one in METRICS if one.official and len(parts) > 1]:
+        for metric in [one for one in METRICS if one.official and one.task in summary.tasks and len(parts) > 1]:
             panels = []
             for at, part in enumerate(parts):
                 here = {system: one[metric.task][part][metric.name] for system, one in scores.items()}
@@ -83,7 +82,7 @@ def main_figure(summary: Summary) -> Figure | None:
         return None
     panels: list[Panel] = [
         _differences(summary, "main", metric, first_pairs(summary, metric.name))
-        for metric in map(find_metric, HEADLINE)
+        for metric in map(find_metric, summary.headline)
     ]
     return Figure("Paired differences with 95 % intervals", panels)
 
@@ -97,7 +96,7 @@ def difference_figure(summary: Summary) -> Figure | None:
     for heading, against_model in (("Model against earlier model", True), ("Model against shortcut", False)):
         of_kind = [pair for pair in summary.pairs if (pair[1] in models) == against_model]
         layout += [heading, *of_kind] if of_kind else []
-    panels = [_differences(summary, "differences", metric, layout) for metric in map(find_metric, HEADLINE)]
+    panels = [_differences(summary, "differences", metric, layout) for metric in map(find_metric, summary.headline)]
     return Figure("All paired differences with 95 % intervals", panels)
 
 
@@ -106,13 +105,13 @@ def seed_figures(summary: Summary) -> list[Figure]:
     several = [name for name, one in summary.systems.items() if len(one.seeds) > 1]
     if not several:
         return []
-    metrics = [find_metric(name) for name in HEADLINE]
+    metrics = [find_metric(name) for name in summary.headline]
     panels = [
         _scores(summary, "seedscores", metric.long_label, metric, _of_all(summary, metric, several), with_runs=True)
         for metric in metrics
     ]
     figures = [Figure("Scores of each training run, and their mean with its 95 % interval", panels)]
-    pairs = [pair for pair in main_pairs(summary) if len(summary.find(*pair, HEADLINE[0]).result.per_seed) > 1]
+    pairs = [pair for pair in main_pairs(summary) if len(summary.find(*pair, summary.primary).result.per_seed) > 1]
     if pairs:
         panels = [_differences(summary, "seeddifferences", metric, pairs, with_runs=True) for metric in metrics]
         title = "Paired differences of each training run, and their mean with its 95 % interval"
@@ -175,7 +174,7 @@ def roc_figure(summary: Summary) -> Figure | None:
     """Pooled ROC curves of the models and of each task's strongest shortcut; of all shortcuts if alone."""
     panels = []
     for task, heading in (("de", "Changed or not"), ("dir", "Up or down")):
-        if curves := _roc_curves(summary, task):
+        if task in summary.tasks and (curves := _roc_curves(summary, task)):
             said = ". ".join(curve.text for curve in curves) + "."
             axes = ("false positive rate", "true positive rate")
             panels.append(Curves(f"roc-{task}", heading, "", said, curves, *axes, square=True))

@@ -15,8 +15,10 @@ from benchmarks.evaluation.baselines import (
     BASELINES,
     Baseline,
     as_predictions,
+    commoner_direction,
     copied_label,
     left_out,
+    majority,
     perturbation_rate,
     predict_baselines,
 )
@@ -152,6 +154,53 @@ def test_majority_and_prior_answer_alike_and_forecast_differently(make_labels: M
     assert set(majority["answer"]) == set(prior["answer"]) == {counts.idxmax()}
     np.testing.assert_allclose(shares(prior), [[counts[str(x)] / counts.sum() for x in LABELS]] * len(prior))
     np.testing.assert_array_equal(shares(majority), [[str(x) == counts.idxmax() for x in LABELS]] * len(prior))
+
+
+def test_asked_for_the_direction_they_choose_between_up_and_down(corpus: Corpus) -> None:
+    """The likelier of the two, the commoner in training where they are equal; the forecasts stay as they are."""
+    items = corpus.test[corpus.test["label"] != NONE]
+    every, directed = predict_baselines(corpus, items), predict_baselines(corpus, items, task="dir")
+    counts = corpus.train["label"].value_counts()
+    commoner = UP if counts[UP] >= counts[DOWN] else DOWN
+    assert str(commoner_direction(corpus)) == commoner
+    for name, frame in directed.items():
+        check_predictions(frame, name)
+        np.testing.assert_array_equal(shares(frame), shares(every[name]), err_msg=name)
+        up, down, _ = shares(frame).T
+        expected = np.where(up > down, UP, np.where(up < down, DOWN, commoner))
+        assert (frame["answer"] == expected).all(), name
+    assert set(directed["majority class"]["answer"]) == set(directed["class prior"]["answer"]) == {commoner}
+
+
+def test_the_majority_of_directions_is_that_of_up_against_down() -> None:
+    """Most training labels are no change, and down is commoner than up; H never changed in training."""
+    more = [("jurkat", pert, "Z", label, "train") for pert, label in (("Q", DOWN), ("R", DOWN), ("S", NONE))]
+    corpus = hand_made([*ROWS, *more])
+    assert corpus.train["label"].value_counts().to_dict() == {NONE: 6, DOWN: 5, UP: 2}
+    items = corpus.test[corpus.test["gene"] == "H"]
+    for forecast in (majority, Corpus.rates, copied_label):
+        table = forecast(corpus, items)
+        assert as_predictions(items, table)["answer"].tolist() == [NONE]
+        assert as_predictions(items, table, "dir", commoner_direction(corpus))["answer"].tolist() == [DOWN]
+
+
+@pytest.mark.parametrize(
+    ("shares_of_labels", "answers"),
+    [
+        ((0.3, 0.3, 0.4), {"three_class": NONE, "de": DOWN, "dir": DOWN}),
+        ((0.35, 0.25, 0.4), {"three_class": NONE, "de": UP, "dir": UP}),
+        ((0.1, 0.2, 0.7), {"three_class": NONE, "de": NONE, "dir": DOWN}),
+        ((0.0, 0.0, 1.0), {"three_class": NONE, "de": NONE, "dir": DOWN}),
+        ((0.6, 0.2, 0.2), {"three_class": UP, "de": UP, "dir": UP}),
+    ],
+)
+def test_the_answer_is_the_likeliest_of_what_was_asked(
+    shares_of_labels: tuple[float, float, float], answers: dict[str, str]
+) -> None:
+    items = hand_made(ROWS[:1]).test
+    forecast = pd.DataFrame([shares_of_labels], columns=list(PROBABILITIES)).assign(item_id=items["item_id"].to_numpy())
+    for task, answer in answers.items():
+        assert as_predictions(items, forecast, task, LABELS[1])["answer"].tolist() == [answer]
 
 
 ROWS = [

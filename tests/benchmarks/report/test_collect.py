@@ -27,7 +27,7 @@ from benchmarks.report.collect import data_funnel, describe, describe_training, 
 from benchmarks.report.systems import group_by_name, merge_seeds, read_runs, same_items
 from benchmarks.runs import open_run
 from benchmarks.statistics.significance import compare
-from rewards import LABELS, InputError
+from rewards import LABELS, InputError, Label
 
 MakeRun = Callable[..., Path]
 
@@ -242,6 +242,38 @@ def test_an_imported_system_stands_beside_a_model_and_is_flagged(
         assert "answers de only" in metrics[task]["all"][metric]["reason"]
     assert any("theirs" in warning and "fingerprint" in warning for warning in report["warnings"])
     assert report["protocol"]["max_tokens"] == 1024  # the model's, whichever comes first
+
+
+def test_beside_models_asked_for_the_direction_the_baselines_answer_it(
+    make_run: MakeRun, sample: Corpus, tmp_path: Path
+) -> None:
+    changed = sample.test[sample.test["label"] != str(Label.NONE)]
+    report_runs([make_run("base", items=changed, template="direction")], tmp_path / "out", title="t", command="c")
+    report = load(tmp_path / "out")
+    assert (report["task"], report["primary"]) == ("dir", "dir_per_gene_auroc")
+    shortcuts = {name: one["metrics"]["dir"]["all"] for name, one in report["systems"].items() if name != "base"}
+    counts = sample.train_counts
+    commoner = max((Label.UP, Label.DOWN), key=lambda label: counts[label])
+    share = float((changed["label"] == str(commoner)).mean())
+    for name in ("majority class", "class prior"):
+        assert shortcuts[name]["dir_accuracy"]["value"] == pytest.approx(share)
+        assert shortcuts[name]["dir_balanced_accuracy"]["value"] == pytest.approx(0.5)
+    notes = " ".join(report["data"]["notes"])
+    assert "The models answer up or down, and so do the shortcuts" in notes
+    assert "shares of up and down" in notes and "balanced accuracy or F1" not in notes
+
+
+def test_beside_an_imported_system_that_tells_change_alone_so_do_the_baselines(sample: Corpus, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.csv"
+    rows = sample.test[["cell_line", "pert", "gene"]].astype("str")
+    rows.assign(p_de=np.linspace(0, 1, len(rows))).to_csv(file, index=False)
+    imported = import_run([str(file)], tmp_path / "imported", name="theirs", data="sample")
+    systems, told = collect.collect_runs([imported], command="c")
+    assert "The models answer whether expression changes, and so do the shortcuts" in " ".join(told["data"]["notes"])
+    for system in systems[1:]:
+        frame = system.predictions
+        changes = frame["p_up"] + frame["p_down"] >= frame["p_none"]
+        assert ((frame["answer"] != str(Label.NONE)) == changes).all(), system.name
 
 
 def test_a_report_is_not_written_among_the_files_of_a_run(make_run: MakeRun) -> None:

@@ -12,6 +12,7 @@ from benchmarks.evidence.corpus import Corpus
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import to_keys
 from benchmarks.report.evidence_alone import evidence_alone
+from rewards import LABELS
 
 
 def test_each_list_of_evidence_is_a_baseline_and_a_number_is_none(
@@ -32,6 +33,8 @@ def test_each_list_of_evidence_is_a_baseline_and_a_number_is_none(
     kinds = PromptConfig(evidence=["contrast,k=2"]).kinds
     expected = as_predictions(corpus.test, evidence_forecast(corpus, corpus.test, kinds))
     pd.testing.assert_frame_equal(systems[0].predictions, expected)
+    directed, _ = evidence_alone(protocols[:1], corpus, corpus.test, task="dir")
+    assert set(directed[0].predictions["answer"]) == {str(label) for label in LABELS[:2]}
     edges.unlink()
     systems, notes = evidence_alone(protocols, corpus, corpus.test)
     assert len(systems) == 1

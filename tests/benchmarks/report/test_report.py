@@ -24,9 +24,8 @@ from benchmarks.report.export import as_json
 from benchmarks.report.page import COMPLETION_LIMIT, System, markdown_text, write_report
 from benchmarks.report.published import published_figures
 from benchmarks.report.summarize import summarize
-from benchmarks.report.summary import PRIMARY
+from benchmarks.report.summary import HEADLINE
 from benchmarks.report.wording import (
-    HEADLINE,
     aa_sentence,
     format_number,
     format_p,
@@ -291,7 +290,7 @@ class TestNumbers:
         frames = {system.name: system.predictions for system in systems()}
         for row in rows[:2] + rows[-2:]:
             here = {name: frame[frame["cell_line"] == row["cell_line"]] for name, frame in frames.items()}
-            alone = compare(here[row["a"]], here[row["b"]], PRIMARY)
+            alone = compare(here[row["a"]], here[row["b"]], "de_per_gene_auroc")
             assert (row["difference"], row["p_value"]) == pytest.approx((alone.difference, alone.p_value))
         assert [row["p_fdr"] for row in rows] == pytest.approx(adjust([row["p_value"] for row in rows], "fdr_bh"))
         assert not any("p_holm" in row for row in rows)
@@ -487,6 +486,130 @@ class TestWords:
             assert shown in page.words
 
 
+DIRECTION = FACTS | {"protocol": {"template": "direction"}}
+
+
+def directed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The items that changed, each answered up or down by its probabilities."""
+    changed = frame[frame["label"] != NAMES[2]].reset_index(drop=True)
+    answer = np.where(changed["p_up"] >= changed["p_down"], NAMES[0], NAMES[1]).astype(object)
+    answer[changed["status"] != "answered"] = None
+    return changed.assign(answer=answer)
+
+
+def asked_direction() -> list[System]:
+    given = systems()
+    facts = [DIRECTION] * 3 + [{}] * 2
+    return [replace(one, predictions=directed(one.predictions), facts=facts[at]) for at, one in enumerate(given)]
+
+
+@pytest.fixture(scope="module")
+def directed_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(tmp_path_factory.mktemp("direction"), asked_direction(), published=published_figures("official"))
+
+
+@pytest.fixture(scope="module")
+def told(directed_path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(directed_path.with_name("report.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 12) if isinstance(value, float) else value
+
+
+class TestDirectionAlone:
+    """A report on models that were asked up or down is about that question and no other."""
+
+    def test_the_metrics_are_those_of_direction(self, told: dict[str, Any]) -> None:
+        assert (told["task"], told["primary"]) == ("dir", "dir_per_gene_auroc")
+        for name, one in told["systems"].items():
+            assert list(one["metrics"]) == list(one["strata"]) == list(one["roc"]) == ["dir"]
+            cells = one["metrics"]["dir"]["all"]
+            assert list(cells) == [metric.name for metric in metrics_of("dir", asked="dir")]
+            frame = next(given.predictions for given in asked_direction() if given.name == name)
+            frame = frame[frame["status"] != "error"]
+            right = frame["answer"] == frame["label"]
+            assert cells["dir_accuracy"]["value"] == pytest.approx(right.mean())
+            by_label = right.groupby(frame["label"]).mean()
+            assert len(by_label) == 2
+            assert cells["dir_balanced_accuracy"]["value"] == pytest.approx(by_label.mean())
+        assert {one["metric"] for one in told["comparisons"]} == set(compared_metrics(asked="dir"))
+        assert {one["metric"] for one in told["exploratory"]} == {"dir_per_gene_auroc"}
+        assert {row["task"] for row in told["published"]} == {"dir"}
+        assert told["examples"]["most_different"]["b"] == "SFT+GRPO"
+
+    def test_areas_are_those_of_a_report_on_three_classes(self, told: dict[str, Any]) -> None:
+        three = [replace(one, facts=FACTS if one.kind == "model" else {}) for one in asked_direction()]
+        other = summarized(three, strata=strata())
+        assert other["task"] == "three_class"
+        areas = [metric.name for metric in metrics_of("dir")]
+        for name, one in other["systems"].items():
+            for block in ("metrics", "strata"):
+                for where, cells in one[block]["dir"].items():
+                    now = told["systems"][name][block]["dir"][where]
+                    assert {area: cells[area] for area in areas} == {area: now[area] for area in areas}
+        before = [one for one in other["comparisons"] if one["metric"] in areas]
+        assert before == [one for one in told["comparisons"] if one["metric"] in areas]
+
+    def test_the_words_are_those_of_the_question(self, directed_path: Path) -> None:
+        words = " ".join(directed_path.with_name("report.md").read_text(encoding="utf-8").split())
+        for text in (Page(directed_path).words, words):
+            assert "changes the expression of another. Does the knockdown raise or lower it?" in text
+            assert "expression went up in " in text
+            assert "On per-gene AUROC (direction), the primary metric, the strongest shortcut" in text
+            assert "Direction: up or down, where expression changed" in text
+            assert "Accuracy (direction): " in text and "Balanced accuracy (direction): " in text
+            for other in ("(DE)", "three labels", "Three classes", "Differential expression", "Macro F1", "is “DE”"):
+                assert other not in text, other
+
+    @pytest.mark.parametrize("facts", [FACTS | {"tasks": ["dir"]}, DIRECTION])
+    def test_items_that_did_not_change_are_left_out_and_counted(self, facts: dict[str, Any]) -> None:
+        outside = System("outside", "model", predict(1.0, 9), facts)
+        found = summarized([outside, *systems()[3:]], strata=strata())
+        changed = [replace(one, predictions=one.predictions[one.predictions["label"] != NAMES[2]]) for one in systems()]
+        alone = summarized(
+            [replace(outside, predictions=predict(1.0, 9)[items()["label"] != NAMES[2]]), *changed[3:]], strata=strata()
+        )
+        n = int((items()["label"] == NAMES[2]).sum())
+        assert found.pop("warnings")[0] == (
+            f"The models answer the direction alone, so items whose expression did not change are left out ({n})."
+        )
+        assert alone.pop("warnings") == []
+        assert rounded(found) == rounded(alone)  # sums are in another order
+
+    def test_no_item_that_changed_is_an_error(self) -> None:
+        frame = predict(1.0, 9)
+        given = [System("outside", "model", frame[frame["label"] == NAMES[2]], FACTS | {"tasks": ["dir"]})]
+        with pytest.raises(InputError, match="no item of 'outside' changed; evaluate items that are labelled up or"):
+            summarized(given)
+
+
+class TestChangeAlone:
+    def test_a_report_on_models_that_answer_it_alone(self, tmp_path: Path) -> None:
+        given = [System("outside", "model", predict(1.0, 9), FACTS | {"tasks": ["de"]}), *systems()[3:]]
+        path = report(tmp_path, given, published=published_figures("official"))
+        found = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+        assert (found["task"], found["primary"]) == ("de", "de_per_gene_auroc")
+        assert {one["metric"] for one in found["comparisons"]} == {"de_per_gene_auroc", "de_auroc"}
+        assert {row["task"] for row in found["published"]} == {"de"}
+        assert all(list(one["metrics"]) == ["de"] for one in found["systems"].values())
+        words = Page(path).words
+        assert "does knocking down one gene (CRISPRi) change the expression of another?" in words
+        assert "Balanced accuracy" not in words and "(direction)" not in words
+
+    def test_of_models_that_answer_different_tasks_all_are_told(self) -> None:
+        asked = [
+            System(name, "model", predict(1.0, at), FACTS | {"tasks": [name]}) for at, name in enumerate(("de", "dir"))
+        ]
+        assert summarized(asked)["task"] == "three_class"
+        assert summarized(systems()[3:])["task"] == "three_class"
+
+
 class TestFingerprints:
     def test_equal_ones_raise_no_flag(self, page: Page) -> None:
         assert "Read this first" not in page.words
@@ -562,7 +685,7 @@ class TestPage:
             tmp_path, given, title=HOSTILE, protocol=hostile,
             data=hostile | {"notes": [HOSTILE], "t": [hostile], "funnel": [hostile]},
             stages=[hostile | {"stage": HOSTILE}],
-            published=[figure | {"task": "de", "metric": PRIMARY}],
+            published=[figure | {"task": "de", "metric": "de_per_gene_auroc"}],
         )  # fmt: skip
         page = Page(path)
         assert [tag for tag, _ in page.elements if tag in ("script", "img")] == ["script"]
@@ -696,7 +819,9 @@ class TestWordsOfMetrics:
         assert len({metric.long_label for metric in METRICS}) == len(METRICS)
 
     def test_the_headline_metrics_say_what_no_knowledge_scores(self) -> None:
-        assert all(find_metric(name).chance for name in HEADLINE)
+        for asked, names in HEADLINE.items():
+            assert all(find_metric(name).chance for name in names)
+            assert set(names) <= set(compared_metrics(asked=asked))
 
     def test_definitions_stand_on_the_page(self, page: Page) -> None:
         for task in TASKS:

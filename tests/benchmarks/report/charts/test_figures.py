@@ -59,7 +59,7 @@ class TestWhatIsShown:
     def test_the_main_figure_holds_models_and_the_strongest_shortcut_of_each_metric(self, two: Summary) -> None:
         main = figures.main_figure(two)
         assert main is not None
-        for panel, metric in zip(main.panels, figures.HEADLINE, strict=True):
+        for panel, metric in zip(main.panels, two.headline, strict=True):
             best = two.best(metric, "baseline")
             assert best is not None
             rows = rows_of(panel)
@@ -73,14 +73,14 @@ class TestWhatIsShown:
     def test_where_nothing_was_compared_there_is_none(self) -> None:
         alone = summary_of(baselines=2)
         assert figures.main_figure(alone) is None and figures.difference_figure(alone) is None
-        assert len(figures.score_figure(alone).panels) == len(figures.HEADLINE)
+        assert len(figures.score_figure(alone).panels) == len(alone.headline)
 
     def test_of_many_models_the_best_alone_stands_against_the_shortcut(self) -> None:
         many = summary_of(*((f"m{at}", 0.2 * at) for at in range(6)))
         main = figures.main_figure(many)
         assert main is not None
         shortcuts = [row for row in rows_of(main.panels[1]) if row.diamond]
-        best = many.best(figures.HEADLINE[1], "model")
+        best = many.best(many.headline[1], "model")
         assert best is not None and [row.label for row in shortcuts] == [best[0]]
 
     def test_all_differences_are_in_their_own_figure(self, two: Summary) -> None:
