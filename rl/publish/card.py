@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 CARD: Final = "README.md"
 TEMPLATES: Final = Path(__file__).parent / "templates"
-METRICS: Final = ("accuracy", "de_per_gene_auroc", "dir_per_gene_auroc")
+METRICS: Final = {  # by what the models were asked; the first is on all items
+    "three_class": ("accuracy", "de_per_gene_auroc", "dir_per_gene_auroc"),
+    "de": ("de_auroc", "de_per_gene_auroc"),
+    "dir": ("dir_accuracy", "dir_balanced_accuracy", "dir_per_gene_auroc"),
+}
 _LICENCE: Final = "cc-by-4.0"  # of PerturbQA's labels
 _PERTURBQA: Final = (SAMPLE, "PerturbQA, full files")  # what reports call them
 _TAGS: Final = ("biology", "gene-expression", "crispri", "synthpert-rl")
@@ -75,7 +79,7 @@ _ATTRIBUTION: Final = _Raw(
 _LIMITS: Final = (
     "The labels are of knockdowns in a few cell lines. Nothing here tells how the model does on other cells or "
     "perturbations.",
-    "Accuracy rewards knowing which genes respond to any knockdown. Per-gene AUROC does not. Read both beside the "
+    "Accuracy rewards knowing what a gene does under any knockdown. Per-gene AUROC does not. Read both beside the "
     "shortcuts.",
     "Reasoning that the model writes is not shown to be the reason for its answer.",
     "This is a research model. Do not decide on anyone's health with it.",
@@ -138,7 +142,7 @@ def write_model_card(
         "place_code": _Raw(json.dumps(place)),
         "prompt": _prompt(run),
         "summary": summary,
-        "metrics": [find_metric(metric) for metric in METRICS],
+        "metrics": [] if summary is None else [find_metric(metric) for metric in METRICS[summary.task]],
         "rows": [] if summary is None else _rows(summary, own),
         "findings": [] if summary is None else [*wording.findings(summary), *wording.strongest_shortcuts(summary)],
         "protocols": [] if summary is None else _protocols(summary, own),
@@ -250,7 +254,7 @@ def _rows(summary: Summary, own: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for name, one in summary.systems.items():
         mark = " (this adapter)" if name in own else " (shortcut)" if one.kind == "baseline" else ""
-        scores = [summary.score(name, metric) for metric in METRICS]
+        scores = [summary.score(name, metric) for metric in METRICS[summary.task]]
         rows.append(
             {
                 "name": f"{wording.shown_as(summary, name)}{mark}",

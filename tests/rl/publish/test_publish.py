@@ -20,8 +20,8 @@ from benchmarks.report.summarize import summarize
 from benchmarks.report.wording import count_of, format_interval, format_number
 from benchmarks.runs import read_manifest, require_done
 from rewards import InputError
-from rl.publish.card import METRICS, Labels, labels_of, write_data_card, write_model_card
-from rl.publish.content import Data, TrainingRun, read_training
+from rl.publish.card import METRICS, Labels, labels_of, summarise, write_data_card, write_model_card
+from rl.publish.content import Data, Evaluation, TrainingRun, read_training
 from rl.publish.run import publish, pull
 from rl.rollout_files import read_rollouts
 from sft.traces import read_traces
@@ -115,7 +115,7 @@ def test_the_card_tells_the_report_s_own_numbers_with_the_shortcuts_and_the_prot
     summary = summarize(systems, title="", pairwise=True, **told)
     assert {"GRPO", "base", "cross-line neighbours"} <= summary.systems.keys()
     for name in summary.systems:
-        scores = [summary.score(name, metric) for metric in METRICS]
+        scores = [summary.score(name, metric) for metric in METRICS["three_class"]]
         cells = [f"{format_number(one.value)} ({format_interval(one.low, one.high)})" for one in scores]
         for at, one in enumerate(scores):  # a mean over genes says over how many
             assert at == 0 or one.n_genes or name != "GRPO"
@@ -196,6 +196,24 @@ def test_the_card_s_numbers_say_what_they_are_of(published: Path, runs: Path, tm
         other = replace(run, manifest={**run.manifest, "rollouts": rollouts})
         write_model_card(other, (), None, Data(None, 4, (), (), ()), tmp_path, place="x")
         assert f"- completions: {told}" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_of_a_model_that_was_asked_the_direction_is_about_it(
+    runs: Path, sample: Corpus, tmp_path: Path
+) -> None:
+    run = read_training(runs / "grpo")
+    sha = str(run.manifest["adapter_sha256"])
+    path = write_evaluation(tmp_path / "eval", sample, "GRPO", sha, {"tasks": ["dir"]})
+    summary = summarise(run, [Evaluation(path, "GRPO", True)], given=True)
+    assert summary is not None and summary.task == "dir"
+    asked = replace(run, config={**run.config, "template": "direction"})
+    write_model_card(asked, (), summary, Data(None, 4, (), (), ()), tmp_path, place="x")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "is it upregulated or downregulated?" in card and "one of these two" in card
+    assert (
+        "| System | Items | Accuracy (direction) | Balanced accuracy (direction) | Per-gene AUROC (direction) |" in card
+    )
+    assert "(DE)" not in card and "differentially expressed" not in card
 
 
 def test_no_path_and_no_server_of_the_run_s_machine_is_published(published: Path, runs: Path) -> None:
