@@ -375,16 +375,24 @@ def _few_clusters(summary: Summary) -> list[str]:
             f"Only {count_of(total.perturbations, 'perturbation')} and {count_of(total.genes, 'gene')}: with "
             f"fewer than {FEW_CLUSTERS} of either, the intervals are uncertain, too."
         ]
+    averaged = [n for name in summary.systems if (n := summary.score(name, summary.primary).n_genes) is not None]
+    sentences = []
+    if averaged and max(averaged) < FEW_CLUSTERS:
+        sentences.append(
+            f"{find_metric(summary.primary).long_label}, the primary metric, is a mean over only "
+            f"{count_of(max(averaged), 'gene')}, those with both classes. With fewer than {FEW_CLUSTERS}, its "
+            "intervals are uncertain."
+        )
     tested = [one for one in summary.comparisons if one.result.n_missing and known(one.result.p_value)]
     few = [one for one in tested if min(one.result.n_perturbations, one.result.n_genes) < FEW_CLUSTERS]
-    if not few:
-        return []
-    compared = {name for one in few for name in (one.a, one.b)}
-    names = [name for name in summary.fewer_items if name in compared]
-    return [
-        f"{count_of(len(few), 'comparison')} with {_listed(names)} share items of fewer than {FEW_CLUSTERS} "
-        "perturbations or genes: their intervals are uncertain, too."
-    ]
+    if few:
+        compared = {name for one in few for name in (one.a, one.b)}
+        names = [name for name in summary.fewer_items if name in compared]
+        sentences.append(
+            f"{count_of(len(few), 'comparison')} with {_listed(names)} share items of fewer than {FEW_CLUSTERS} "
+            "perturbations or genes: their intervals are uncertain, too."
+        )
+    return sentences
 
 
 def declared(summary: Summary) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,14 @@ class TestCautions:
         assert told == ["The audit could not check of 1,200 training traces that no prompt quotes a test label."]
         clean = summary_of(("m", 1.0), stages=[{"stage": "sft", "audit": {"clean": True, "checks": {}}}])
         assert not any("audit" in one for one in cautions(clean))
+
+    def test_a_primary_metric_over_few_genes(self, two: Summary) -> None:
+        many = replace(two, evaluated=[replace(row, perturbations=300, genes=300) for row in two.evaluated])
+        (told,) = [one for one in cautions(many) if "uncertain" in one]
+        assert told == (
+            "Per-gene AUROC (DE), the primary metric, is a mean over only 8 genes, those with both classes. With fewer "
+            "than 20, its intervals are uncertain."
+        )
 
 
 class TestVerdict:
