@@ -152,6 +152,23 @@ class Corpus:
         """By column that is disjoint between training and test: the symbols of the test items."""
         return {column: frozenset(self.test[column].astype(str)) for column in read_split(self.split).columns}
 
+    @cached_property
+    def unseen_columns(self) -> tuple[str, ...]:
+        """Of `pert` and `gene`: those in which no test item, with or without label, has a training row.
+
+        A training item is asked as a test item is. So evidence about it uses no row that has its symbol there, and
+        judges who is similar by the reference alone. Otherwise a model would learn to read what no test prompt has.
+        """
+        tested = [items for items in (self.test, self.unlabelled) if len(items)]
+        if self.is_sample or not tested:
+            return ()
+        known = {column: set(self.train[column].unique()) for column in ("pert", "gene")}
+        return tuple(
+            column
+            for column, trained in known.items()
+            if all(trained.isdisjoint(items[column].unique()) for items in tested)
+        )
+
     def holds_out(self, item_id: str) -> bool:
         """Tell whether an item has a perturbation or gene of the test items that the split keeps out of training."""
         pert, _, gene = item_id.partition("|")[2].partition("|")
@@ -235,13 +252,15 @@ class Corpus:
     def has_rate(self, items: pd.DataFrame) -> npt.NDArray[np.bool_]:
         """Return which items have a rate that a prompt can tell, (N,): those whose gene has training rows.
 
-        PerturbQA's own splits and `holdout:LINE` tell the shares of all training labels for other genes. Their prompts
-        stay as they were.
+        Where genes are held out, no item has one. PerturbQA's own splits and `holdout:LINE` tell the shares of all
+        training labels for genes without training rows. Their prompts stay as they were.
 
         Args:
             items: N rows with `gene`.
         """
-        if self.is_sample or (self.screen == PERTURBQA and not read_split(self.split).columns):
+        if "gene" in self.unseen_columns:
+            return np.zeros(len(items), dtype=bool)
+        if self.is_sample or (self.screen == PERTURBQA and not self.unseen_columns):
             return np.ones(len(items), dtype=bool)
         return np.asarray(items["gene"].isin(self._trained_genes))
 
@@ -281,10 +300,23 @@ class Corpus:
     def _kin_by_line(self) -> dict[str, Kin]:
         return {}
 
+    def _kin_of_items(self, line: str) -> Kin:
+        """The kin that evidence about an item of a line uses; see `unseen_columns`."""
+        kin = self.kin(line)
+        if not self.unseen_columns:
+            return kin
+        by_reference = fit_kin(self.train.head(0), line, self.reference)
+        if "pert" in self.unseen_columns:
+            kin = replace(kin, perts=by_reference.perts, vector_PK=by_reference.vector_PK, known_P=by_reference.known_P)
+        if "gene" in self.unseen_columns:
+            kin = replace(kin, genes=by_reference.genes, vector_GK=by_reference.vector_GK, known_G=by_reference.known_G)
+        return kin
+
     def evidence(self, items: pd.DataFrame, k: int, labels: Sequence[Label] = LABELS) -> pd.DataFrame:
         """Return `item_id, rank, pert, similarity, label`: what the k most similar knockdowns did to the gene.
 
-        Similar are knockdowns that do alike in the other lines and, where there is one, in the reference.
+        Similar are knockdowns that do alike in the other lines and, where there is one, in the reference. Of an item
+        whose gene, or whose kin, no test item would have, there is none (`unseen_columns`).
 
         Args:
             items: rows with `item_id`, `cell_line`, `pert`, `gene`.
@@ -295,7 +327,9 @@ class Corpus:
         Raises:
             InputError: the corpus is the sample, which carries fewer than `k` knockdowns or does not hold an item.
         """
-        if self.reference is not None:
+        if "gene" in self.unseen_columns:
+            return pd.DataFrame(columns=EVIDENCE_COLUMNS)
+        if self.reference is not None or self.unseen_columns:
             return self._in_lines(
                 items, EVIDENCE_COLUMNS, lambda rows, group: nearest_knockdowns(rows, group, k, labels)
             )
@@ -329,7 +363,7 @@ class Corpus:
         parts = []
         for line in lines.unique():
             if line not in self._labels_by_line:
-                self._labels_by_line[line] = line_labels(self.train, line, self.kin(line))
+                self._labels_by_line[line] = line_labels(self.train, line, self._kin_of_items(line))
             parts.append(find(self._labels_by_line[line], items[lines == line]))
         filled = [part for part in parts if len(part)]
         found: pd.DataFrame = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)

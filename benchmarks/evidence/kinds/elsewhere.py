@@ -1,6 +1,7 @@
 """The same knockdown and gene in other cell lines: the kind `other_lines`.
 
-Quoted are training labels of the corpus's other lines, then labels of the reference screen, where there is one.
+Quoted are training labels of the corpus's other lines, then labels of the reference screen, where there is one. Where
+perturbations or genes are held out, the other lines know no test item's pair, and none is quoted (`unseen_columns`).
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ def quote_other_lines(corpus: Corpus, items: pd.DataFrame, kind: EvidenceKind) -
     if corpus.is_sample:
         raise InputError("evidence: other_lines needs the full labels, not the sample (synthpert data fetch)")
     asked = items[["item_id", "cell_line", "pert", "gene"]].astype(str)
-    found = asked.merge(_rows_of(corpus.train), on=["pert", "gene"])
+    trained = corpus.train.head(0) if corpus.unseen_columns else corpus.train
+    found = asked.merge(_rows_of(trained), on=["pert", "gene"])
     found = found[found["line"] != found["cell_line"]]
     parts = [_in_order(found, {line: corpus.screen.words(line) for line in corpus.lines})]
     if (reference := corpus.reference) is not None:

@@ -137,6 +137,24 @@ def test_with_a_reference_no_prompt_moves_with_a_test_label_or_its_own(make_labe
         assert texts_of(corpus, corpus.train, *KINDS) != texts_of(changed, corpus.train, *KINDS)
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_training_item_is_asked_as_if_its_symbols_were_held_out(make_labels: MakeLabels, split: str) -> None:
+    own, reference = screens_of(make_labels(0))
+    corpus = corpus_of(own, reference, split)
+    known = 0
+    for item in corpus.train.iloc[[4, 40, 77]].itertuples():
+        apart = own[own["item_id"] == item.item_id]
+        unseen = pd.Series(False, index=own.index)
+        for column in corpus.unseen_columns:
+            unseen |= own[column] == getattr(item, column)
+        other = pd.concat([own[~unseen], apart])  # no training row has its symbols, as for a test item
+        kept = corpus.labels[corpus.labels["item_id"].isin(other["item_id"])]
+        (before,), (after,) = (texts_of(one, apart, *KINDS) for one in (corpus, replace(corpus, labels=kept)))
+        assert before == after
+        known += before.count("none known") < len(KINDS)
+    assert known
+
+
 def test_no_items_have_no_prompts(make_labels: MakeLabels) -> None:
     own, reference = screens_of(make_labels(0))
     for one in (None, reference):
