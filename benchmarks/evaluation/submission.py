@@ -78,7 +78,10 @@ def write_submission(run: Path, out: Path) -> Submission:
     facts, predictions = read_facts(run / PREDICTIONS), read_predictions(run / PREDICTIONS)
     if (template := facts["protocol"]["template"]) != "three_class":
         raise InputError(f"{run}: asked with template: {template}; a submission needs template: three_class")
-    items = read_unlabelled(data_source(config["data"]))
+    source = Path(data_source(config["data"]))
+    if not source.is_file():
+        raise InputError(f"{run}: was evaluated on {source}, which is not there from here; submit from where it is")
+    items = read_unlabelled(source)
     rows, unreadable = _rows(run, predictions, items, model_name(facts["engine"]))
     text = _csv(rows)
     check_submission(text, challenge_ids(items))

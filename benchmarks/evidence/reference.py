@@ -26,7 +26,7 @@ from benchmarks.screens.table import is_table, read_symbols, table_sha256
 from rewards import InputError, Label
 
 UPPER: Final = "upper"
-_COPIED: Final = 20  # so many changes that two lines have alike, and no label unlike, are of one measurement
+_COPIED: Final = 20  # so many changes, without a label that differs, two measurements have not by chance
 EVIDENCE_FROM_HELP: Final = "labels of another screen that evidence may use, in the words of `data`"
 ORTHOLOGS_HELP: Final = "table of symbols, from ours to that screen's; or `upper`: ours in upper case"
 
@@ -111,19 +111,22 @@ class Reference:
             labels: N items with `cell_line`, `pert`, `gene`, `label`.
 
         Raises:
-            InputError: a cell line of the labels and one of the reference have at least 20 changes in common, and no
-                pair whose labels differ.
+            InputError: all pairs of a cell line of the labels are pairs of one of the reference, or the other way, with
+                at least 20 changes among them and no label that differs.
         """
         ours, theirs = _pairs(labels, self.name_of), _pairs(self.labels, lambda symbol: symbol)
         both = ours.merge(theirs, on=["pert", "gene"], suffixes=("", "_there"))
+        n_ours, n_theirs = ours["cell_line"].value_counts(), theirs["cell_line"].value_counts()
         for _, rows in both.groupby(["cell_line", "cell_line_there"]):
-            if (rows["label"] != rows["label_there"]).any() or (rows["label"] != str(Label.NONE)).sum() < _COPIED:
-                continue
             line, there = rows["cell_line"].iloc[0], rows["cell_line_there"].iloc[0]
-            raise InputError(
-                f"evidence_from: {self.source}: {there} has the labels of {line} in all {len(rows):,} pairs that both "
-                "hold, so it is the same screen under another name, whose answers it would give; use another screen"
-            )
+            n_changes = (rows["label"] != str(Label.NONE)).sum()
+            within = len(rows) in (n_ours[line], n_theirs[there])
+            if within and n_changes >= _COPIED and (rows["label"] == rows["label_there"]).all():
+                raise InputError(
+                    f"evidence_from: {self.source}: {there} has the labels of {line} in all {len(rows):,} pairs that "
+                    "both hold, so it is the same screen under another name, whose answers it would give; use another "
+                    "screen"
+                )
 
     def known(self, labels: pd.DataFrame) -> dict[str, tuple[int, int]]:
         """Count the perturbations (`pert`) and genes (`gene`) of labels: those that the reference has, and all.

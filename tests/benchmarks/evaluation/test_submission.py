@@ -114,6 +114,18 @@ def test_a_file_of_test_pairs_that_lost_rows_is_noticed(predict: Predict, tmp_pa
         write_submission(run, tmp_path / "submission.zip")
 
 
+def test_labels_that_a_relative_name_no_longer_finds_are_named(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = predict(answers, data="bioreasoning.yaml")
+    monkeypatch.chdir(run)
+    with pytest.raises(
+        InputError, match=r"was evaluated on bioreasoning\.yaml, which is not there from here; submit fr"
+    ):
+        write_submission(run, tmp_path / "submission.zip")
+
+
 def test_a_failed_request_never_becomes_a_prediction(predict: Predict, tmp_path: Path) -> None:
     run = predict(lambda prompt: None if "Myd88" in prompt else answers(prompt))
     with pytest.raises(InputError, match=r"all requests have failed for 1 test pairs \(first: bmdm\|Myd88\|Il6\)"):

@@ -89,7 +89,15 @@ def test_a_copy_under_another_name_of_the_line_is_refused(tmp_path: Path, change
         with pytest.raises(InputError, match=r"theirs\.csv: cells has the labels of bmdm in all 40 pairs that both"):
             open_corpus(own, "holdout:perturbations", reference)
     else:  # so few may agree by chance
-        assert open_corpus(own, "holdout:perturbations", reference_of(tmp_path, table + "P1,H,upregulated\n"))
+        named = table.upper().replace("PERT,GENE,LABEL", "pert,gene,label")
+        assert open_corpus(own, "holdout:perturbations", reference_of(tmp_path, named)).reference is not None
+    part = reference_of(tmp_path, "".join(table.splitlines(keepends=True)[:31]))
+    if copied:
+        with pytest.raises(InputError, match="in all 30 pairs that both"):
+            open_corpus(own, "holdout:perturbations", part)
+    # Two screens may agree in what both measured, if each measured more.
+    more = reference_of(tmp_path, "".join(table.splitlines(keepends=True)[:31]) + "P1,H,upregulated\n")
+    assert open_corpus(own, "holdout:perturbations", more).reference is more
     other = reference_of(tmp_path, table.replace("p39,g,not differentially expressed", "P39,G,upregulated"))
     assert open_corpus(own, "holdout:perturbations", other).reference is other
 
