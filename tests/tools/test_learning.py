@@ -91,10 +91,9 @@ def test_what_the_page_says_of_the_tables_holds() -> None:
             assert high < 0 if better else low < 0 < high, (rival, metric)
     assert np.round(interval("SFT", "accuracy"), 3).tolist() == [-0.003, 0.031]
     ranks = {metric: result["test"]["SFT"][metric]["per_seed"] for metric in ("dir_auroc", "de_auroc")}
-    assert round(ranks["dir_auroc"][0]["value"], 3) == -0.074 and ranks["dir_auroc"][0]["high"] < 0
-    assert round(ranks["de_auroc"][2]["value"], 3) == 0.059 and ranks["de_auroc"][2]["low"] > 0
-    clear = [one for found in ranks.values() for one in found if one["low"] > 0 or one["high"] < 0]
-    assert len(clear) == 2
+    assert [round(one["value"], 3) for one in ranks["de_auroc"]] == [0.011, 0.022, 0.049]
+    assert [one["low"] > 0 for one in ranks["de_auroc"]] == [False, True, True]
+    assert all(one["low"] < 0 < one["high"] for one in ranks["dir_auroc"])
     dead = result["curves"]["zero_variance_groups"]["runs"]
     early, late = ([float(np.mean(run[at])) for run in dead] for at in (slice(4), slice(-10, None)))
     assert [round(share, 1) for share in (*early, *late)] == [0.2, 0.4, 0.4, 0.8, 0.7, 0.7]
