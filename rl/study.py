@@ -403,7 +403,8 @@ def run_command(arguments: Sequence[str], where: str) -> None:
     if code:
         how = f"was ended by signal {-code}" if code < 0 else f"failed (exit code {code})"
         raise CheckError(
-            f"{where}: `synthpert {arguments[0]}` {how}, see above; run the same command again to continue from there"
+            f"{where}: `synthpert {arguments[0]}` {how}, see above; once that is mended, the same command goes on from "
+            "there"
         )
 
 
