@@ -355,6 +355,7 @@ def describe(
         "split": corpus.split,
         "sha256": corpus.digest,
         "is_sample": corpus.is_sample,
+        **({"gene_sets": len(corpus.screen.sets)} if corpus.screen.sets else {}),
         "rows": _rows_by_line(corpus, items),
         "notes": [*_notes_on_labels(corpus, task, balanced=balanced), *_ANSWERS_OF_BASELINES.get(task, ())],
         "command": command,

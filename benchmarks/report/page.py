@@ -146,9 +146,10 @@ def write_report(
         out: folder to write to; made if absent. Each file is replaced at once, never half written.
         title: of the page.
         protocol: how the models were asked; shown as it is.
-        data: what was evaluated. `is_sample` (bool), `notes` (list of sentences for the reader), `funnel` (a row per
-            step, with the rows it took and of how many), `warnings` (sentences shown above all numbers) and `command`
-            have a meaning; a list of mappings becomes a table; all others are shown as they are.
+        data: what was evaluated. `is_sample` (bool), `gene_sets` (how many, where readouts are sets), `notes` (list of
+            sentences for the reader), `funnel` (a row per step, with the rows it took and of how many), `warnings`
+            (sentences shown above all numbers) and `command` have a meaning; a list of mappings becomes a table; all
+            others are shown as they are.
         stages: a mapping each of what a training stage did, `stage` naming it; shown as a table. `run` (the folder) and
             `log` (see `benchmarks.report.charts.training.read_log`) are drawn over its steps.
         strata: by name, whether each item belongs, indexed by item id; see `benchmarks.report.strata`.

@@ -25,9 +25,9 @@ TASK_NAMES: Final = {
 }
 # By what the models were asked.
 _QUESTIONS: Final = {
-    "three_class": "does knocking down one gene (CRISPRi) raise, lower or not change the expression of another?",
-    "de": "does knocking down one gene (CRISPRi) change the expression of another?",
-    "dir": "knocking down one gene (CRISPRi) changes the expression of another. Does the knockdown raise or lower it?",
+    "three_class": "does knocking down one gene (CRISPRi) raise, lower or not change the expression of {other}?",
+    "de": "does knocking down one gene (CRISPRi) change the expression of {other}?",
+    "dir": "knocking down one gene (CRISPRi) changes the expression of {other}. Does the knockdown raise or lower it?",
 }
 POSITIVES: Final = {"three_class": "changed (or went up)", "de": "changed", "dir": "went up"}
 HEADLINE_TERMS: Final = {
@@ -173,11 +173,12 @@ def what_was_compared(summary: Summary) -> list[str]:
             f"{_listed(baselines)}."
         )
     asked = "Together they were asked" if summary.fewer_items else "All were asked the same"
+    other, readout = ("a set of genes", "gene set") if summary.data.get("gene_sets") else ("another", "gene")
     sentences.append(
-        f"{asked} {count_of(total.items, 'item')}: {_QUESTIONS[summary.task]} "
+        f"{asked} {count_of(total.items, 'item')}: {_QUESTIONS[summary.task].format(other=other)} "
         f"They cover {count_of(len(summary.lines), 'cell line')} "
         f"({_listed(summary.lines)}), {count_of(total.perturbations, 'perturbation')} and "
-        f"{count_of(total.genes, 'gene')} read out; {_share_of_labels(summary)} of the items."
+        f"{count_of(total.genes, readout)} read out; {_share_of_labels(summary)} of the items."
     )
     if summary.data.get("is_sample"):
         sentences.append("The items are a sample of the test split: scores are not comparable with published ones.")
@@ -227,7 +228,11 @@ def headline(summary: Summary) -> list[str]:
             scores.append(f"{start} ({shown_as(summary, best[0])}) scores {format_number(best[1])}")
     if shortcut is not None and model is not None:
         scores[-1] += f": {_TOLD[verdict(summary.find(model[0], shortcut[0], summary.primary).result)]}"
-    return [*told, f"{'. '.join(scores)}."] if scores else told
+    if not scores:
+        reason = summary.score(next(iter(summary.systems)), summary.primary).reason
+        why = f" ({reason})" if reason else ""
+        return [*told, f"No system has a score on {_spoken(summary.primary)}, the primary metric{why}."]
+    return [*told, f"{'. '.join(scores)}."]
 
 
 def _few_pairs(summary: Summary, pairs: Sequence[tuple[str, str]]) -> list[str]:

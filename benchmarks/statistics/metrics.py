@@ -98,7 +98,7 @@ _PER_PERTURBATION: Final = (
 _COMMON: Final = "Ties, and pairs in which an item has no score, count half; 0.5 is chance."
 _DE: Final = {
     "one": "a changed item", "other": "an unchanged one", "score": "1 - p(not DE)", "common": _COMMON,
-    "share": "about one in seven on the full benchmark", "usual": "which genes respond to anything",
+    "share": "changed items among all (in PerturbQA about one in seven)", "usual": "which genes respond to anything",
 }  # fmt: skip
 _DIR: Final = {
     "one": "an upregulated item",
@@ -124,8 +124,8 @@ METRICS: Final[tuple[Metric, ...]] = (
         "accuracy",
         "three_class",
         "Accuracy",
-        "Share of items answered with the right label of the three. No answer is a wrong answer. Most items of the "
-        "full benchmark are “not differentially expressed”, so a system that always gives this answer scores high.",
+        "Share of items answered with the right label of the three. No answer is a wrong answer. Where most items "
+        "are “not differentially expressed”, as in PerturbQA, a system that always gives this answer scores high.",
         of_confusion(accuracy),
         compared=True,
         chance=(lambda shares: max(shares.values()), "majority class"),

@@ -30,9 +30,11 @@ from benchmarks.report.wording import (
     format_number,
     format_p,
     format_share,
+    headline,
     metric_groups,
     reason_in_words,
     strongest_shortcuts,
+    what_was_compared,
 )
 from benchmarks.screens import bioreasoning
 from benchmarks.statistics import metrics
@@ -370,6 +372,19 @@ class TestWords:
         assert "2 cell lines (k562 and rpe1), 12 perturbations and 8 genes" in page.words
         assert "not comparable with published ones" in page.words
         assert "A note." in page.words
+
+    def test_readouts_that_are_sets_of_genes_are_called_so(self) -> None:
+        told = summarize(systems(), title="t", protocol={}, data={"gene_sets": 8})
+        (question,) = [sentence for sentence in what_was_compared(told) if "CRISPRi" in sentence]
+        assert "change the expression of a set of genes?" in question
+        assert "12 perturbations and 8 gene sets read out" in question
+
+    def test_the_verdict_says_where_no_system_has_a_score(self) -> None:
+        frame = predict(1.0, 1)
+        changed = frame[frame["label"] != str(LABELS[-1])]
+        told = summarize([System("m", "baseline", changed, {})], title="t", protocol={}, data={})
+        reason = "needs differentially expressed items and others"
+        assert headline(told) == [f"No system has a score on per-gene AUROC (DE), the primary metric ({reason})."]
 
     def test_differences_that_are_significant_and_that_are_not(self, page: Page, summary: dict[str, Any]) -> None:
         found = {(one["a"], one["b"]): one for one in summary["comparisons"] if one["metric"] == "accuracy"}
