@@ -14,9 +14,11 @@ from challenge import NEW_GENES, NEW_PERTS, write_challenge
 from command import synthpert
 from endpoint_server import RIGHT, Server, chat, http
 
-from benchmarks.config import read_yaml
+from benchmarks.config import parse_config, read_yaml
 from benchmarks.evidence.corpus import open_corpus
 from benchmarks.screens import bioreasoning
+from sft.teacher.arguments import EndpointArguments
+from sft.teacher.generate import TraceArguments
 
 REPO = Path(__file__).parents[1]
 PAGE = (REPO / "docs" / "bioreasoning.md").read_text(encoding="utf-8")
@@ -73,6 +75,15 @@ def test_from_download_to_traces_and_from_predictions_to_a_submission(folder: Pa
     with zipfile.ZipFile(folder / "submission.zip") as archive, archive.open("submission.csv") as file:
         rows = pd.read_csv(file)
     assert rows["id"].tolist() == [f"{pert}_{gene}" for pert in NEW_PERTS for gene in NEW_GENES]
+
+
+def test_a_real_teacher_is_asked_the_items_of_the_offline_one() -> None:
+    real, offline = (
+        parse_config(REPO / words[3], words[4:], (TraceArguments, EndpointArguments))[0]
+        for words in (told("synthpert traces generate --config configs/traces/"), told("synthpert traces generate"))
+    )
+    for key in ("data", "split", "rows", "balance", "seed", "prompt"):
+        assert getattr(real, key) == getattr(offline, key), key
 
 
 def test_the_page_s_counts_are_those_of_the_files(bioreasoning_files: Path, tmp_path: Path) -> None:
