@@ -217,7 +217,7 @@ def _view(summary: Summary, systems: Sequence[System]) -> dict[str, Any]:
         "task_tables": {task: wording.metric_groups(task, summary.screen, summary.task) for task in summary.tasks},
         "styles": {name: report_figures.style(summary, name) for name in summary.systems},
         "strata": list(next(iter(summary.systems.values())).strata[summary.task]),
-        "labels": [str(label) for label in LABELS],
+        "labels": [str(label) for label in (LABELS[:2] if summary.task == "dir" else LABELS)],
         "statuses": {str(status): meaning for status, meaning in wording.STATUS_NAMES.items()},
         "published": _published(summary),
         "fact_groups": [_facts(summary, kind) for kind in ("model", "baseline")],

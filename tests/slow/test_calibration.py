@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from rewards import Label
+from tools import calibration
 from tools.calibration import LEVELS, TESTED, Scenario, calibrate, scenarios
 from tools.draw_calibration import MARK, draw, table
 
@@ -28,6 +30,20 @@ def strong(full_frame: pd.DataFrame) -> dict[str, Any]:
 def test_false_positives_are_5_in_100(strong: dict[str, Any], metric: str) -> None:
     assert 0.035 <= strong[metric]["rejected"] <= 0.065
     assert 0.93 <= strong[metric]["covered"] <= 0.97
+
+
+@pytest.mark.parametrize("level", [LEVELS[0], LEVELS[-1]])
+def test_accuracies_of_direction_hold_where_it_alone_is_asked(
+    level: tuple[float, float], full_frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Systems that choose between up and down, on the items that change."""
+    monkeypatch.setattr(calibration, "BIAS", (0.0, 0.0, -20.0))
+    changed = full_frame[full_frame["label"].astype(str) != str(Label.NONE)]
+    names = ["dir_accuracy", "dir_balanced_accuracy"]
+    found = calibrate(changed, Scenario(("k562",), *level), 2000, metrics=names)["metrics"]
+    for metric in names:
+        assert (0.02 if level == LEVELS[0] else 0.035) <= found[metric]["rejected"] <= 0.065
+        assert 0.93 <= found[metric]["covered"] <= (0.98 if level == LEVELS[0] else 0.97)
 
 
 def test_a_test_that_ignores_clusters_is_caught(full_frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -573,6 +573,7 @@ class TestDirectionAlone:
 
     def test_the_words_are_those_of_the_question(self, directed_path: Path) -> None:
         words = " ".join(directed_path.with_name("report.md").read_text(encoding="utf-8").split())
+        assert "| upregulated | downregulated |" in words and "| not differentially expressed |" not in words
         for text in (Page(directed_path).words, words):
             assert "changes the expression of another. Does the knockdown raise or lower it?" in text
             assert "expression went up in " in text
