@@ -19,7 +19,7 @@ from benchmarks.evidence.corpus import open_corpus
 from benchmarks.evidence.prompts import PromptConfig
 from benchmarks.keys import check_keys, from_keys, key_fields, to_keys
 from benchmarks.runs import MANIFEST, open_run, read_manifest
-from benchmarks.screens.labels import data_source
+from benchmarks.screens.labels import data_source, is_k562_set
 from benchmarks.screens.splits import OFFICIAL
 from benchmarks.screens.table import is_table, tests_unlabelled
 from rewards import CheckError, InputError
@@ -498,8 +498,10 @@ def _stage(
     if config is None:
         raise InputError(f"{where}: {kind} has no configuration file; add `{kind}: FILE` to the study's file")
     shared = {name: values[key] for key, name in TAKES[kind].items() if values.get(key) is not None}
-    if kind == "sft" and (data := values.get("data")) is not None and is_table(data_source(str(data))):
-        shared["data"] = data  # the audit finds other labels by itself
+    if kind == "sft" and (data := values.get("data")) is not None:
+        labels = data_source(str(data))
+        if is_table(labels) or is_k562_set(labels):  # the audit finds PerturbQA's labels of genes by itself
+            shared["data"] = data
     wanted = {**shared, **section, **here}
     for key, value in wanted.items():
         if key in fixed:

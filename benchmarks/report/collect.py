@@ -408,7 +408,8 @@ def _notes_on_labels(corpus: Corpus, task: str, *, balanced: bool) -> list[str]:
     """What a reader must know of the labels: licence, rows left out, shares that differ."""
     if corpus.is_sample:
         return _notes_on_sample(corpus, task)
-    notes = [] if corpus.is_perturbqa else [*filter(None, [corpus.screen.notice]), *corpus.screen.notes]
+    screen = corpus.screen
+    notes = [] if corpus.is_perturbqa else [f"Labels: {screen.name}. {screen.notice}".strip(), *screen.notes]
     if (reference := corpus.reference) is not None:
         (perts, all_perts), (genes, all_genes) = reference.known(corpus.labels).values()
         told = (

@@ -103,12 +103,12 @@ def load_screen(source: str | Path | LabelTable | None = None) -> tuple[Screen, 
     if isinstance(source, LabelTable):
         return read_screen(source)
     source = data_source(source)
-    if _is_k562_set(source):
+    if is_k562_set(source):
         return k562_set.load_k562_set(Path(source).parent)
     return read_screen(source) if is_table(source) else (PERTURBQA, load_labels(source))
 
 
-def _is_k562_set(source: str) -> bool:
+def is_k562_set(source: str) -> bool:
     """Tell whether a source is PerturbQA's labels of gene sets: their files in the folder above, by their name."""
     path = Path(source)
     return path.name == k562_set.NAME and not path.exists()
@@ -138,7 +138,7 @@ def load_labels(source: str | Path | None = None, *, verify: bool = True) -> pd.
         from benchmarks.screens.sample import load_sample
 
         return load_sample()[["item_id", "cell_line", "pert", "gene", "label", "split"]]
-    if _is_k562_set(source):
+    if is_k562_set(source):
         return k562_set.load_k562_set(Path(source).parent, verify=verify)[1]
     if is_table(source):
         return read_screen(source)[1]

@@ -382,6 +382,16 @@ def test_traces_of_unknown_origin_are_not_used(write_study: Callable[..., Path],
     assert ran == []
 
 
+@pytest.mark.parametrize("data", ["k562_set", "screen.csv"])
+def test_stage_one_is_told_of_labels_that_its_audit_does_not_look_for(
+    write_study: Callable[..., Path], data: str
+) -> None:
+    stages = {stage.kind: stage for stage in read_study(write_study(data=data)).stages}
+    assert option(stages["sft"].arguments, "--data") == option(stages["traces"].arguments, "--data") == data
+    others = {stage.kind: stage for stage in read_study(write_study(data="sample")).stages}
+    assert option(others["sft"].arguments, "--data") is None
+
+
 def test_what_is_done_on_other_labels_of_a_table_is_refused(
     write_study: Callable[..., Path], ran: list[list[str]]
 ) -> None:

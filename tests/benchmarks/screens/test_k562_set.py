@@ -210,6 +210,7 @@ def test_a_report_says_that_readouts_are_sets_and_shows_what_was_published_of_th
     assert told["source"] == "PerturbQA, gene sets in K562"
     assert any("Per-gene AUROC is AUROC per set." in note for note in told["notes"])
     assert told["gene_sets"] == len(corpus.screen.sets)
+    assert told["notes"][0].startswith("Labels: PerturbQA, gene sets in K562. PerturbQA (Wu et al., ICLR 2025)")
     published = {(row["system"], row["task"]): row["value"] for row in published_for(corpus)}
     assert published["Retrieval only", "de"] == published["Retrieval only", "dir"] == 0.66
     assert published["GEARS", "dir"] == 0.7
