@@ -250,23 +250,26 @@ class Corpus:
         )
 
     def has_rate(self, items: pd.DataFrame) -> npt.NDArray[np.bool_]:
-        """Return which items have a rate that a prompt can tell, (N,): those whose gene has training rows.
+        """Return which items have a rate that a prompt can tell, (N,): their gene has training rows besides their own.
 
         Where genes are held out, no item has one. PerturbQA's own splits and `holdout:LINE` tell the shares of all
         training labels for genes without training rows. Their prompts stay as they were.
 
         Args:
-            items: N rows with `gene`.
+            items: N rows with `item_id`, `gene`.
         """
         if "gene" in self.unseen_columns:
             return np.zeros(len(items), dtype=bool)
         if self.is_sample or (self.screen == PERTURBQA and not self.unseen_columns):
             return np.ones(len(items), dtype=bool)
-        return np.asarray(items["gene"].isin(self._trained_genes))
+        own_N = items["item_id"].isin(self.train["item_id"])
+        rows_N = items["gene"].astype(str).map(self._rows_of_gene).fillna(0)
+        return np.asarray(rows_N > own_N)
 
     @cached_property
-    def _trained_genes(self) -> frozenset[str]:
-        return frozenset(self.train["gene"].astype(str))
+    def _rows_of_gene(self) -> pd.Series:
+        """How many training rows each gene has."""
+        return self.train["gene"].astype(str).value_counts()
 
     def neighbour_forecast(self, items: pd.DataFrame) -> pd.DataFrame:
         """Return `item_id, p_up, p_down, p_none` of the cross-line neighbour model.

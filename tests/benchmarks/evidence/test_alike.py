@@ -170,3 +170,16 @@ def test_another_reference_gives_another_digest_of_the_evidence(make_labels: Mak
     assert len(digests) == 3
     assert "" in digests
     assert evidence_digest((), reference) == ""
+
+
+def test_a_gene_whose_one_row_is_the_item_s_own_has_no_rate(make_labels: MakeLabels) -> None:
+    own, _ = screens_of(make_labels(0))
+    train = corpus_of(own, None, "holdout:perturbations").train
+    alone, kept = train.iloc[0], train.iloc[-1]
+    others = (own["gene"] == alone["gene"]) & (own["item_id"] != alone["item_id"])
+    corpus = corpus_of(own[~others], None, "holdout:perturbations")
+    items = corpus.train[corpus.train["item_id"].isin([alone["item_id"], kept["item_id"]])]
+    assert kept["gene"] != alone["gene"]
+    unknown, told = texts_of(corpus, items, "neighbours")
+    assert f"\nNothing is known of {alone['gene']} in other knockdowns." in unknown
+    assert f"\n{kept['gene']} changes in " in told
