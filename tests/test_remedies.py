@@ -44,7 +44,7 @@ ABOUT: Final = {
     "rl/levers.py": ("grpo",), "benchmarks/screens/table.py": ("screen",),
 }  # fmt: skip
 REVIEWED: Final = {
-    "a column": ("item_id", "cell_line", "p_up", "p_down", "p_none", "p_de", "p_dir"),
+    "a column": ("item_id", "cell_line", "p_up", "p_down", "p_none", "p_de", "p_dir", "log_fold_change", "p_adj"),
     "a column of a submission": ("prediction_up", "prediction_down"),
     "a value": ("max_completion_tokens", "fdr_bh", "normalize_then_sum"),
     "what stands for any key": ("--key",),

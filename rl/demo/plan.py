@@ -94,20 +94,18 @@ def predict(size: Size, rates: Rates) -> dict[str, float]:
     def answers(items: int, tokens: int) -> float:
         return items * (ask + 0.5 * tokens / rates.write)  # vLLM writes more completions at a time
 
-    def evaluation(items: int, tokens: int) -> float:
-        return engine + answers(items, tokens) + items * ask  # each prompt is also answered directly
-
+    evaluation = engine + answers(size.test_items, COMPLETION)
     # A step of GRPO computes a prompt once for its group: rollouts, a forward pass for log-probabilities, and a forward
     # and backward pass.
     group = PROMPT / rates.read + GROUP * 0.5 * COMPLETION / rates.write
     group += 1.4 * (PROMPT + GROUP * COMPLETION) / rates.learn
     step = size.completions / GROUP * group
     return {
-        "base": evaluation(size.base_items * LINES, MAX_TOKENS),
+        "base": engine + answers(size.base_items * LINES, MAX_TOKENS),
         "SFT": trainer + 1.1 * size.traces * learn + 2 * answers(size.gate, COMPLETION),
-        "evaluation of SFT": evaluation(size.test_items, COMPLETION),
+        "evaluation of SFT": evaluation,
         "GRPO": engine + trainer + size.steps * step + 2 * answers(HELD_OUT, COMPLETION),
-        "evaluation of SFT+GRPO": evaluation(size.test_items, COMPLETION),
+        "evaluation of SFT+GRPO": evaluation,
         "report": 2.0 * rates.load,
     }
 
