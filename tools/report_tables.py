@@ -1,4 +1,4 @@
-"""Scores of two reports as tables in the pages.
+"""Scores of reports as tables in the pages.
 
 python -m tools.report_tables NAME=FOLDER …    reads report.json of each folder, writes docs/reports.json and the tables
 python -m tools.report_tables                  writes the tables from docs/reports.json again
@@ -48,6 +48,12 @@ TABLES: Final = {
         },
         "SFT+GRPO",
         ("challenge_score", "accuracy"),
+    ),
+    "direction": Table(
+        "learning.md",
+        {("dir", "dir_accuracy"): "accuracy", ("dir", "dir_auroc"): "AUROC"},
+        "SFT+GRPO",
+        ("dir_accuracy", "dir_auroc"),
     ),
     "evidence": Table(
         "evidence.md",

@@ -1,4 +1,4 @@
-"""Tables of two reports: differences have the table's sign, and the pages hold what the kept figures say."""
+"""Tables of reports: differences have the table's sign, and the pages hold what the kept figures say."""
 
 import json
 from pathlib import Path
@@ -81,3 +81,15 @@ def test_what_the_challenge_s_page_says_of_its_table_holds() -> None:
         assert minus["low"] < 0 < minus["high"], name
     accuracy = systems["SFT"]["minus"]["accuracy"]
     assert [round(accuracy[key], 3) for key in ("value", "low", "high")] == [-0.12, -0.194, -0.046]
+
+
+def test_what_the_page_says_of_direction_holds() -> None:
+    report = json.loads(RESULT.read_text(encoding="utf-8"))["direction"]
+    assert report["items"] == 200
+    seeing = ("SFT", "SFT+labels", "label copied from other lines", "cross-line neighbours", "neighbours + gene rate")
+    for name in seeing:
+        for minus in report["systems"][name]["minus"].values():
+            assert minus["low"] < 0 < minus["high"], name
+    for metric in ("dir_accuracy", "dir_auroc"):
+        scores = {name: one["scores"][metric]["value"] or 0.0 for name, one in report["systems"].items()}
+        assert max(scores, key=lambda name: scores[name]) == "all shortcuts combined"
