@@ -93,3 +93,16 @@ def test_what_the_page_says_of_direction_holds() -> None:
     for metric in ("dir_accuracy", "dir_auroc"):
         scores = {name: one["scores"][metric]["value"] or 0.0 for name, one in report["systems"].items()}
         assert max(scores, key=lambda name: scores[name]) == "all shortcuts combined"
+
+
+def test_what_the_page_says_of_two_kinds_of_evidence_holds() -> None:
+    report = json.loads(RESULT.read_text(encoding="utf-8"))["evidence"]
+    systems = report["systems"]
+    assert (report["items"], systems["neighbours"]["seeds"], systems["contrast"]["seeds"]) == (400, 3, 3)
+    for minus in systems["neighbours"]["minus"].values():
+        assert minus["value"] < 0 < minus["high"] and minus["low"] < 0
+    for kind, quoted in (("neighbours", "neighbours,k=5"), ("contrast", "contrast,k=3")):
+        alone, model = (systems[name]["scores"] for name in (f"evidence alone: {quoted}", kind))
+        assert all(alone[metric]["value"] > model[metric]["value"] for metric in ("de_auroc", "dir_auroc"))
+    for metric in ("de_auroc", "dir_auroc"):  # of the model that reads `contrast`, by an interval
+        assert systems["evidence alone: contrast,k=3"]["minus"][metric]["high"] < 0
