@@ -318,8 +318,9 @@ class Corpus:
     def evidence(self, items: pd.DataFrame, k: int, labels: Sequence[Label] = LABELS) -> pd.DataFrame:
         """Return `item_id, rank, pert, similarity, label`: what the k most similar knockdowns did to the gene.
 
-        Similar are knockdowns that do alike in the other lines and, where there is one, in the reference. Of an item
-        whose gene, or whose kin, no test item would have, there is none (`unseen_columns`).
+        Similar are knockdowns that do alike in the other lines and, where there is one, in the reference. Where
+        perturbations are held out, the reference alone tells who is similar. Where genes are, there is no evidence of
+        this kind (`unseen_columns`).
 
         Args:
             items: rows with `item_id`, `cell_line`, `pert`, `gene`.
