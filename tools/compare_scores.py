@@ -19,7 +19,7 @@ The scores `both` are computed from the other runs, as `eval --scores both` comp
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.metrics import estimate
 from benchmarks.statistics.significance import compare_runs, confidence_interval
 from rewards import InputError
-from tools.pages import between, number, with_interval
+from tools.pages import between, number, table, with_interval
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 RESULT: Final = DOCS / "scores.json"
@@ -169,7 +169,7 @@ def rank_table(models: Mapping[str, Mapping[str, Any]]) -> str:
             else:
                 cells += ["–", ""]
         rows.append(cells)
-    return _markdown(head, rows)
+    return table(head, rows, words=2)
 
 
 def cost_table(models: Mapping[str, Mapping[str, Any]]) -> str:
@@ -183,7 +183,7 @@ def cost_table(models: Mapping[str, Mapping[str, Any]]) -> str:
             number(row["ece"]["value"]), number(calibrated["brier"]["value"]), number(calibrated["ece"]["value"]),
             f"{row['above_99']:.0%}", f"{row['tokens_written']:.0f}", f"{row['tokens_read']:.0f}",
         ])  # fmt: skip
-    return _markdown([*head, "tokens written per item", "read"], rows)
+    return table([*head, "tokens written per item", "read"], rows, words=2)
 
 
 def _rows(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -194,18 +194,13 @@ def _way(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     return WAYS[row["way"]].format(samples=result["samples"])
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 TABLES: Final = {"<!-- scores: ranks -->": rank_table, "<!-- scores: costs -->": cost_table}
 
 
 def with_tables(page: str, models: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a page with its tables written anew."""
-    for mark, table in TABLES.items():
-        page = between(page, mark, table(models))
+    for mark, write in TABLES.items():
+        page = between(page, mark, write(models))
     return page
 
 

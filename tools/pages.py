@@ -1,6 +1,6 @@
-"""What the scripts that fill the pages share: numbers in Markdown, and figures as SVG."""
+"""What the scripts that fill the pages share: numbers and tables in Markdown, and figures as SVG."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -13,6 +13,20 @@ def number(value: float, sign: str = "") -> str:
 def with_interval(one: Mapping[str, float]) -> str:
     """Write a difference with its interval: `value`, `low` and `high`."""
     return f"{number(one['value'], '+')} ({number(one['low'], '+')} to {number(one['high'], '+')})"
+
+
+def score(one: Mapping[str, float | None]) -> str:
+    """Write a score with its interval, if it has one: `value`, `low` and `high`; a dash where there is no score."""
+    value, low, high = (one[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "\N{EN DASH}"
+    return number(value) if low is None or high is None else f"{number(value)} ({number(low)} to {number(high)})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """Return a table in Markdown: so many columns of words first, then columns of numbers."""
+    lines = [head, ["---"] * words + ["---:"] * (len(head) - words), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def between(page: str, mark: str, text: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rewards import InputError
-from tools.pages import between, number, with_interval
+from tools.pages import between, score, table, with_interval
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 RESULT: Final = DOCS / "reports.json"
@@ -68,12 +68,12 @@ TABLES: Final = {
 }
 
 
-def read_report(folder: Path, table: Table) -> dict[str, Any]:
+def read_report(folder: Path, shown: Table) -> dict[str, Any]:
     """Return what a table needs of a report.
 
     Args:
         folder: of the report.
-        table: the table.
+        shown: the table.
 
     Returns:
         `items`, `perturbations`, and by system its `kind`, `seeds`, `scores` by metric and `minus`, the differences.
@@ -86,15 +86,15 @@ def read_report(folder: Path, table: Table) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; write the report first") from error
-    if table.minus not in report["systems"]:
-        raise InputError(f"{path}: has no system {table.minus}; it has {', '.join(report['systems'])}")
+    if shown.minus not in report["systems"]:
+        raise InputError(f"{path}: has no system {shown.minus}; it has {', '.join(report['systems'])}")
     everywhere = next(row for row in report["evaluated"] if row["cell_line"] == "all")
     systems = {
         name: {
             "kind": system["kind"],
             "seeds": len(system["seeds"]),
-            "scores": {metric: _value(system["metrics"][task]["all"][metric]) for task, metric in table.metrics},
-            "minus": {metric: _difference(report["comparisons"], table.minus, name, metric) for metric in table.by},
+            "scores": {metric: _value(system["metrics"][task]["all"][metric]) for task, metric in shown.metrics},
+            "minus": {metric: _difference(report["comparisons"], shown.minus, name, metric) for metric in shown.by},
         }
         for name, system in report["systems"].items()
     }
@@ -116,29 +116,22 @@ def _difference(comparisons: list[dict[str, Any]], a: str, b: str, metric: str) 
     return None
 
 
-def rows_of(report: Mapping[str, Any], table: Table) -> str:
+def rows_of(report: Mapping[str, Any], shown: Table) -> str:
     """Return a table in Markdown: a row per system, models first."""
     systems = report["systems"]
     head = ["system"]
-    for (_, metric), name in table.metrics.items():
-        head += [name, f"{table.minus} minus it"] if metric in table.by else [name]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for (_, metric), name in shown.metrics.items():
+        head += [name, f"{shown.minus} minus it"] if metric in shown.by else [name]
+    rows = []
     for name, system in systems.items():
         cells = [name]
-        for _, metric in table.metrics:
-            cells.append(_cell(system["scores"][metric]))
-            if metric in table.by:
+        for _, metric in shown.metrics:
+            cells.append(score(system["scores"][metric]))
+            if metric in shown.by:
                 minus = system["minus"][metric]
                 cells.append(with_interval(minus) if minus else "")
-        lines.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _cell(score: Mapping[str, float | None]) -> str:
-    value, low, high = (score[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "–"
-    return number(value) if low is None or high is None else f"{number(value)} ({number(low)} to {number(high)})"
+        rows.append(cells)
+    return table(head, rows)
 
 
 def main() -> None:

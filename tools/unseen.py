@@ -29,7 +29,7 @@ from benchmarks.statistics.arrays import prediction_arrays
 from benchmarks.statistics.metrics import estimate
 from benchmarks.statistics.significance import confidence_interval
 from rewards import InputError
-from tools.pages import between, number
+from tools.pages import between, number, score
 
 Bools = npt.NDArray[np.bool_]
 
@@ -135,7 +135,7 @@ def cross_validated_table(result: Mapping[str, Any]) -> str:
     lines = [*head, "|---|---:|---:|---:|---:|"]
     for row in rows:
         cells = [
-            f"{_shown(row[subset]['first'][metric])}; {number(row[subset]['mean'][metric]['value'])}"
+            f"{score(row[subset]['first'][metric])}; {number(row[subset]['mean'][metric]['value'])}"
             for subset in ("known", "all")
             for metric in POOLED
         ]
@@ -154,16 +154,9 @@ def perturbqa_table(result: Mapping[str, Any]) -> str:
     ]
     for split, rows in result.items():
         for row in rows:
-            cells = [_shown(row[metric]) for metric in (*POOLED, *PER_GENE)]
+            cells = [score(row[metric]) for metric in (*POOLED, *PER_GENE)]
             lines.append(f"| `{split}` | {row['baseline']} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _shown(one: Mapping[str, float | None]) -> str:
-    value, low, high = (one[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "–"
-    return number(value) if low is None or high is None else f"{number(value)} ({number(low)} to {number(high)})"
 
 
 TABLES: Final = {"bioreasoning": cross_validated_table, "perturbqa": perturbqa_table}

@@ -5,12 +5,12 @@ Measured figures are those of the JSON files that `tools/speed/all.sh` keeps. Th
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from sft.prefix_tree import SEGMENT_COST, ModelCost, PrefixTree, fold
+from tools.pages import table
 from tools.speed.training_step import CASES, Case
 
 ROOT: Final = Path(__file__).parents[2]
@@ -83,12 +83,6 @@ def expected(case: Case) -> dict[str, float]:
         "group": alive * cost.of_tree(tree_of(case, 1)),
         "tree": cost.of_tree(tree_of(case, alive)),
     }
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, its first column of words and the others of numbers."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def case_words(case: Case) -> list[str]:
